@@ -1,0 +1,29 @@
+"""gslice: slices a GPU between models and keeps every model's latency promise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Client", "__version__", "aio", "errors"]
+
+if TYPE_CHECKING:
+    from gslice.client import Client, aio
+    from gslice.core import errors
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve the public names on first use, so that `import gslice` loads neither gRPC nor NumPy."""
+    if name == "Client":
+        from gslice.client import Client
+
+        return Client
+    if name == "aio":
+        import gslice.client.aio as aio
+
+        return aio
+    if name == "errors":
+        import gslice.core.errors as errors
+
+        return errors
+    raise AttributeError(f"module 'gslice' has no attribute {name!r}")

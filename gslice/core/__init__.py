@@ -1,0 +1,1 @@
+"""Types, errors, configuration and units. Imports nothing else of gslice."""

@@ -1,0 +1,134 @@
+"""The nouns that every process shares: tensors, signatures, functions, slot classes.
+
+Plain dataclasses: workers import this file, so it must stay free of pydantic, gRPC and NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+ELEMENT_BYTES: dict[str, int] = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
+    "INT8": 1,
+    "INT16": 2,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "BF16": 2,
+    "FP32": 4,
+    "FP64": 8,
+    "BYTES": 0,  # variable: each element is a 4-byte little-endian length and its bytes
+}
+"""KServe v2 data types and the size of one element in bytes."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a function.
+
+    Attributes:
+        name: The tensor's name on the wire.
+        dtype: A key of `ELEMENT_BYTES`.
+        dims: Its shape; -1 where any length goes. The batch dimension is included, as -1 first,
+            when the function is batchable.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a function takes and gives.
+
+    Attributes:
+        inputs: Input tensors, in the model's order.
+        outputs: Output tensors, in the model's order.
+        rows_max: Largest number of rows (dim 0) in one batch; 0 when dim 0 is not a batch
+            dimension, so that every request runs by itself.
+        buckets: Batch sizes that an instance prepares, ascending. Empty: any size from 1 to
+            `rows_max` runs as it is, without padding.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    rows_max: int = 0
+    buckets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShareBounds:
+    """A requested share in percent of a device: pinned when min == max."""
+
+    min_percent: float = 1.0
+    max_percent: float = 100.0
+    auto: bool = True
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """A function as desired: everything a worker needs to load it. Times in us, sizes in bytes.
+
+    Attributes:
+        name: KServe's model name.
+        version: A positive integer as text (perf_analyzer reads it as a number).
+        engine: `onnxruntime`, `python` or `identity`.
+        model: Absolute path of the model file; empty for `python` and `identity`.
+        python: `module:Class` for the `python` engine, with `python_path` put on sys.path.
+        args: Keyword arguments of the user's `setup`; for `identity`: inputs and outputs.
+        device: Device name, such as `cpu`.
+        share: Requested share.
+        instances: Loaded copies.
+        priority: `low`, `normal` or `high`.
+        slo_p99_us: Latency promise at the 99th percentile; 0 when none is made.
+        batch_max: Largest batch asked for; 0: let the signature decide.
+        delay_us: How long a batch may wait for more rows; -1: auto.
+        queue_max: Most requests admitted and not yet answered.
+        request_max_bytes: Largest request, inputs and declared outputs together.
+        warmup: Path of an .npz with one sample per input; empty: zeros.
+        side_effects: True: a request is never run twice; a worker's death fails it instead.
+        threads: Intra-op threads of the engine; 0: as many as the share allows.
+        lanes: Batches in flight in an instance.
+        environment: Extra environment variables of the worker.
+    """
+
+    name: str
+    version: str = "1"
+    engine: str = "onnxruntime"
+    model: str = ""
+    python: str = ""
+    python_path: str = ""
+    args: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    share: ShareBounds = ShareBounds()
+    instances: int = 1
+    priority: str = "normal"
+    slo_p99_us: int = 0
+    batch_max: int = 0
+    delay_us: int = -1
+    queue_max: int = 256
+    request_max_bytes: int = 32 << 20
+    warmup: str = ""
+    side_effects: bool = False
+    threads: int = 0
+    lanes: int = 2
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SlotClass:
+    """Slots of one size in a function's segment.
+
+    Attributes:
+        payload_bytes: Room for one request's inputs and declared outputs; a multiple of 4096.
+        count: How many there are.
+    """
+
+    payload_bytes: int
+    count: int

@@ -1,0 +1,318 @@
+"""The control protocol between the daemon and its children, on one page.
+
+The daemon binds a SOCK_SEQPACKET Unix socket for each child, hands the listening descriptor to it
+(fd 3), and connects. A daemon that starts later finds the sockets of running children in
+`<state_dir>/run` and connects to them again: that is adoption. One packet is one message: JSON
+`{"type": ..., "seq": ..., "body": {...}}`, with descriptors as SCM_RIGHTS. A child speaks first,
+with Hello; another protocol version is refused. A request carries `seq` > 0, and its answer the
+same; a message with `seq` 0 expects none. No tensor ever travels here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gslice.core.types import FunctionSpec, Signature
+
+PROTOCOL_VERSION = 1
+LISTEN_FD = 3  # where a child finds its listening socket
+
+
+# ---- both ways -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ok:
+    """The request was done."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request was not done.
+
+    Attributes:
+        code: google.rpc.Code number.
+        message: One line for people.
+    """
+
+    code: int
+    message: str
+
+
+# ---- child -> daemon ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First message on every connection, from the child.
+
+    A worker with an attached function sends its segment's descriptor along; a front-end sends its
+    eventfd, so that an adopting daemon holds everything it needs.
+
+    Attributes:
+        protocol: PROTOCOL_VERSION of the child.
+        role: `worker` or `frontend`.
+        pid: Its process id.
+        started: Its start time in clock ticks since boot, from /proc, against pid reuse.
+        version: gslice version.
+        worker: Present for workers.
+        frontend: Present for front-ends.
+    """
+
+    protocol: int
+    role: str
+    pid: int
+    started: int
+    version: str
+    worker: WorkerState | None = None
+    frontend: FrontendState | None = None
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What a worker holds.
+
+    Attributes:
+        worker_id: Its id, as in its socket's name.
+        spec: The function it loaded, None before Load.
+        signature: Of that function, None before it is loaded.
+        instance: Its instance index in the segment, -1 before Attach.
+        state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
+        share_effective_percent: As read back from the limiter.
+        limiter: `cgroup`, `threads` or `none`.
+        memory_bytes: Resident memory of the process after loading.
+    """
+
+    worker_id: str
+    spec: FunctionSpec | None = None
+    signature: Signature | None = None
+    instance: int = -1
+    state: str = "empty"
+    share_effective_percent: float = 0.0
+    limiter: str = "none"
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class FrontendState:
+    """What a front-end serves.
+
+    Attributes:
+        index: Its index in every segment's front-end table.
+        address: Where it listens, host:port with the real port.
+        functions: Names it knows.
+        state: `starting`, `serving` or `draining`.
+    """
+
+    index: int
+    address: str = ""
+    functions: list[str] = field(default_factory=list)
+    state: str = "starting"
+
+
+@dataclass(frozen=True)
+class RepositoryCall:
+    """A front-end passes a client's ModelLoad or ModelUnload on to the daemon (request).
+
+    Attributes:
+        call: `load` or `unload`.
+        name: The function's.
+        config: JSON of a config override, may be empty.
+    """
+
+    call: str
+    name: str
+    config: str = ""
+
+
+# ---- daemon -> worker ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load the model (request; answered by Loaded or Failed).
+
+    Attributes:
+        spec: The function.
+        share_percent: The share to enforce while it prepares and serves.
+        limiter: `cgroup`, `threads` or `none`: what to enforce it with.
+        cpus: The cores of its device.
+    """
+
+    spec: FunctionSpec
+    share_percent: float
+    limiter: str
+    cpus: list[int]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model is loaded; its signature is known.
+
+    Attributes:
+        signature: What it takes and gives.
+        memory_bytes: Resident memory of the worker.
+    """
+
+    signature: Signature
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Serve this segment (request, with its descriptor; answered by Ready or Failed).
+
+    The worker warms every bucket, starts its pump, which may not pull yet, and answers.
+
+    Attributes:
+        instance: Index in the segment's instance table.
+    """
+
+    instance: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Warmed and waiting for the flip.
+
+    Attributes:
+        share_effective_percent: Read back from the limiter.
+        limiter: What enforces it.
+        warm_us: How long the warm-up took.
+        memory_bytes: Resident memory of the worker.
+    """
+
+    share_effective_percent: float
+    limiter: str
+    warm_us: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class AddFrontend:
+    """A front-end will take answers (with its eventfd).
+
+    Attributes:
+        index: Its index.
+    """
+
+    index: int
+
+
+@dataclass(frozen=True)
+class RemoveFrontend:
+    """That front-end is gone."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class SetShare:
+    """Change the share in place (request; answered by ShareSet or Failed)."""
+
+    share_percent: float
+
+
+@dataclass(frozen=True)
+class ShareSet:
+    """The share as read back."""
+
+    share_effective_percent: float
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Finish what was claimed, claim nothing new (request; answered by Ok, or Failed on time-out)."""
+
+    timeout_ms: int
+
+
+@dataclass(frozen=True)
+class Exit:
+    """End now, in order: stop the pump, close the engine, exit."""
+
+
+# ---- daemon -> front-end -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Listen (request; answered by Serving or Failed).
+
+    Attributes:
+        address: host:port; port 0 takes a free one.
+        drain_timeout_ms: How long calls in flight may take at Exit.
+    """
+
+    address: str
+    drain_timeout_ms: int = 10_000
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The address it listens on, with the real port."""
+
+    address: str
+
+
+@dataclass(frozen=True)
+class AddFunction:
+    """Serve this function (with its segment's descriptor); replaces one of the same name."""
+
+    spec: FunctionSpec
+    signature: Signature
+
+
+@dataclass(frozen=True)
+class SetFunction:
+    """A function's state as clients may see it.
+
+    Attributes:
+        name: The function's.
+        state: `LOADING`, `READY`, `UNLOADING` or `UNAVAILABLE`.
+        reason: Why it is not READY; empty if it is.
+        spec: So that the repository index can tell of a function that never got a segment.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+    spec: FunctionSpec | None = None
+
+
+@dataclass(frozen=True)
+class RemoveFunction:
+    """Forget this function: NOT_FOUND from now on."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DrainFrontend:
+    """Report not ready, stop accepting, let calls in flight finish (request; Ok)."""
+
+    timeout_ms: int
+
+
+Message = (
+    Ok
+    | Failed
+    | Hello
+    | RepositoryCall
+    | Load
+    | Loaded
+    | Attach
+    | Ready
+    | AddFrontend
+    | RemoveFrontend
+    | SetShare
+    | ShareSet
+    | Drain
+    | Exit
+    | Serve
+    | Serving
+    | AddFunction
+    | SetFunction
+    | RemoveFunction
+    | DrainFrontend
+)

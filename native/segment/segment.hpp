@@ -1,0 +1,148 @@
+// A function's shared memory: the slot table is the queue. See layout.hpp for the bytes and
+// docs/architecture.md for the life of a request. All methods may be called from any process that
+// maps the segment, from any thread, unless a comment says who may.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/status.hpp"
+#include "segment/layout.hpp"
+
+namespace gslice {
+
+struct SlotClassSpec {
+  std::uint64_t payload_bytes;  // multiple of kPageBytes
+  std::uint32_t count;
+};
+
+struct SegmentSpec {
+  std::string name;                     // the function's
+  std::vector<SlotClassSpec> classes;   // 1..kMaxClasses, ascending in payload_bytes
+  std::uint64_t block_bytes = 0;        // overflow pool
+  std::uint32_t block_count = 0;
+};
+
+// One lease: names a slot and the generation of its word. 0 <= index < kMaxSlots.
+struct Ticket {
+  std::uint32_t slot = 0;
+  std::uint32_t generation = 0;
+};
+
+struct Claim {
+  std::vector<Ticket> slots;         // CLAIMED by the caller, one shape, in due order
+  std::uint32_t rows = 0;            // sum of their rows (or 0 if not batchable)
+  std::int64_t wait_until_ns = 0;    // no slots yet: when the batch delay ends; kNever: empty queue
+};
+
+struct ClaimLimits {
+  std::uint32_t rows_max = 0;        // of the signature; 0: one request a batch
+  std::uint32_t in_flight = 0;       // batches this instance has claimed and not completed
+};
+
+struct Requeued {
+  std::uint32_t requeued = 0;        // will run again, alone
+  std::uint32_t poisoned = 0;        // died while alone, or may not run twice: answered with an error
+  std::uint32_t freed = 0;           // had been cancelled
+};
+
+class Segment {
+ public:
+  static Result<std::shared_ptr<Segment>> create(const SegmentSpec& spec);
+  // Maps a duplicate of `fd`. Refuses wrong magic, version, layout size, or a file that is shorter
+  // than its header says or not sealed against shrinking.
+  static Result<std::shared_ptr<Segment>> open(int fd);
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  int fd() const { return fd_; }
+  std::uint64_t size_bytes() const { return size_bytes_; }
+  SegmentHeader& header() { return *header_; }
+  std::string_view name() const;
+  SlotHeader& slot(std::uint32_t index);             // index must be < slot_count()
+  std::uint32_t slot_count() const { return slot_count_; }  // checked copy, not the shared value
+  // The bytes [offset, offset + bytes), or an empty span if any of it lies outside the segment's
+  // payload and block areas. The only way from an offset in shared memory to an address.
+  std::span<std::byte> bytes_at(std::uint64_t offset, std::uint64_t bytes);
+
+  // ---- front-end ----
+  // FREE -> LEASED in the smallest class that holds `payload_bytes`, or a larger one when that is
+  // full. kResourceExhausted: no free slot (retriable); kInvalidArgument: larger than any class.
+  // Resets the header: outputs area = whole payload, stamps, counts, code.
+  Result<Ticket> lease(std::uint16_t frontend, std::uint64_t payload_bytes);
+  // LEASED -> QUEUED, then rings the instances that may pull. False: the lease was reaped.
+  bool queue(Ticket ticket);
+  // The request is given up. LEASED, QUEUED, DONE -> FREE at once (true); CLAIMED: flagged, its
+  // claimant will free it (false). A stale ticket does nothing (true).
+  bool cancel(Ticket ticket);
+  // DONE -> FREE (or QUARANTINED if tainted), with its overflow block. Only its front-end.
+  void release(Ticket ticket);
+  // Arms the front-end's wake-up, then takes the slots that turned DONE for it. A slot is returned
+  // once; order is by index.
+  void take_done(std::uint16_t frontend, std::vector<Ticket>& out);
+  bool is_done(Ticket ticket);
+
+  // ---- pump ----
+  // Under the function's lock: if `instance` may pull, claims up to the limits in due order, all
+  // with the shape of the first due one. Requests past their deadline, cancelled ones and those
+  // of an inactive front-end are finished here and never run (`expired` gets the front-ends to wake).
+  // A request flagged ALONE is claimed only when limits.in_flight == 0, and by itself.
+  void claim(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
+             std::vector<std::uint16_t>& wake);
+  // An output area of at least `bytes` for a CLAIMED slot: the one it has, or an overflow block.
+  Status reserve_output(Ticket ticket, std::uint16_t instance, std::uint64_t bytes);
+  // CLAIMED -> DONE with the code and message (message only for errors); if cancelled: -> FREE.
+  // True: the front-end `*wake` was asleep, and the caller must write its eventfd.
+  bool complete(Ticket ticket, std::uint16_t instance, Code code, std::string_view message,
+                std::uint16_t* wake);
+  // The pump's sleep: returns when the doorbell rings, at `until_ns`, or if work is queued already.
+  void wait(std::uint16_t instance, std::uint32_t doorbell_seen, std::int64_t until_ns);
+  std::uint32_t doorbell(std::uint16_t instance);
+  void ring(std::uint16_t instance);                 // also for lane threads of the same instance
+
+  // ---- supervisor (one process at a time: the daemon) ----
+  Result<std::uint16_t> add_instance();              // present, may not pull
+  void remove_instance(std::uint16_t instance);
+  // The swap: under the lock, `from` may no longer pull and `to` may; kNobody: none. Rings `to`.
+  void flip(std::uint16_t from, std::uint16_t to);
+  bool may_pull(std::uint16_t instance);
+  void activate_frontend(std::uint16_t frontend);
+  // A dead front-end: LEASED, QUEUED, DONE of it -> FREE; CLAIMED: flagged cancelled. How many.
+  std::uint32_t reap_frontend(std::uint16_t frontend);
+  // A dead instance: its CLAIMED slots go back to QUEUED, alone, with a fresh output area; the
+  // old area is quarantined until `release_quarantine`. Poisoned ones are answered. Writes into
+  // `wake` the front-ends to wake.
+  Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake);
+  // The device side of `instance` is proven gone: QUARANTINED slots and blocks of it -> FREE.
+  std::uint32_t release_quarantine(std::uint16_t instance);
+  // How many slots are in each state, by index of SlotState; and the overflow blocks in use.
+  std::array<std::uint32_t, 6> count_states();
+  std::uint32_t blocks_in_use();
+  // Scans the words and sets the hint bitmaps from them (after a crash, at adoption).
+  void rebuild_hints();
+
+ private:
+  Segment() = default;
+  class Lock;  // the robust lock: recovers from an owner's death
+
+  int fd_ = -1;
+  std::byte* base_ = nullptr;
+  SegmentHeader* header_ = nullptr;
+  std::uint64_t size_bytes_ = 0;
+  std::uint32_t slot_count_ = 0;
+  std::uint32_t block_count_ = 0;
+  std::uint64_t slots_offset_ = 0, blocks_offset_ = 0, block_bytes_ = 0, payload_begin_ = 0;
+};
+
+// Histogram bin of a duration, and the lower bound of a bin in microseconds.
+std::size_t histogram_bin(std::int64_t duration_ns);
+double histogram_bin_lower_us(std::size_t bin);
+void histogram_add(Histogram& histogram, std::int64_t duration_ns);
+
+}  // namespace gslice
