@@ -1,0 +1,18 @@
+// gslice._native: the whole border between Python and the C++ core (gslice/_native.pyi).
+#include "bind/module.hpp"
+
+#include "segment/layout.hpp"
+
+NB_MODULE(_native, module) {
+  module.attr("KERNEL_THREAD_PREFIX") = "gslice-";
+  module.attr("LAYOUT_VERSION") = gslice::kLayoutVersion;
+  module.attr("MAX_FRONTENDS") = gslice::kMaxFrontends;
+  module.attr("MAX_INSTANCES") = gslice::kMaxInstances;
+  gslice::bind_segment(module);
+#if __has_include("bind/frontend.cpp")
+  gslice::bind_frontend(module);
+#endif
+#if __has_include("bind/pump.cpp")
+  gslice::bind_pump(module);
+#endif
+}

@@ -1,0 +1,12 @@
+// The parts of gslice._native, each bound by its own file.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace gslice {
+
+void bind_segment(nanobind::module_& module);   // Signature, Segment, histogram_bounds_us
+void bind_frontend(nanobind::module_& module);  // Frontend, parse_infer_request
+void bind_pump(nanobind::module_& module);      // Batch, WarmBatch, Instance
+
+}  // namespace gslice
