@@ -1,0 +1,56 @@
+"""When to start a dead process again, and when to stop trying."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """How a crash loop is told from a crash.
+
+    Attributes:
+        first_delay_us: Wait before the second restart in a window; the first is immediate.
+        max_delay_us: Longest wait.
+        deaths_max: Deaths within the window after which the function counts as failed.
+        window_us: Deaths older than this are forgotten.
+    """
+
+    first_delay_us: int = SECOND_US // 10
+    max_delay_us: int = 5 * SECOND_US
+    deaths_max: int = 5
+    window_us: int = 60 * SECOND_US
+
+
+class Breaker:
+    """Remembers the deaths of one process and decides what follows."""
+
+    def __init__(self, policy: RestartPolicy | None = None) -> None:
+        self._policy = policy or RestartPolicy()
+        self._deaths_us: deque[int] = deque(maxlen=self._policy.deaths_max)
+
+    def death(self, now_us: int) -> int | None:
+        """Takes a death into account.
+
+        Args:
+            now_us: The time, on any clock that never goes back.
+
+        Returns:
+            How long to wait before the restart, in microseconds; None: a crash loop, give up.
+        """
+        while self._deaths_us and now_us - self._deaths_us[0] >= self._policy.window_us:
+            self._deaths_us.popleft()
+        self._deaths_us.append(now_us)
+        recent = len(self._deaths_us)
+        if recent >= self._policy.deaths_max:
+            return None
+        if recent == 1:
+            return 0
+        return min(self._policy.first_delay_us << (recent - 2), self._policy.max_delay_us)
+
+    def reset(self) -> None:
+        """Forgets all deaths: an operator wants another try."""
+        self._deaths_us.clear()

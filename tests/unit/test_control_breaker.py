@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
+
+
+def test_the_first_restart_is_immediate_then_delays_double_then_it_gives_up() -> None:
+    breaker = Breaker()
+    delays = [breaker.death(second * SECOND_US) for second in range(5)]
+    assert delays == [0, 100_000, 200_000, 400_000, None]
+
+
+def test_old_deaths_are_forgotten() -> None:
+    breaker = Breaker()
+    assert [breaker.death(n * 60 * SECOND_US) for n in range(20)] == [0] * 20
+
+
+def test_reset_gives_another_try() -> None:
+    breaker = Breaker(RestartPolicy(deaths_max=2))
+    assert [breaker.death(0), breaker.death(1)] == [0, None]
+    breaker.reset()
+    assert breaker.death(2) == 0
+
+
+@given(gaps=st.lists(st.integers(0, 100 * SECOND_US), max_size=50))
+def test_never_more_restarts_in_a_window_than_allowed(gaps: list[int]) -> None:
+    policy = RestartPolicy()
+    breaker, now, restarts = Breaker(policy), 0, []
+    for gap in gaps:
+        now += gap
+        delay = breaker.death(now)
+        if delay is None:
+            break
+        assert 0 <= delay <= policy.max_delay_us
+        restarts.append(now)
+    for start in restarts:
+        inside = [t for t in restarts if start <= t < start + policy.window_us]
+        assert len(inside) < policy.deaths_max

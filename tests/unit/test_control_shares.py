@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gslice.control.shares import allocate, shrinks_first
+from gslice.core.errors import ResourceExhausted
+from gslice.core.types import ShareBounds
+
+AUTO = ShareBounds()
+NAMES = st.text("abcdefgh", min_size=1, max_size=3)
+
+
+def fixed(percent: float) -> ShareBounds:
+    return ShareBounds(percent, percent, auto=False)
+
+
+@st.composite
+def bounds(draw: st.DrawFn) -> ShareBounds:
+    low = draw(st.integers(1, 100))
+    high = draw(st.integers(low, 100))
+    return ShareBounds(low, high, auto=low != high)
+
+
+requests_strategy = st.dictionaries(NAMES, bounds(), min_size=1, max_size=8)
+
+
+@given(requests=requests_strategy, limit=st.integers(1, 100))
+def test_shares_stay_in_bounds_and_use_what_can_be_used(
+    requests: dict[str, ShareBounds], limit: int
+) -> None:
+    assume(sum(b.min_percent for b in requests.values()) <= limit)
+    granted = allocate(requests, limit)
+    assert granted.keys() == requests.keys()
+    for name, share in granted.items():
+        assert requests[name].min_percent - 1e-6 <= share <= requests[name].max_percent + 1e-6
+    total = sum(granted.values())
+    assert total <= limit + 1e-6
+    unfilled = [n for n, b in requests.items() if granted[n] < b.max_percent - 1e-6]
+    assert not unfilled or total >= limit - 1e-6
+
+
+@given(requests=requests_strategy, limit=st.integers(1, 100))
+def test_max_min_nobody_gains_but_from_somebody_poorer(
+    requests: dict[str, ShareBounds], limit: int
+) -> None:
+    assume(sum(b.min_percent for b in requests.values()) <= limit)
+    granted = allocate(requests, limit)
+    for rich, rich_bounds in requests.items():
+        if granted[rich] <= rich_bounds.min_percent + 1e-6:
+            continue  # cannot give
+        for poor, poor_bounds in requests.items():
+            if granted[poor] < poor_bounds.max_percent - 1e-6:
+                assert granted[poor] >= granted[rich] - 1e-6
+
+
+@given(requests=requests_strategy, data=st.data())
+def test_the_order_of_requests_does_not_matter(
+    requests: dict[str, ShareBounds], data: st.DataObject
+) -> None:
+    assume(sum(b.min_percent for b in requests.values()) <= 100)
+    shuffled = dict(data.draw(st.permutations(list(requests.items()))))
+    assert allocate(shuffled) == allocate(requests)
+
+
+@given(before=requests_strategy, after=requests_strategy)
+def test_no_step_of_a_change_over_commits(
+    before: dict[str, ShareBounds], after: dict[str, ShareBounds]
+) -> None:
+    assume(sum(b.min_percent for b in before.values()) <= 100)
+    assume(sum(b.min_percent for b in after.values()) <= 100)
+    old, new = allocate(before), allocate(after)
+    current = {name: share for name, share in old.items() if name in new}
+    for name, share in shrinks_first(current, new):
+        current[name] = share
+        assert sum(current.values()) <= 100 + 1e-6
+    assert current == pytest.approx(new)
+
+
+def test_a_lone_auto_function_gets_everything() -> None:
+    assert allocate({"a": AUTO}, 80) == {"a": 80}
+
+
+def test_autos_share_equally_what_fixed_shares_leave() -> None:
+    assert allocate({"a": AUTO, "b": fixed(40), "c": AUTO}) == {"a": 30, "b": 40, "c": 30}
+
+
+def test_a_maximum_passes_its_rest_on() -> None:
+    assert allocate({"a": ShareBounds(1, 10), "b": AUTO, "c": AUTO}) == {"a": 10, "b": 45, "c": 45}
+
+
+def test_over_commit_shows_the_sum() -> None:
+    with pytest.raises(ResourceExhausted, match=r"a 60% \+ b 50% = 110%.*limit of 100%"):
+        allocate({"a": fixed(60), "b": fixed(50)})
