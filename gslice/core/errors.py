@@ -100,6 +100,10 @@ class Unavailable(GsliceError):
     retriable = True
 
 
+class ChannelClosed(Unavailable):
+    """The process at the other end of a control channel is gone."""
+
+
 class LoadFailed(FailedPrecondition):
     """A function could not be loaded; the message gives the engine's reason."""
 

@@ -222,7 +222,7 @@ class ShareSet:
 
 @dataclass(frozen=True)
 class Drain:
-    """Finish what was claimed, claim nothing new (request; answered by Ok, or Failed on time-out)."""
+    """Finish what was claimed, claim nothing new (request; Ok, or Failed on time-out)."""
 
     timeout_ms: int
 

@@ -1,0 +1,55 @@
+"""What a child process needs to know of itself and of its parent's gifts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.ipc.messages import LISTEN_FD
+
+
+def start_ticks(pid: int | None = None) -> int:
+    """Start time of a process in clock ticks since boot: with its pid, a name that is never reused.
+
+    Args:
+        pid: A process id; None: this process.
+
+    Raises:
+        NotFound: There is no such process.
+    """
+    try:
+        stat = Path(f"/proc/{pid or os.getpid()}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise NotFound(f"there is no process {pid}") from None
+    # The command name may hold blanks and parentheses; fields are counted from its last ')'.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def adopt_listener(fd: int = LISTEN_FD) -> socket.socket:
+    """The listening SOCK_SEQPACKET socket that the parent left in a descriptor.
+
+    Raises:
+        FailedPrecondition: The descriptor is not such a socket.
+    """
+    try:
+        listener = socket.socket(fileno=fd)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"descriptor {fd} is no socket: {error.strerror}",
+            hint="this program is started by the gslice daemon, not by hand",
+        ) from error
+    if listener.type != socket.SOCK_SEQPACKET or not listener.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        listener.detach()
+        raise FailedPrecondition(f"descriptor {fd} is not a listening SOCK_SEQPACKET socket")
+    listener.set_inheritable(False)
+    return listener
