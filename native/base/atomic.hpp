@@ -61,6 +61,25 @@ class Shared {
   std::atomic<T> value_{};
 };
 
+// A field that some process may read while another rewrites it: relaxed, without any order of its
+// own. The compare-and-swap on the slot's word publishes it, and tells the reader afterwards
+// whether what it read belonged to the generation it meant. Reads and writes like the plain type.
+template <typename T>
+class Relaxed {
+ public:
+  Relaxed(T value = T{}) : value_(value) {}  // NOLINT: implicit by design
+  Relaxed(const Relaxed&) = delete;
+  Relaxed& operator=(const Relaxed&) = delete;
+  operator T() const { return value_.load(std::memory_order_relaxed); }  // NOLINT: by design
+  T operator=(T value) {
+    value_.store(value, std::memory_order_relaxed);
+    return value;
+  }
+
+ private:
+  std::atomic<T> value_;
+};
+
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 

@@ -21,8 +21,8 @@ struct TensorSpec {
 struct Signature {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
-  std::uint32_t rows_max = 0;            // 0: dim 0 is no batch dimension
-  std::vector<std::uint32_t> buckets;    // ascending; empty: any size up to rows_max
+  std::uint32_t rows_max = 0;          // 0: dim 0 is no batch dimension
+  std::vector<std::uint32_t> buckets;  // ascending; empty: any size up to rows_max
 };
 
 }  // namespace gslice

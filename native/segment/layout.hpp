@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "base/atomic.hpp"
+#include "base/clock.hpp"
 #include "base/dtype.hpp"
 #include "base/signature.hpp"
 
@@ -47,6 +48,8 @@ inline constexpr std::uint8_t kFlagCancelled = 1;
 inline constexpr std::uint8_t kFlagAlone = 2;
 // The payload's tail is held by a dead instance: on FREE the slot goes to QUARANTINED instead.
 inline constexpr std::uint8_t kFlagTainted = 4;
+// Set while DONE: the front-end has been told, so no scan tells it again.
+inline constexpr std::uint8_t kFlagTaken = 8;
 
 // {state:8, flags:8, owner:16, generation:32}. The generation grows with every lease, so a stale
 // ticket or a late completion can never touch the slot's next request.
@@ -78,25 +81,28 @@ struct TensorRecord {
   std::array<std::uint8_t, 3> pad{};
 };
 
+// Who owns the slot (by its word) owns the plain fields; the `Relaxed` ones are also read by
+// others, who trust what they read only if their compare-and-swap of the word then succeeds.
 struct alignas(64) SlotHeader {
   Shared<std::uint64_t> word;
-  std::uint64_t payload_offset = 0;  // fixed at creation
-  std::uint64_t payload_bytes = 0;   // fixed at creation
-  std::uint32_t slot_class = 0;      // fixed at creation
-  std::uint16_t frontend = kNobody;  // who gets the answer
-  std::uint16_t attempts = 0;        // times claimed
-  std::uint64_t shape_key = 0;       // requests with the same key and dims can share a batch
-  std::uint32_t rows = 0;            // dim 0 of every input; 0 if the function is not batchable
+  std::uint64_t payload_offset = 0;            // fixed at creation
+  std::uint64_t payload_bytes = 0;             // fixed at creation
+  std::uint32_t slot_class = 0;                // fixed at creation
+  Relaxed<std::uint16_t> frontend{kNobody};    // who gets the answer
+  Relaxed<std::uint16_t> tainted_by{kNobody};  // with kFlagTainted: the dead instance
+  Relaxed<std::uint64_t> shape_key;  // requests with the same key and dims can share a batch
+  Relaxed<std::uint32_t> rows;       // dim 0 of every input; 0 if the function is not batchable
   std::uint32_t code = 0;            // of the answer: Code
-  std::int64_t due_ns = 0;           // claim order: the deadline or arrival + SLO, the earlier
-  std::int64_t deadline_ns = 0;      // kNever: none
+  Relaxed<std::int64_t> due_ns;      // claim order: the deadline or arrival + SLO, the earlier
+  Relaxed<std::int64_t> deadline_ns{kNever};  // kNever: none
   // Stamps of the request's life, CLOCK_MONOTONIC.
-  std::int64_t leased_ns = 0, queued_ns = 0, claimed_ns = 0, compute_ns = 0, computed_ns = 0,
-               done_ns = 0;
+  Relaxed<std::int64_t> queued_ns;
+  std::int64_t leased_ns = 0, claimed_ns = 0, compute_ns = 0, computed_ns = 0, done_ns = 0;
   // The output area: the payload's tail after the inputs, or an overflow block.
   std::uint64_t output_offset = 0;
   std::uint64_t output_bytes = 0;
-  std::uint32_t output_block = 0;    // 1 + the block's index; 0: the payload's tail
+  Relaxed<std::uint64_t> output_block;  // BlockRef::pack; 0: the payload's tail
+  std::uint32_t attempts = 0;           // times claimed
   std::uint32_t input_count = 0;
   std::uint32_t output_count = 0;
   std::uint32_t message_bytes = 0;
@@ -105,10 +111,42 @@ struct alignas(64) SlotHeader {
   std::array<TensorRecord, kMaxTensors> outputs{};
 };
 
-// {state:8 (0 free, 1 used, 2 quarantined), -, owner:16 instance, generation:32}
+enum class BlockState : std::uint8_t { kFree = 0, kUsed = 1, kQuarantined = 2 };
+
+// {state:4, slot:12, owner:16, generation:32}. The slot lets a sweep find blocks that their taker
+// did not live to record; owner is the taking instance, kNobody for the supervisor.
+struct BlockWord {
+  BlockState state = BlockState::kFree;
+  std::uint16_t slot = 0;
+  std::uint16_t owner = kNobody;
+  std::uint32_t generation = 0;
+
+  constexpr std::uint64_t pack() const {
+    return std::uint64_t{static_cast<std::uint8_t>(state)} | std::uint64_t{slot} << 4 |
+           std::uint64_t{owner} << 16 | std::uint64_t{generation} << 32;
+  }
+  static constexpr BlockWord unpack(std::uint64_t word) {
+    return {static_cast<BlockState>(word & 0xf), static_cast<std::uint16_t>(word >> 4 & 0xfff),
+            static_cast<std::uint16_t>(word >> 16), static_cast<std::uint32_t>(word >> 32)};
+  }
+};
+
+// How a slot names its block. With the generation, freeing it twice does no harm.
+struct BlockRef {
+  std::uint32_t number = 0;  // 1 + the block's index
+  std::uint32_t generation = 0;
+
+  constexpr std::uint64_t pack() const {
+    return std::uint64_t{number} | std::uint64_t{generation} << 32;
+  }
+  static constexpr BlockRef unpack(std::uint64_t ref) {
+    return {static_cast<std::uint32_t>(ref), static_cast<std::uint32_t>(ref >> 32)};
+  }
+};
+
 struct alignas(64) BlockHeader {
   Shared<std::uint64_t> word;
-  std::uint64_t offset = 0;
+  std::uint64_t offset = 0;  // fixed at creation
 };
 
 // ---- tables --------------------------------------------------------------------------------
@@ -122,15 +160,17 @@ struct alignas(64) FrontendEntry {
 };
 
 struct alignas(64) InstanceEntry {
-  Shared<std::uint32_t> doorbell;   // futex word: grows with every ring
-  Shared<std::uint32_t> sleeping;   // 1: the pump waits on `doorbell`
-  Shared<std::uint32_t> state;      // 0 absent, 1 present
-  Shared<std::uint32_t> may_pull;   // written only under the function's lock
-  Shared<std::int32_t> pump_cpu;    // where the pump last ran
-  Shared<std::int32_t> producer_cpu;  // where the last ring came from
+  Shared<std::uint32_t> doorbell;      // futex word: grows with every ring
+  Shared<std::uint32_t> sleeping;      // 1: the pump waits on `doorbell`
+  Shared<std::uint32_t> state;         // 0 absent, 1 present
+  Shared<std::uint32_t> may_pull;      // written only under the function's lock
+  Shared<std::int32_t> pump_cpu;       // where the pump last ran
+  Shared<std::int32_t> producer_cpu;   // where the last ring came from
   Shared<std::int64_t> pump_stamp_ns;  // the pump's last turn
   std::array<Shared<std::int64_t>, kMaxLanes> lane_started_ns;  // 0: idle; else since when busy
   Shared<std::int64_t> last_claim_ns;
+  Shared<std::uint32_t>
+      alone_slot;  // 1 + the slot of its last ALONE claim; the word says if it runs
 };
 
 // ---- counters (relaxed; read by the daemon and the front-ends) --------------------------------
@@ -146,16 +186,24 @@ struct Histogram {
 
 enum class Stage : std::size_t { kQueue, kCopyIn, kCompute, kCopyOut, kTotal, kCount };
 enum class Outcome : std::size_t {
-  kOk, kInvalid, kRejected, kExpired, kCancelled, kFailed, kRequeued, kPoisoned, kCount,
+  kOk,
+  kInvalid,
+  kRejected,
+  kExpired,
+  kCancelled,
+  kFailed,
+  kRequeued,
+  kPoisoned,
+  kCount,
 };
 
 struct Stats {
   std::array<Histogram, static_cast<std::size_t>(Stage::kCount)> stage;
   std::array<Shared<std::uint64_t>, static_cast<std::size_t>(Outcome::kCount)> outcome;
   std::array<Shared<std::uint64_t>, 129> batch_rows;  // executions by rows; last: 128 and more
-  Shared<std::uint64_t> rows;          // inferences (rows, or requests if not batchable)
-  Shared<std::uint64_t> executions;    // batches
-  Shared<std::uint64_t> copies;        // tensor memcpys by front-end and pump, in all
+  Shared<std::uint64_t> rows;        // inferences (rows, or requests if not batchable)
+  Shared<std::uint64_t> executions;  // batches
+  Shared<std::uint64_t> copies;      // tensor memcpys by front-end and pump, in all
   Shared<std::uint64_t> copied_bytes;
   Shared<std::uint64_t> compute_busy_ns;
   Shared<std::int64_t> last_inference_ms;  // wall clock, for ModelStatistics
@@ -166,10 +214,10 @@ struct Stats {
 struct SegmentHeader {
   std::uint64_t magic = 0;
   std::uint32_t version = 0;
-  std::uint32_t header_bytes = 0;   // sizeof(SegmentHeader): another build's layout is refused
+  std::uint32_t header_bytes = 0;  // sizeof(SegmentHeader): another build's layout is refused
   std::uint64_t segment_bytes = 0;
-  std::uint64_t generation = 0;     // random, new for each segment
-  std::int32_t owner_pid = 0;       // the daemon that created it
+  std::uint64_t generation = 0;  // random, new for each segment
+  std::int32_t owner_pid = 0;    // the daemon that created it
   std::uint32_t slot_count = 0;
   std::uint32_t class_count = 0;
   std::uint32_t block_count = 0;
@@ -178,17 +226,20 @@ struct SegmentHeader {
   std::uint64_t block_bytes = 0;
   std::array<std::uint32_t, kMaxClasses> class_first{};  // slots of a class are neighbours,
   std::array<std::uint32_t, kMaxClasses> class_slots{};  // classes ascend in size
+  std::array<std::uint64_t, kMaxClasses> class_bytes{};  // payload of each of their slots
   std::array<char, 128> name{};
 
-  pthread_mutex_t lock{};  // robust, process-shared: taken once a batch by consumers, never by producers
+  // Robust, process-shared: taken once a batch by consumers, never by producers.
+  pthread_mutex_t lock{};
 
   // Published by the controller; read at every claim and admission.
   Shared<std::uint32_t> batch_rows_max;  // 0: as the signature says
   Shared<std::int64_t> batch_delay_ns;
   Shared<std::int64_t> batch_estimate_ns;  // smoothed time of one batch; 0: unknown
   Shared<std::int64_t> queued_rows;        // hint for the predicted finish
+  Shared<std::int64_t> lease_scan_ns;      // when a full segment may next be scanned for free slots
 
-  std::array<Shared<std::uint64_t>, kBitmapWords> free;    // hints
+  std::array<Shared<std::uint64_t>, kBitmapWords> free;  // hints
   std::array<Shared<std::uint64_t>, kBitmapWords> queued;
 
   std::array<FrontendEntry, kMaxFrontends> frontends;
@@ -196,6 +247,7 @@ struct SegmentHeader {
   Stats stats;
 };
 
+static_assert(kMaxSlots <= 1 << 12, "BlockWord::slot has 12 bits");
 static_assert(sizeof(TensorRecord) == 88);
 static_assert(sizeof(SlotHeader) % 64 == 0);
 static_assert(offsetof(SlotHeader, word) == 0);

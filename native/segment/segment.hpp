@@ -22,9 +22,9 @@ struct SlotClassSpec {
 };
 
 struct SegmentSpec {
-  std::string name;                     // the function's
-  std::vector<SlotClassSpec> classes;   // 1..kMaxClasses, ascending in payload_bytes
-  std::uint64_t block_bytes = 0;        // overflow pool
+  std::string name;                    // the function's
+  std::vector<SlotClassSpec> classes;  // 1..kMaxClasses, ascending in payload_bytes
+  std::uint64_t block_bytes = 0;       // overflow pool
   std::uint32_t block_count = 0;
 };
 
@@ -35,20 +35,21 @@ struct Ticket {
 };
 
 struct Claim {
-  std::vector<Ticket> slots;         // CLAIMED by the caller, one shape, in due order
-  std::uint32_t rows = 0;            // sum of their rows (or 0 if not batchable)
-  std::int64_t wait_until_ns = 0;    // no slots yet: when the batch delay ends; kNever: empty queue
+  std::vector<Ticket> slots;       // CLAIMED by the caller, one shape, in due order
+  std::uint32_t rows = 0;          // sum of their rows (or 0 if not batchable)
+  std::int64_t wait_until_ns = 0;  // no slots yet: when the batch delay ends; kNever: empty queue
 };
 
 struct ClaimLimits {
-  std::uint32_t rows_max = 0;        // of the signature; 0: one request a batch
-  std::uint32_t in_flight = 0;       // batches this instance has claimed and not completed
+  std::uint32_t rows_max = 0;   // of the signature; 0: one request a batch
+  std::uint32_t in_flight = 0;  // batches this instance has claimed and not completed
 };
 
 struct Requeued {
-  std::uint32_t requeued = 0;        // will run again, alone
-  std::uint32_t poisoned = 0;        // died while alone, or may not run twice: answered with an error
-  std::uint32_t freed = 0;           // had been cancelled
+  std::uint32_t requeued = 0;  // will run again, alone
+  std::uint32_t poisoned = 0;  // died while alone, or may not run twice: answered with an error
+  std::uint32_t freed = 0;     // had been cancelled
+  std::uint32_t failed = 0;    // found no overflow block to run in again: answered kUnavailable
 };
 
 class Segment {
@@ -65,7 +66,7 @@ class Segment {
   std::uint64_t size_bytes() const { return size_bytes_; }
   SegmentHeader& header() { return *header_; }
   std::string_view name() const;
-  SlotHeader& slot(std::uint32_t index);             // index must be < slot_count()
+  SlotHeader& slot(std::uint32_t index);                    // index must be < slot_count()
   std::uint32_t slot_count() const { return slot_count_; }  // checked copy, not the shared value
   // The bytes [offset, offset + bytes), or an empty span if any of it lies outside the segment's
   // payload and block areas. The only way from an offset in shared memory to an address.
@@ -91,34 +92,39 @@ class Segment {
   // ---- pump ----
   // Under the function's lock: if `instance` may pull, claims up to the limits in due order, all
   // with the shape of the first due one. Requests past their deadline, cancelled ones and those
-  // of an inactive front-end are finished here and never run (`expired` gets the front-ends to wake).
-  // A request flagged ALONE is claimed only when limits.in_flight == 0, and by itself.
+  // of an inactive front-end are finished here and never run (`expired` gets the front-ends to
+  // wake). A request flagged ALONE is claimed only when limits.in_flight == 0, and by itself.
   void claim(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
              std::vector<std::uint16_t>& wake);
   // An output area of at least `bytes` for a CLAIMED slot: the one it has, or an overflow block.
   Status reserve_output(Ticket ticket, std::uint16_t instance, std::uint64_t bytes);
   // CLAIMED -> DONE with the code and message (message only for errors); if cancelled: -> FREE.
-  // True: the front-end `*wake` was asleep, and the caller must write its eventfd.
+  // True: the front-end `*wake` was asleep, and the caller must write its eventfd. `*wake` is the
+  // front-end whenever an answer was given, kNobody if not (it was cancelled: no `ok` to count).
   bool complete(Ticket ticket, std::uint16_t instance, Code code, std::string_view message,
                 std::uint16_t* wake);
-  // The pump's sleep: returns when the doorbell rings, at `until_ns`, or if work is queued already.
+  // The pump's sleep: returns when the doorbell differs from `doorbell_seen`, or at `until_ns`.
+  // Read `doorbell()` before `claim()`: whatever is queued after that makes this return at once.
   void wait(std::uint16_t instance, std::uint32_t doorbell_seen, std::int64_t until_ns);
   std::uint32_t doorbell(std::uint16_t instance);
-  void ring(std::uint16_t instance);                 // also for lane threads of the same instance
+  void ring(std::uint16_t instance);  // also for lane threads of the same instance
 
   // ---- supervisor (one process at a time: the daemon) ----
-  Result<std::uint16_t> add_instance();              // present, may not pull
+  Result<std::uint16_t> add_instance();  // present, may not pull
   void remove_instance(std::uint16_t instance);
   // The swap: under the lock, `from` may no longer pull and `to` may; kNobody: none. Rings `to`.
-  void flip(std::uint16_t from, std::uint16_t to);
+  // False: the lock could not be taken in time (its holder hangs), and nothing was changed.
+  bool flip(std::uint16_t from, std::uint16_t to);
   bool may_pull(std::uint16_t instance);
   void activate_frontend(std::uint16_t frontend);
   // A dead front-end: LEASED, QUEUED, DONE of it -> FREE; CLAIMED: flagged cancelled. How many.
   std::uint32_t reap_frontend(std::uint16_t frontend);
   // A dead instance: its CLAIMED slots go back to QUEUED, alone, with a fresh output area; the
   // old area is quarantined until `release_quarantine`. Poisoned ones are answered. Writes into
-  // `wake` the front-ends to wake.
-  Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake);
+  // `wake` the front-ends to wake. `device_gone`: its device side is proven gone already (always so
+  // on the CPU device), so the old area is used again and nothing is quarantined.
+  Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
+                   bool device_gone = false);
   // The device side of `instance` is proven gone: QUARANTINED slots and blocks of it -> FREE.
   std::uint32_t release_quarantine(std::uint16_t instance);
   // How many slots are in each state, by index of SlotState; and the overflow blocks in use.
