@@ -1,0 +1,69 @@
+"""Handlers and stubs from a service's descriptor, instead of generated code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import grpc
+
+from gslice.protos import message, service
+
+_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+_CALLS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+
+
+def generic_handler(name: str, servicer: object, raw: Collection[str] = ()) -> Any:
+    """A handler for `server.add_generic_rpc_handlers`, sync or asyncio as the servicer is.
+
+    Args:
+        name: Full name of the service.
+        servicer: Has a method for each of the service's, under the same name.
+        raw: Methods that take and give serialised messages, untouched.
+
+    Returns:
+        The generic handler.
+    """
+    methods = {}
+    for method in service(name).methods:
+        whole = method.name in raw
+        make = _HANDLERS[method.client_streaming, method.server_streaming]
+        methods[method.name] = make(
+            getattr(servicer, method.name),
+            None if whole else message(method.input_type.full_name).FromString,
+            None if whole else message(method.output_type.full_name).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(name, methods)
+
+
+class Stub:
+    """The calls of a service on a channel, each an attribute named like its method.
+
+    Args:
+        channel: A `grpc.Channel` or `grpc.aio.Channel`.
+        name: Full name of the service.
+    """
+
+    def __init__(self, channel: Any, name: str) -> None:
+        for method in service(name).methods:
+            call = getattr(channel, _CALLS[method.client_streaming, method.server_streaming])
+            multicallable = call(
+                f"/{name}/{method.name}",
+                request_serializer=message(method.input_type.full_name).SerializeToString,
+                response_deserializer=message(method.output_type.full_name).FromString,
+            )
+            setattr(self, method.name, multicallable)
+
+    def __getattr__(self, name: str) -> Any:
+        """Only reached for calls the service lacks; tells mypy that the others exist."""
+        raise AttributeError(f"the service has no call {name!r}")
