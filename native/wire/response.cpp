@@ -1,0 +1,101 @@
+#include "wire/response.hpp"
+
+#include <bit>
+#include <cstring>
+#include <limits>
+
+namespace gslice::wire {
+namespace {
+
+using namespace std::string_view_literals;
+
+// parameters {"triton_final_response": {bool_param: true}}, a map entry: always the same bytes.
+constexpr std::string_view kFinalResponse = "\x0a\x15triton_final_response\x12\x02\x08\x01"sv;
+
+constexpr std::uint8_t length_tag(std::uint8_t field) {
+  return static_cast<std::uint8_t>(field << 3 | static_cast<std::uint8_t>(WireType::kLength));
+}
+
+std::size_t varint_bytes(std::uint64_t value) {
+  return (static_cast<std::size_t>(std::bit_width(value | 1)) + 6) / 7;
+}
+std::size_t field_bytes(std::size_t length) { return 1 + varint_bytes(length) + length; }
+std::size_t text_bytes(std::string_view text) {
+  return text.empty() ? 0 : field_bytes(text.size());
+}
+
+std::size_t shape_bytes(std::span<const std::int64_t> dims) {
+  std::size_t bytes = 0;
+  for (const std::int64_t dim : dims) bytes += varint_bytes(static_cast<std::uint64_t>(dim));
+  return bytes;
+}
+
+std::size_t output_bytes(const OutputView& output) {
+  return text_bytes(output.name) + text_bytes(output.datatype) +
+         (output.dims.empty() ? 0 : field_bytes(shape_bytes(output.dims)));
+}
+
+std::size_t message_bytes(const ResponseView& response) {
+  std::size_t bytes = text_bytes(response.model_name) + text_bytes(response.model_version) +
+                      text_bytes(response.id);
+  if (response.stream) bytes += field_bytes(kFinalResponse.size());
+  for (const OutputView& output : response.outputs)
+    bytes += field_bytes(output_bytes(output)) + field_bytes(output.data.size());
+  return bytes;
+}
+
+class Writer {
+ public:
+  explicit Writer(std::byte* at) : at_(at) {}
+
+  void varint(std::uint64_t value) {
+    for (; value >= 0x80; value >>= 7) *at_++ = static_cast<std::byte>(value | 0x80);
+    *at_++ = static_cast<std::byte>(value);
+  }
+  void header(std::uint8_t field, std::size_t length) {
+    *at_++ = static_cast<std::byte>(length_tag(field));
+    varint(length);
+  }
+  void bytes(std::uint8_t field, Bytes value) {
+    header(field, value.size());
+    if (!value.empty()) std::memcpy(at_, value.data(), value.size());
+    at_ += value.size();
+  }
+  void text(std::uint8_t field, std::string_view value) {
+    if (!value.empty()) bytes(field, std::as_bytes(std::span(value)));
+  }
+
+ private:
+  std::byte* at_;
+};
+
+void write_output(const OutputView& output, Writer& writer) {
+  writer.header(5, output_bytes(output));
+  writer.text(1, output.name);
+  writer.text(2, output.datatype);
+  if (output.dims.empty()) return;
+  writer.header(3, shape_bytes(output.dims));
+  for (const std::int64_t dim : output.dims) writer.varint(static_cast<std::uint64_t>(dim));
+}
+
+}  // namespace
+
+std::optional<std::size_t> response_bytes(const ResponseView& response) {
+  const std::size_t inner = message_bytes(response);
+  const std::size_t bytes = response.stream ? field_bytes(inner) : inner;
+  if (bytes > std::size_t{std::numeric_limits<std::int32_t>::max()}) return std::nullopt;
+  return bytes;
+}
+
+void write_response(const ResponseView& response, std::span<std::byte> out) {
+  Writer writer(out.data());
+  if (response.stream) writer.header(2, message_bytes(response));
+  writer.text(1, response.model_name);
+  writer.text(2, response.model_version);
+  writer.text(3, response.id);
+  if (response.stream) writer.bytes(4, std::as_bytes(std::span(kFinalResponse)));
+  for (const OutputView& output : response.outputs) write_output(output, writer);
+  for (const OutputView& output : response.outputs) writer.bytes(6, output.data);
+}
+
+}  // namespace gslice::wire

@@ -1,0 +1,38 @@
+// Writes inference.ModelInferResponse, alone or inside inference.ModelStreamInferResponse: first
+// the exact size, so that the caller allocates once, then the bytes, each tensor copied once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "wire/reader.hpp"
+
+namespace gslice::wire {
+
+struct OutputView {
+  std::string_view name;
+  std::string_view datatype;
+  std::span<const std::int64_t> dims;
+  Bytes data;  // every output has its raw_output_contents entry, even an empty one
+};
+
+struct ResponseView {
+  std::string_view model_name;
+  std::string_view model_version;
+  std::string_view id;
+  std::span<const OutputView> outputs;
+  // Inside ModelStreamInferResponse, with the parameter `triton_final_response` set: there is one
+  // answer for each request, so each is the last.
+  bool stream = false;
+};
+
+// The size on the wire; nothing if it is past protobuf's limit of 2 GiB - 1.
+std::optional<std::size_t> response_bytes(const ResponseView& response);
+
+// `out` has exactly response_bytes(response).
+void write_response(const ResponseView& response, std::span<std::byte> out);
+
+}  // namespace gslice::wire
