@@ -1,0 +1,36 @@
+"""The desired state of a node: node.yaml, checked, with every error on its line.
+
+Workers and front-ends never import this package: it brings pydantic and ruamel.
+"""
+
+from gslice.core.config.body import diff_functions, function_to_yaml
+from gslice.core.config.load import (
+    config_for_model,
+    function_from_yaml,
+    json_schema,
+    load_config,
+    name_of_model,
+)
+from gslice.core.config.places import check_state_dir, default_state_dir, format_cores, parse_cores
+from gslice.core.config.save import save_functions
+from gslice.core.config.types import Config, DeviceConfig, NodeConfig, Override, SettingChange
+
+__all__ = [
+    "Config",
+    "DeviceConfig",
+    "NodeConfig",
+    "Override",
+    "SettingChange",
+    "check_state_dir",
+    "config_for_model",
+    "default_state_dir",
+    "diff_functions",
+    "format_cores",
+    "function_from_yaml",
+    "function_to_yaml",
+    "json_schema",
+    "load_config",
+    "name_of_model",
+    "parse_cores",
+    "save_functions",
+]

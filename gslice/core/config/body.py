@@ -1,0 +1,165 @@
+"""A function as the text under `functions.<name>`: the way back from `FunctionSpec` to YAML."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from gslice.core.config.document import new_yaml
+from gslice.core.config.types import SettingChange
+from gslice.core.types import FunctionSpec, ShareBounds
+from gslice.core.units import format_duration, format_percent, format_size
+
+Leaves = dict[tuple[str, ...], Any]
+
+_GROUPS = ("slo", "batch", "queue", "args", "environment")  # one level deeper than the others
+
+
+def function_to_yaml(spec: FunctionSpec, base_dir: Path | None = None) -> str:
+    """The body under `functions.<name>`, without what is default anyway.
+
+    Args:
+        spec: The function.
+        base_dir: Paths inside it are written relative to it; None: all are absolute.
+    """
+    return to_text(compact_body(spec, base_dir))
+
+
+def diff_functions(
+    file: Mapping[str, FunctionSpec],
+    running: Mapping[str, FunctionSpec],
+    base_dir: Path | None = None,
+) -> list[SettingChange]:
+    """Every setting in which two sets of functions differ, ordered by path.
+
+    Args:
+        file: As node.yaml has them.
+        running: As they are served.
+        base_dir: As of `function_to_yaml`.
+    """
+    changes = []
+    for name in sorted({*file, *running}):
+        old, new, path = file.get(name), running.get(name), f"functions.{name}"
+        if old is not None and new is not None:
+            changes += _changed_settings(path, leaves(old, base_dir), leaves(new, base_dir))
+        elif old is not None:
+            changes.append(SettingChange(path, function_to_yaml(old, base_dir), ""))
+        elif new is not None:
+            changes.append(SettingChange(path, "", function_to_yaml(new, base_dir)))
+    return changes
+
+
+def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
+    """Every setting of a function by its keys, defaults too."""
+    settings: Leaves = {**_source(spec, base_dir)}
+    settings[("version",)] = int(spec.version)
+    settings[("device",)] = spec.device
+    settings[("share",)] = _share(spec.share)
+    settings[("instances",)] = spec.instances
+    settings[("priority",)] = spec.priority
+    settings[("slo", "p99")] = format_duration(spec.slo_p99_us) if spec.slo_p99_us else "none"
+    settings[("batch", "max")] = spec.batch_max or "auto"
+    settings[("batch", "delay")] = format_duration(spec.delay_us) if spec.delay_us >= 0 else "auto"
+    settings[("queue", "max")] = spec.queue_max
+    settings[("queue", "request_max")] = format_size(spec.request_max_bytes)
+    settings[("warmup",)] = _relative(spec.warmup, base_dir) if spec.warmup else ""
+    settings[("side_effects",)] = spec.side_effects
+    settings[("threads",)] = spec.threads or "auto"
+    settings[("lanes",)] = spec.lanes
+    for key, value in spec.environment.items():
+        settings[("environment", key)] = value
+    return settings
+
+
+def compact_body(spec: FunctionSpec, base_dir: Path | None) -> CommentedMap:
+    """The settings that differ from the defaults, as a mapping ready to be written."""
+    usual = leaves(FunctionSpec(spec.name), None)
+    settings = leaves(spec, base_dir)
+    source = _source(spec, base_dir)
+    return nested(
+        {
+            path: value
+            for path, value in settings.items()
+            if path in source or path not in usual or usual[path] != value
+        }
+    )
+
+
+def nested(settings: Leaves) -> CommentedMap:
+    """Settings as a mapping: the top in block style, what is inside in flow style."""
+    body = CommentedMap()
+    for path, value in settings.items():
+        here = body
+        for key in path[:-1]:
+            here = here.setdefault(key, flow(CommentedMap()))
+        here[path[-1]] = as_written(value)
+    return body
+
+
+def as_written(value: Any) -> Any:
+    """A plain value as ruamel writes it inline."""
+    if isinstance(value, Mapping):
+        return flow(CommentedMap({key: as_written(entry) for key, entry in value.items()}))
+    if isinstance(value, (list, tuple)):
+        return flow(CommentedSeq([as_written(entry) for entry in value]))
+    return value
+
+
+def flow(collection: Any) -> Any:
+    """The collection, to be written as `{...}` or `[...]`."""
+    collection.fa.set_flow_style()
+    return collection
+
+
+def to_text(value: Any) -> str:
+    """YAML of a value, without a closing newline; scalars and lists on one line."""
+    stream = io.StringIO()
+    if isinstance(value, CommentedMap):
+        new_yaml().dump(value, stream)
+        return stream.getvalue().rstrip("\n")
+    new_yaml().dump(flow(CommentedSeq([as_written(value)])), stream)
+    return stream.getvalue().strip()[1:-1]  # a list of one, less its brackets
+
+
+def _changed_settings(path: str, old: Leaves, new: Leaves) -> list[SettingChange]:
+    def text(settings: Leaves, key: tuple[str, ...]) -> str:
+        return to_text(settings[key]) if key in settings else ""
+
+    return [
+        SettingChange(".".join((path, *key)), text(old, key), text(new, key))
+        for key in sorted({*old, *new})
+        if (key in old) != (key in new) or old.get(key) != new.get(key)
+    ]
+
+
+def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
+    if spec.engine == "identity":
+        return {("identity",): dict(spec.args)}
+    if spec.engine == "onnxruntime":
+        return {("model",): _relative(spec.model, base_dir)}
+    source: Leaves = {("python",): spec.python}
+    if base_dir is None or Path(spec.python_path) != base_dir.absolute():
+        source[("python_path",)] = _relative(spec.python_path, base_dir)
+    for key, value in spec.args.items():
+        source[("args", key)] = value
+    return source
+
+
+def _share(share: ShareBounds) -> Any:
+    if share == ShareBounds():
+        return "auto"
+    if share.min_percent == share.max_percent:
+        return format_percent(share.min_percent)
+    return {"min": format_percent(share.min_percent), "max": format_percent(share.max_percent)}
+
+
+def _relative(path: str, base_dir: Path | None) -> str:
+    if base_dir is None or not path:
+        return path
+    relative = os.path.relpath(path, base_dir.absolute())
+    return path if relative.startswith("..") else f"./{relative}"

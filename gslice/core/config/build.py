@@ -1,0 +1,239 @@
+"""From the checked shape of node.yaml to the configuration: defaults, paths, devices, limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from gslice.core.config import model
+from gslice.core.config.document import Problem
+from gslice.core.config.places import (
+    check_state_dir,
+    default_state_dir,
+    format_cores,
+    parse_cores,
+)
+from gslice.core.config.problems import nearest
+from gslice.core.config.types import Config, DeviceConfig, NodeConfig
+from gslice.core.errors import InvalidArgument
+from gslice.core.types import FunctionSpec, ShareBounds
+from gslice.core.units import format_size
+
+_Section = TypeVar("_Section", bound=BaseModel)
+
+
+@dataclass
+class Builder:
+    """Turns models into configuration and gathers what does not fit together.
+
+    Attributes:
+        base: Directory that relative paths start from.
+        environ: The environment, for where state belongs.
+        problems: Filled on the way.
+    """
+
+    base: Path
+    environ: Mapping[str, str]
+    problems: list[Problem]
+
+    def config(self, file: model.NodeFile, path: Path | None) -> Config:
+        """The configuration of a whole file."""
+        node = self.node(file.node)
+        devices = self.devices({} if file.devices == "auto" else file.devices)
+        functions = {
+            name: self.function(name, function, file.defaults, devices, node.request_max_bytes)
+            for name, function in file.functions.items()
+        }
+        return Config(node, devices, functions, path)
+
+    def node(self, node: model.Node) -> NodeConfig:
+        """The daemon's settings."""
+        self._check_ports(node)
+        return NodeConfig(
+            grpc=node.grpc,
+            http=node.http,
+            metrics=node.metrics,
+            state_dir=self._state_dir(node.state_dir),
+            orphan_grace_us=node.orphan_grace,
+            hang_timeout_us=node.hang_timeout,
+            drain_timeout_us=node.drain_timeout,
+            pinned_memory_bytes=node.pinned_memory or _quarter_of_memory(),
+            frontends=node.frontends,
+            request_max_bytes=node.request_max,
+        )
+
+    def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
+        """The devices; `cpu` with every core of this process when none is named."""
+        if not devices:
+            return {"cpu": DeviceConfig(cpus=tuple(sorted(os.sched_getaffinity(0))))}
+        built: dict[str, DeviceConfig] = {}
+        owners: dict[int, str] = {}
+        for name, device in devices.items():
+            built[name] = self._device(name, device)
+            for core in built[name].cpus:
+                if owners.setdefault(core, name) != name:
+                    self._problem(f"core {core} belongs to {owners[core]} already", "devices", name)
+        return built
+
+    def function(
+        self,
+        name: str,
+        function: model.Function,
+        defaults: model.Defaults,
+        devices: Mapping[str, DeviceConfig],
+        request_max_bytes: int,
+    ) -> FunctionSpec:
+        """One function, with the file's defaults under it."""
+        slo = _over(defaults.slo, function.slo)
+        batch = _over(defaults.batch, function.batch)
+        queue = _over(defaults.queue, function.queue)
+        if queue.request_max > request_max_bytes:
+            self._problem(
+                f"{format_size(queue.request_max)} is more than node.request_max,"
+                f" {format_size(request_max_bytes)}; raise that too",
+                *("functions", name, "queue", "request_max"),
+            )
+        engine, module, python_path = self._engine(function)
+        return FunctionSpec(
+            name=name,
+            version=function.version,
+            engine=engine,
+            model=self._resolve(function.model),
+            python=module,
+            python_path=python_path,
+            args=_arguments(function),
+            device=self._placed(name, function.device, devices),
+            share=_bounds(function.share),
+            instances=function.instances,
+            priority=function.priority,
+            slo_p99_us=slo.p99,
+            batch_max=batch.max,
+            delay_us=batch.delay,
+            queue_max=queue.max,
+            request_max_bytes=queue.request_max,
+            warmup=self._resolve(function.warmup),
+            side_effects=function.side_effects,
+            threads=function.threads,
+            lanes=function.lanes,
+            environment=dict(function.environment),
+        )
+
+    def _problem(self, text: str, *path: str) -> None:
+        self.problems.append(Problem(path, text))
+
+    def _resolve(self, path: str | None) -> str:
+        return os.path.normpath(self.base / Path(path).expanduser()) if path else ""
+
+    def _check_ports(self, node: model.Node) -> None:
+        taken: dict[str, str] = {}
+        for key in ("grpc", "http", "metrics"):
+            address = getattr(node, key)
+            if address.endswith(":0"):
+                continue
+            first = taken.setdefault(address, key)
+            if first != key:
+                self._problem(f"{address} is node.{first} already; use another port", "node", key)
+
+    def _state_dir(self, given: str) -> Path:
+        state_dir = Path(self._resolve(given)) if given else default_state_dir(self.environ)
+        try:
+            check_state_dir(state_dir)
+        except InvalidArgument as error:
+            self._problem(error.message, "node", "state_dir")
+        return state_dir
+
+    def _device(self, name: str, device: model.Device) -> DeviceConfig:
+        kind, _, part = name.partition(":")
+        path = ("devices", name)
+        if kind == "cuda" and part.isdecimal():
+            self._problem("this build of gslice has no CUDA path yet; use cpu, or cpu:0-1", *path)
+            return DeviceConfig(kind="cuda")
+        if kind != "cpu" or (":" in name and not part):
+            self._problem("is not a device; write cpu, cpu:0-1 or cuda:0", *path)
+            return DeviceConfig()
+        if device.limiter in ("mps", "green"):
+            self._problem(
+                f"{device.limiter!r} limits GPUs; a CPU device takes auto, cgroup, threads or none",
+                *(*path, "limiter"),
+            )
+        cores = self._cores(part, path) if part else None
+        if device.cpus:
+            if cores is not None:
+                self._problem("the device's name gives its cores already", *path, "cpus")
+            cores = self._cores(device.cpus, (*path, "cpus"))
+        mine = sorted(os.sched_getaffinity(0))
+        return DeviceConfig(
+            kind="cpu",
+            limiter=device.limiter,
+            share_limit_percent=device.limits.share,
+            memory_limit_bytes=device.limits.memory,
+            cpus=tuple(mine if cores is None else cores),
+        )
+
+    def _cores(self, given: str | list[int], path: tuple[str, ...]) -> list[int]:
+        try:
+            cores = parse_cores(given) if isinstance(given, str) else sorted(set(given))
+        except InvalidArgument as error:
+            self._problem(error.message, *path)
+            return []
+        mine = os.sched_getaffinity(0)
+        missing = [core for core in cores if core not in mine]
+        if missing or not cores:
+            self._problem(
+                f"core {missing[0]} is not among this process's cores {format_cores(mine)}"
+                if missing
+                else "must name at least one core",
+                *path,
+            )
+        return cores
+
+    def _engine(self, function: model.Function) -> tuple[str, str, str]:
+        """(engine, module:Class, directory of the module)."""
+        if function.identity is not None:
+            return "identity", "", ""
+        if function.python is None:
+            return "onnxruntime", "", ""
+        module, _, class_name = function.python.rpartition(":")
+        if not module.endswith(".py"):
+            return "python", function.python, self._resolve(function.python_path or ".")
+        source = Path(self._resolve(module))
+        return "python", f"{source.stem}:{class_name}", str(source.parent)
+
+    def _placed(self, name: str, device: str, devices: Mapping[str, DeviceConfig]) -> str:
+        if device == "auto":
+            return next(iter(devices))
+        if device not in devices:
+            self._problem(
+                f"{device!r} is not a device of this node" + nearest(device, devices),
+                *("functions", name, "device"),
+            )
+        return device
+
+
+def _over(below: _Section, above: _Section) -> _Section:
+    """`above` where it was written, else `below`."""
+    return below.model_copy(update={key: getattr(above, key) for key in above.model_fields_set})
+
+
+def _bounds(share: model.ShareRange) -> ShareBounds:
+    return ShareBounds(share.min, share.max, auto=share.min < share.max)
+
+
+def _arguments(function: model.Function) -> dict[str, object]:
+    """What the engine gets: the user's arguments, or the tensors of an identity function."""
+    if function.identity is None:
+        return dict(function.args)
+    inputs = [tensor.model_dump() for tensor in function.identity.inputs]
+    outputs = function.identity.outputs
+    if outputs is None:
+        return {"inputs": inputs, "outputs": [dict(tensor) for tensor in inputs]}
+    return {"inputs": inputs, "outputs": [tensor.model_dump() for tensor in outputs]}
+
+
+def _quarter_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4

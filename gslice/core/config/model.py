@@ -1,0 +1,324 @@
+"""The shape of node.yaml, as pydantic models: what keys there are and what each may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from gslice.core.errors import InvalidArgument
+from gslice.core.types import ELEMENT_BYTES
+from gslice.core.units import parse_duration, parse_percent, parse_size
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+def wrong(text: str) -> PydanticCustomError:
+    """An error whose text is already what a person should read."""
+    return PydanticCustomError("gslice", "{text}", {"text": text})
+
+
+def _words(parse: Callable[[str], Any], what: str, example: str, **instead: Any) -> Any:
+    """A validator that reads text with units; `instead` maps words to values."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str) and value in instead:
+            return instead[value]
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise wrong(f"must be {what}, as in {example}")
+        try:
+            return parse(str(value))
+        except InvalidArgument as error:
+            raise wrong(error.message) from error
+
+    return BeforeValidator(read)
+
+
+def _text_schema(pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": list(examples)})
+
+
+_DURATION_PATTERN = r"[0-9]+(\.[0-9]+)?(us|ms|s|m|h)"
+_SIZE_PATTERN = r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B"
+
+Duration = Annotated[
+    int,
+    _words(parse_duration, "a duration", "30ms"),
+    _text_schema(f"^{_DURATION_PATTERN}$", "30ms", "2s"),
+]
+DurationOrNone = Annotated[
+    int,
+    _words(parse_duration, "a duration or `none`", "30ms", none=0),
+    _text_schema(f"^({_DURATION_PATTERN}|none)$", "30ms", "none"),
+]
+DurationOrAuto = Annotated[
+    int,
+    _words(parse_duration, "a duration or `auto`", "2ms", auto=-1),
+    _text_schema(f"^({_DURATION_PATTERN}|auto)$", "2ms", "auto"),
+]
+Size = Annotated[
+    int,
+    _words(parse_size, "a size", "64MiB"),
+    _text_schema(f"^{_SIZE_PATTERN}$", "64MiB", "1GB"),
+]
+SizeOrAuto = Annotated[
+    int,
+    _words(parse_size, "a size or `auto`", "4GiB", auto=0),
+    _text_schema(f"^({_SIZE_PATTERN}|auto)$", "4GiB", "auto"),
+]
+SizeOrNone = Annotated[
+    int,
+    _words(parse_size, "a size or `none`", "4GiB", none=0),
+    _text_schema(f"^({_SIZE_PATTERN}|none)$", "4GiB", "none"),
+]
+Percent = Annotated[
+    float,
+    _words(parse_percent, "a percentage", "40%"),
+    _text_schema(r"^[0-9]+(\.[0-9]+)?%$", "40%"),
+]
+
+
+def _check_address(value: str) -> str:
+    match = _ADDRESS.fullmatch(value)
+    if match is None or int(match[2]) > 65535:
+        raise wrong(f"{value!r} is not an address; write host:port, as in 127.0.0.1:8001")
+    return value
+
+
+def _count_or_auto(value: Any) -> Any:
+    return 0 if value == "auto" else value
+
+
+def _version_text(value: Any) -> Any:
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,17}", text):
+        raise wrong(f"{text!r} is not a version; write a positive whole number, as in 1")
+    return text
+
+
+def _environment(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    for key, entry in value.items():
+        if isinstance(entry, (bool, dict, list)) or entry is None:
+            raise wrong(f"{key} must be text; put it in quotes, as in {key}: '1'")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            raise wrong(f"{key!r} cannot be the name of an environment variable")
+    return {key: str(entry) for key, entry in value.items()}
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+CountOrAuto = Annotated[
+    int,
+    BeforeValidator(_count_or_auto),
+    Field(ge=0, le=65_536),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
+]
+
+
+class _Section(BaseModel):
+    """A mapping of the file: unknown keys are errors, numbers are not text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Node(_Section):
+    """`node`: the daemon."""
+
+    grpc: Address = "127.0.0.1:8001"
+    http: Address = "127.0.0.1:8000"
+    metrics: Address = "127.0.0.1:8002"
+    state_dir: str = Field(
+        default="", description="Default: $GSLICE_STATE_DIR, else the user's state."
+    )
+    orphan_grace: Duration = 60_000_000
+    hang_timeout: Duration = 30_000_000
+    drain_timeout: Duration = 10_000_000
+    pinned_memory: SizeOrAuto = Field(
+        default=0, description="Budget of all requests' tensors together."
+    )
+    frontends: int = Field(default=1, ge=1, le=16)
+    request_max: Size = 64 << 20
+
+
+class Limits(_Section):
+    """`devices.<name>.limits`: up to where gslice manages the device."""
+
+    share: Percent = 100.0
+    memory: SizeOrNone = 0
+
+
+class Device(_Section):
+    """`devices.<name>`."""
+
+    limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green"] = "auto"
+    limits: Limits = Limits()
+    cpus: str | list[int] = Field(default="", description="Cores, as in 0-3,6. Default: all.")
+
+
+class Slo(_Section):
+    """`slo`: the promise."""
+
+    p99: DurationOrNone = 0
+
+
+class Batch(_Section):
+    """`batch`: how requests are put together."""
+
+    max: CountOrAuto = 0
+    delay: DurationOrAuto = -1
+
+
+class Queue(_Section):
+    """`queue`: how much may wait."""
+
+    max: int = Field(default=256, ge=1, le=65_536)
+    request_max: Size = 32 << 20
+
+
+class Defaults(_Section):
+    """`defaults`: of every function."""
+
+    slo: Slo = Slo()
+    batch: Batch = Batch()
+    queue: Queue = Queue()
+
+
+class ShareRange(_Section):
+    """`share: {min: 20%, max: 60%}`."""
+
+    min: Percent = 1.0
+    max: Percent = 100.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ShareRange:
+        if self.min > self.max:
+            raise wrong("min is above max")
+        return self
+
+
+def _share(value: Any) -> Any:
+    if value == "auto":
+        return ShareRange()
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise wrong("must be auto, 40% or {min: 20%, max: 60%}")
+    try:
+        parse_percent(str(value))
+    except InvalidArgument as error:
+        raise wrong(f"{error.message}; a share is auto, 40% or {{min: 20%, max: 60%}}") from error
+    return {"min": value, "max": value}
+
+
+Share = Annotated[
+    ShareRange,
+    BeforeValidator(_share),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "auto"},
+                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"},
+                ShareRange.model_json_schema(),
+            ]
+        }
+    ),
+]
+
+
+class Tensor(_Section):
+    """A tensor of an `identity` function."""
+
+    name: str = Field(min_length=1)
+    dtype: str
+    dims: list[int]
+
+    @model_validator(mode="after")
+    def _known(self) -> Tensor:
+        if self.dtype not in ELEMENT_BYTES:
+            raise wrong(f"{self.dtype!r} is not a data type; use {', '.join(ELEMENT_BYTES)}")
+        if any(dim < -1 or dim == 0 for dim in self.dims):
+            raise wrong("dims are positive, or -1 where any length goes")
+        return self
+
+
+class Identity(_Section):
+    """`identity`: output i is input i."""
+
+    inputs: list[Tensor] = Field(min_length=1)
+    outputs: list[Tensor] | None = None
+
+
+class Function(_Section):
+    """`functions.<name>`: one of `model`, `python` and `identity`, and how to serve it."""
+
+    model: str | None = None
+    python: str | None = Field(default=None, description="module:Class, or path/to/file.py:Class.")
+    python_path: str = Field(
+        default="", description="Where its modules are. Default: beside the file."
+    )
+    identity: Identity | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    version: Annotated[str, BeforeValidator(_version_text)] = "1"
+    device: str = "auto"
+    share: Share = ShareRange()
+    instances: int = Field(default=1, ge=1, le=64)
+    priority: Literal["low", "normal", "high"] = "normal"
+    slo: Slo = Slo()
+    batch: Batch = Batch()
+    queue: Queue = Queue()
+    warmup: str = ""
+    side_effects: bool = False
+    threads: CountOrAuto = 0
+    lanes: int = Field(default=2, ge=1, le=8)
+    environment: Annotated[dict[str, str], BeforeValidator(_environment)] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Function:
+        given = [key for key in ("model", "python", "identity") if getattr(self, key) is not None]
+        if not given:
+            raise wrong("says nothing to serve; add one of model, python, identity")
+        if len(given) > 1:
+            raise wrong(f"{' and '.join(given)} exclude each other; keep one")
+        if self.python is not None and not re.fullmatch(r"[^:\s]+:[A-Za-z_]\w*", self.python):
+            raise wrong(f"python: {self.python!r} must be module:Class, as in tagger:Tagger")
+        if self.python_path and self.python is None:
+            raise wrong("python_path goes with python only")
+        if self.args and self.python is None:
+            raise wrong("args goes with python only; they are the arguments of its setup")
+        return self
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise wrong(
+            f"{name!r} cannot be a function's name; use up to 64 letters, digits, '.', '_' and '-'"
+        )
+    return name
+
+
+FunctionName = Annotated[str, AfterValidator(_check_name)]
+
+
+class NodeFile(_Section):
+    """The whole of node.yaml."""
+
+    version: Literal[1]
+    node: Node = Node()
+    devices: dict[str, Device] | Literal["auto"] = "auto"
+    defaults: Defaults = Defaults()
+    functions: dict[FunctionName, Function] = Field(default_factory=dict)

@@ -1,0 +1,103 @@
+"""The configuration that the rest of gslice works with: checked, frozen, units in the names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gslice.core.types import FunctionSpec
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Settings of the daemon.
+
+    Attributes:
+        grpc: host:port of KServe v2 over gRPC; port 0 takes a free one.
+        http: host:port of health over HTTP.
+        metrics: host:port of the Prometheus page.
+        state_dir: Sockets, logs and the store; absolute.
+        orphan_grace_us: How long children serve on without a daemon.
+        hang_timeout_us: A worker without progress for that long is restarted.
+        drain_timeout_us: How long requests in flight may take at a stop.
+        pinned_memory_bytes: Budget of all functions' segments together.
+        frontends: Front-end processes.
+        request_max_bytes: Largest message that a front-end accepts.
+    """
+
+    grpc: str
+    http: str
+    metrics: str
+    state_dir: Path
+    orphan_grace_us: int
+    hang_timeout_us: int
+    drain_timeout_us: int
+    pinned_memory_bytes: int
+    frontends: int
+    request_max_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """A device and the limits up to which gslice manages it.
+
+    Attributes:
+        kind: `cpu`.
+        limiter: `auto`, `cgroup`, `threads` or `none`.
+        share_limit_percent: Most that all functions together may get.
+        memory_limit_bytes: Most memory that all workers together may take; 0: no limit.
+        cpus: The cores of a CPU device, ascending.
+    """
+
+    kind: str = "cpu"
+    limiter: str = "auto"
+    share_limit_percent: float = 100.0
+    memory_limit_bytes: int = 0
+    cpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """The desired state of a node.
+
+    Attributes:
+        node: Settings of the daemon.
+        devices: By name, such as `cpu`.
+        functions: By name.
+        path: The node.yaml it was read from; None without a file.
+    """
+
+    node: NodeConfig
+    devices: dict[str, DeviceConfig]
+    functions: dict[str, FunctionSpec]
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """One setting in which the running state differs from node.yaml.
+
+    Attributes:
+        path: Such as `functions.detector.share`.
+        file_value: YAML; empty when it is not in the file.
+        running_value: YAML; empty when it was removed at run time.
+    """
+
+    path: str
+    file_value: str
+    running_value: str
+
+
+@dataclass(frozen=True)
+class Override:
+    """A setting that is not in the file: from a command line option or the environment.
+
+    Attributes:
+        path: Its keys from the top, such as ("node", "grpc").
+        value: As YAML would give it: text, number, list or mapping.
+        origin: What an error names, such as `--grpc`.
+    """
+
+    path: tuple[str, ...]
+    value: object
+    origin: str = field(default="command line")
