@@ -102,12 +102,14 @@ class FrontendState:
         address: Where it listens, host:port with the real port.
         functions: Names it knows.
         state: `starting`, `serving` or `draining`.
+        in_flight: Requests that hold a slot now.
     """
 
     index: int
     address: str = ""
     functions: list[str] = field(default_factory=list)
     state: str = "starting"
+    in_flight: int = 0
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,12 @@ class Serve:
     Attributes:
         address: host:port; port 0 takes a free one.
         drain_timeout_ms: How long calls in flight may take at Exit.
+        request_max_bytes: Largest message taken from a client.
     """
 
     address: str
     drain_timeout_ms: int = 10_000
+    request_max_bytes: int = (2 << 30) - 1
 
 
 @dataclass(frozen=True)
