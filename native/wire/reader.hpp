@@ -68,6 +68,12 @@ class Reader {
     return true;
   }
 
+  bool advance(std::size_t count) {
+    if (left() < count) return false;
+    at_ += count;
+    return true;
+  }
+
   // Passes over an unknown field's value.
   bool skip(WireType type) {
     std::uint64_t ignored = 0;
@@ -89,12 +95,6 @@ class Reader {
   }
 
  private:
-  bool advance(std::size_t count) {
-    if (left() < count) return false;
-    at_ += count;
-    return true;
-  }
-
   bool long_varint(std::uint64_t& value) {
     std::uint64_t result = 0;
     for (std::size_t i = 0; i < kMaxVarintBytes; ++i) {

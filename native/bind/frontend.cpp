@@ -1,0 +1,248 @@
+// Frontend and parse_infer_request as Python sees them.
+#include "frontend/frontend.hpp"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+
+#include "bind/errors.hpp"
+#include "bind/module.hpp"
+#include "wire/contents.hpp"
+#include "wire/text.hpp"
+
+namespace nb = nanobind;
+
+namespace gslice {
+namespace {
+
+// From here on copying takes longer than handing the GIL over and back.
+constexpr std::size_t kReleaseGilBytes = 64 << 10;
+
+// A Frontend is used by one thread at a time, but a call that has released the GIL lets others
+// run: this tells them, instead of letting them corrupt it. Guarded by the GIL itself.
+struct PyFrontend {
+  explicit PyFrontend(std::uint16_t index) : core(index) {}
+  Frontend core;
+  bool in_use = false;
+};
+
+class Turn {
+ public:
+  explicit Turn(PyFrontend& frontend) : frontend_(frontend) {
+    if (frontend_.in_use)
+      raise(Status::Error(Code::kFailedPrecondition,
+                          "this Frontend is in use by another thread; use it from one at a time"));
+    frontend_.in_use = true;
+  }
+  ~Turn() { frontend_.in_use = false; }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  PyFrontend& frontend_;
+};
+
+// Runs `work`, without the GIL if so many bytes are worth it.
+template <typename Work>
+auto run_sized(std::size_t bytes, Work&& work) {
+  std::optional<nb::gil_scoped_release> released;
+  if (bytes >= kReleaseGilBytes) released.emplace();
+  return work();
+}
+
+wire::Bytes as_bytes(const nb::bytes& bytes) {
+  return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
+}
+
+std::int64_t submit(PyFrontend& self, const nb::bytes& request,
+                    std::optional<std::int64_t> deadline_ns) {
+  const Turn turn(self);
+  const wire::Bytes message = as_bytes(request);
+  return take_or_raise(run_sized(
+      message.size(), [&] { return self.core.submit(message, deadline_ns.value_or(kNever)); }));
+}
+
+nb::bytes respond(PyFrontend& self, TicketId ticket, bool stream) {
+  const Turn turn(self);
+  const std::size_t bytes = take_or_raise(self.core.begin_answer(ticket, stream));
+  PyObject* answer = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes));
+  if (answer == nullptr) {
+    self.core.cancel(ticket);
+    throw nb::python_error();
+  }
+  const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer)), bytes);
+  run_sized(bytes, [&] { self.core.write_answer(out); });
+  return nb::steal<nb::bytes>(answer);
+}
+
+std::vector<TicketId> drain(PyFrontend& self) {
+  const Turn turn(self);
+  std::vector<TicketId> done;
+  self.core.drain(done);
+  return done;
+}
+
+std::optional<std::int64_t> deadline_ns(PyFrontend& self, TicketId ticket) {
+  const Turn turn(self);
+  const std::int64_t deadline = take_or_raise(self.core.deadline_ns(ticket));
+  return deadline == kNever ? std::nullopt : std::optional(deadline);
+}
+
+// ---- parse_infer_request -----------------------------------------------------------------------
+
+nb::object parameter_value(const wire::Parameter& parameter) {
+  switch (parameter.kind) {
+    case wire::Parameter::Kind::kBool:
+      return nb::bool_(parameter.integer != 0);
+    case wire::Parameter::Kind::kInt64:
+      return nb::int_(static_cast<std::int64_t>(parameter.integer));
+    case wire::Parameter::Kind::kUint64:
+      return nb::int_(parameter.integer);
+    case wire::Parameter::Kind::kString:
+      return nb::str(parameter.text.data(), parameter.text.size());
+    case wire::Parameter::Kind::kDouble:
+      return nb::float_(parameter.real);
+    case wire::Parameter::Kind::kNone:
+      break;
+  }
+  return nb::none();
+}
+
+nb::dict parameter_dict(std::span<const wire::Parameter> parameters) {
+  nb::dict out;
+  for (const wire::Parameter& parameter : parameters)
+    out[nb::str(parameter.key.data(), parameter.key.size())] = parameter_value(parameter);
+  return out;
+}
+
+nb::bytes to_bytes(wire::Bytes bytes) { return nb::bytes(bytes.data(), bytes.size()); }
+
+template <typename Value, typename ToPython>
+nb::list element_list(const wire::Request& request, const wire::InputView& input,
+                      wire::ContentsField field, ToPython&& to_python) {
+  nb::list out;
+  wire::for_each_element<Value>(request, input, field,
+                                [&](Value value) { out.append(to_python(value)); });
+  return out;
+}
+
+nb::object contents_dict(const wire::Request& request, const wire::InputView& input) {
+  using Field = wire::ContentsField;
+  if (!input.contents.present()) return nb::none();
+  const auto varints = [&](Field field, auto&& to_python) {
+    return element_list<std::uint64_t>(request, input, field, to_python);
+  };
+  const auto number = [](auto value) { return value; };
+  nb::dict out;
+  out["bool_contents"] = varints(Field::kBool, [](std::uint64_t v) { return v != 0; });
+  out["int_contents"] =
+      varints(Field::kInt, [](std::uint64_t v) { return static_cast<std::int32_t>(v); });
+  out["int64_contents"] =
+      varints(Field::kInt64, [](std::uint64_t v) { return static_cast<std::int64_t>(v); });
+  out["uint_contents"] =
+      varints(Field::kUint, [](std::uint64_t v) { return static_cast<std::uint32_t>(v); });
+  out["uint64_contents"] = varints(Field::kUint64, number);
+  out["fp32_contents"] = element_list<float>(request, input, Field::kFp32, number);
+  out["fp64_contents"] = element_list<double>(request, input, Field::kFp64, number);
+  out["bytes_contents"] = element_list<wire::Bytes>(request, input, Field::kBytes, to_bytes);
+  return out;
+}
+
+nb::dict input_dict(const wire::Request& request, const wire::InputView& input) {
+  nb::dict out;
+  out["name"] = input.name;
+  out["datatype"] = input.datatype;
+  nb::list shape;
+  for (const std::int64_t dim : input.shape()) shape.append(dim);
+  out["shape"] = shape;
+  out["rank"] = input.rank;
+  out["parameters"] = parameter_dict(request.parameters_of(input.parameters));
+  out["contents"] = contents_dict(request, input);
+  return out;
+}
+
+nb::dict parse_infer_request(const nb::bytes& message) {
+  wire::Request request;
+  raise_if(request.parse(as_bytes(message)));
+  nb::list inputs;
+  for (const wire::InputView& input : request.inputs) inputs.append(input_dict(request, input));
+  nb::list outputs;
+  for (const wire::RequestedOutputView& output : request.outputs) {
+    nb::dict each;
+    each["name"] = output.name;
+    each["parameters"] = parameter_dict(request.parameters_of(output.parameters));
+    outputs.append(each);
+  }
+  nb::list raw;
+  for (const wire::Bytes bytes : request.raw_inputs) raw.append(to_bytes(bytes));
+  nb::dict out;
+  out["model_name"] = request.model_name;
+  out["model_version"] = request.model_version;
+  out["id"] = request.id;
+  out["parameters"] = parameter_dict(request.parameters);
+  out["inputs"] = inputs;
+  out["outputs"] = outputs;
+  out["raw_input_contents"] = raw;
+  return out;
+}
+
+}  // namespace
+
+void bind_frontend(nb::module_& module) {
+  nb::class_<PyFrontend>(module, "Frontend")
+      .def(
+          "__init__",
+          [](PyFrontend* self, std::uint32_t index) {
+            if (index >= kMaxFrontends)
+              raise(Status::Error(Code::kInvalidArgument,
+                                  wire::concat("front-end ", index, " is out of range; there are ",
+                                               kMaxFrontends)));
+            new (self) PyFrontend(static_cast<std::uint16_t>(index));
+          },
+          nb::arg("index"))
+      .def(
+          "add_function",
+          [](PyFrontend& self, std::string name, std::string version,
+             std::shared_ptr<Segment> segment, const Signature& signature, std::int64_t slo_ns) {
+            const Turn turn(self);
+            raise_if(self.core.add_function(std::move(name), std::move(version), std::move(segment),
+                                            signature, slo_ns));
+          },
+          nb::arg("name"), nb::arg("version"), nb::arg("segment"), nb::arg("signature"),
+          nb::arg("slo_ns"))
+      .def(
+          "remove_function",
+          [](PyFrontend& self, std::string_view name) {
+            const Turn turn(self);
+            self.core.remove_function(name);
+          },
+          nb::arg("name"))
+      .def("submit", &submit, nb::arg("request"), nb::arg("deadline_ns").none())
+      .def("deadline_ns", &deadline_ns, nb::arg("ticket"))
+      .def(
+          "request_id",
+          [](PyFrontend& self, TicketId ticket) {
+            const Turn turn(self);
+            return std::string(take_or_raise(self.core.request_id(ticket)));
+          },
+          nb::arg("ticket"))
+      .def("drain", &drain)
+      .def("respond", &respond, nb::arg("ticket"), nb::arg("stream") = false)
+      .def(
+          "cancel",
+          [](PyFrontend& self, TicketId ticket) {
+            const Turn turn(self);
+            self.core.cancel(ticket);
+          },
+          nb::arg("ticket"))
+      .def_prop_ro("in_flight", [](PyFrontend& self) { return self.core.in_flight(); });
+
+  module.def("parse_infer_request", &parse_infer_request, nb::arg("request"));
+}
+
+}  // namespace gslice

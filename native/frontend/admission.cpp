@@ -1,0 +1,340 @@
+#include "frontend/admission.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/clock.hpp"
+#include "wire/contents.hpp"
+#include "wire/text.hpp"
+
+namespace gslice {
+namespace {
+
+using wire::Bytes;
+using wire::concat;
+using wire::InputView;
+using wire::quoted;
+using wire::Request;
+using wire::shape_text;
+
+constexpr std::size_t kNone = kMaxTensors;
+
+Status invalid(std::string message) {
+  return Status::Error(Code::kInvalidArgument, std::move(message));
+}
+
+// By name, trying the position first, because clients send the signature's order.
+std::size_t find_tensor(const std::vector<TensorSpec>& tensors, std::string_view name,
+                        std::size_t position) {
+  if (position < tensors.size() && tensors[position].name == name) return position;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].name == name) return i;
+  return kNone;
+}
+
+std::string names_text(const std::vector<TensorSpec>& tensors) {
+  std::string out;
+  for (const TensorSpec& tensor : tensors) {
+    if (!out.empty()) out += ", ";
+    out += quoted(tensor.name);
+  }
+  return out.empty() ? "none" : out;
+}
+
+// The product of dims and an element's size; false where it overflows.
+bool shape_size(std::span<const std::int64_t> dims, std::uint64_t element_bytes,
+                std::uint64_t& elements, std::uint64_t& bytes) {
+  elements = 1;
+  for (const std::int64_t dim : dims)
+    if (__builtin_mul_overflow(elements, static_cast<std::uint64_t>(dim), &elements)) return false;
+  return !__builtin_mul_overflow(elements, element_bytes, &bytes) &&
+         bytes <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+}
+
+// ---- parameters ------------------------------------------------------------------------------
+
+bool is_set(const wire::Parameter* parameter) {
+  using Kind = wire::Parameter::Kind;
+  if (parameter == nullptr || parameter->kind == Kind::kNone) return false;
+  return parameter->kind == Kind::kString ? !parameter->text.empty() : parameter->integer != 0;
+}
+
+Status check_parameters(const Request& request, std::int64_t& timeout_us) {
+  using Kind = wire::Parameter::Kind;
+  if (request.parameters.empty()) return Status::Ok();
+  if (is_set(request.parameter("sequence_id")))
+    return Status::Error(Code::kUnimplemented,
+                         "parameter \"sequence_id\": sequences are not offered; send it without");
+  const wire::Parameter* timeout = request.parameter("timeout");
+  if (timeout == nullptr) return Status::Ok();
+  const bool integer = timeout->kind == Kind::kInt64 || timeout->kind == Kind::kUint64;
+  timeout_us = static_cast<std::int64_t>(timeout->integer);
+  if (!integer || timeout_us < 0)
+    return invalid("parameter \"timeout\" must be a number of microseconds, 0 or more");
+  return Status::Ok();
+}
+
+Status refuse_shared_memory(const Request& request, wire::Extent parameters, const char* kind,
+                            std::string_view name) {
+  for (const wire::Parameter& parameter : request.parameters_of(parameters))
+    if (parameter.key.starts_with("shared_memory_"))
+      return Status::Error(
+          Code::kUnimplemented,
+          concat(kind, " ", quoted(name), " is in a client's shared memory (",
+                 quoted(parameter.key), "), which is not offered; send it in the message"));
+  return Status::Ok();
+}
+
+// ---- inputs ----------------------------------------------------------------------------------
+
+Status check_shape(const TensorSpec& spec, const InputView& input, const Signature& signature,
+                   std::uint32_t& rows) {
+  const auto shape = input.shape();
+  const auto expected = [&] {
+    return concat("input ", quoted(spec.name), " has shape ", shape_text(shape),
+                  input.rank > kMaxRank ? "..." : "", ", expected ", shape_text(spec.dims));
+  };
+  if (input.rank != spec.dims.size())
+    return invalid(concat(expected(), ": rank ", input.rank, ", not ", spec.dims.size()));
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] < 0) return invalid(concat(expected(), ": dimension ", i, " is negative"));
+    if (spec.dims[i] >= 0 && shape[i] != spec.dims[i])
+      return invalid(concat(expected(), " (-1: any length)"));
+  }
+  if (signature.rows_max == 0) return Status::Ok();
+  if (shape[0] == 0 || shape[0] > signature.rows_max)
+    return invalid(concat(expected(), " with 1 to ", signature.rows_max, " rows"));
+  if (rows != 0 && rows != static_cast<std::uint64_t>(shape[0]))
+    return invalid(concat("input ", quoted(spec.name), " has ", shape[0],
+                          " rows, but an input before it has ", rows,
+                          "; all inputs need the same number"));
+  rows = static_cast<std::uint32_t>(shape[0]);
+  return Status::Ok();
+}
+
+// Walks BYTES elements: each a 4-byte little-endian length and as many bytes.
+Status check_elements(std::string_view name, Bytes data, std::uint64_t expected) {
+  wire::Reader reader(data);
+  std::uint64_t elements = 0;
+  for (; !reader.at_end(); ++elements) {
+    std::uint32_t length = 0;
+    if (!reader.fixed(length) || !reader.advance(length))
+      return invalid(concat("input ", quoted(name), ": BYTES element ", elements,
+                            " is cut off; its 4-byte length and data pass the tensor's ",
+                            data.size(), " bytes"));
+  }
+  if (elements != expected)
+    return invalid(concat("input ", quoted(name), " has ", elements, " BYTES elements, expected ",
+                          expected, " by its shape"));
+  return Status::Ok();
+}
+
+Status check_data(const TensorSpec& spec, const Request& request, AdmittedInput& input) {
+  const auto shape = input.view->shape();
+  const std::uint32_t element_bytes = dtype_info(spec.dtype).element_bytes;
+  std::uint64_t elements = 0;
+  if (!shape_size(shape, element_bytes, elements, input.bytes))
+    return invalid(concat("input ", quoted(spec.name), " has shape ", shape_text(shape),
+                          ", whose size overflows"));
+  if (input.typed) {
+    const auto size = wire::check_contents(request, *input.view, spec.dtype);
+    if (!size.ok()) return size.status();
+    if (size.value().elements != elements)
+      return invalid(concat("input ", quoted(spec.name), " has ", size.value().elements,
+                            " elements in its contents, expected ", elements, " by its shape ",
+                            shape_text(shape)));
+    input.bytes = size.value().bytes;
+    return Status::Ok();
+  }
+  if (spec.dtype == DType::kBytes) {
+    input.bytes = input.raw.size();
+    return check_elements(spec.name, input.raw, elements);
+  }
+  if (input.raw.size() != input.bytes)
+    return invalid(concat("input ", quoted(spec.name), " has ", input.raw.size(),
+                          " bytes, expected ", input.bytes, " for ", dtype_info(spec.dtype).name,
+                          " ", shape_text(shape)));
+  return Status::Ok();
+}
+
+// How the tensors come: not by shared memory, which would take no raw entry, and all in one way.
+Status check_transport(const Request& request) {
+  for (const InputView& input : request.inputs)
+    if (Status status = refuse_shared_memory(request, input.parameters, "input", input.name);
+        !status.ok())
+      return status;
+  if (request.raw_inputs.empty() || request.raw_inputs.size() == request.inputs.size())
+    return Status::Ok();
+  return invalid(concat("the request has ", request.raw_inputs.size(),
+                        " raw_input_contents for its ", request.inputs.size(),
+                        " inputs, expected one each, or none with typed contents"));
+}
+
+std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
+  hash = (hash ^ value) * 0x9e3779b97f4a7c15;
+  return hash ^ hash >> 29;
+}
+
+std::uint64_t shape_key(const Signature& signature, const Admission& admission) {
+  std::uint64_t key = 0;
+  for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
+    key = mix(key, static_cast<std::uint64_t>(signature.inputs[i].dtype));
+    const auto shape = admission.inputs[i].view->shape();
+    for (const std::int64_t dim : shape.subspan(signature.rows_max == 0 ? 0 : 1))
+      key = mix(key, static_cast<std::uint64_t>(dim));
+  }
+  return key;
+}
+
+Status admit_input(const Signature& signature, const Request& request, std::size_t position,
+                   Admission& admission) {
+  const InputView& view = request.inputs[position];
+  const std::size_t index = find_tensor(signature.inputs, view.name, position);
+  if (index == kNone)
+    return invalid(concat("there is no input ", quoted(view.name), "; the inputs are ",
+                          names_text(signature.inputs)));
+  AdmittedInput& input = admission.inputs[index];
+  if (input.view != nullptr) return invalid(concat("input ", quoted(view.name), " came twice"));
+
+  const TensorSpec& spec = signature.inputs[index];
+  const bool raw = !request.raw_inputs.empty();
+  input = {&view, raw ? request.raw_inputs[position] : Bytes{}, !raw, 0, 0};
+  if (view.datatype != dtype_info(spec.dtype).name)
+    return invalid(concat("input ", quoted(view.name), " is ", quoted(view.datatype), ", expected ",
+                          dtype_info(spec.dtype).name));
+  if (raw && view.contents.present())
+    return invalid(concat("input ", quoted(view.name),
+                          " has contents and the request has raw_input_contents; send one"));
+  Status status = check_shape(spec, view, signature, admission.rows);
+  return status.ok() ? check_data(spec, request, input) : status;
+}
+
+// ---- outputs ---------------------------------------------------------------------------------
+
+Status choose_outputs(const Signature& signature, const Request& request, OutputChoice& choice) {
+  choice.count = 0;
+  if (request.outputs.empty()) {
+    for (std::size_t i = 0; i < signature.outputs.size(); ++i)
+      choice.index[choice.count++] = static_cast<std::uint8_t>(i);
+    return Status::Ok();
+  }
+  for (std::size_t i = 0; i < request.outputs.size(); ++i) {
+    const wire::RequestedOutputView& output = request.outputs[i];
+    const std::size_t index = find_tensor(signature.outputs, output.name, i);
+    if (index == kNone)
+      return invalid(concat("there is no output ", quoted(output.name), "; the outputs are ",
+                            names_text(signature.outputs)));
+    const auto chosen = std::span(choice.index).first(choice.count);
+    if (std::ranges::find(chosen, index) != chosen.end())
+      return invalid(concat("output ", quoted(output.name), " is requested twice"));
+    Status status = refuse_shared_memory(request, output.parameters, "output", output.name);
+    if (!status.ok()) return status;
+    if (is_set(request.parameter(output.parameters, "classification")))
+      return Status::Error(Code::kUnimplemented,
+                           concat("output ", quoted(output.name),
+                                  ": classification is not offered; ask for the tensor"));
+    choice.index[choice.count++] = static_cast<std::uint8_t>(index);
+  }
+  return Status::Ok();
+}
+
+// Aligned size of an output whose shape the rows decide; 0 if the model alone knows it.
+bool declared_bytes(const TensorSpec& output, const Signature& signature, std::uint32_t rows,
+                    std::uint64_t& bytes) {
+  std::array<std::int64_t, kMaxRank> dims{};
+  std::ranges::copy(output.dims, dims.begin());
+  if (signature.rows_max != 0 && !output.dims.empty() && dims[0] == -1) dims[0] = rows;
+  const auto shape = std::span<const std::int64_t>(dims).first(output.dims.size());
+  bytes = 0;
+  std::uint64_t elements = 0;
+  if (std::ranges::any_of(shape, [](std::int64_t dim) { return dim < 0; })) return true;
+  return shape_size(shape, dtype_info(output.dtype).element_bytes, elements, bytes);
+}
+
+Status sum_sizes(const Signature& signature, Admission& admission) {
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 62;  // of one tensor, so that sums fit
+  admission.input_bytes = admission.output_bytes = 0;
+  for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
+    AdmittedInput& input = admission.inputs[i];
+    input.offset = admission.input_bytes;
+    admission.input_bytes +=
+        align_tensor(input.bytes);  // sent in full, so below the message's 2 GiB
+  }
+  for (const TensorSpec& output : signature.outputs) {
+    std::uint64_t bytes = 0;
+    const bool fits =
+        declared_bytes(output, signature, admission.rows, bytes) && bytes < kMost / kMaxTensors;
+    if (!fits)
+      return Status::Error(Code::kResourceExhausted,
+                           concat("output ", quoted(output.name), " with ", admission.rows,
+                                  " rows is larger than any memory"));
+    admission.output_bytes += align_tensor(bytes);
+  }
+  return Status::Ok();
+}
+
+Status check_tensors(const std::vector<TensorSpec>& tensors, const char* kind) {
+  if (tensors.size() > kMaxTensors)
+    return invalid(concat("a signature has ", tensors.size(), " ", kind, "s, at most ", kMaxTensors,
+                          " are possible"));
+  for (const TensorSpec& tensor : tensors) {
+    if (tensor.dims.size() > kMaxRank || tensor.dtype >= DType::kInvalid)
+      return invalid(concat("a signature's ", kind, " ", quoted(tensor.name),
+                            " has an unknown data type or a rank above ", kMaxRank));
+    if (std::ranges::any_of(tensor.dims, [](std::int64_t dim) { return dim < -1; }))
+      return invalid(
+          concat("a signature's ", kind, " ", quoted(tensor.name), " has a dimension below -1"));
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Status check_signature(const Signature& signature) {
+  if (Status status = check_tensors(signature.inputs, "input"); !status.ok()) return status;
+  if (Status status = check_tensors(signature.outputs, "output"); !status.ok()) return status;
+  if (signature.rows_max == 0) return Status::Ok();
+  const bool batchable = !signature.inputs.empty() &&
+                         std::ranges::all_of(signature.inputs, [](const TensorSpec& input) {
+                           return !input.dims.empty() && input.dims[0] == -1;
+                         });
+  return batchable ? Status::Ok()
+                   : invalid(concat("a signature has rows_max ", signature.rows_max,
+                                    ", but not every input has -1 as its first dimension"));
+}
+
+Status admit(const Signature& signature, const Request& request, Admission& admission) {
+  admission.rows = 0;
+  admission.timeout_us = 0;
+  for (std::size_t i = 0; i < signature.inputs.size(); ++i) admission.inputs[i].view = nullptr;
+
+  if (Status status = check_parameters(request, admission.timeout_us); !status.ok()) return status;
+  if (Status status = check_transport(request); !status.ok()) return status;
+  for (std::size_t i = 0; i < request.inputs.size(); ++i)
+    if (Status status = admit_input(signature, request, i, admission); !status.ok()) return status;
+  for (std::size_t i = 0; i < signature.inputs.size(); ++i)
+    if (admission.inputs[i].view == nullptr)
+      return invalid(concat("input ", quoted(signature.inputs[i].name),
+                            " is missing; the inputs are ", names_text(signature.inputs)));
+  if (Status status = choose_outputs(signature, request, admission.outputs); !status.ok())
+    return status;
+  admission.shape_key = shape_key(signature, admission);
+  return sum_sizes(signature, admission);
+}
+
+std::int64_t predicted_finish_ns(const Load& load, std::uint32_t rows, std::int64_t now) {
+  if (load.batch_estimate_ns <= 0) return now;
+  const auto ahead = static_cast<std::uint64_t>(std::max<std::int64_t>(load.queued_rows, 0));
+  const std::uint64_t batch_rows = std::max(load.batch_rows, 1u);
+  const std::uint64_t batches = (ahead + std::max(rows, 1u) + batch_rows - 1) / batch_rows;
+  const std::uint64_t instances = std::max(load.instances, 1u);
+  const std::uint64_t turns = (batches + instances - 1) / instances;
+  std::int64_t wait_ns = 0;
+  std::int64_t finish_ns = 0;
+  if (__builtin_mul_overflow(turns, load.batch_estimate_ns, &wait_ns) ||
+      __builtin_add_overflow(now, wait_ns, &finish_ns))
+    return kNever;
+  return finish_ns;
+}
+
+}  // namespace gslice

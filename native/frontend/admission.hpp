@@ -1,0 +1,63 @@
+// Admission: does a parsed request fit the function's signature, and can its answer come in time?
+// Pure functions of what they are handed; the front-end does the leasing and copying.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "base/signature.hpp"
+#include "base/status.hpp"
+#include "wire/request.hpp"
+
+namespace gslice {
+
+inline constexpr std::uint64_t kTensorAlignBytes = 64;
+
+constexpr std::uint64_t align_tensor(std::uint64_t bytes) {
+  return (bytes + kTensorAlignBytes - 1) & ~(kTensorAlignBytes - 1);
+}
+
+struct AdmittedInput {
+  const wire::InputView* view = nullptr;
+  wire::Bytes raw;           // unless typed
+  bool typed = false;        // the bytes come from `contents`
+  std::uint64_t bytes = 0;   // as a row-major tensor
+  std::uint64_t offset = 0;  // in the payload, aligned
+};
+
+// The outputs to answer with, by index in the signature, in the order of the answer.
+struct OutputChoice {
+  std::array<std::uint8_t, kMaxTensors> index{};
+  std::uint32_t count = 0;
+};
+
+struct Admission {
+  std::array<AdmittedInput, kMaxTensors> inputs{};  // in the signature's order
+  OutputChoice outputs;
+  std::uint32_t rows = 0;          // 0: the function is not batchable
+  std::uint64_t shape_key = 0;     // of all data types and non-batch dims
+  std::uint64_t input_bytes = 0;   // aligned inputs: where the output area starts
+  std::uint64_t output_bytes = 0;  // aligned outputs whose shapes are known
+  std::int64_t timeout_us = 0;     // of the `timeout` parameter; 0: none
+};
+
+// Whether a front-end can serve such a function: counts, ranks, types, batch dimensions.
+Status check_signature(const Signature& signature);
+
+// kInvalidArgument or kUnimplemented: the message names the tensor, what came and what was
+// expected. The caller puts the function's name in front.
+Status admit(const Signature& signature, const wire::Request& request, Admission& admission);
+
+struct Load {
+  std::int64_t batch_estimate_ns = 0;  // 0: unknown
+  std::int64_t queued_rows = 0;        // requests if the function is not batchable
+  std::uint32_t batch_rows = 1;        // rows of a batch at most
+  std::uint32_t instances = 1;         // that pull
+};
+
+// When a request of `rows` rows that is queued now should be answered: as many batches as its
+// place in the queue takes, shared by the instances. `now` if the estimate is not known.
+std::int64_t predicted_finish_ns(const Load& load, std::uint32_t rows, std::int64_t now);
+
+}  // namespace gslice

@@ -1,0 +1,248 @@
+#include "frontend/frontend.hpp"
+
+#include <algorithm>
+
+#include "wire/text.hpp"
+
+namespace gslice {
+namespace {
+
+using wire::concat;
+using wire::quoted;
+
+constexpr std::uint32_t kMaxFunctions = 1u << 15;  // so that a ticket is never negative
+
+TicketId pack(std::uint32_t function, Ticket ticket) {
+  return std::int64_t{function} << 48 | std::int64_t{ticket.slot} << 32 |
+         std::int64_t{ticket.generation};
+}
+
+std::int64_t earlier_deadline(std::int64_t deadline_ns, std::int64_t timeout_us, std::int64_t now) {
+  std::int64_t timeout_ns = 0;
+  std::int64_t end_ns = 0;
+  if (timeout_us == 0 || __builtin_mul_overflow(timeout_us, 1000, &timeout_ns) ||
+      __builtin_add_overflow(now, timeout_ns, &end_ns))
+    return deadline_ns;
+  return std::min(deadline_ns, end_ns);
+}
+
+// How a request that never reached the queue is counted: rejected for want of room or time,
+// invalid for what it says, failed for neither.
+Outcome outcome_of(Code code) {
+  switch (code) {
+    case Code::kResourceExhausted:
+    case Code::kDeadlineExceeded:
+      return Outcome::kRejected;
+    case Code::kInvalidArgument:
+    case Code::kUnimplemented:
+    case Code::kNotFound:
+      return Outcome::kInvalid;
+    default:
+      return Outcome::kFailed;
+  }
+}
+
+Status unknown_ticket(TicketId id) {
+  return Status::Error(Code::kNotFound,
+                       concat("ticket ", id, " is not in flight; it was answered or cancelled"));
+}
+
+}  // namespace
+
+Frontend::~Frontend() {
+  for (auto& function : functions_) {
+    if (!function) continue;
+    for (std::uint32_t slot = 0; slot < function->segment().slot_count(); ++slot)
+      if (const Pending& pending = function->pending(slot); pending.live)
+        function->segment().cancel({slot, pending.generation});
+  }
+}
+
+// ---- functions -------------------------------------------------------------------------------
+
+// Indices go round, so that a stale ticket meets another function as late as can be.
+Result<std::uint32_t> Frontend::new_index() {
+  for (std::uint32_t tried = 0; tried < kMaxFunctions; ++tried) {
+    const std::uint32_t index = next_index_;
+    next_index_ = (next_index_ + 1) % kMaxFunctions;
+    if (index >= functions_.size()) functions_.resize(index + 1);
+    if (!functions_[index]) return index;
+  }
+  return Status::Error(Code::kResourceExhausted,
+                       concat("a front-end serves at most ", kMaxFunctions, " functions"));
+}
+
+Status Frontend::add_function(std::string name, std::string version,
+                              std::shared_ptr<Segment> segment, Signature signature,
+                              std::int64_t slo_ns) {
+  if (name.empty() || !wire::is_utf8(name) || !wire::is_utf8(version))
+    return Status::Error(Code::kInvalidArgument, "a function's name and version must be UTF-8");
+  if (Status status = check_signature(signature); !status.ok()) return status;
+  Result<std::uint32_t> index = new_index();
+  if (!index.ok()) return index.status();
+  auto function = std::make_unique<Function>(index.value(), std::move(name), std::move(version),
+                                             std::move(segment), std::move(signature), slo_ns);
+  remove_function(function->name());
+  by_name_.emplace(function->name(), function.get());
+  functions_[index.value()] = std::move(function);
+  return Status::Ok();
+}
+
+void Frontend::remove_function(std::string_view name) {
+  const auto found = by_name_.find(name);
+  if (found == by_name_.end()) return;
+  Function& function = *found->second;
+  by_name_.erase(found);
+  function.retired = true;
+  retire_if_idle(function);
+}
+
+void Frontend::retire_if_idle(Function& function) {
+  if (function.retired && function.in_flight == 0) functions_[function.index()].reset();
+}
+
+// ---- tickets ---------------------------------------------------------------------------------
+
+Frontend::Place Frontend::place(TicketId id) const {
+  const auto bits = static_cast<std::uint64_t>(id);
+  const auto index = static_cast<std::size_t>(bits >> 48);
+  const Ticket ticket{static_cast<std::uint32_t>(bits >> 32 & 0xffff),
+                      static_cast<std::uint32_t>(bits)};
+  if (index >= functions_.size() || !functions_[index]) return {};
+  Function& function = *functions_[index];
+  if (ticket.slot >= function.segment().slot_count()) return {};
+  const Pending& pending = function.pending(ticket.slot);
+  if (!pending.live || pending.generation != ticket.generation) return {};
+  return {&function, ticket};
+}
+
+void Frontend::forget(Place place) {
+  place.function->pending(place.ticket.slot).live = false;
+  --place.function->in_flight;
+  --in_flight_;
+  retire_if_idle(*place.function);
+}
+
+Result<std::int64_t> Frontend::deadline_ns(TicketId id) const {
+  const Place found = place(id);
+  if (!found.function) return unknown_ticket(id);
+  return found.function->pending(found.ticket.slot).deadline_ns;
+}
+
+Result<std::string_view> Frontend::request_id(TicketId id) const {
+  const Place found = place(id);
+  if (!found.function) return unknown_ticket(id);
+  return std::string_view(found.function->pending(found.ticket.slot).id);
+}
+
+// ---- the way in ------------------------------------------------------------------------------
+
+Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns) {
+  const Status parsed = request_.parse(message);
+  const auto found = by_name_.find(request_.model_name);
+  if (found == by_name_.end()) {
+    if (!parsed.ok()) return parsed;
+    return Status::Error(Code::kNotFound,
+                         concat("function ", quoted(request_.model_name), " is not served here"));
+  }
+  Function& function = *found->second;
+  TicketId id = 0;
+  const Status status = parsed.ok() ? admit_and_queue(function, deadline_ns, id) : parsed;
+  if (status.ok()) return id;
+  function.count(outcome_of(status.code));
+  return function.named(status);
+}
+
+Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, TicketId& id) {
+  if (Status status = function.check_version(request_.model_version); !status.ok()) return status;
+  if (Status status = admit(function.signature(), request_, admission_); !status.ok())
+    return status;
+  if (Status status = function.check_size(admission_); !status.ok()) return status;
+
+  const std::int64_t now = now_ns();
+  const std::int64_t end_ns = earlier_deadline(deadline_ns, admission_.timeout_us, now);
+  if (Status status = function.check_deadline(admission_.rows, end_ns, now); !status.ok())
+    return status;
+
+  Segment& segment = function.segment();
+  const Result<Ticket> leased =
+      segment.lease(index_, admission_.input_bytes + admission_.output_bytes);
+  if (!leased.ok()) return leased.status();
+  const Ticket ticket = leased.value();
+  if (Status status = function.fill(ticket, request_, admission_, end_ns, now); !status.ok()) {
+    segment.cancel(ticket);
+    return status;
+  }
+  Pending& pending = function.pending(ticket.slot);
+  pending.live = true;
+  pending.generation = ticket.generation;
+  pending.deadline_ns = end_ns;
+  pending.outputs = admission_.outputs;
+  pending.id.assign(request_.id);
+  ++function.in_flight;
+  ++in_flight_;
+  if (!segment.queue(ticket)) {
+    forget({&function, ticket});
+    return Status::Error(Code::kUnavailable,
+                         "the front-end was removed while it wrote the request");
+  }
+  id = pack(function.index(), ticket);
+  return Status::Ok();
+}
+
+// ---- the way out -----------------------------------------------------------------------------
+
+void Frontend::drain(std::vector<TicketId>& done) {
+  done.clear();
+  for (auto& function : functions_) {
+    if (!function) continue;
+    taken_.clear();
+    function->segment().take_done(index_, taken_);
+    for (const Ticket ticket : taken_) {
+      const Pending& pending = function->pending(ticket.slot);
+      if (pending.live && pending.generation == ticket.generation)
+        done.push_back(pack(function->index(), ticket));
+      else  // of a front-end that had this index before and died
+        function->segment().release(ticket);
+    }
+  }
+}
+
+Result<std::size_t> Frontend::begin_answer(TicketId id, bool stream) {
+  const Place found = place(id);
+  if (!found.function) return unknown_ticket(id);
+  Function& function = *found.function;
+  if (!function.segment().is_done(found.ticket))
+    return Status::Error(Code::kFailedPrecondition,
+                         concat("ticket ", id, " has no answer yet; wait until drain returns it"));
+  Status status = function.read_answer(found.ticket, stream, answer_);
+  if (status.ok()) {
+    if (const auto bytes = wire::response_bytes(answer_.response)) {
+      answering_ = found;
+      return *bytes;
+    }
+    status = Status::Error(Code::kResourceExhausted, "the answer is larger than 2 GiB - 1");
+  }
+  status = function.named(status);
+  function.segment().release(found.ticket);
+  forget(found);
+  return status;
+}
+
+void Frontend::write_answer(std::span<std::byte> out) {
+  Function& function = *answering_.function;
+  wire::write_response(answer_.response, out);
+  function.count_copies(answer_.response.outputs.size(), answer_.data_bytes);
+  function.segment().release(answering_.ticket);
+  forget(answering_);
+  answering_ = {};
+}
+
+void Frontend::cancel(TicketId id) {
+  const Place found = place(id);
+  if (!found.function) return;
+  found.function->segment().cancel(found.ticket);
+  forget(found);
+}
+
+}  // namespace gslice
