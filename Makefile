@@ -1,8 +1,145 @@
-PYTHON ?= python3
+# make demo   set everything up and run the demo
+# make test   set everything up and run every test
+# make help   the other targets
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=dir the environment.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  command -v $$p >/dev/null && $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+JOBS ?= $(shell nproc)
+
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
+CXX_FILES := $(shell find native tests/native -name '*.cpp' -o -name '*.hpp')
+OUT ?= build/overhead.json
+
+# ---- setting up ------------------------------------------------------------------------------
+
+.PHONY: check
+check:  ## name what this machine lacks, with the apt line
+	@missing=(); \
+	if [ -z "$(PYTHON)" ]; then missing+=(python3 python3-venv python3-dev); \
+	else \
+	  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
+	  "$(PYTHON)" -c 'import pathlib, sysconfig; \
+	    pathlib.Path(sysconfig.get_path("include"), "Python.h").stat()' 2>/dev/null \
+	    || missing+=(python3-dev); \
+	fi; \
+	compiler=$$($${CXX:-g++} -dumpversion 2>/dev/null || echo 0); \
+	case $$($${CXX:-g++} --version 2>/dev/null) in *clang*) oldest=15;; *) oldest=12;; esac; \
+	[ "$${compiler%%.*}" -ge $$oldest ] || missing+=(g++); \
+	command -v flock >/dev/null || missing+=(util-linux); \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  echo "gslice needs Python 3.11 to 3.14 with venv and headers, make, and g++ 12 or newer." >&2; \
+	  echo "Missing here: $${missing[*]}. On Debian and Ubuntu:" >&2; \
+	  echo "  sudo apt-get install -y $${missing[*]}" >&2; \
+	  exit 1; \
+	fi
+
+# A stamp is as new as the last time its step was done; pip itself skips what is there already.
+$(VENV)/.tools: pyproject.toml | check
+	@[ -x $(BIN)/python ] || { echo "making $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "installing the build tools into $(VENV)"
+	@$(PIP) install -q $$($(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])') \
+	  'cmake>=3.25' 'ninja>=1.11'
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.tools
+	@mkdir -p build
+	@echo "building gslice and installing its [$*] packages into $(VENV) (minutes, the first time)"
+	@flock build/.lock $(PIP) install -q --no-build-isolation -e '.[$*]'
+	@touch $@ $(VENV)/.built
+
+$(VENV)/.built: $(VENV)/.tools $(NATIVE)
+	@mkdir -p build
+	@echo "building the native core"
+	@flock build/.lock $(PIP) install -q --no-build-isolation --no-deps -e .
+	@touch $@
 
 .PHONY: build
-build:
-	@mkdir -p build
-	flock build/.lock $(BIN)/pip install -q --no-build-isolation --no-deps -e .
+build: $(VENV)/.built  ## build the native core into the environment
+
+# ---- the two commands ------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and show what came out
+	$(BIN)/gslice demo
+
+.PHONY: test
+test: $(VENV)/.dev $(VENV)/.built lint native-test  ## lint, C++ under both sanitizers, pytest
+	$(BIN)/python -m pytest -m 'not soak and not gpu'
+
+# ---- parts of `make test` --------------------------------------------------------------------
+
+.PHONY: lint
+lint: $(VENV)/.dev  ## ruff, mypy, clang-format, stale protocols
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/python protos/build.py --check
+
+# gcc 12's thread sanitizer needs addresses where it expects them; a container may forbid that.
+UNRANDOMISED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+CTEST := ctest --output-on-failure --no-tests=error -j $(JOBS)
+
+.PHONY: native-test
+native-test: native-asan native-tsan  ## the C++ tests under ASan + UBSan, then under TSan
+
+.PHONY: native-asan
+native-asan: $(VENV)/.dev
+	$(call sanitized,asan,address$(comma)undefined)
+	$(CTEST) --test-dir build/asan
+
+.PHONY: native-tsan
+native-tsan: $(VENV)/.dev
+	$(call sanitized,tsan,thread)
+	$(UNRANDOMISED) $(CTEST) --test-dir build/tsan
+
+comma := ,
+define sanitized
+cmake -S native -B build/$(1) -G Ninja -DGSLICE_PYTHON=OFF -DGSLICE_TESTS=ON \
+  -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O1 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
+ninja -C build/$(1) -j $(JOBS) --quiet
+endef
+
+# ---- the rest --------------------------------------------------------------------------------
+
+.PHONY: fmt
+fmt: $(VENV)/.dev  ## put Python and C++ into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+.PHONY: protos
+protos: $(VENV)/.dev  ## compile protos/*.proto into gslice/protos
+	$(BIN)/python protos/build.py
+
+.PHONY: soak
+soak: $(VENV)/.dev $(VENV)/.built  ## long drills
+	$(BIN)/python -m pytest -m soak --timeout 3600
+
+.PHONY: bench
+bench: $(VENV)/.dev $(VENV)/.built  ## what gslice adds to a request; OUT=file.json
+	@mkdir -p $(dir $(OUT))
+	$(BIN)/python -m benchmarks.overhead --json $(OUT)
+
+.PHONY: clean
+clean:  ## remove what was built, but not the environment
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.built
+	find gslice tests benchmarks protos -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help:
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
