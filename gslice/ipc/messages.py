@@ -244,12 +244,10 @@ class Serve:
     Attributes:
         address: host:port; port 0 takes a free one.
         drain_timeout_ms: How long calls in flight may take at Exit.
-        request_max_bytes: Largest message taken from a client.
     """
 
     address: str
     drain_timeout_ms: int = 10_000
-    request_max_bytes: int = (2 << 30) - 1
 
 
 @dataclass(frozen=True)
