@@ -67,7 +67,8 @@ class Shared {
 template <typename T>
 class Relaxed {
  public:
-  Relaxed(T value = T{}) : value_(value) {}  // NOLINT: implicit by design
+  Relaxed() : value_(T{}) {}
+  explicit Relaxed(T value) : value_(value) {}
   Relaxed(const Relaxed&) = delete;
   Relaxed& operator=(const Relaxed&) = delete;
   operator T() const { return value_.load(std::memory_order_relaxed); }  // NOLINT: by design

@@ -3,6 +3,7 @@
 // maps the segment, from any thread, unless a comment says who may.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -65,8 +66,8 @@ class Segment {
   int fd() const { return fd_; }
   std::uint64_t size_bytes() const { return size_bytes_; }
   SegmentHeader& header() { return *header_; }
-  std::string_view name() const;
-  SlotHeader& slot(std::uint32_t index);                    // index must be < slot_count()
+  std::string_view name() const { return name_; }
+  SlotHeader& slot(std::uint32_t index) { return slots_[index]; }  // index must be < slot_count()
   std::uint32_t slot_count() const { return slot_count_; }  // checked copy, not the shared value
   // The bytes [offset, offset + bytes), or an empty span if any of it lies outside the segment's
   // payload and block areas. The only way from an offset in shared memory to an address.
@@ -134,16 +135,104 @@ class Segment {
   void rebuild_hints();
 
  private:
+  struct Area {
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+    bool holds(std::uint64_t at, std::uint64_t count) const {
+      return at >= offset && count <= bytes && at - offset <= bytes - count;
+    }
+  };
+  // Checked copies of the tables' bounds: what the shared header says later is never believed.
+  struct ClassTable {
+    std::uint32_t first = 0, slots = 0;
+    Area payloads;
+    std::uint64_t payload_bytes = 0;
+  };
+  struct Candidate;
+  struct Candidates;
+
   Segment() = default;
-  class Lock;  // the robust lock: recovers from an owner's death
+
+  // ---- mapping.cpp ----
+  Status map(int fd, std::uint64_t size_bytes);
+  void describe(const SegmentSpec& spec);
+  Status check_header();
+  Status check_slots();
+  Area payload_of(std::uint32_t index) const;
+  Area block_area(std::uint32_t block) const;
+
+  // ---- words.cpp: slot words and the hints about them ----
+  SlotWord load_word(std::uint32_t index);
+  bool swap_word(std::uint32_t index, SlotWord& seen, SlotWord next);
+  bool names(Ticket ticket, SlotWord word) const;
+  static std::int64_t queued_weight(std::uint32_t rows);
+  void mark_queued(std::uint32_t index, std::uint32_t rows);
+  void unmark_queued(std::uint32_t index, std::uint32_t rows);
+  void repair_hints(std::uint32_t index);
+  bool take_back(std::uint32_t index, SlotWord& seen);
+  bool retire(std::uint32_t index, SlotWord owned);
+  bool announce_done(std::uint32_t index, std::uint16_t frontend);
+  void ring_pullers();
+  void count(Outcome outcome);
+
+  // ---- frontend.cpp ----
+  bool try_lease(std::uint32_t index, std::uint16_t frontend, Ticket& out);
+  bool lease_hinted(std::uint64_t payload_bytes, std::uint16_t frontend, Ticket& out);
+  bool scan_for_free();
+  void take_answer(std::uint32_t index, std::uint16_t frontend, std::vector<Ticket>& out);
+
+  // ---- blocks.cpp: the overflow pool ----
+  std::uint64_t take_block(std::uint32_t index, std::uint16_t owner);
+  void move_block(std::uint64_t ref, BlockState to, std::uint16_t owner);
+  void free_block(std::uint64_t ref);
+  void quarantine_block(std::uint64_t ref, std::uint16_t instance);
+  void use_block(std::uint32_t index, std::uint64_t ref);
+  void sweep_blocks(std::uint16_t owner, BlockState to);
+  std::uint32_t release_blocks(std::uint16_t instance);
+  bool owns_block(std::uint16_t instance);
+
+  // ---- claim.cpp ----
+  void scan_queue(std::uint16_t instance, std::int64_t now, Candidates& found,
+                  std::vector<std::uint16_t>& wake);
+  void consider(std::uint32_t index, std::uint16_t instance, std::int64_t now, Candidates& found,
+                std::vector<std::uint16_t>& wake);
+  std::int64_t delayed_until(const Candidates& batch, std::int64_t now);
+  bool take(const Candidate& candidate, std::uint16_t instance);
+  void put_back(std::uint32_t index, std::uint16_t instance);
+  bool runs_alone(std::uint16_t instance);
+  void fail(std::uint32_t index, std::uint16_t instance, Code code, std::string_view message,
+            std::vector<std::uint16_t>& wake);
+
+  // ---- request.cpp: what a claimed slot's header says ----
+  std::string_view header_fault(std::uint32_t index, std::uint32_t rows_max);
+  bool owns_output(std::uint32_t index);
+  bool same_shape(std::uint32_t index, std::uint32_t other);
+  void write_answer(std::uint32_t index, Code code, std::string_view message);
+
+  // ---- recovery.cpp ----
+  bool take_over(std::uint32_t index, std::uint16_t instance, SlotWord& taken);
+  void quarantine_output(std::uint32_t index, SlotWord& taken, std::uint16_t instance);
+  void settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool device_gone,
+              Requeued& counts);
+  bool reap(std::uint32_t index, std::uint16_t frontend);
+  bool release_slot(std::uint32_t index, std::uint16_t instance);
+  bool owns_anything(std::uint16_t instance);
 
   int fd_ = -1;
   std::byte* base_ = nullptr;
   SegmentHeader* header_ = nullptr;
+  SlotHeader* slots_ = nullptr;
+  BlockHeader* blocks_ = nullptr;
+  std::string name_;
   std::uint64_t size_bytes_ = 0;
   std::uint32_t slot_count_ = 0;
+  std::uint32_t class_count_ = 0;
   std::uint32_t block_count_ = 0;
-  std::uint64_t slots_offset_ = 0, blocks_offset_ = 0, block_bytes_ = 0, payload_begin_ = 0;
+  std::uint32_t bitmap_words_ = 0;  // that slot_count_ needs
+  std::uint64_t block_bytes_ = 0;
+  std::uint64_t payload_begin_ = 0;
+  std::uint64_t blocks_begin_ = 0;
+  std::array<ClassTable, kMaxClasses> classes_{};
 };
 
 // Histogram bin of a duration, and the lower bound of a bin in microseconds.

@@ -1,0 +1,83 @@
+// The supervisor's side of the tables: who may pull, who may lease, and what the words say.
+#include "segment/lock.hpp"
+#include "segment/segment.hpp"
+
+namespace gslice {
+
+namespace {
+
+// The supervisor's event loop waits here; a claim holds the lock for microseconds.
+constexpr std::int64_t kPatienceNs = 1'000'000'000;
+
+constexpr std::uint32_t kAbsent = 0;
+constexpr std::uint32_t kPresent = 1;
+
+}  // namespace
+
+Result<std::uint16_t> Segment::add_instance() {
+  for (std::uint16_t i = 0; i < kMaxInstances; ++i) {
+    InstanceEntry& entry = header_->instances[i];
+    if (entry.state.load() != kAbsent || owns_anything(i)) continue;
+    entry.may_pull.store(0);
+    entry.sleeping.store(0);
+    entry.alone_slot.store(0);
+    entry.pump_cpu.store_relaxed(-1);
+    entry.producer_cpu.store_relaxed(-1);
+    entry.pump_stamp_ns.store(0);
+    entry.last_claim_ns.store(0);
+    for (auto& started : entry.lane_started_ns) started.store(0);
+    entry.state.store(kPresent);
+    return i;
+  }
+  return Status::Error(Code::kResourceExhausted,
+                       "the segment of " + name_ + " has no free place for an instance");
+}
+
+void Segment::remove_instance(std::uint16_t instance) {
+  if (instance >= kMaxInstances) return;
+  // Should the lock be out of reach, its holder is stopped or dead: then this is all one can do.
+  const FunctionLock lock(header_->lock, kPatienceNs);
+  header_->instances[instance].may_pull.store(0);
+  header_->instances[instance].state.store(kAbsent);
+}
+
+bool Segment::flip(std::uint16_t from, std::uint16_t to) {
+  {
+    const FunctionLock lock(header_->lock, kPatienceNs);
+    if (!lock.held()) return false;
+    if (from < kMaxInstances) header_->instances[from].may_pull.store(0);
+    if (to < kMaxInstances) header_->instances[to].may_pull.store(1);
+  }
+  ring(to);  // what was queued before rang somebody else
+  return true;
+}
+
+bool Segment::may_pull(std::uint16_t instance) {
+  return instance < kMaxInstances && header_->instances[instance].may_pull.load() == 1;
+}
+
+void Segment::activate_frontend(std::uint16_t frontend) {
+  if (frontend < kMaxFrontends) header_->frontends[frontend].active.store(1);
+}
+
+std::array<std::uint32_t, 6> Segment::count_states() {
+  std::array<std::uint32_t, 6> counts{};
+  for (std::uint32_t i = 0; i < slot_count_; ++i) {
+    const auto state = static_cast<std::size_t>(load_word(i).state);
+    if (state < counts.size()) ++counts[state];
+  }
+  return counts;
+}
+
+void Segment::rebuild_hints() {
+  std::int64_t before = header_->queued_rows.load();
+  std::int64_t rows = 0;
+  for (std::uint32_t i = 0; i < slot_count_; ++i) {
+    repair_hints(i);
+    if (load_word(i).state == SlotState::kQueued) rows += queued_weight(slots_[i].rows);
+  }
+  header_->queued_rows.compare_exchange(before, rows);  // traffic meanwhile: then it is kept
+  sweep_blocks(kNobody, BlockState::kFree);
+}
+
+}  // namespace gslice
