@@ -1,0 +1,1 @@
+"""Figures for people and Prometheus, from the counters that segments carry."""
