@@ -1,0 +1,1 @@
+"""Benchmarks: one file a question, one JSON format, committed results with machine and commit."""

@@ -1,0 +1,197 @@
+"""What every benchmark shares: one JSON format, medians with their spread, pinning, a table.
+
+A result file:
+
+    {"question": "...", "command": "...", "time": "...", "commit": "...", "machine": {...},
+     "versions": {...}, "settings": {...}, "rows": [{"name": "...", ...}, ...]}
+
+`commit` ends in `+` when the working tree differed from it. Every figure in a row is the median of
+`settings.repeats` runs; `<figure>_spread_percent`, where there is one, is (max - min) / median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+PACKAGES = ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
+
+
+@dataclass
+class Report:
+    """The answer to one question.
+
+    Attributes:
+        question: What is measured, in one sentence.
+        settings: What was chosen for this run, such as seconds and cores.
+        rows: The figures.
+    """
+
+    question: str
+    settings: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    command: str = field(default_factory=lambda: _command())
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    commit: str = field(default_factory=lambda: commit())
+    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    def write(self, path: Path) -> None:
+        """Writes the report as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    def show(self) -> None:
+        """Prints the rows as a table on standard output."""
+        table = Table(title=self.question, title_justify="left", caption=self._caption())
+        heads = list(dict.fromkeys(key for row in self.rows for key in row))
+        for head in heads:
+            table.add_column(head, justify="left" if head == "name" else "right")
+        for row in self.rows:
+            table.add_row(*(_cell(row.get(head)) for head in heads))
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+    def _caption(self) -> str:
+        return f"{self.machine['cpu']}, {self.machine['cores']} cores, commit {self.commit}"
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here")
+    parser.add_argument("--quick", action="store_true", help="one short run: for tests, no figures")
+    return parser
+
+
+def finish(report: Report, path: Path | None) -> None:
+    """Shows a report, and writes it when a path was given."""
+    report.show()
+    if path is not None:
+        report.write(path)
+
+
+def machine() -> dict[str, Any]:
+    """The machine, as far as it explains figures."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "load_1min": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions that explain figures."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def commit() -> str:
+    """The commit, with a `+` when tracked files differ from it; `unknown` outside a clone."""
+    root = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(root), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def medians(runs: Sequence[Mapping[str, float]], spread_of: Collection[str] = ()) -> Row:
+    """Medians of several runs' figures.
+
+    Args:
+        runs: Figures of each run, with the same keys.
+        spread_of: Keys whose spread is reported too.
+    """
+    row: Row = {}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        middle = statistics.median(values)
+        row[key] = round(middle, 4)
+        if key in spread_of and middle:
+            spread = 100 * (max(values) - min(values)) / middle
+            row[f"{key}_spread_percent"] = round(spread, 1)
+    return row
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile of values that are sorted already."""
+    rank = round(percent / 100 * len(ascending) + 0.5) - 1
+    return ascending[min(max(rank, 0), len(ascending) - 1)]
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which core is whose.
+
+    Attributes:
+        server: Core of every process of the server.
+        client: Core of the load client.
+    """
+
+    server: int
+    client: int
+
+
+def two_cores() -> Cores:
+    """The first two cores that this process may use; one core twice where there is no second."""
+    mine = sorted(os.sched_getaffinity(0))
+    return Cores(server=mine[0], client=mine[1 if len(mine) > 1 else 0])
+
+
+def pinned(core: int) -> Callable[[], None]:
+    """A `preexec_fn` that keeps a child, and whatever it starts, on one core."""
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def pin_process(pid: int, cores: Collection[int]) -> None:
+    """Moves every thread of a running process."""
+    for thread in psutil.Process(pid).threads():
+        os.sched_setaffinity(thread.id, cores)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _command() -> str:
+    module = Path(sys.argv[0]).stem
+    return " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,62 @@
+"""The baseline: a bare grpc.aio server that answers with the bytes it got.
+
+`python -m benchmarks.echo` prints its port and serves until its standard input closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import uvloop
+
+from benchmarks.common import pinned
+from benchmarks.load import UNLIMITED
+
+METHOD = "/benchmarks.Echo/Echo"
+
+
+@contextlib.contextmanager
+def echo_server(core: int) -> Iterator[str]:
+    """Runs the echo server on one core; gives its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.echo"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=pinned(core),
+    )
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield f"127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+async def _echo(request: bytes, _context: Any) -> bytes:
+    return request
+
+
+async def _serve() -> None:
+    server = grpc.aio.server(options=UNLIMITED)
+    handler = grpc.unary_unary_rpc_method_handler(_echo)
+    service = grpc.method_handlers_generic_handler("benchmarks.Echo", {"Echo": handler})
+    server.add_generic_rpc_handlers((service,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await server.stop(0)
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve())

@@ -1,0 +1,175 @@
+"""What does gslice add to an inference? `python -m benchmarks.overhead --json OUT [--quick]`
+
+Every process of the server runs on one core, the load client on another. The subjects take turns,
+each run in the order A B A B, with a bare grpc.aio echo server among them: whatever it costs is the
+price of gRPC in Python on this machine. The load client sends bytes made beforehand and decodes
+nothing; its own processor time is `client_cpu_us`.
+
+`engine_us` is the mean time that a request's batch spent in the engine, from ModelStatistics.
+`added_us` is p50 minus that: with one call in flight it is what the server and gRPC add; with more
+it contains waiting for the engine and for the core.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import uvloop
+
+from benchmarks.common import Cores, Report, Row, arguments, finish, medians, two_cores
+from benchmarks.echo import METHOD, echo_server
+from benchmarks.load import INFER, UNLIMITED, closed_loop
+from benchmarks.wire import compute_stage, infer_request, raw_outputs
+from gslice.demo.assets import find
+from gslice.demo.node import ServedNode
+
+QUESTION = "What does gslice add to an inference? (server on one core, client on another)"
+SMALL_BYTES = 1024
+LARGE_BYTES = 602_112  # one image of 3 x 224 x 224 FP32
+SPREAD_OF = ("rps", "p50_us", "p99_us")
+
+# How often the bytes of a request's tensors are copied inside the server, each way counted:
+# gRPC hands over and takes Python bytes (1 in, 1 out), the codec copies between those and the slot
+# (1 in, 1 out). Engines run on the slot's memory; `identity` copies its input to its output.
+COPIES_ECHO = 2
+COPIES_ENGINE = 4
+COPIES_IDENTITY = 5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to measure.
+
+    Attributes:
+        name: In the rows.
+        function: Served name; empty for the echo server.
+        payload: The serialised request.
+        payload_bytes: Of its tensors.
+        copies: See above.
+    """
+
+    name: str
+    function: str
+    payload: bytes
+    payload_bytes: int
+    copies: int
+
+
+def subjects() -> list[Subject]:
+    """Echo, identity and a real model, small and large."""
+    image = np.random.default_rng(0).random((1, 3, 224, 224), np.float32)
+    file_bytes = np.random.default_rng(1).integers(0, 256, (1, 2048), np.int32)
+    small = np.zeros((1, SMALL_BYTES // 4), np.float32)
+    return [
+        _echo(SMALL_BYTES),
+        _served("identity", "identity_small", {"x": small}, COPIES_IDENTITY),
+        _served("magika", "magika", {"bytes": file_bytes}, COPIES_ENGINE),
+        _echo(LARGE_BYTES),
+        _served("identity", "identity_large", {"x": image}, COPIES_IDENTITY),
+        _served("pp-ocr detector", "detector", {"x": image}, COPIES_ENGINE),
+    ]
+
+
+def functions() -> dict[str, Any]:
+    """`functions` of the node's node.yaml."""
+    assets = find()
+
+    def identity(dims: list[int]) -> dict[str, Any]:
+        return {"identity": {"inputs": [{"name": "x", "dtype": "FP32", "dims": dims}]}}
+
+    return {
+        "identity_small": identity([-1, SMALL_BYTES // 4]),
+        "identity_large": identity([-1, 3, 224, 224]),
+        "magika": {"model": str(assets.filetype)},
+        "detector": {"model": str(assets.detector)},
+    }
+
+
+async def measure(cores: Cores, concurrencies: Sequence[int], seconds: float, repeats: int) -> Any:
+    """All rows: for each concurrency the subjects take turns, `repeats` times."""
+    os.sched_setaffinity(0, {cores.client})
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory:
+        node = ServedNode(Path(directory), functions(), cores={cores.server})
+        with echo_server(cores.server) as echo_address:
+            async with node, _channel(echo_address) as echo, _channel(node.grpc_address) as served:
+                for concurrency in concurrencies:
+                    runs: dict[Subject, list[Row]] = {subject: [] for subject in subjects()}
+                    for _ in range(repeats):
+                        for subject, figures in runs.items():
+                            channel = served if subject.function else echo
+                            figures.append(await _run(channel, subject, concurrency, seconds))
+                    rows += [_row(s, concurrency, figures) for s, figures in runs.items()]
+    return rows
+
+
+async def _run(
+    channel: grpc.aio.Channel, subject: Subject, concurrency: int, seconds: float
+) -> Row:
+    method = INFER if subject.function else METHOD
+    await closed_loop(channel, method, subject.payload, concurrency, seconds / 5)  # warm up
+    if not subject.function:
+        load = await closed_loop(channel, method, subject.payload, concurrency, seconds)
+        engine_us = 0.0
+    else:
+        before = await compute_stage(channel, subject.function)
+        load = await closed_loop(channel, method, subject.payload, concurrency, seconds)
+        engine_us = (await compute_stage(channel, subject.function)).mean_us_since(before)
+        if not raw_outputs(load.answer):
+            raise RuntimeError(f"{subject.function} answered without outputs")
+    return {
+        "rps": load.rps,
+        "p50_us": load.p50_us,
+        "p99_us": load.p99_us,
+        "engine_us": engine_us,
+        "added_us": load.p50_us - engine_us,
+        "client_cpu_us": load.client_cpu_us,
+    }
+
+
+def _row(subject: Subject, concurrency: int, figures: Sequence[Row]) -> Row:
+    return {
+        "name": subject.name,
+        "payload_bytes": subject.payload_bytes,
+        "concurrency": concurrency,
+        **medians(figures, SPREAD_OF),
+        "copies_per_request": subject.copies,
+    }
+
+
+def _echo(size: int) -> Subject:
+    return Subject("grpc.aio echo", "", bytes(size), size, COPIES_ECHO)
+
+
+def _served(name: str, function: str, inputs: dict[str, Any], copies: int) -> Subject:
+    size = sum(array.nbytes for array in inputs.values())
+    return Subject(name, function, infer_request(function, inputs), size, copies)
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=UNLIMITED)
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one run")
+    options = parser.parse_args()
+    concurrencies, seconds, repeats = (
+        ((1,), 0.05, 1) if options.quick else ((1, 8, 32), options.seconds, 3)
+    )
+    cores = two_cores()
+    settings = {"seconds": seconds, "repeats": repeats, "cores": vars(cores)}
+    report = Report(QUESTION, settings)
+    report.rows = uvloop.run(measure(cores, concurrencies, seconds, repeats))
+    finish(report, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""How near does gslice bring an engine to bare onnxruntime? `python -m benchmarks.saturation`
+
+One real model with one thread on a core of its own, kept busy by a few calls in flight; front-end,
+daemon and client share the other core. Bare onnxruntime runs the same model with one thread on the
+engine's core. Both take turns (A B A B); `ratio` is gslice's rate over bare's of the same turn.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import uvloop
+
+from benchmarks.bare import bare_onnxruntime
+from benchmarks.common import Cores, Report, Row, arguments, finish, medians, pin_process, two_cores
+from benchmarks.load import INFER, UNLIMITED, closed_loop
+from benchmarks.wire import infer_request
+from gslice.demo.assets import find
+from gslice.demo.node import ServedNode
+
+QUESTION = "How near does a saturated model come to bare onnxruntime at one thread?"
+SHAPES = {"detector": {"x": [1, 3, 224, 224]}, "filetype": {"bytes": [1, 2048]}}
+CONCURRENCY = 4
+
+
+async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> Row:
+    """Runs bare onnxruntime and gslice in turns; both loaded, one of them idle."""
+    os.sched_setaffinity(0, {cores.client})
+    model: Path = getattr(find(), function)
+    shapes = SHAPES[function]
+    dtype = np.int32 if function == "filetype" else np.float32
+    payload = infer_request(function, {name: np.ones(s, dtype) for name, s in shapes.items()})
+    with (
+        tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory,
+        bare_onnxruntime(model, shapes, cores.server) as bare,
+    ):
+        node = ServedNode(
+            Path(directory),
+            {function: {"model": str(model), "threads": 1, "batch": {"max": 1}}},
+            devices={"cpu": {"cpus": [cores.server]}},
+            cores={cores.client, cores.server},
+        )
+        async with node, grpc.aio.insecure_channel(node.grpc_address, options=UNLIMITED) as channel:
+            _place(node, cores)
+            await closed_loop(channel, INFER, payload, CONCURRENCY, seconds / 5)  # warm up
+            runs = []
+            for _ in range(repeats):
+                bare_rps = bare.run(seconds)
+                load = await closed_loop(channel, INFER, payload, CONCURRENCY, seconds)
+                runs.append(
+                    {"bare_rps": bare_rps, "gslice_rps": load.rps, "ratio": load.rps / bare_rps}
+                )
+    return {"name": function, "concurrency": CONCURRENCY, **medians(runs, ("ratio",))}
+
+
+def _place(node: ServedNode, cores: Cores) -> None:
+    """The engine's process goes to one core, all others to the other."""
+    status: Any = node.status
+    for pid in (status.pid, *(frontend.pid for frontend in status.frontends)):
+        pin_process(pid, {cores.client})
+    for function in status.functions:
+        for worker in function.workers:
+            pin_process(worker.pid, {cores.server})
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of one run")
+    options = parser.parse_args()
+    seconds, repeats = (0.2, 1) if options.quick else (options.seconds, 5)
+    cores = two_cores()
+    settings = {"seconds": seconds, "repeats": repeats, "cores": vars(cores)}
+    report = Report(QUESTION, settings)
+    report.rows = [uvloop.run(measure(name, cores, seconds, repeats)) for name in SHAPES]
+    finish(report, options.json)
+
+
+if __name__ == "__main__":
+    main()
