@@ -86,13 +86,14 @@ std::shared_ptr<Segment> create_segment(
   return take_or_raise(Segment::create(spec));
 }
 
-nb::dict requeue(Segment& segment, std::uint32_t instance, bool may_rerun) {
+nb::dict requeue(Segment& segment, std::uint32_t instance, bool may_rerun, bool device_gone) {
   std::vector<std::uint16_t> wake;
-  const Requeued result = segment.requeue(instance_index(instance), may_rerun, wake);
+  const Requeued result = segment.requeue(instance_index(instance), may_rerun, wake, device_gone);
   nb::dict out;
   out["requeued"] = result.requeued;
   out["poisoned"] = result.poisoned;
   out["freed"] = result.freed;
+  out["failed"] = result.failed;
   out["wake"] = wake;
   return out;
 }
@@ -202,7 +203,9 @@ void bind_segment(nb::module_& module) {
       .def(
           "flip",
           [](Segment& self, std::optional<std::uint32_t> old, std::optional<std::uint32_t> next) {
-            self.flip(instance_or_nobody(old), instance_or_nobody(next));
+            if (!self.flip(instance_or_nobody(old), instance_or_nobody(next)))
+              raise(Status::Error(Code::kUnavailable,
+                                  "the function's lock is held by a process that hangs"));
           },
           nb::arg("old").none(), nb::arg("new").none())
       .def(
@@ -223,7 +226,16 @@ void bind_segment(nb::module_& module) {
             return self.reap_frontend(frontend_index(frontend));
           },
           nb::arg("frontend"))
-      .def("requeue", &requeue, nb::arg("instance"), nb::arg("may_rerun"))
+      .def("requeue", &requeue, nb::arg("instance"), nb::arg("may_rerun"),
+           nb::arg("device_gone") = false)
+      .def(
+          "fail_queued",
+          [](Segment& self, int code, const std::string& message) {
+            std::vector<std::uint16_t> wake;
+            self.fail_queued(static_cast<Code>(code), message, wake);
+            return wake;
+          },
+          nb::arg("code"), nb::arg("message"))
       .def(
           "release_quarantine",
           [](Segment& self, std::uint32_t instance) {

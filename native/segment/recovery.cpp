@@ -155,6 +155,29 @@ void Segment::settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool d
   }
 }
 
+std::uint32_t Segment::fail_queued(Code code, std::string_view message,
+                                   std::vector<std::uint16_t>& wake) {
+  // As instance 0's, taken over: a supervisor that dies half-way leaves what `requeue` recognises.
+  constexpr std::uint16_t kOwner = kTakenOver;
+  std::uint32_t failed = 0;
+  for (std::uint32_t i = 0; i < slot_count_; ++i) {
+    SlotWord seen = load_word(i);
+    while (seen.state == SlotState::kQueued) {
+      SlotWord taken = seen;
+      taken.state = SlotState::kClaimed;
+      taken.owner = kOwner;
+      const std::uint16_t frontend = seen.owner;
+      if (!swap_word(i, seen, taken)) continue;
+      slots_[i].frontend = frontend;
+      unmark_queued(i, slots_[i].rows);
+      fail(i, kOwner, code, message, wake);
+      ++failed;
+      break;
+    }
+  }
+  return failed;
+}
+
 std::uint32_t Segment::release_quarantine(std::uint16_t instance) {
   if (instance >= kMaxInstances) return 0;
   std::uint32_t released = release_blocks(instance);

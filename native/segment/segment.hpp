@@ -126,6 +126,8 @@ class Segment {
   // on the CPU device), so the old area is used again and nothing is quarantined.
   Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
                    bool device_gone = false);
+  // QUEUED -> DONE with an error, for a function that nobody will serve any more. How many.
+  std::uint32_t fail_queued(Code code, std::string_view message, std::vector<std::uint16_t>& wake);
   // The device side of `instance` is proven gone: QUARANTINED slots and blocks of it -> FREE.
   std::uint32_t release_quarantine(std::uint16_t instance);
   // How many slots are in each state, by index of SlotState; and the overflow blocks in use.
