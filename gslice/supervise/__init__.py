@@ -1,0 +1,1 @@
+"""Processes: children of the daemon, what they serve, and what happens when they die."""

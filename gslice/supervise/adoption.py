@@ -1,0 +1,137 @@
+"""Finding and taking over what an earlier daemon left running.
+
+Everything that is needed comes from the children themselves, with their Hello: specifications,
+signatures, segments, eventfds. What cannot be taken over is ended, and its requests go back into
+the queue of those that can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
+from gslice.core.errors import DeadlineExceeded, GsliceError, NotFound
+from gslice.supervise.child import Child
+from gslice.supervise.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from gslice.core.types import FunctionSpec, Signature
+    from gslice.ipc.channel import Received
+    from gslice.supervise.node import Node
+
+_END_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Group:
+    """Workers that serve one segment.
+
+    Attributes:
+        segment: The segment.
+        spec: What they loaded.
+        signature: Of it.
+        workers: Ready ones.
+    """
+
+    segment: Segment
+    spec: FunctionSpec
+    signature: Signature
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def pulling(self) -> bool:
+        """Whether requests are served from it."""
+        return any(self.segment.may_pull(w.instance) for w in self.workers)
+
+
+@dataclass
+class Found:
+    """What was running.
+
+    Attributes:
+        frontends: Front-ends.
+        groups: Functions that are served, one group for each segment.
+        useless: Workers that serve nothing yet, or no more.
+    """
+
+    frontends: list[Child] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    useless: list[Child] = field(default_factory=list)
+
+
+async def find_children(node: Node, on_call: Callable[[Child, Received], None]) -> Found:
+    """Connects to every child whose socket is there; removes sockets that nobody serves."""
+    names = node.run_dir.names()
+    children = await asyncio.gather(*(_adopt(node, name, on_call) for name in names))
+    found = Found()
+    for child in children:
+        if child is None:
+            continue
+        if child.hello.frontend is not None:
+            found.frontends.append(child)
+        elif not _join_group(node, found, child):
+            found.useless.append(child)
+    return found
+
+
+def recover(group: Group, frontends: Collection[int]) -> None:
+    """Cleans a segment of those who died while no daemon looked.
+
+    Args:
+        group: The segment and its living workers.
+        frontends: Indices of the living front-ends.
+    """
+    group.segment.rebuild_hints()
+    living = {worker.instance for worker in group.workers}
+    for instance in set(range(MAX_INSTANCES)) - living:
+        group.segment.requeue(instance, not group.spec.side_effects, device_gone=True)
+        group.segment.release_quarantine(instance)
+        group.segment.remove_instance(instance)
+    for index in set(range(MAX_FRONTENDS)) - set(frontends):
+        group.segment.reap_frontend(index)
+        for worker in group.workers:
+            worker.remove_frontend(index)
+
+
+def best(groups: list[Group], desired: FunctionSpec | None) -> Group:
+    """The group that serves a function, if a daemon died between two of them."""
+    return max(groups, key=lambda group: (group.pulling, group.spec == desired))
+
+
+async def _adopt(node: Node, name: str, on_call: Callable[[Child, Received], None]) -> Child | None:
+    try:
+        return await Child.adopt(node.run_dir, name, on_call)
+    except NotFound:
+        node.run_dir.remove(name)
+    except DeadlineExceeded as error:
+        node.event(name, f"a child of an earlier daemon cannot be adopted: {error}")
+    except GsliceError as error:
+        node.event(name, f"a child of an earlier daemon was ended: {error}")
+    return None
+
+
+def _join_group(node: Node, found: Found, child: Child) -> bool:
+    """Puts a worker to the others of its segment; False: it serves nothing."""
+    state = child.hello.worker
+    fds = child.take_fds()
+    try:
+        if state is None or state.spec is None or state.signature is None:
+            return False
+        if state.state != "ready" or state.instance < 0 or len(fds) != 1:
+            return False
+        segment = Segment.open(fds[0])
+    finally:
+        for fd in fds:
+            os.close(fd)
+    worker = Worker.adopted(child, state, node.log_path(state.spec.name))
+    for group in found.groups:
+        if group.segment.generation == segment.generation:
+            group.workers.append(worker)
+            return True
+    found.groups.append(Group(segment, state.spec, state.signature, [worker]))
+    return True

@@ -1,0 +1,269 @@
+"""A child of the daemon: a process and the control channel to it.
+
+`<state_dir>/run/<name>.sock` exists as long as the child does. A later daemon connects to it again:
+that is adoption, and it goes through the same handshake as a start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, TypeVar
+
+from gslice.core.errors import (
+    ChannelClosed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    GsliceError,
+    NotFound,
+    Unavailable,
+)
+from gslice.ipc.channel import AsyncChannel, Received
+from gslice.ipc.messages import PROTOCOL_VERSION, Exit, Hello, Message
+from gslice.supervise import process
+from gslice.supervise.logs import last_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gslice.supervise.process import Launch, Process
+
+HELLO_TIMEOUT_S = 30.0
+_A = TypeVar("_A")
+
+
+class RunDir:
+    """The directory of the children's sockets.
+
+    Sockets are addressed through the directory's descriptor: a socket address holds 107 bytes, and
+    a state directory may be deeper than that.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+
+    def listen(self, name: str) -> socket.socket:
+        """Binds the socket of a child about to start."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(self._address(name))
+        listener.listen(2)
+        return listener
+
+    def connect(self, name: str) -> socket.socket:
+        """Connects to a child's socket.
+
+        Raises:
+            NotFound: nobody listens there any more.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        try:
+            connection.connect(self._address(name))
+        except (ConnectionRefusedError, FileNotFoundError, BlockingIOError):
+            connection.close()
+            raise NotFound(f"nobody serves the socket {name}.sock") from None
+        return connection
+
+    def remove(self, name: str) -> None:
+        """Removes a socket; it may be gone already."""
+        self._file(name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Children whose sockets exist, alive or not."""
+        return sorted(p.stem for p in self.path.glob("*.sock"))
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        os.close(self._fd)
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.sock"
+
+    def _address(self, name: str) -> str:
+        return f"/proc/self/fd/{self._fd}/{name}.sock"
+
+
+class Child:
+    """A running child after its handshake. Made by `start` or `adopt`."""
+
+    def __init__(
+        self, run_dir: RunDir, name: str, on_call: Callable[[Child, Received], None]
+    ) -> None:
+        self.name = name
+        self._run_dir = run_dir
+        self._on_call = on_call
+        self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._fds: list[int] = []
+        self._process: Process | None = None
+        self._channel: AsyncChannel | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        run_dir: RunDir,
+        name: str,
+        launch: Launch,
+        on_call: Callable[[Child, Received], None],
+    ) -> Child:
+        """Starts a process and shakes hands with it.
+
+        Args:
+            run_dir: Where its socket goes.
+            name: Of the socket; unique.
+            launch: What to start.
+            on_call: Takes what the child says on its own account.
+
+        Raises:
+            Unavailable: it died or said nothing in time; the message has its last line.
+            FailedPrecondition: it speaks another protocol.
+        """
+        child = cls(run_dir, name, on_call)
+        with run_dir.listen(name) as listener:
+            child._process = process.start(launch, listener)
+        child._process.death.add_done_callback(child._gone)
+        try:
+            child._connect()
+            await child._shake_hands()
+        except (ChannelClosed, DeadlineExceeded, NotFound) as error:
+            await child.kill()
+            reason = last_line(launch.log) or error.message
+            raise Unavailable(
+                f"{launch.module} {child._process.death.result()} while starting: {reason}"
+            ) from None
+        except BaseException:
+            await child.kill()
+            raise
+        return child
+
+    @classmethod
+    async def adopt(
+        cls, run_dir: RunDir, name: str, on_call: Callable[[Child, Received], None]
+    ) -> Child:
+        """Takes over a child that an earlier daemon started.
+
+        Raises:
+            NotFound: it is gone.
+            FailedPrecondition: it speaks another protocol; it has been told to end.
+            DeadlineExceeded: it does not answer.
+        """
+        child = cls(run_dir, name, on_call)
+        child._connect()
+        try:
+            await child._shake_hands()
+        except ChannelClosed:
+            raise NotFound(f"the child {name} ended while it was adopted") from None
+        except BaseException:
+            child._close()
+            raise
+        return child
+
+    @property
+    def process(self) -> Process:
+        """The process itself."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def hello(self) -> Hello:
+        """What it said first."""
+        return self._hello.result()
+
+    def take_fds(self) -> list[int]:
+        """The descriptors that came with Hello; the caller owns them from now on."""
+        fds, self._fds = self._fds, []
+        return fds
+
+    def send(self, message: Message, fds: Sequence[int] = (), seq: int = 0) -> None:
+        """Sends a message that expects no answer; a dying child does not get it."""
+        assert self._channel is not None
+        # Its death is noticed by the pidfd, which does what has to be done.
+        with contextlib.suppress(ChannelClosed):
+            self._channel.send(message, fds, seq)
+
+    async def request(
+        self, message: Message, answer: type[_A], *, fds: Sequence[int] = (), timeout_s: float
+    ) -> _A:
+        """Asks the child; see `AsyncChannel.request`."""
+        assert self._channel is not None
+        return await self._channel.request(message, answer, fds=fds, timeout_s=timeout_s)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Tells it to end in order, and kills it when it has not after `timeout_s`."""
+        self.send(Exit())
+        if not await self.process.wait(timeout_s):
+            await self.kill()
+
+    def abort(self) -> None:
+        """Kills it, and leaves the rest to those who wait for its death."""
+        self.process.signal(signal.SIGKILL)
+
+    async def kill(self) -> None:
+        """Kills it and waits until it is gone."""
+        if self._process is not None:
+            await self._process.kill()
+        self._close()
+
+    def detach(self) -> None:
+        """Leaves it running, for a later daemon."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def _connect(self) -> None:
+        connection = self._run_dir.connect(self.name)
+        self._channel = AsyncChannel(connection, self._on_message, self._on_close)
+
+    async def _shake_hands(self) -> None:
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                hello = await asyncio.shield(self._hello)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the child {self.name} said nothing for {HELLO_TIMEOUT_S:g} s"
+            ) from None
+        if self._process is None:
+            self._process = process.Process(hello.pid, hello.started)
+            self._process.death.add_done_callback(self._gone)
+        if hello.protocol != PROTOCOL_VERSION:
+            self._process.signal(signal.SIGTERM)
+            raise FailedPrecondition(
+                f"the child {self.name} speaks protocol {hello.protocol}, "
+                f"this daemon {PROTOCOL_VERSION}"
+            )
+        if (hello.pid, hello.started) != (self._process.pid, self._process.started):
+            raise FailedPrecondition(f"the child {self.name} says it is process {hello.pid}")
+
+    def _on_message(self, received: Received) -> None:
+        if self._hello.done():
+            self._on_call(self, received)
+        elif isinstance(received.message, Hello):
+            self._fds, received.fds = received.fds, []
+            self._hello.set_result(received.message)
+        else:
+            self._fail_hello(FailedPrecondition(f"the child {self.name} did not say Hello first"))
+
+    def _on_close(self, reason: GsliceError) -> None:
+        self._fail_hello(ChannelClosed(reason.message))
+        if self._process is not None:
+            # A child that has closed its channel cannot be led any more; its death does the rest.
+            self._process.signal(signal.SIGKILL)
+
+    def _fail_hello(self, reason: GsliceError) -> None:
+        if not self._hello.done():
+            self._hello.set_exception(reason)
+
+    def _gone(self, _death: asyncio.Future[str]) -> None:
+        self._fail_hello(ChannelClosed(f"the child {self.name} has died"))
+        self._close()
+
+    def _close(self) -> None:
+        self.detach()
+        for fd in self.take_fds():
+            os.close(fd)
+        if self._process is None or not self._process.alive:
+            self._run_dir.remove(self.name)

@@ -1,0 +1,297 @@
+"""One edition of a function as it runs: its segment, and the workers that serve it.
+
+A function that is loaded anew gets a second deployment beside the first; the swap lies between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from gslice._native import Segment
+from gslice.control.slots import slot_classes
+from gslice.core.errors import LoadFailed, Unavailable
+from gslice.supervise.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.frontends import Frontends
+    from gslice.supervise.node import Node
+
+_IDLE_POLL_S = 0.005
+_T = TypeVar("_T")
+
+
+class Deployment:
+    """A function's segment and workers.
+
+    Args:
+        node: The node.
+        spec: What is deployed.
+        share_percent: The function's share of its device.
+        frontends: Who leases slots and takes answers.
+        on_lost: Called after a worker's death that nobody ordered, when its requests are queued
+            again: the deployment and how the worker died.
+
+    Attributes:
+        segment: None until the model is loaded and its signature known.
+        signature: Likewise.
+        workers: Those that run, ready or not.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        spec: FunctionSpec,
+        share_percent: float,
+        frontends: Frontends,
+        on_lost: Callable[[Deployment, str], None],
+    ) -> None:
+        self.node = node
+        self.spec = spec
+        self.share_percent = share_percent
+        self.segment: Segment | None = None
+        self.signature: Signature | None = None
+        self.workers: list[Worker] = []
+        self._device = node.device(spec.device)
+        self._frontends = frontends
+        self._on_lost = on_lost
+
+    # ---- start -----------------------------------------------------------------------------
+
+    async def start(self, budget: Callable[[], int], stage: Callable[[str, str], None]) -> None:
+        """Starts, loads and warms all instances; none may pull yet.
+
+        On failure nothing of it is left.
+
+        Args:
+            budget: How many bytes the segment may take, asked when it is made.
+            stage: Told of each stage.
+
+        Raises:
+            GsliceError: why it cannot be served.
+        """
+        try:
+            stage("start", f"{self.spec.instances} worker(s)")
+            await _all(self._start_worker() for _ in range(self.spec.instances))
+            stage("load", self.spec.model or self.spec.python or self.spec.engine)
+            signatures = await _all(self._load(worker) for worker in self.workers)
+            self._open_segment(signatures, budget())
+            stage("warm", "")
+            await _all(self._attach(worker) for worker in self.workers)
+        except BaseException:
+            await self.kill()
+            raise
+
+    def adopt(self, segment: Segment, signature: Signature, workers: Sequence[Worker]) -> None:
+        """Takes over what served before this daemon started."""
+        self.segment = segment
+        self.signature = signature
+        for worker in workers:
+            self.workers.append(worker)
+            self._watch(worker)
+
+    async def replace(self) -> None:
+        """Starts one more worker on the segment, in place of one that died, and lets it pull.
+
+        Raises:
+            GsliceError: it could not be started; nothing of it is left.
+        """
+        assert self.segment is not None
+        worker = await self._start_worker()
+        try:
+            if await self._load(worker) != self.signature:
+                raise LoadFailed(
+                    f"function {self.spec.name}: the model changed its inputs or outputs",
+                    hint=f"load it anew: gslice load {self.spec.name}",
+                )
+            await self._attach(worker)
+        except BaseException:
+            await self._discard(worker)
+            raise
+        self.segment.flip(None, worker.instance)
+
+    def serve(self) -> None:
+        """Lets all instances pull."""
+        assert self.segment is not None
+        for worker in self.workers:
+            self.segment.flip(None, worker.instance)
+
+    # ---- shares, front-ends, health -----------------------------------------------------------
+
+    @property
+    def share_effective_percent(self) -> float:
+        """What the limiters of all instances read back, together."""
+        return sum(w.share_effective_percent for w in self.workers if w.ready)
+
+    @property
+    def limiter(self) -> str:
+        """What enforces the share; empty while nothing runs."""
+        return next((w.limiter for w in self.workers if w.ready), "")
+
+    async def set_share(self, share_percent: float) -> None:
+        """Changes the share of all instances in place; those still loading follow when ready."""
+        self.share_percent = share_percent
+        await _all(self._correct_share(worker) for worker in self.workers if worker.ready)
+
+    def add_frontend(self, index: int, eventfd: int) -> None:
+        """Lets a front-end in; workers that are not attached yet are told when they are."""
+        if self.segment is not None:
+            self.segment.activate_frontend(index)
+        for worker in self.workers:
+            if worker.instance >= 0:
+                worker.add_frontend(index, eventfd)
+
+    def remove_frontend(self, index: int) -> None:
+        """Takes the leases of a dead front-end back."""
+        if self.segment is not None:
+            self.segment.reap_frontend(index)
+        for worker in self.workers:
+            if worker.instance >= 0:
+                worker.remove_frontend(index)
+
+    def kill_hung(self, now_ns: int) -> list[Worker]:
+        """Kills workers that make no progress; their death then takes the usual course.
+
+        Returns:
+            Those that were killed.
+        """
+        hung = [w for w in self.workers if w.ready and self._hangs(w, now_ns)]
+        for worker in hung:
+            worker.child.abort()
+        return hung
+
+    # ---- end -------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Has all accepted requests answered; the front-ends must accept no new ones by now.
+
+        Returns:
+            False: some were not answered in time. They are answered with an error.
+        """
+        if self.segment is None or not self.workers:
+            return True
+        deadline = time.monotonic() + timeout_s
+        # Shared memory has no event for "idle" that the daemon could wait for.
+        while not (idle := self._idle()) and self.workers and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_IDLE_POLL_S)
+        left_s = max(0.1, deadline - time.monotonic())
+        drained = await _all(worker.drain(left_s) for worker in self.workers)
+        return idle and all(drained)
+
+    async def stop(self) -> None:
+        """Ends all workers in order; what is still queued is answered with an error."""
+        await _all(self._retire(worker, worker.stop()) for worker in list(self.workers))
+        self.fail_queued("the function was stopped")
+
+    async def kill(self) -> None:
+        """Ends all workers at once; what is still queued is answered with an error."""
+        await _all(self._retire(worker, worker.kill()) for worker in list(self.workers))
+        self.fail_queued("the function was stopped")
+
+    def leave(self) -> None:
+        """Lets the workers serve on, for a later daemon."""
+        for worker in self.workers:
+            worker.expected_to_end = True
+            worker.child.detach()
+
+    def fail_queued(self, reason: str) -> None:
+        """Answers everything that is queued with UNAVAILABLE."""
+        if self.segment is not None:
+            message = f"function {self.spec.name}: {reason}"
+            self._frontends.wake(self.segment.fail_queued(Unavailable.code, message))
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    async def _start_worker(self) -> Worker:
+        worker = await Worker.start(self.node, self.spec)
+        self.workers.append(worker)
+        return worker
+
+    async def _load(self, worker: Worker) -> Signature:
+        device = self._device
+        return await worker.load(self.spec, self._instance_share, device.limiter, list(device.cpus))
+
+    def _open_segment(self, signatures: Sequence[Signature], budget_bytes: int) -> None:
+        self.signature = signatures[0]
+        plan = slot_classes(self.signature, self.spec, budget_bytes)
+        self.segment = Segment.create(
+            self.spec.name,
+            [(c.payload_bytes, c.count) for c in plan.classes],
+            plan.block_bytes,
+            plan.block_count,
+        )
+        # Without a delay a batch is whatever queued while the lanes were busy.
+        self.segment.set_limits(self.signature.rows_max, max(0, self.spec.delay_us) * 1000)
+        for index in self._frontends.eventfds():
+            self.segment.activate_frontend(index)
+
+    async def _attach(self, worker: Worker) -> None:
+        assert self.segment is not None
+        instance = self.segment.add_instance()
+        await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
+        await self._correct_share(worker)
+        self._watch(worker)
+
+    async def _correct_share(self, worker: Worker) -> None:
+        while worker.share_percent != self._instance_share:
+            await worker.set_share(self._instance_share)
+
+    @property
+    def _instance_share(self) -> float:
+        return self.share_percent / self.spec.instances
+
+    def _watch(self, worker: Worker) -> None:
+        worker.death.add_done_callback(lambda death: self._lost(worker, death.result()))
+
+    def _lost(self, worker: Worker, how: str) -> None:
+        if worker.expected_to_end:
+            return
+        self._remove(worker)
+        self._on_lost(self, how)
+
+    async def _retire(self, worker: Worker, end: Coroutine[None, None, None]) -> None:
+        worker.expected_to_end = True
+        await end
+        self._remove(worker)
+
+    async def _discard(self, worker: Worker) -> None:
+        await self._retire(worker, worker.kill())
+
+    def _remove(self, worker: Worker) -> None:
+        """Takes a dead worker's instance out of the segment; its requests are queued again."""
+        if worker not in self.workers:
+            return
+        self.workers.remove(worker)
+        if self.segment is None or worker.instance < 0:
+            return
+        # On the CPU device nothing outlives the process that could still write.
+        may_rerun = not self.spec.side_effects
+        result = self.segment.requeue(worker.instance, may_rerun, device_gone=True)
+        self.segment.remove_instance(worker.instance)
+        self._frontends.wake(result["wake"])
+
+    def _idle(self) -> bool:
+        assert self.segment is not None
+        counts = self.segment.counts()
+        return counts["leased"] == counts["queued"] == counts["claimed"] == 0
+
+    def _hangs(self, worker: Worker, now_ns: int) -> bool:
+        assert self.segment is not None
+        stamps = self.segment.instance_stamps(worker.instance)
+        limit_ns = now_ns - self.node.config.hang_timeout_us * 1000
+        busy_since = [started for started in stamps["lane_started_ns"] if started]
+        pump_stuck = not stamps["sleeping"] and 0 < stamps["pump_ns"] < limit_ns
+        return pump_stuck or any(started < limit_ns for started in busy_since)
+
+
+async def _all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
+    """Runs all to their end, then raises the first error, so that nothing goes on unseen."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]

@@ -1,0 +1,283 @@
+"""The front-end processes: one address, one or several processes behind it.
+
+A front-end that dies loses its connections; its leases come back, and another takes its place on
+the same port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gslice.control.breaker import Breaker
+from gslice.core.errors import ChannelClosed, GsliceError
+from gslice.ipc.messages import (
+    AddFunction,
+    DrainFrontend,
+    Ok,
+    RemoveFunction,
+    Serve,
+    Serving,
+    SetFunction,
+)
+from gslice.supervise.child import Child
+from gslice.supervise.process import Launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from gslice._native import Segment
+    from gslice.core.types import FunctionSpec, Signature
+    from gslice.ipc.channel import Received
+    from gslice.ipc.messages import FrontendState, Message
+    from gslice.supervise.node import Node
+
+SOCKET_PREFIX = "f-"
+LOG_NAME = "frontend"
+ORDER_TIMEOUT_S = 10.0
+_RESTART_DELAY_MAX_S = 5.0
+
+
+@dataclass
+class Frontend:
+    """One front-end process.
+
+    Attributes:
+        index: Its index in every segment's front-end table.
+        child: The process.
+        eventfd: Wakes it when answers are ready; owned here.
+        state: `starting`, `serving` or `draining`.
+    """
+
+    index: int
+    child: Child
+    eventfd: int
+    state: str = "starting"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A function as front-ends show it.
+
+    Attributes:
+        spec: The function.
+        state: `LOADING`, `READY`, `UNLOADING` or `UNAVAILABLE`.
+        reason: Why it is not READY.
+        segment: Where its requests go; None while it never had one.
+        signature: Likewise.
+    """
+
+    spec: FunctionSpec
+    state: str
+    reason: str = ""
+    segment: Segment | None = None
+    signature: Signature | None = None
+
+
+class Frontends:
+    """All front-ends of the node.
+
+    Args:
+        node: The node.
+        on_call: Takes what a front-end asks of the daemon.
+        on_up: Called with the index and eventfd of a front-end that will lease slots.
+        on_down: Called with the index of one that died, after it can do nothing any more.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        on_call: Callable[[Child, Received], None],
+        on_up: Callable[[int, int], None],
+        on_down: Callable[[int], None],
+    ) -> None:
+        self.address = node.config.grpc
+        self.restarts = 0
+        self._node = node
+        self._on_call = on_call
+        self._on_up = on_up
+        self._on_down = on_down
+        self._frontends: dict[int, Frontend] = {}
+        self._listings: dict[str, Listing] = {}
+        self._breaker = Breaker()
+        self._restarting: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts those that are missing; returns when all accept calls.
+
+        Raises:
+            GsliceError: one cannot start or listen.
+        """
+        missing = [i for i in range(self._node.config.frontends) if i not in self._frontends]
+        # Port 0: the first one finds a port, which the others then share.
+        while missing and self.address.endswith(":0"):
+            await self._start_one(missing.pop(0))
+        await asyncio.gather(*(self._start_one(index) for index in missing))
+
+    async def adopt(self, child: Child, state: FrontendState) -> None:
+        """Takes over a front-end that is serving."""
+        eventfds = child.take_fds()
+        if state.state != "serving" or not eventfds or state.index in self._frontends:
+            for fd in eventfds:
+                os.close(fd)
+            await child.stop(ORDER_TIMEOUT_S)
+            return
+        frontend = Frontend(state.index, child, eventfds[0], "serving")
+        self.address = state.address
+        self._enter(frontend)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Has all report not ready, accept nothing new and finish the calls in flight."""
+        self._closing = True
+        for task in self._restarting:
+            task.cancel()
+        for frontend in self._frontends.values():
+            frontend.state = "draining"
+        order = DrainFrontend(timeout_ms=round(timeout_s * 1000))
+        await asyncio.gather(
+            *(
+                _ignore_dead(f.child.request(order, Ok, timeout_s=timeout_s + 1.0))
+                for f in self._frontends.values()
+            )
+        )
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ends all."""
+        self._closing = True
+        await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
+
+    def leave(self) -> None:
+        """Lets all serve on, for a later daemon."""
+        self._closing = True
+        for frontend in self._frontends.values():
+            frontend.child.detach()
+
+    # ---- what they know ----------------------------------------------------------------------
+
+    async def show(self, listing: Listing) -> None:
+        """Makes a function's state known to all; returns when they go by it."""
+        name = listing.spec.name
+        before = self._listings.get(name)
+        self._listings[name] = listing
+        moved = before is None or before.segment is not listing.segment
+        await self._tell(_orders(listing, with_segment=moved))
+
+    async def forget(self, *names: str) -> None:
+        """Has all forget functions; returns when they have."""
+        for name in names:
+            self._listings.pop(name, None)
+        await self._tell([(RemoveFunction(name), ()) for name in names])
+
+    def eventfds(self) -> dict[int, int]:
+        """Descriptors that wake the front-ends, by index."""
+        return {f.index: f.eventfd for f in self._frontends.values()}
+
+    def wake(self, indices: Iterable[int]) -> None:
+        """Wakes front-ends for which answers are ready."""
+        for index in indices:
+            frontend = self._frontends.get(index)
+            if frontend is not None:
+                os.eventfd_write(frontend.eventfd, 1)
+
+    def all(self) -> list[Frontend]:
+        """Those that run, by index."""
+        return [self._frontends[index] for index in sorted(self._frontends)]
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    async def _start_one(self, index: int) -> None:
+        name = f"{SOCKET_PREFIX}{index}"
+        launch = Launch(
+            "gslice.frontend",
+            (
+                "--index",
+                str(index),
+                "--orphan-grace-us",
+                str(self._node.config.orphan_grace_us),
+                "--request-max-bytes",
+                str(self._node.config.request_max_bytes),
+            ),
+            self._node.log_path(LOG_NAME),
+        )
+        child = await Child.start(self._node.run_dir, name, launch, self._on_call)
+        try:
+            (eventfd,) = child.take_fds()
+            frontend = Frontend(index, child, eventfd)
+            self._enter(frontend)
+            for listing in self._listings.values():
+                for order, fds in _orders(listing, with_segment=True):
+                    child.send(order, fds)
+            serve = Serve(self.address, self._node.config.drain_timeout_us // 1000)
+            serving = await child.request(serve, Serving, timeout_s=ORDER_TIMEOUT_S)
+        except BaseException:
+            await child.kill()
+            raise
+        frontend.state = "serving"
+        self.address = serving.address
+        self._node.changes.notify()
+
+    def _enter(self, frontend: Frontend) -> None:
+        self._frontends[frontend.index] = frontend
+        self._on_up(frontend.index, frontend.eventfd)
+        frontend.child.process.death.add_done_callback(
+            lambda death: self._died(frontend, death.result())
+        )
+
+    def _died(self, frontend: Frontend, how: str) -> None:
+        del self._frontends[frontend.index]
+        os.close(frontend.eventfd)
+        self._on_down(frontend.index)
+        self._node.changes.notify()
+        # One that never served fails its start, which says why.
+        if self._closing or frontend.state == "starting":
+            return
+        self._node.event(LOG_NAME, f"front-end {frontend.index} {how}; starting another")
+        task = asyncio.get_running_loop().create_task(self._restart(frontend.index))
+        self._restarting.add(task)
+        task.add_done_callback(self._restarting.discard)
+
+    async def _restart(self, index: int) -> None:
+        """Tries until it works: without a front-end the node is of no use."""
+        while not self._closing:
+            delay_us = self._breaker.death(time.monotonic_ns() // 1000)
+            delay_s = _RESTART_DELAY_MAX_S if delay_us is None else delay_us / 1e6
+            await asyncio.sleep(delay_s)
+            try:
+                await self._start_one(index)
+            except GsliceError as error:
+                self._node.event(LOG_NAME, f"front-end {index} did not start: {error}")
+            else:
+                self.restarts += 1
+                return
+
+    async def _tell(self, orders: Sequence[tuple[Message, tuple[int, ...]]]) -> None:
+        """Sends orders to all, in their order, and waits until all have followed."""
+        await asyncio.gather(
+            *(
+                _ignore_dead(frontend.child.request(order, Ok, fds=fds, timeout_s=ORDER_TIMEOUT_S))
+                for order, fds in orders
+                for frontend in self._frontends.values()
+            )
+        )
+
+
+def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tuple[int, ...]]]:
+    """What brings a front-end up to date with a function."""
+    orders: list[tuple[Message, tuple[int, ...]]] = []
+    if with_segment and listing.segment is not None and listing.signature is not None:
+        orders.append((AddFunction(listing.spec, listing.signature), (listing.segment.fd,)))
+    orders.append((SetFunction(listing.spec.name, listing.state, listing.reason, listing.spec), ()))
+    return orders
+
+
+async def _ignore_dead(request: asyncio.Future[Ok] | object) -> None:
+    """A front-end that dies over an order starts again with everything that it must know."""
+    with contextlib.suppress(ChannelClosed):
+        await request  # type: ignore[misc]

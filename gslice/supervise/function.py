@@ -1,0 +1,310 @@
+"""The life of one function: plan, start, load, warm, swap, serve; drain, exit; death and restart.
+
+Orders (load, unload) come one at a time; deaths come whenever they like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from gslice.control.breaker import Breaker
+from gslice.core.errors import GsliceError
+from gslice.supervise.deployment import Deployment
+from gslice.supervise.frontends import Listing
+from gslice.supervise.logs import last_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gslice._native import Segment
+    from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.frontends import Frontends
+    from gslice.supervise.node import Node
+    from gslice.supervise.worker import Worker
+
+LAST_LINES = 5
+
+
+class Function:
+    """One function and what runs for it.
+
+    Args:
+        node: The node.
+        spec: As desired.
+        frontends: The front-ends.
+        budget: How many bytes a new segment of it may take.
+        on_failed: Called when it failed for good and needs its share no longer.
+
+    Attributes:
+        spec: As desired; what runs may lag behind while it is loaded anew.
+        state: `LOADING`, `READY`, `UNLOADING` or `FAILED`.
+        reason: Why it is not READY, or what ails it.
+        source: Where it was asked for: `file` or `overlay`.
+        admitted: It counts when its device is divided.
+        share_granted_percent: Its part of the device.
+        restarts: Workers started in place of dead ones.
+        lock: Held by whoever carries out an order.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        spec: FunctionSpec,
+        frontends: Frontends,
+        budget: Callable[[], int],
+        on_failed: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.state = "LOADING"
+        self.reason = ""
+        self.source = "file"
+        self.admitted = False
+        self.share_granted_percent = 0.0
+        self.restarts = 0
+        self.lock = asyncio.Lock()
+        self._node = node
+        self._frontends = frontends
+        self._budget = budget
+        self._on_failed = on_failed
+        self._deployment: Deployment | None = None  # the one that serves
+        self._next: Deployment | None = None  # the one that is being loaded
+        self._breaker = Breaker()
+        self._restarting: set[asyncio.Task[None]] = set()
+
+    # ---- what can be seen --------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.spec.name
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """What serves, or served last."""
+        return self._deployment
+
+    @property
+    def deployments(self) -> list[Deployment]:
+        """All that runs: during a load, the old and the new."""
+        return [d for d in (self._deployment, self._next) if d is not None]
+
+    @property
+    def segment(self) -> Segment | None:
+        """The segment that serves."""
+        return self._deployment.segment if self._deployment else None
+
+    @property
+    def serving(self) -> bool:
+        """Whether workers run for it that clients can reach."""
+        return self.state == "READY" and self._deployment is not None
+
+    # ---- orders; the caller holds the lock -----------------------------------------------------
+
+    async def announce(self) -> None:
+        """Says that it is about to be loaded, unless it serves already."""
+        if not self.serving:
+            self._set_state("LOADING", "it is being loaded")
+            await self._show("LOADING", self.reason)
+
+    async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
+        """Loads and serves it; what served before goes on until the new workers are warm.
+
+        Args:
+            spec: What to load.
+            stage: Told of each stage.
+
+        Raises:
+            GsliceError: it could not be loaded; what served before serves on.
+        """
+        await self._cancel_restarts()
+        self._breaker.reset()
+        old = self._deployment
+        new = self._make(spec)
+        self._next = new
+        try:
+            await new.start(self._budget, stage)
+        except BaseException:
+            self._next = None
+            raise
+        stage("swap", "")
+        new.serve()
+        self.spec = spec
+        self._deployment, self._next = new, None
+        self._set_state("READY")
+        await self._show("READY")
+        if old is not None:
+            await self._retire(old, stage)
+
+    async def unload(self, stage: Callable[[str, str], None]) -> None:
+        """Has all accepted requests answered, ends the workers, and is forgotten."""
+        self._set_state("UNLOADING", "it is being unloaded")
+        await self._cancel_restarts()
+        await self._show("UNLOADING", self.reason)
+        if self._deployment is not None:
+            await self._retire(self._deployment, stage)
+        await self._frontends.forget(self.name)
+        self._deployment = None
+
+    async def adopt(
+        self, segment: Segment, signature: Signature, workers: Sequence[Worker]
+    ) -> None:
+        """Goes on with what served before this daemon started.
+
+        Args:
+            segment: Its segment, cleaned of the dead.
+            signature: Of the model.
+            workers: Ready ones, at least one.
+        """
+        deployment = self._make(self.spec)
+        deployment.adopt(segment, signature, workers)
+        deployment.serve()
+        self._deployment = deployment
+        self._set_state("READY")
+        await self._show("READY")
+        for _ in range(self.spec.instances - len(workers)):
+            self._worker_lost(deployment, "ended while no daemon ran")
+
+    async def retire(
+        self,
+        spec: FunctionSpec,
+        segment: Segment,
+        signature: Signature,
+        workers: Sequence[Worker],
+    ) -> None:
+        """Ends a second deployment that a daemon left when it died during a load."""
+        left_over = self._make(spec)
+        left_over.adopt(segment, signature, workers)
+        await self._retire(left_over, lambda stage, detail: None)
+
+    async def set_share(self, spec: FunctionSpec) -> None:
+        """Takes over a new requested share; the supervisor grants it."""
+        self.spec = spec
+        if self._deployment is not None:
+            self._deployment.spec = dataclasses.replace(self._deployment.spec, share=spec.share)
+
+    async def grant(self, share_percent: float) -> None:
+        """Sets the share in place, on all that runs."""
+        self.share_granted_percent = share_percent
+        for deployment in self.deployments:
+            await deployment.set_share(share_percent)
+
+    async def fail(self, reason: str) -> None:
+        """It does not serve, and nothing more is tried until somebody loads it again."""
+        self._node.event(self.name, f"failed: {reason}")
+        self.admitted = False
+        self._set_state("FAILED", reason)
+        await self._show("UNAVAILABLE", reason)
+
+    async def stop(self, drain_s: float) -> None:
+        """Ends it with the daemon: finishes what was claimed, then ends the workers."""
+        await self._cancel_restarts()
+        self._set_state("UNLOADING", "the daemon is stopping")
+        if self._next is not None:
+            await self._next.kill()  # its load fails, and says so to whoever asked for it
+        if self._deployment is not None:
+            await self._deployment.drain(drain_s)
+            await self._deployment.stop()
+
+    async def leave(self) -> None:
+        """Lets its workers serve on, for a later daemon."""
+        await self._cancel_restarts()
+        for deployment in self.deployments:
+            deployment.leave()
+
+    # ---- front-ends, hangs -----------------------------------------------------------------------
+
+    def add_frontend(self, index: int, eventfd: int) -> None:
+        """A front-end will lease slots."""
+        for deployment in self.deployments:
+            deployment.add_frontend(index, eventfd)
+
+    def remove_frontend(self, index: int) -> None:
+        """A front-end died."""
+        for deployment in self.deployments:
+            deployment.remove_frontend(index)
+
+    def kill_hung(self, now_ns: int) -> None:
+        """Kills workers that make no progress."""
+        for deployment in self.deployments:
+            for worker in deployment.kill_hung(now_ns):
+                limit_s = self._node.config.hang_timeout_us / 1e6
+                self._node.event(
+                    self.name, f"worker {worker.pid} made no progress for {limit_s:g} s; killed"
+                )
+
+    # ---- deaths --------------------------------------------------------------------------------
+
+    def _worker_lost(self, deployment: Deployment, how: str) -> None:
+        """A worker died; its requests wait in the queue already."""
+        self._node.event(self.name, f"a worker {how}")
+        if deployment is not self._deployment or self.state == "UNLOADING":
+            return
+        delay_us = self._breaker.death(time.monotonic_ns() // 1000)
+        if not deployment.workers:
+            # Front-ends go on accepting: what comes waits in the queue for the new worker.
+            self._set_state("LOADING", f"its worker {how}; starting another")
+        task = asyncio.get_running_loop().create_task(self._restart(deployment, how, delay_us))
+        self._restarting.add(task)
+        task.add_done_callback(self._restarting.discard)
+
+    async def _restart(self, deployment: Deployment, how: str, delay_us: int | None) -> None:
+        while delay_us is not None:
+            await asyncio.sleep(delay_us / 1e6)
+            try:
+                await deployment.replace()
+            except GsliceError as error:
+                how = error.message
+                delay_us = self._breaker.death(time.monotonic_ns() // 1000)
+            else:
+                self.restarts += 1
+                self._node.event(self.name, "a worker was started in its place")
+                self._set_state("READY")
+                return
+        await self._give_up(deployment, how)
+
+    async def _give_up(self, deployment: Deployment, how: str) -> None:
+        lines = " | ".join(last_lines(self._node.log_path(self.name), LAST_LINES))
+        reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
+        if deployment.workers:
+            wanted = deployment.spec.instances
+            self._set_state("READY", f"{len(deployment.workers)} of {wanted} instances: {reason}")
+            return
+        await self.fail(reason)
+        deployment.fail_queued(reason)
+        self._on_failed()
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _make(self, spec: FunctionSpec) -> Deployment:
+        return Deployment(
+            self._node, spec, self.share_granted_percent, self._frontends, self._worker_lost
+        )
+
+    async def _retire(self, old: Deployment, stage: Callable[[str, str], None]) -> None:
+        """Ends a deployment that front-ends send nothing to any more."""
+        stage("drain", "")
+        drained = await old.drain(self._node.config.drain_timeout_us / 1e6)
+        stage("exit", "" if drained else "some requests were not answered in time")
+        await old.stop()
+
+    def _set_state(self, state: str, reason: str = "") -> None:
+        self.state, self.reason = state, reason
+        self._node.changes.notify()
+
+    async def _show(self, state: str, reason: str = "") -> None:
+        deployment = self._deployment
+        if deployment is None:
+            await self._frontends.show(Listing(self.spec, state, reason))
+            return
+        await self._frontends.show(
+            Listing(deployment.spec, state, reason, deployment.segment, deployment.signature)
+        )
+
+    async def _cancel_restarts(self) -> None:
+        tasks = list(self._restarting)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,60 @@
+"""Log files of children.
+
+A child writes straight into its file, opened for appending, so that it can log while no daemon
+runs. The daemon bounds the file from outside: it keeps a copy of the newest part and truncates.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOG_MAX_BYTES = 4 << 20
+_TAIL_BYTES = 64 << 10
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log, oldest first; none if there is no file."""
+    if count <= 0:
+        return []
+    text = _tail(path, _TAIL_BYTES).decode(errors="replace")
+    return text.splitlines()[-count:]
+
+
+def last_line(path: Path) -> str:
+    """The last line that is not blank; empty if there is none."""
+    return next((ln.strip() for ln in reversed(last_lines(path, 50)) if ln.strip()), "")
+
+
+def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
+    """Bounds a log: past `max_bytes` its contents move to `<name>.1`, and it starts anew.
+
+    What is written between the copy and the truncation is lost, which a log can bear; writers need
+    not be told.
+
+    Returns:
+        True if it was cut.
+    """
+    try:
+        if path.stat().st_size <= max_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    old = path.with_name(path.name + ".1")
+    old.write_bytes(_tail(path, max_bytes))
+    old.chmod(0o600)
+    os.truncate(path, 0)
+    return True
+
+
+def _tail(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - size))
+            return file.read(size)
+    except FileNotFoundError:
+        return b""

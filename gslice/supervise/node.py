@@ -1,0 +1,89 @@
+"""What everything that supervises shares: settings, directories, news."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import NotFound
+from gslice.supervise.child import RunDir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gslice.core.config import DeviceConfig, NodeConfig
+
+
+class Changes:
+    """Lets any number of watchers wait for the next change of state."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] | None = None
+
+    def notify(self) -> None:
+        """Something that a status shows has changed."""
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+        self._next = None
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns at the next change, or after `timeout_s`."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._next], timeout=timeout_s)
+
+
+@dataclass
+class Node:
+    """The node's settings and the few things of which it has one.
+
+    Attributes:
+        config: Settings of the daemon.
+        devices: By name.
+        run_dir: Where the children's sockets are.
+        log_dir: Where their logs go.
+        changes: Told of every change of state.
+        event: Records something that an operator may want to know later: subject and text.
+    """
+
+    config: NodeConfig
+    devices: dict[str, DeviceConfig]
+    run_dir: RunDir
+    log_dir: Path
+    event: Callable[[str, str], None]
+    changes: Changes = field(default_factory=Changes)
+
+    @classmethod
+    def open(
+        cls,
+        config: NodeConfig,
+        devices: dict[str, DeviceConfig],
+        event: Callable[[str, str], None] | None = None,
+    ) -> Node:
+        """Makes the directories of a node's state."""
+        log_dir = config.state_dir / "log"
+        log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(config, devices, RunDir(config.state_dir / "run"), log_dir, event or _log_event)
+
+    def device(self, name: str) -> DeviceConfig:
+        """A device by name.
+
+        Raises:
+            NotFound: there is no such device.
+        """
+        try:
+            return self.devices[name]
+        except KeyError:
+            known = ", ".join(sorted(self.devices)) or "none"
+            raise NotFound(f"there is no device {name}", hint=f"devices: {known}") from None
+
+    def log_path(self, name: str) -> Path:
+        """The log of a function's workers, of the front-ends or of the daemon."""
+        return self.log_dir / f"{name}.log"
+
+
+def _log_event(subject: str, text: str) -> None:
+    logging.getLogger("gslice").info("%s: %s", subject, text)

@@ -1,0 +1,142 @@
+"""A process seen from outside: how it is started, how its death is noticed, how it is ended.
+
+Deaths arrive through a pidfd on the event loop, so a process id that was used again is never hit,
+and a process of an earlier daemon is watched like one of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import NotFound
+from gslice.ipc.messages import LISTEN_FD
+from gslice.ipc.process import start_ticks
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start a child.
+
+    Attributes:
+        module: Run as `python -m`.
+        arguments: After the module.
+        log: File that takes its standard output and error.
+        environment: Added to the daemon's own.
+    """
+
+    module: str
+    arguments: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Process:
+    """A running process; its descriptor is closed when it has died and been noticed.
+
+    Args:
+        pid: Its id.
+        started: Its start ticks (`gslice.ipc.process.start_ticks`).
+
+    Raises:
+        NotFound: it is gone, or the id is another process's by now.
+    """
+
+    def __init__(self, pid: int, started: int) -> None:
+        self.pid = pid
+        self.started = started
+        self._loop = asyncio.get_running_loop()
+        self.death: asyncio.Future[str] = self._loop.create_future()
+        """Resolves with how it ended, in words, such as `killed by SIGKILL`."""
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise NotFound(f"there is no process {pid}") from None
+        try:
+            # The order matters: from here on the id cannot be given to another process unnoticed.
+            if start_ticks(pid) != started:
+                raise NotFound(f"process {pid} is not the one that was started")
+        except NotFound:
+            os.close(self._pidfd)
+            raise
+        self._loop.add_reader(self._pidfd, self._ended)
+
+    @property
+    def alive(self) -> bool:
+        """False once the death has been noticed."""
+        return not self.death.done()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal, if it is still there."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Waits for its death.
+
+        Returns:
+            True: it is dead.
+        """
+        await asyncio.wait([self.death], timeout=timeout_s)
+        return self.death.done()
+
+    async def kill(self) -> None:
+        """Kills it with SIGKILL and waits until it is gone."""
+        self.signal(signal.SIGKILL)
+        await asyncio.shield(self.death)
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        how = _reap(self._pidfd)
+        os.close(self._pidfd)
+        self.death.set_result(how)
+
+
+def start(launch: Launch, listener: socket.socket) -> Process:
+    """Starts a child that finds `listener` as descriptor 3, in a session of its own.
+
+    It inherits nothing else: Python opens descriptors close-on-exec. The own session keeps the
+    terminal's Ctrl-C to the daemon, which stops its children in order.
+    """
+    # -P: the working directory must not shadow modules; -u: a print reaches the log at once.
+    arguments = [sys.executable, "-P", "-u", "-m", launch.module, *launch.arguments]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    pid = os.posix_spawn(
+        sys.executable,
+        arguments,
+        {**os.environ, **launch.environment},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, listener.fileno(), LISTEN_FD),
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(launch.log), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+    )
+    return Process(pid, start_ticks(pid))
+
+
+def _reap(pidfd: int) -> str:
+    """Collects the exit status of our own child; another's is not ours to see."""
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return "ended"
+    if result is None:
+        return "ended"
+    if result.si_code == os.CLD_EXITED:
+        return f"exited with code {result.si_status}"
+    return f"killed by {signal.Signals(result.si_status).name}"

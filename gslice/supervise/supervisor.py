@@ -1,0 +1,296 @@
+"""Owns every function and every front-end of the node, and divides the devices among them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from gslice.control.shares import allocate, shrinks_first
+from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
+from gslice.supervise.adoption import best, find_children, recover
+from gslice.supervise.frontends import LOG_NAME, Frontends
+from gslice.supervise.function import Function
+from gslice.supervise.logs import rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from gslice.core.types import FunctionSpec
+    from gslice.ipc.channel import Received
+    from gslice.supervise.adoption import Group
+    from gslice.supervise.child import Child
+    from gslice.supervise.node import Node
+
+DAEMON_LOG_NAME = "daemon"
+_BUDGET_PARTS_MIN = 4
+_CARE_PERIOD_MAX_S = 1.0
+
+
+class Supervisor:
+    """All that runs on the node.
+
+    Args:
+        node: The node.
+        on_call: Takes what a front-end asks of the daemon.
+
+    Attributes:
+        functions: By name, in the order in which they were asked for.
+        frontends: The front-ends.
+    """
+
+    def __init__(self, node: Node, on_call: Callable[[Child, Received], None]) -> None:
+        self.node = node
+        self.functions: dict[str, Function] = {}
+        self._on_call = on_call
+        self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
+        self._sharing = asyncio.Lock()
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- adoption ----------------------------------------------------------------------------
+
+    async def adopt(self, desired: Mapping[str, FunctionSpec]) -> None:
+        """Takes over what an earlier daemon left; what nobody wants any more is unloaded.
+
+        Functions that were changed meanwhile serve on as they were, until they are loaded.
+
+        Args:
+            desired: The functions wanted, by name.
+        """
+        found = await find_children(self.node, self._on_call)
+        for child in found.frontends:
+            assert child.hello.frontend is not None
+            await self.frontends.adopt(child, child.hello.frontend)
+        by_name: dict[str, list[Group]] = {}
+        for group in found.groups:
+            by_name.setdefault(group.spec.name, []).append(group)
+        for name, groups in by_name.items():
+            await self._adopt_function(groups, desired.get(name))
+        known = {n for c in found.frontends if c.hello.frontend for n in c.hello.frontend.functions}
+        await self.frontends.forget(*(known - desired.keys() - by_name.keys()))
+        await asyncio.gather(*(child.kill() for child in found.useless))
+        await self.share_out()
+        await asyncio.gather(
+            *(self.unload(name, _unheard) for name in by_name if name not in desired)
+        )
+
+    async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
+        chosen = best(groups, desired)
+        function = self._new_function(chosen.spec)
+        function.admitted = True
+        self.functions[function.name] = function
+        for group in groups:
+            recover(group, self.frontends.eventfds())
+        await function.adopt(chosen.segment, chosen.signature, chosen.workers)
+        for group in groups:
+            if group is not chosen:
+                await function.retire(group.spec, group.segment, group.signature, group.workers)
+        self.node.event(function.name, f"adopted {len(chosen.workers)} worker(s) that serve it")
+
+    # ---- functions ---------------------------------------------------------------------------
+
+    async def load_all(self, specs: Iterable[FunctionSpec]) -> None:
+        """Loads functions side by side; one that fails says so in its state and harms no other."""
+        await asyncio.gather(*(self.load(spec, _unheard) for spec in specs), return_exceptions=True)
+
+    async def load(
+        self, spec: FunctionSpec, stage: Callable[[str, str], None], source: str = "file"
+    ) -> None:
+        """Adds a function, or loads one anew; where only its share changed, in place.
+
+        Args:
+            spec: What to load.
+            stage: Told of each stage as it begins.
+            source: Where the wish comes from, `file` or `overlay`.
+
+        Raises:
+            GsliceError: why it does not serve. What served before serves on.
+        """
+        self._refuse_reserved(spec.name)
+        stage("plan", "")
+        while True:
+            function = self.functions.get(spec.name)
+            if function is None:
+                function = self.functions[spec.name] = self._new_function(spec)
+            async with function.lock:
+                # It may have been unloaded while we waited for its lock.
+                if self.functions.get(spec.name) is function:
+                    await self._load(function, spec, source, stage)
+                    return
+
+    async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
+        """Drains and removes a function.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        function = self.function(name)
+        async with function.lock:
+            if self.functions.get(name) is not function:
+                raise NotFound(f"there is no function {name}")
+            await function.unload(stage)
+            del self.functions[name]
+        await self.share_out()
+        self.node.changes.notify()
+
+    def function(self, name: str) -> Function:
+        """A function by name.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        try:
+            return self.functions[name]
+        except KeyError:
+            known = ", ".join(sorted(self.functions)) or "none"
+            raise NotFound(f"there is no function {name}", hint=f"functions: {known}") from None
+
+    async def share_out(self) -> None:
+        """Divides the devices among what holds a share; shrinks go before grows."""
+        async with self._sharing:
+            target = self._division(f.spec for f in self._admitted())
+            current = {f.name: f.share_granted_percent for f in self._admitted()}
+            for name, share in shrinks_first(current, target):
+                await self._grant(self.functions[name], share)
+        self.node.changes.notify()
+
+    # ---- care ------------------------------------------------------------------------------
+
+    async def care(self) -> None:
+        """Until cancelled: looks after what no event tells of, which is hangs and log sizes."""
+        period_s = min(_CARE_PERIOD_MAX_S, self.node.config.hang_timeout_us / 4e6)
+        while True:
+            await asyncio.sleep(period_s)
+            now_ns = time.monotonic_ns()
+            for function in list(self.functions.values()):
+                function.kill_hung(now_ns)
+            for name in (*self.functions, LOG_NAME):
+                rotate(self.node.log_path(name))
+
+    async def stop(self, drain_s: float) -> None:
+        """Staged end: stop accepting and drain, then close everything."""
+        self._closing = True
+        await self.frontends.drain(drain_s)
+        await self.frontends.stop(drain_s)
+        await asyncio.gather(*(f.stop(drain_s) for f in self.functions.values()))
+        await self._end_tasks()
+        self.functions.clear()
+
+    async def kill(self) -> None:
+        """The end without grace: every child is killed."""
+        self._closing = True
+        children = [f.child for f in self.frontends.all()]
+        for function in self.functions.values():
+            for deployment in function.deployments:
+                await deployment.kill()
+        for child in children:
+            await child.kill()
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _refuse_reserved(self, name: str) -> None:
+        if name in (LOG_NAME, DAEMON_LOG_NAME):
+            raise InvalidArgument(
+                f"function {name}: the name is taken by a log of gslice",
+                hint="choose another name",
+            )
+
+    def _new_function(self, spec: FunctionSpec) -> Function:
+        return Function(self.node, spec, self.frontends, self._segment_budget, self._failed)
+
+    async def _load(
+        self,
+        function: Function,
+        spec: FunctionSpec,
+        source: str,
+        stage: Callable[[str, str], None],
+    ) -> None:
+        before, was_serving = function.spec, function.serving
+        try:
+            self._admit(function, spec)  # before anything waits: first come, first served
+            await function.announce()
+            await self.share_out()
+            if was_serving and _only_share_differs(before, spec):
+                await function.set_share(spec)
+            else:
+                await function.load(spec, stage)
+        except GsliceError as error:
+            if was_serving and function.serving:
+                function.spec = before
+            else:
+                await function.fail(error.message)
+            await self.share_out()
+            raise
+        function.source = source
+        self.node.changes.notify()
+        stage("done", "")
+
+    def _admit(self, function: Function, spec: FunctionSpec) -> None:
+        """Counts a function in, if its device can hold it."""
+        if self._closing:
+            raise Unavailable("the daemon is stopping")
+        others = [f.spec for f in self._admitted() if f is not function]
+        self._division([*others, spec])
+        function.spec, function.admitted = spec, True
+
+    def _admitted(self) -> list[Function]:
+        return [f for f in self.functions.values() if f.admitted]
+
+    def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
+        """The share of each function on its device."""
+        by_device: dict[str, dict[str, FunctionSpec]] = {}
+        for spec in specs:
+            by_device.setdefault(spec.device, {})[spec.name] = spec
+        division: dict[str, float] = {}
+        for device, functions in by_device.items():
+            limit = self.node.device(device).share_limit_percent
+            requests = {name: spec.share for name, spec in functions.items()}
+            division |= allocate(requests, limit, device)
+        return division
+
+    async def _grant(self, function: Function, share_percent: float) -> None:
+        try:
+            await function.grant(share_percent)
+        except GsliceError as error:
+            # A worker that dies over it gets the share when it is started again.
+            self.node.event(function.name, f"its share could not be set: {error}")
+
+    def _segment_budget(self) -> int:
+        """A part of the node's pinned memory that leaves something for every function to come."""
+        total = self.node.config.pinned_memory_bytes
+        used = sum(
+            deployment.segment.size_bytes
+            for function in self.functions.values()
+            for deployment in function.deployments
+            if deployment.segment is not None
+        )
+        part = total // max(_BUDGET_PARTS_MIN, len(self.functions))
+        return max(0, min(part, (total - used) // 2))
+
+    def _failed(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.share_out())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _frontend_up(self, index: int, eventfd: int) -> None:
+        for function in self.functions.values():
+            function.add_frontend(index, eventfd)
+
+    def _frontend_down(self, index: int) -> None:
+        for function in self.functions.values():
+            function.remove_frontend(index)
+
+
+def _only_share_differs(before: FunctionSpec, after: FunctionSpec) -> bool:
+    return before != after and dataclasses.replace(before, share=after.share) == after
+
+
+def _unheard(stage: str, detail: str) -> None:
+    """Stages of a load that nobody watches."""

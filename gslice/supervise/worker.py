@@ -1,0 +1,205 @@
+"""A worker as the daemon sees it: one instance of one function, and the orders that it takes."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError, LoadFailed
+from gslice.ipc.messages import (
+    AddFrontend,
+    Attach,
+    Drain,
+    Load,
+    Loaded,
+    Ok,
+    Ready,
+    RemoveFrontend,
+    SetShare,
+    ShareSet,
+)
+from gslice.supervise.child import Child
+from gslice.supervise.logs import last_line
+from gslice.supervise.process import Launch
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from gslice._native import Segment
+    from gslice.core.types import FunctionSpec, Signature
+    from gslice.ipc.channel import Received
+    from gslice.ipc.messages import WorkerState
+    from gslice.supervise.node import Node
+
+LOAD_TIMEOUT_S = 600.0
+ORDER_TIMEOUT_S = 10.0
+EXIT_TIMEOUT_S = 5.0
+SOCKET_PREFIX = "w-"
+
+
+class Worker:
+    """One instance and the process it lives in. Made by `start`, or from an adopted child.
+
+    Attributes:
+        instance: Its index in the segment's instance table; -1 before it is attached.
+        share_percent: The share last ordered.
+        share_effective_percent: The share as its limiter read it back.
+        limiter: What enforces the share.
+        memory_bytes: Resident memory after loading.
+        ready: It has warmed up and its pump runs.
+        expected_to_end: Its death is no accident.
+    """
+
+    def __init__(self, child: Child, log: Path) -> None:
+        self.child = child
+        self.log = log
+        self.instance = -1
+        self.share_percent = 0.0
+        self.share_effective_percent = 0.0
+        self.limiter = "none"
+        self.memory_bytes = 0
+        self.ready = False
+        self.expected_to_end = False
+
+    @classmethod
+    async def start(cls, node: Node, spec: FunctionSpec) -> Worker:
+        """Starts an empty worker.
+
+        Raises:
+            Unavailable: the process did not come up.
+        """
+        log = node.log_path(spec.name)
+        name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
+        launch = Launch(
+            "gslice.worker",
+            ("--id", name, "--orphan-grace-us", str(node.config.orphan_grace_us)),
+            log,
+            spec.environment,
+        )
+        return cls(await Child.start(node.run_dir, name, launch, _nothing_to_say), log)
+
+    @classmethod
+    def adopted(cls, child: Child, state: WorkerState, log: Path) -> Worker:
+        """A worker that was serving already."""
+        worker = cls(child, log)
+        worker.instance = state.instance
+        worker.share_percent = worker.share_effective_percent = state.share_effective_percent
+        worker.limiter = state.limiter
+        worker.memory_bytes = state.memory_bytes
+        worker.ready = True
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.child.process.pid
+
+    @property
+    def death(self) -> asyncio.Future[str]:
+        """Resolves when the process has died."""
+        return self.child.process.death
+
+    async def load(
+        self, spec: FunctionSpec, share_percent: float, limiter: str, cpus: list[int]
+    ) -> Signature:
+        """Loads the model under its share.
+
+        Raises:
+            LoadFailed: the engine's reason, or that the process died over it.
+        """
+        order = Load(spec, share_percent, limiter, cpus)
+        try:
+            loaded = await self.child.request(order, Loaded, timeout_s=LOAD_TIMEOUT_S)
+        except GsliceError as error:
+            raise await self._load_failed(spec, "loading", error) from error
+        self.share_percent = share_percent
+        self.memory_bytes = loaded.memory_bytes
+        return loaded.signature
+
+    async def attach(
+        self, spec: FunctionSpec, segment: Segment, instance: int, eventfds: Mapping[int, int]
+    ) -> None:
+        """Gives it the segment; it warms up and starts its pump.
+
+        Args:
+            spec: For the error.
+            segment: The function's.
+            instance: Its index there.
+            eventfds: The front-ends to wake, by index.
+
+        Raises:
+            LoadFailed: warming up failed, or the process died over it.
+        """
+        self.instance = instance
+        for index, eventfd in eventfds.items():
+            self.add_frontend(index, eventfd)
+        try:
+            ready = await self.child.request(
+                Attach(instance), Ready, fds=(segment.fd,), timeout_s=LOAD_TIMEOUT_S
+            )
+        except GsliceError as error:
+            raise await self._load_failed(spec, "warming up", error) from error
+        self.share_effective_percent = ready.share_effective_percent
+        self.limiter = ready.limiter
+        self.memory_bytes = ready.memory_bytes
+        self.ready = True
+
+    def add_frontend(self, index: int, eventfd: int) -> None:
+        """Tells it of a front-end that takes answers."""
+        self.child.send(AddFrontend(index), (eventfd,))
+
+    def remove_frontend(self, index: int) -> None:
+        """Tells it that a front-end is gone."""
+        self.child.send(RemoveFrontend(index))
+
+    async def set_share(self, share_percent: float) -> None:
+        """Changes the share in place and reads it back."""
+        self.share_percent = share_percent
+        reply = await self.child.request(
+            SetShare(share_percent), ShareSet, timeout_s=ORDER_TIMEOUT_S
+        )
+        self.share_effective_percent = reply.share_effective_percent
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Has it finish what it claimed.
+
+        Returns:
+            False: it did not get done in time, or died.
+        """
+        order = Drain(timeout_ms=round(timeout_s * 1000))
+        try:
+            await self.child.request(order, Ok, timeout_s=timeout_s + 1.0)
+        except GsliceError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Ends it in order, or with force if need be."""
+        self.expected_to_end = True
+        await self.child.stop(EXIT_TIMEOUT_S)
+
+    async def kill(self) -> None:
+        """Ends it at once."""
+        self.expected_to_end = True
+        await self.child.kill()
+
+    async def _load_failed(self, spec: FunctionSpec, doing: str, error: GsliceError) -> LoadFailed:
+        if isinstance(error, ChannelClosed):
+            await self.child.process.wait(EXIT_TIMEOUT_S)  # the channel closes a little earlier
+            how = self.death.result() if self.death.done() else "closed its channel"
+            reason = f"its worker {how} while {doing}"
+            line = last_line(self.log)
+            return LoadFailed(
+                f"function {spec.name}: {reason}: {line}"
+                if line
+                else f"function {spec.name}: {reason}"
+            )
+        if isinstance(error, DeadlineExceeded):
+            return LoadFailed(f"function {spec.name}: {doing} took over {LOAD_TIMEOUT_S:g} s")
+        return LoadFailed(error.message, hint=error.hint)
+
+
+def _nothing_to_say(child: Child, received: Received) -> None:
+    """Workers speak only when asked; descriptors that came along are closed by the channel."""
