@@ -1,0 +1,180 @@
+"""The asyncio client: the same methods as `gslice.Client`, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from gslice.client import calls
+from gslice.client.calls import Call, FunctionState, Inputs, Outputs
+from gslice.core.errors import InvalidArgument, Unavailable
+from gslice.core.types import Signature
+from gslice.protos.rpc import Stub
+
+T = TypeVar("T")
+
+
+class Client:
+    """Calls a gslice server from one event loop; tasks may share one.
+
+    Every method raises an error of `gslice.errors`: the server's answer, or `Unavailable` when
+    there is no server.
+
+    Args:
+        url: host:port of its gRPC address; None: the variable GSLICE_URL, else 127.0.0.1:8001.
+        timeout_s: For calls that are given none; None: no limit.
+    """
+
+    def __init__(self, url: str | None = None, timeout_s: float | None = None) -> None:
+        self.url = calls.server_url(url)
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(self.url, options=calls.OPTIONS)
+        self._stub = Stub(self._channel, calls.SERVICE)
+        self._signatures: dict[str, Signature] = {}
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    async def infer(
+        self,
+        name: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Outputs:
+        """Runs a function on one request, as `gslice.Client.infer`; a cancel ends it there too."""
+        try:
+            call = await self._infer_call(name, inputs, outputs, timeout_s, request_id)
+            return await self._do(call, timeout_s)
+        except InvalidArgument:
+            self._signatures.pop(name, None)  # the function may have been replaced
+            raise
+
+    async def infer_stream(
+        self,
+        name: str,
+        requests: Iterable[Inputs] | AsyncIterable[Inputs],
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Outputs]:
+        """Runs a function on many requests over one call; results come in their order.
+
+        Args:
+            name: The function.
+            requests: Inputs, as for `infer`; read ahead of the results.
+            outputs: Names of the outputs wanted; None: all.
+            timeout_s: Deadline of the whole call.
+
+        Yields:
+            The outputs of each request. The first request that fails raises, and ends the call.
+        """
+        failures: list[Exception] = []
+
+        async def encoded() -> AsyncIterator[Any]:
+            try:
+                async for inputs in _each(requests):
+                    yield (await self._infer_call(name, inputs, outputs, timeout_s, "")).request
+            except Exception as error:  # raised below: gRPC's task would only log it
+                failures.append(error)
+
+        stream = self._stub.ModelStreamInfer(encoded(), timeout=self._limit(timeout_s))
+        try:
+            async for answer in stream:
+                yield calls.stream_result(answer)
+        except grpc.RpcError as error:
+            raise calls.error_of(error) from None
+        finally:
+            stream.cancel()
+        if failures:
+            raise failures[0]
+
+    async def live(self, timeout_s: float | None = None) -> bool:
+        """Whether a server answers."""
+        try:
+            return await self._do(calls.live(), timeout_s)
+        except Unavailable:
+            return False
+
+    async def ready(self, name: str = "", timeout_s: float | None = None) -> bool:
+        """Whether the server, or one function of it, takes requests."""
+        try:
+            return await self._do(calls.ready(name), timeout_s)
+        except Unavailable:
+            return False
+
+    async def metadata(self, name: str, timeout_s: float | None = None) -> Signature:
+        """What a function takes and gives."""
+        return await self._do(calls.metadata(name), timeout_s)
+
+    async def config(self, name: str, timeout_s: float | None = None) -> dict[str, Any]:
+        """A function's configuration, under the protocol's field names."""
+        return await self._do(calls.config(name), timeout_s)
+
+    async def statistics(
+        self, name: str = "", timeout_s: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Counters of one function, or of all, under the protocol's field names."""
+        return await self._do(calls.statistics(name), timeout_s)
+
+    async def index(self, timeout_s: float | None = None) -> list[FunctionState]:
+        """All functions and their states."""
+        return await self._do(calls.index(), timeout_s)
+
+    async def load(self, name: str, config: str = "", timeout_s: float | None = None) -> None:
+        """Loads a function, as declared or by `config` in JSON; returns when it serves."""
+        self._signatures.pop(name, None)
+        await self._do(calls.load(name, config), timeout_s)
+
+    async def unload(self, name: str, timeout_s: float | None = None) -> None:
+        """Drains and removes a function; returns when it is gone."""
+        self._signatures.pop(name, None)
+        await self._do(calls.unload(name), timeout_s)
+
+    async def _infer_call(
+        self,
+        name: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None,
+        timeout_s: float | None,
+        request_id: str,
+    ) -> Call[Outputs]:
+        signature = self._signatures.get(name)
+        if signature is None and calls.needs_signature(inputs):
+            signature = self._signatures[name] = await self.metadata(name, timeout_s)
+        return calls.infer(name, inputs, outputs, request_id, signature)
+
+    async def _do(self, call: Call[T], timeout_s: float | None) -> T:
+        try:
+            method = getattr(self._stub, call.method)
+            answer = await method(call.request, timeout=self._limit(timeout_s))
+        except grpc.RpcError as error:
+            raise calls.error_of(error) from None
+        return call.result(answer)
+
+    def _limit(self, timeout_s: float | None) -> float | None:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+
+async def _each(requests: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+    if isinstance(requests, AsyncIterable):
+        async for inputs in requests:
+            yield inputs
+    else:
+        for inputs in requests:
+            yield inputs

@@ -1,0 +1,148 @@
+"""The operator's side of `gslice.v1.Control`: a daemon, by its state directory."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from gslice.core.errors import GsliceError, PermissionDenied, Unavailable, from_code
+from gslice.protos import message
+from gslice.protos.rpc import Stub
+
+SOCKET = "control.sock"
+CALL_TIMEOUT_S = 10.0
+_PACKAGE = "gslice.v1"
+
+
+class Control:
+    """Calls a daemon through the Unix socket in its state directory.
+
+    Messages are those of protos/gslice_control.proto; `as_dict` makes plain values of them.
+
+    Args:
+        state_dir: The daemon's state directory.
+
+    Raises:
+        Unavailable: no daemon listens there.
+        PermissionDenied: it belongs to another user.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        _check_listening(state_dir)
+        self._channel = grpc.insecure_channel(f"unix:{state_dir / SOCKET}")
+        self._stub = Stub(self._channel, f"{_PACKAGE}.Control")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def status(self) -> Any:
+        """What runs: a `Status`."""
+        return self._call("GetStatus", "StatusRequest")
+
+    def watch(self, interval_ms: int) -> Iterator[Any]:
+        """A `Status` whenever something changes, and at least every `interval_ms`."""
+        return self._stream("Watch", "WatchRequest", interval_ms=interval_ms)
+
+    def load(self, name: str, function_yaml: str = "") -> Iterator[Any]:
+        """Loads a function; a `Stage` each as they pass.
+
+        Args:
+            name: The function's.
+            function_yaml: The body under `functions.<name>`; empty: as node.yaml declares it.
+        """
+        return self._stream("Load", "LoadRequest", name=name, function_yaml=function_yaml)
+
+    def unload(self, name: str) -> Iterator[Any]:
+        """Drains and removes a function; a `Stage` each as they pass."""
+        return self._stream("Unload", "UnloadRequest", name=name)
+
+    def diff(self) -> Any:
+        """How what runs differs from node.yaml: a `DiffReply`."""
+        return self._call("Diff", "DiffRequest")
+
+    def save(self, *, discard_overlay: bool = False) -> Any:
+        """Writes what runs into node.yaml, or drops the difference: a `SaveReply`."""
+        return self._call("Save", "SaveRequest", discard_overlay=discard_overlay)
+
+    def logs(self, name: str, lines: int, *, follow: bool = False) -> Iterator[str]:
+        """Lines of a function's, the front-end's or the daemon's log."""
+        stream = self._stream("Logs", "LogsRequest", name=name, lines=lines, follow=follow)
+        return (line.text for line in stream)
+
+    def shutdown(self, drain_timeout_ms: int) -> None:
+        """Asks the daemon to stop in order; it answers before it ends."""
+        self._call("Shutdown", "ShutdownRequest", drain_timeout_ms=drain_timeout_ms)
+
+    def _call(self, method: str, request: str, **fields: Any) -> Any:
+        call = getattr(self._stub, method)
+        try:
+            return call(message(f"{_PACKAGE}.{request}")(**fields), timeout=CALL_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def _stream(self, method: str, request: str, **fields: Any) -> Iterator[Any]:
+        call = getattr(self._stub, method)(message(f"{_PACKAGE}.{request}")(**fields))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
+
+    def _error(self, error: Any) -> GsliceError:
+        number, _ = error.code().value
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(f"the daemon at {self.state_dir} went away: {error.details()}")
+        return from_code(number, error.details() or error.code().name)
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A message as plain values: every field, under its own name, numbers as numbers."""
+    return {field.name: _plain(getattr(value, field.name)) for field in value.DESCRIPTOR.fields}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "DESCRIPTOR"):
+        return as_dict(value)
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    return [_plain(item) for item in value]
+
+
+def _check_listening(state_dir: Path) -> None:
+    """Tells at once, and in words, what gRPC would tell late and in its own."""
+    path = state_dir / SOCKET
+    hint = "start one with `gslice serve`, or name its directory with --state-dir"
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with probe:
+            probe.connect(os.fsencode(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Unavailable(f"no daemon runs in {state_dir}", hint=hint) from error
+    except ConnectionRefusedError as error:
+        raise Unavailable(f"the daemon of {state_dir} has ended", hint=hint) from error
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"{path} belongs to another user", hint="only the daemon's own user may control it"
+        ) from error
+    except OSError as error:
+        raise Unavailable(f"{path}: {error}", hint=hint) from error

@@ -1,0 +1,144 @@
+"""Tensors between NumPy and the wire: raw bytes, row-major, little endian.
+
+FP16 is float16. BF16 is `ml_dtypes.bfloat16` where that package is installed, else its bits as
+uint16. BYTES are object arrays of `bytes`; going out, `str` is encoded as UTF-8.
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gslice.core.errors import Internal, InvalidArgument
+from gslice.core.types import TensorSpec
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""Data types with a NumPy type of their own; BF16 and BYTES are handled apart."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@cache
+def bf16_dtype() -> np.dtype[Any]:
+    """What BF16 outputs come as: `ml_dtypes.bfloat16` where there is one, else uint16."""
+    try:
+        extension = importlib.import_module("ml_dtypes")
+    except ModuleNotFoundError:
+        return DTYPES["UINT16"]
+    bfloat16: np.dtype[Any] = np.dtype(extension.bfloat16)
+    return bfloat16
+
+
+def wire_dtype(dtype: np.dtype[Any]) -> str:
+    """The data type that an array of `dtype` travels as.
+
+    Raises:
+        InvalidArgument: There is none.
+    """
+    if dtype.kind in "OSU":
+        return "BYTES"
+    if dtype.name == "bfloat16":
+        return "BF16"
+    name = _NAMES.get(dtype.newbyteorder("<"))
+    if name is None:
+        raise InvalidArgument(
+            f"NumPy type {dtype} cannot travel", hint=f"convert it to one of {', '.join(DTYPES)}"
+        )
+    return name
+
+
+def needs_spec(value: Any) -> bool:
+    """Whether only the function's signature tells how `value` travels.
+
+    Lists, scalars and texts have no data type or shape of their own, and uint16 may mean BF16.
+    """
+    return not isinstance(value, np.ndarray) or value.dtype == DTYPES["UINT16"]
+
+
+def as_array(value: Any, spec: TensorSpec) -> np.ndarray:
+    """`value` as the array that the input takes; a lone scalar or text gets the input's rank.
+
+    Raises:
+        InvalidArgument: Its values or its shape do not fit the input.
+    """
+    if spec.dtype == "BYTES":
+        dtype: np.dtype[Any] = np.dtype(object)
+    elif spec.dtype == "BF16":
+        dtype = bf16_dtype()
+    else:
+        dtype = DTYPES[spec.dtype]
+    try:
+        array = np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgument(f"input {spec.name!r} does not fit {spec.dtype}: {error}") from error
+    return array.reshape((1,) * len(spec.dims)) if array.ndim == 0 else array
+
+
+def encode(array: np.ndarray, dtype: str) -> bytes:
+    """An array's elements as they travel.
+
+    Raises:
+        InvalidArgument: An element of a BYTES array is neither bytes nor text.
+    """
+    if dtype == "BYTES":
+        return b"".join(_encode_element(element) for element in array.ravel(order="C"))
+    if dtype == "BF16":
+        return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return array.astype(DTYPES[dtype], copy=False).tobytes()
+
+
+def decode(data: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of an output; it shares the answer's memory and cannot be written to.
+
+    Raises:
+        Internal: The bytes are not a tensor of that type and shape.
+    """
+    try:
+        if dtype == "BYTES":
+            return _decode_bytes(data, shape)
+        kind = bf16_dtype() if dtype == "BF16" else DTYPES[dtype]
+        return np.frombuffer(data, kind).reshape(shape)
+    except (KeyError, ValueError, struct.error) as error:
+        raise Internal(
+            f"the answer's {dtype} tensor of shape {shape} is broken: {error}"
+        ) from error
+
+
+def _encode_element(element: Any) -> bytes:
+    if isinstance(element, str):
+        element = element.encode()
+    if not isinstance(element, bytes):
+        raise InvalidArgument(f"a BYTES element must be bytes or str, not {type(element).__name__}")
+    return struct.pack("<I", len(element)) + element
+
+
+def _decode_bytes(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    elements: list[bytes] = []
+    position = 0
+    while position < len(data):
+        (length,) = struct.unpack_from("<I", data, position)
+        end = position + 4 + length
+        if end > len(data):
+            raise ValueError(f"element {len(elements)} runs past the end")
+        elements.append(data[position + 4 : end])
+        position = end
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array.reshape(shape)

@@ -1,0 +1,95 @@
+"""The control channel: one daemon at a time, and a life without one for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from gslice.core.errors import GsliceError, Unavailable
+from gslice.ipc import messages
+from gslice.ipc.channel import AsyncChannel, Received
+
+log = logging.getLogger("gslice.frontend")
+
+
+class DaemonLink:
+    """Accepts daemons on the listening socket; the newest one is obeyed.
+
+    Args:
+        listener: The socket that the first daemon left; closed with the link.
+        eventfd: Goes along with Hello.
+        hello: What to say to a daemon that connects.
+        obey: Handles an order: (received, channel).
+        on_orphaned: Called when no daemon has been there for `grace_s`.
+        grace_s: How long to serve on without one.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        eventfd: int,
+        hello: Callable[[], messages.Hello],
+        obey: Callable[[Received, AsyncChannel], None],
+        on_orphaned: Callable[[], None],
+        grace_s: float,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._eventfd = eventfd
+        self._hello = hello
+        self._obey = obey
+        self._on_orphaned = on_orphaned
+        self._grace_s = grace_s
+        self._channel: AsyncChannel | None = None
+        self._grace = self._loop.call_later(grace_s, on_orphaned)
+        listener.setblocking(False)
+        self._loop.add_reader(listener.fileno(), self._accept)
+
+    async def repository(self, call: messages.RepositoryCall) -> None:
+        """Passes a client's load or unload on, and returns when the daemon has done it.
+
+        Raises:
+            Unavailable: No daemon is there, or it went away meanwhile.
+            GsliceError: The daemon's answer.
+        """
+        if self._channel is None:
+            raise Unavailable(
+                f"cannot {call.call} {call.name!r}: the daemon is away", hint="try again later"
+            )
+        await self._channel.request(call, messages.Ok)
+
+    def close(self) -> None:
+        """Leaves the daemon and stops accepting others."""
+        self._grace.cancel()
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:  # whoever connected has left already
+            return
+        if self._channel is not None:
+            log.info("another daemon has connected; leaving the one before")
+            self._channel.close()
+        self._grace.cancel()
+        channel = AsyncChannel(sock, self._receive, self._lost)
+        self._channel = channel
+        try:
+            channel.send(self._hello(), (self._eventfd,))
+        except GsliceError as error:  # `_lost` has been called: it left within the handshake
+            log.warning("a daemon connected and left: %s", error)
+
+    def _receive(self, received: Received) -> None:
+        if self._channel is not None:
+            self._obey(received, self._channel)
+
+    def _lost(self, reason: GsliceError) -> None:
+        self._channel = None
+        self._grace = self._loop.call_later(self._grace_s, self._on_orphaned)
+        log.warning("no daemon (%s); serving on for %g s", reason, self._grace_s)

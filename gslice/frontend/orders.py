@@ -1,0 +1,110 @@
+"""What the daemon orders, done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import GsliceError, InvalidArgument
+from gslice.ipc import messages
+from gslice.ipc.channel import AsyncChannel, Received
+
+if TYPE_CHECKING:
+    from gslice import _native
+    from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.server import Server
+
+log = logging.getLogger("gslice.frontend")
+
+
+class Orders:
+    """Carries out the daemon's orders and answers them.
+
+    Args:
+        server: Started and drained on order.
+        catalogue: Changed on order.
+        open_segment: Maps a segment from its descriptor: `_native.Segment.open`.
+        request_max_bytes: Largest message taken from a client.
+        on_exit: Ends the process in order.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        catalogue: Catalogue,
+        open_segment: Callable[[int], _native.Segment],
+        request_max_bytes: int,
+        on_exit: Callable[[], None],
+    ) -> None:
+        self._server = server
+        self._catalogue = catalogue
+        self._open_segment = open_segment
+        self._request_max_bytes = request_max_bytes
+        self._on_exit = on_exit
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.drain_timeout_s = 10.0
+
+    def obey(self, received: Received, channel: AsyncChannel) -> None:
+        """Does what was ordered; orders that take their time go on in a task."""
+        order = received.message
+        if isinstance(order, (messages.Serve, messages.DrainFrontend)):
+            task = asyncio.create_task(self._do_slowly(order, channel, received.seq))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        try:
+            self._do(received)
+        except GsliceError as error:
+            _fail(error, order, channel, received.seq)
+        else:
+            _answer(messages.Ok(), channel, received.seq)
+
+    def _do(self, received: Received) -> None:
+        match received.message:
+            case messages.AddFunction(spec, signature):
+                self._catalogue.add(spec, signature, self._map(received.take_fd()))
+            case messages.SetFunction(name, state, reason, spec):
+                self._catalogue.set_state(name, state, reason, spec)
+            case messages.RemoveFunction(name):
+                self._catalogue.remove(name)
+            case messages.Exit():
+                self._on_exit()
+            case other:
+                raise InvalidArgument(f"a front-end takes no {type(other).__name__}")
+
+    async def _do_slowly(
+        self, order: messages.Serve | messages.DrainFrontend, channel: AsyncChannel, seq: int
+    ) -> None:
+        answer: messages.Message
+        try:
+            if isinstance(order, messages.Serve):
+                self.drain_timeout_s = order.drain_timeout_ms / 1000
+                address = await self._server.start(order.address, self._request_max_bytes)
+                log.info("serving at %s", address)
+                answer = messages.Serving(address)
+            else:
+                await self._server.drain(order.timeout_ms / 1000)
+                answer = messages.Ok()
+        except GsliceError as error:
+            _fail(error, order, channel, seq)
+        else:
+            _answer(answer, channel, seq)
+
+    def _map(self, fd: int) -> _native.Segment:
+        try:
+            return self._open_segment(fd)
+        finally:
+            os.close(fd)
+
+
+def _answer(answer: messages.Message, channel: AsyncChannel, seq: int) -> None:
+    if seq and not channel.closed:  # a daemon that left has no use for it
+        channel.send(answer, seq=seq)
+
+
+def _fail(error: GsliceError, order: messages.Message, channel: AsyncChannel, seq: int) -> None:
+    log.error("%s failed: %s", type(order).__name__, error)
+    _answer(messages.Failed(error.code, str(error)), channel, seq)
