@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.common import pinned
+from benchmarks.common import ROOT, pinned
 
 
 class Bare:
@@ -63,6 +63,7 @@ def bare_onnxruntime(model: Path, inputs: dict[str, list[int]], core: int) -> It
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
         preexec_fn=pinned(core),
     )
     with process:

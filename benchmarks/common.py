@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -30,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 Row = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
 
 
@@ -110,10 +112,9 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The commit, with a `+` when tracked files differ from it; `unknown` outside a clone."""
-    root = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:
-        command = ["git", "-C", str(root), *args]
+        command = ["git", "-C", str(ROOT), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
@@ -143,8 +144,7 @@ def medians(runs: Sequence[Mapping[str, float]], spread_of: Collection[str] = ()
 
 def percentile(ascending: Sequence[float], percent: float) -> float:
     """The nearest-rank percentile of values that are sorted already."""
-    rank = round(percent / 100 * len(ascending) + 0.5) - 1
-    return ascending[min(max(rank, 0), len(ascending) - 1)]
+    return ascending[max(0, math.ceil(percent / 100 * len(ascending)) - 1)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benchmarks.common import pinned
+from benchmarks.common import ROOT, pinned
 from benchmarks.load import UNLIMITED
 
 METHOD = "/benchmarks.Echo/Echo"
@@ -30,6 +30,7 @@ def echo_server(core: int) -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
         preexec_fn=pinned(core),
     )
     with process:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,15 +27,14 @@ def demo(
 
     Starts a daemon, a front-end and workers on free loopback ports, and leaves nothing behind.
     """
-    from rich.console import Console
-
+    from gslice.cli.output import console, print_json
     from gslice.demo import assets
 
     found = assets.find()  # before anything that a missing package would break
 
     from gslice.demo.run import Options, run
 
-    console = Console(stderr=as_json, highlight=False)
-    answer = run(found, Options(out=out.resolve(), seconds=seconds, keep=keep), console)
+    people = console(sys.stderr if as_json else sys.stdout)
+    answer = run(found, Options(out=out.resolve(), seconds=seconds, keep=keep), people)
     if as_json:
-        typer.echo(json.dumps(answer, indent=1))
+        print_json(answer)

@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 from ruamel.yaml import YAML
 
+from gslice.client.control import SOCKET
 from gslice.core.errors import DeadlineExceeded, LoadFailed, Unavailable
 from gslice.demo.leftovers import Traces
 from gslice.protos import message
@@ -180,7 +181,7 @@ class ServedNode:
     def _control(self) -> Stub:
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(
-                f"unix:{self.directory}/state/control.sock",
+                f"unix:{self.directory / 'state' / SOCKET}",
                 options=[
                     ("grpc.initial_reconnect_backoff_ms", 50),
                     ("grpc.min_reconnect_backoff_ms", 50),

@@ -100,7 +100,8 @@ async def _demo(
     node: ServedNode, assets: Assets, options: Options, console: Console
 ) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
-        with console.status("starting a daemon, a front-end and three workers"):
+        console.print("starting a daemon, a front-end and three workers")
+        with console.status("loading the models"):
             await stack.enter_async_context(node)
         console.print(f"serving {', '.join(CONCURRENCY)} on {node.grpc_address}\n")
 
