@@ -78,11 +78,19 @@ Status Frontend::add_function(std::string name, std::string version,
   if (name.empty() || !wire::is_utf8(name) || !wire::is_utf8(version))
     return Status::Error(Code::kInvalidArgument, "a function's name and version must be UTF-8");
   if (Status status = check_signature(signature); !status.ok()) return status;
+  remove_function(name);
+  // The same segment again, with requests in flight: one function must take all of its answers.
+  for (const auto& known : functions_) {
+    if (!known || !known->is_same(name, *segment)) continue;
+    known->renew(std::move(version), slo_ns);
+    known->retired = false;
+    by_name_.emplace(known->name(), known.get());
+    return Status::Ok();
+  }
   Result<std::uint32_t> index = new_index();
   if (!index.ok()) return index.status();
   auto function = std::make_unique<Function>(index.value(), std::move(name), std::move(version),
                                              std::move(segment), std::move(signature), slo_ns);
-  remove_function(function->name());
   by_name_.emplace(function->name(), function.get());
   functions_[index.value()] = std::move(function);
   return Status::Ok();

@@ -34,7 +34,8 @@ class Frontend {
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
 
-  // Replaces a function of the same name; requests in flight finish in the old segment.
+  // Replaces a function of the same name; requests in flight finish in the old segment. A function
+  // that was removed and comes back with the same segment takes its requests in flight up again.
   Status add_function(std::string name, std::string version, std::shared_ptr<Segment> segment,
                       Signature signature, std::int64_t slo_ns);
   // Unknown to clients from now on. Its segment is let go when its last request is answered.

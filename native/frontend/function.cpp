@@ -47,6 +47,15 @@ Function::Function(std::uint32_t index, std::string name, std::string version,
       largest_payload_bytes_(largest_payload(*segment_)),
       pending_(segment_->slot_count()) {}
 
+bool Function::is_same(std::string_view name, Segment& segment) {
+  return name == name_ && segment.header().generation == segment_->header().generation;
+}
+
+void Function::renew(std::string version, std::int64_t slo_ns) {
+  version_ = std::move(version);
+  slo_ns_ = slo_ns;
+}
+
 Status Function::named(const Status& status) const {
   return Status::Error(status.code, concat("function ", quoted(name_), ": ", status.message));
 }

@@ -47,6 +47,10 @@ class Function {
   Segment& segment() { return *segment_; }
   Pending& pending(std::uint32_t slot) { return pending_[slot]; }
 
+  // Whether it is the function of that name in that segment, however often it was mapped.
+  bool is_same(std::string_view name, Segment& segment);
+  void renew(std::string version, std::int64_t slo_ns);
+
   // Whether a request for this version (empty: any) can be served.
   Status check_version(std::string_view version) const;
   // kResourceExhausted: larger than the largest slot.
