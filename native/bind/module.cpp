@@ -9,10 +9,6 @@ NB_MODULE(_native, module) {
   module.attr("MAX_FRONTENDS") = gslice::kMaxFrontends;
   module.attr("MAX_INSTANCES") = gslice::kMaxInstances;
   gslice::bind_segment(module);
-#if __has_include("bind/frontend.cpp")
   gslice::bind_frontend(module);
-#endif
-#if __has_include("bind/pump.cpp")
   gslice::bind_pump(module);
-#endif
 }

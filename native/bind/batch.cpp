@@ -1,0 +1,208 @@
+#include "bind/batch.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+
+#include "bind/errors.hpp"
+
+namespace nb = nanobind;
+
+namespace gslice {
+namespace {
+
+using HostArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+// NumPy has no bfloat16: such tensors are arrays of their 16-bit patterns.
+constexpr std::array<nb::dlpack::dtype, 13> kArrayTypes{{
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bool), 8, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 8, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 16, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 32, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 64, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 8, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 16, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 32, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int), 64, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt), 16, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 32, 1},
+    {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 64, 1},
+}};
+
+// The data type that an array stands for where `expected` is wanted; kInvalid: none that we know.
+DType dtype_of(const HostArray& array, DType expected) {
+  if (expected != DType::kBytes && kArrayTypes[static_cast<std::size_t>(expected)] == array.dtype())
+    return expected;
+  const auto found = std::ranges::find(kArrayTypes, array.dtype());
+  return found == kArrayTypes.end() ? DType::kInvalid
+                                    : static_cast<DType>(found - kArrayTypes.begin());
+}
+
+std::span<const std::byte> bytes_of(const HostArray& array) {
+  return {static_cast<const std::byte*>(array.data()), array.nbytes()};
+}
+
+std::span<const std::byte> bytes_of(const nb::bytes& data) {
+  return {reinterpret_cast<const std::byte*>(data.c_str()), data.size()};
+}
+
+[[noreturn]] void invalid(std::string message) {
+  raise(Status::Error(Code::kInvalidArgument, std::move(message)));
+}
+
+const Tensor& input_of(const BatchView& view, std::uint32_t index) {
+  const Batch& batch = view.checked();
+  if (index >= batch.signature().inputs.size())
+    invalid("there is no input " + std::to_string(index));
+  return batch.input(index);
+}
+
+Batch& output_of(const BatchView& view, std::uint32_t index) {
+  Batch& batch = view.checked();
+  if (index >= batch.signature().outputs.size())
+    invalid("there is no output " + std::to_string(index));
+  return batch;
+}
+
+nb::tuple shape_tuple(const Shape& shape) {
+  nb::list dims;
+  for (const std::int64_t dim : shape.view()) dims.append(dim);
+  return nb::tuple(dims);
+}
+
+nb::object input_array(nb::handle_t<BatchView> self, std::uint32_t index) {
+  const BatchView& view = *nb::inst_ptr<BatchView>(self);
+  const Tensor& tensor = input_of(view, index);
+  const TensorSpec& spec = view.batch->signature().inputs[index];
+  if (spec.dtype == DType::kBytes)
+    invalid("input '" + spec.name + "' is BYTES: ask for input_bytes");
+  std::array<std::size_t, kMaxRank> dims{};
+  std::ranges::copy(tensor.shape.view(), dims.begin());
+  return nb::cast(
+      nb::ndarray<nb::numpy, nb::ro>(tensor.data, tensor.shape.rank, dims.data(), self, nullptr,
+                                     kArrayTypes[static_cast<std::size_t>(spec.dtype)]));
+}
+
+nb::object input_bytes(const BatchView& view, std::uint32_t index) {
+  const Tensor& tensor = input_of(view, index);
+  return nb::steal(PyMemoryView_FromMemory(reinterpret_cast<char*>(tensor.data),
+                                           static_cast<Py_ssize_t>(tensor.bytes), PyBUF_READ));
+}
+
+nb::object output_shape(const BatchView& view, std::uint32_t index) {
+  const Tensor& tensor = output_of(view, index).output(index);
+  return tensor.data == nullptr ? nb::none() : nb::object(shape_tuple(tensor.shape));
+}
+
+void set_output(const BatchView& view, std::uint32_t index, const HostArray& array) {
+  Batch& batch = output_of(view, index);
+  const TensorSpec& spec = batch.signature().outputs[index];
+  const DType dtype = dtype_of(array, spec.dtype);
+  if (dtype == DType::kInvalid)
+    invalid("output '" + spec.name + "' has an array of a type that KServe does not know");
+  std::vector<std::int64_t> dims(array.ndim());
+  for (std::size_t i = 0; i < dims.size(); ++i) dims[i] = array.shape(i);
+  raise_if(batch.set_output(index, dtype, dims, bytes_of(array)));
+}
+
+void set_output_bytes(const BatchView& view, std::uint32_t index, const nb::bytes& data,
+                      const std::vector<std::int64_t>& shape) {
+  raise_if(output_of(view, index).set_output(index, DType::kBytes, shape, bytes_of(data)));
+}
+
+}  // namespace
+
+Batch& BatchView::checked() const {
+  if (batch == nullptr)
+    raise(Status::Error(Code::kFailedPrecondition, "a batch is valid only during its call"));
+  return *batch;
+}
+
+// ---- warm-up ---------------------------------------------------------------------------------
+
+std::byte* WarmBatch::allocate(std::size_t bytes) {
+  auto& buffer = buffers_.emplace_back(bytes + kTensorAlign);
+  const auto at = reinterpret_cast<std::uintptr_t>(buffer.data());
+  return buffer.data() + (kTensorAlign - at % kTensorAlign) % kTensorAlign;
+}
+
+WarmBatch::WarmBatch(const Signature& signature, std::uint32_t lane, std::uint32_t bucket,
+                     const nb::sequence& inputs,
+                     const std::vector<std::vector<std::int64_t>>& shapes)
+    : signature_(signature), own_(signature_, lane, *this) {
+  batch = &own_;
+  if (nb::len(inputs) != signature_.inputs.size() || shapes.size() != signature_.inputs.size())
+    invalid("a warm-up batch needs " + std::to_string(signature_.inputs.size()) + " inputs");
+  own_.reset(bucket, bucket);
+  for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
+    const TensorSpec& spec = signature_.inputs[i];
+    if (shapes[i].size() != spec.dims.size())
+      invalid("input '" + spec.name + "' needs rank " + std::to_string(spec.dims.size()));
+    const nb::object given = inputs[i];
+    const bool text = spec.dtype == DType::kBytes;
+    const auto data =
+        text ? bytes_of(nb::cast<nb::bytes>(given)) : bytes_of(nb::cast<HostArray>(given));
+    Shape shape;
+    shape.rank = static_cast<std::uint32_t>(shapes[i].size());
+    std::ranges::copy(shapes[i], shape.dims.begin());
+    if (!text && data.size() != element_count(shape.view()) * dtype_info(spec.dtype).element_bytes)
+      invalid("input '" + spec.name + "' does not have the bytes of its shape " +
+              shape_text(shape.view()));
+    std::byte* const memory_at = allocate(data.size());
+    if (!data.empty()) std::memcpy(memory_at, data.data(), data.size());
+    own_.input_slot(i) = {memory_at, data.size(), shape};
+  }
+  for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
+    const TensorSpec& spec = signature_.outputs[i];
+    const DeclaredShape declared = declared_shape(spec, signature_.rows_max != 0, bucket);
+    if (!declared.known) continue;
+    const std::size_t bytes =
+        element_count(declared.shape.view()) * dtype_info(spec.dtype).element_bytes;
+    own_.output_slot(i) = {allocate(bytes), bytes, declared.shape};
+  }
+}
+
+void bind_batch(nb::module_& module) {
+  nb::class_<BatchView>(module, "Batch")
+      .def_prop_ro("rows", [](const BatchView& view) { return view.checked().rows(); })
+      .def_prop_ro("bucket", [](const BatchView& view) { return view.checked().bucket(); })
+      .def_prop_ro("lane", [](const BatchView& view) { return view.checked().lane(); })
+      .def(
+          "input_shape",
+          [](const BatchView& view, std::uint32_t index) {
+            return shape_tuple(input_of(view, index).shape);
+          },
+          nb::arg("index"))
+      .def("input_array", &input_array, nb::arg("index"))
+      .def("input_bytes", &input_bytes, nb::arg("index"))
+      .def(
+          "input_ptr",
+          [](const BatchView& view, std::uint32_t index) {
+            return reinterpret_cast<std::uintptr_t>(input_of(view, index).data);
+          },
+          nb::arg("index"))
+      .def("output_shape", &output_shape, nb::arg("index"))
+      .def(
+          "output_ptr",
+          [](const BatchView& view, std::uint32_t index) {
+            return reinterpret_cast<std::uintptr_t>(output_of(view, index).output_target(index));
+          },
+          nb::arg("index"))
+      .def("set_output", &set_output, nb::arg("index"), nb::arg("array"))
+      .def("set_output_bytes", &set_output_bytes, nb::arg("index"), nb::arg("data"),
+           nb::arg("shape"));
+
+  nb::class_<WarmBatch, BatchView>(module, "WarmBatch")
+      .def(nb::init<const Signature&, std::uint32_t, std::uint32_t, const nb::sequence&,
+                    const std::vector<std::vector<std::int64_t>>&>(),
+           nb::arg("signature"), nb::arg("lane"), nb::arg("bucket"), nb::arg("inputs"),
+           nb::arg("shapes"));
+}
+
+}  // namespace gslice

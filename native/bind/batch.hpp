@@ -1,0 +1,41 @@
+// A batch as Python sees it: views of slot or lane memory, valid only during the call.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "pump/engine.hpp"
+
+namespace gslice {
+
+// One Python object for each lane; `batch` is set during the engine's call only.
+struct BatchView {
+  Batch* batch = nullptr;
+  std::shared_ptr<void> memory;  // keeps what the arrays look at mapped for as long as they live
+
+  Batch& checked() const;
+};
+
+// A batch outside any segment, for warm-up: its outputs are checked and dropped.
+class WarmBatch final : public BatchView, private OutputSink {
+ public:
+  WarmBatch(const Signature& signature, std::uint32_t lane, std::uint32_t bucket,
+            const nanobind::sequence& inputs, const std::vector<std::vector<std::int64_t>>& shapes);
+
+ private:
+  Status store(std::uint32_t, const Shape&, std::span<const std::byte>) override {
+    return Status::Ok();
+  }
+  std::byte* allocate(std::size_t bytes);
+
+  Signature signature_;
+  Batch own_;
+  std::vector<std::vector<std::byte>> buffers_;
+};
+
+void bind_batch(nanobind::module_& module);
+
+}  // namespace gslice

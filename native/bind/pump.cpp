@@ -1,0 +1,102 @@
+// Instance as Python sees it: the pump on the CPU device, over a Python or the identity engine.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <limits>
+#include <optional>
+
+#include "bind/batch.hpp"
+#include "bind/errors.hpp"
+#include "bind/module.hpp"
+#include "bind/python_engine.hpp"
+#include "pump/cpu_device.hpp"
+#include "pump/identity.hpp"
+#include "pump/instance.hpp"
+
+namespace nb = nanobind;
+
+namespace gslice {
+namespace {
+
+class PyInstance {
+ public:
+  PyInstance(std::shared_ptr<Segment> segment, std::uint32_t index, const Signature& signature,
+             std::uint32_t lanes, std::optional<nb::callable> prepared) {
+    std::unique_ptr<Engine> engine;
+    if (prepared) {
+      auto python = std::make_unique<PythonEngine>(std::move(*prepared), lanes, segment);
+      python_ = python.get();
+      engine = std::move(python);
+    } else {
+      raise_if(check_identity(signature));
+      engine = std::make_unique<IdentityEngine>();
+    }
+    instance_ =
+        take_or_raise(Instance::create(std::move(segment), index, signature, lanes,
+                                       std::move(engine), std::make_unique<CpuDevice>(lanes)));
+  }
+  // Threads end without the GIL, which they may need to do so; Python objects go with it.
+  ~PyInstance() {
+    if (instance_) stop();
+  }
+
+  void start() {
+    Status status;
+    {
+      const nb::gil_scoped_release release;
+      status = instance_->start();
+    }
+    raise_if(status);
+  }
+  bool drain(double timeout_s) {
+    constexpr double kLongest_s = 1e9;
+    const nb::gil_scoped_release release;
+    return instance_->drain(static_cast<std::int64_t>(std::min(timeout_s, kLongest_s) * 1e9));
+  }
+  void stop() {
+    const nb::gil_scoped_release release;
+    instance_->stop();
+  }
+  void add_frontend(std::uint32_t frontend, int eventfd) {
+    raise_if(instance_->frontends().add(frontend, eventfd));
+  }
+  void remove_frontend(std::uint32_t frontend) { instance_->frontends().remove(frontend); }
+  std::vector<int> lane_tids() const { return instance_->lane_tids(); }
+  int pump_tid() const { return instance_->pump_tid(); }
+  nb::dict counters() const {
+    const PumpCounters& counters = instance_->counters();
+    nb::dict out;
+    out["python_calls"] = python_ != nullptr ? python_->calls() : 0;
+    out["batches"] = counters.batches.load();
+    out["zero_copy_batches"] = counters.zero_copy_batches.load();
+    out["lane_buffer_allocations"] = counters.lane_buffer_allocations.load();
+    return out;
+  }
+
+ private:
+  PythonEngine* python_ = nullptr;
+  std::unique_ptr<Instance> instance_;
+};
+
+}  // namespace
+
+void bind_pump(nb::module_& module) {
+  bind_batch(module);
+  nb::class_<PyInstance>(module, "Instance")
+      .def(nb::init<std::shared_ptr<Segment>, std::uint32_t, const Signature&, std::uint32_t,
+                    std::optional<nb::callable>>(),
+           nb::arg("segment"), nb::arg("index"), nb::arg("signature"), nb::arg("lanes"),
+           nb::arg("prepared").none())
+      .def("add_frontend", &PyInstance::add_frontend, nb::arg("frontend"), nb::arg("eventfd"))
+      .def("remove_frontend", &PyInstance::remove_frontend, nb::arg("frontend"))
+      .def("start", &PyInstance::start)
+      .def("lane_tids", &PyInstance::lane_tids)
+      .def("pump_tid", &PyInstance::pump_tid)
+      .def("drain", &PyInstance::drain, nb::arg("timeout_s"))
+      .def("stop", &PyInstance::stop)
+      .def("counters", &PyInstance::counters);
+}
+
+}  // namespace gslice

@@ -1,0 +1,70 @@
+#include "bind/python_engine.hpp"
+
+#include <string>
+
+namespace nb = nanobind;
+
+namespace gslice {
+namespace {
+
+// One line: errors of our own tree speak for themselves, others are named.
+std::string error_line(const nb::python_error& error) {
+  const nb::object base = nb::module_::import_("gslice.core.errors").attr("GsliceError");
+  const std::string text = nb::str(error.value()).c_str();
+  std::string line = text;
+  if (!nb::isinstance(error.value(), base)) {
+    line = nb::cast<nb::str>(error.type().attr("__name__")).c_str();
+    if (!text.empty()) line += ": " + text;
+  }
+  return line.substr(0, line.find('\n'));
+}
+
+struct ViewScope {
+  ViewScope(BatchView& view, Batch& batch) : view_(view) { view_.batch = &batch; }
+  ~ViewScope() { view_.batch = nullptr; }
+  BatchView& view_;
+};
+
+thread_local PyGILState_STATE own_state;
+thread_local PyThreadState* parked_state = nullptr;
+
+}  // namespace
+
+PythonEngine::PythonEngine(nb::callable prepared, std::uint32_t lanes, std::shared_ptr<void> memory)
+    : prepared_(std::move(prepared)) {
+  for (std::uint32_t i = 0; i < lanes; ++i)
+    views_.push_back(nb::cast(new BatchView{nullptr, memory}, nb::rv_policy::take_ownership));
+}
+
+Status PythonEngine::run(Batch& batch) {
+  const nb::gil_scoped_acquire gil;
+  const nb::object& view = views_[batch.lane()];
+  const ViewScope scope(*nb::inst_ptr<BatchView>(view), batch);
+  ++calls_;
+  try {
+    call_of(batch.lane(), batch.bucket())(view);
+    return Status::Ok();
+  } catch (const nb::python_error& error) {
+    return Status::Error(Code::kInternal, error_line(error));
+  } catch (const std::exception& error) {
+    return Status::Error(Code::kInternal, error.what());
+  }
+}
+
+nb::object PythonEngine::call_of(std::uint32_t lane, std::uint32_t bucket) {
+  nb::object& call = calls_of_[{lane, bucket}];
+  if (!call.is_valid()) call = prepared_(lane, bucket);
+  return call;
+}
+
+void PythonEngine::enter_thread() {
+  own_state = PyGILState_Ensure();
+  parked_state = PyEval_SaveThread();
+}
+
+void PythonEngine::leave_thread() {
+  PyEval_RestoreThread(parked_state);
+  PyGILState_Release(own_state);
+}
+
+}  // namespace gslice

@@ -1,0 +1,205 @@
+#include "pump/cpu_device.hpp"
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "base/clock.hpp"
+
+namespace gslice {
+
+void ComputeTurn::wait(std::uint64_t number) {
+  std::unique_lock lock(mutex_);
+  called_.wait(lock, [&] { return now_ == number; });
+}
+
+void ComputeTurn::pass() {
+  {
+    const std::lock_guard lock(mutex_);
+    ++now_;
+  }
+  called_.notify_all();
+}
+
+// One sequence of work at a time: kIdle -> record() -> kRecorded -> run() -> kDone -> poll().
+class CpuDevice::Lane {
+ public:
+  Lane(std::uint32_t index, ComputeTurn& turn) : index_(index), turn_(turn) {}
+  ~Lane() { close(); }
+
+  Status open(Engine& engine, std::function<void()> done, bool threaded) {
+    engine_ = &engine;
+    done_ = std::move(done);
+    if (!threaded) return Status::Ok();
+    try {
+      thread_ = std::thread([this] { thread_main(); });
+    } catch (const std::system_error& error) {
+      return Status::Error(Code::kResourceExhausted,
+                           "no thread for lane " + std::to_string(index_) + ": " + error.what());
+    }
+    tid_.wait(0);
+    return Status::Ok();
+  }
+
+  void close() {
+    if (!thread_.joinable()) return;
+    // Whatever was recorded still runs: the thread looks at `closing_` only between batches.
+    {
+      const std::lock_guard lock(mutex_);
+      closing_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+    tid_.store(0);
+    closing_ = false;
+  }
+
+  std::byte* buffer(std::size_t bytes, bool* grown) {
+    *grown = bytes > buffer_bytes_;
+    if (*grown) {
+      buffer_.reset();
+      buffer_.reset(static_cast<std::byte*>(
+          ::operator new(bytes, std::align_val_t{kTensorAlign}, std::nothrow)));
+      buffer_bytes_ = buffer_ ? bytes : 0;
+    }
+    return buffer_.get();
+  }
+
+  void record() {
+    number_ = turn_.number();
+    if (!thread_.joinable()) {
+      run();
+      return;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      state_.store(State::kRecorded, std::memory_order_relaxed);
+    }
+    wake_.notify_one();
+  }
+
+  bool poll(LaneReport& report) {
+    if (state_.load(std::memory_order_acquire) != State::kDone) return false;
+    report = std::move(report_);
+    report_ = {};
+    gather = scatter = {};
+    batch = nullptr;
+    state_.store(State::kIdle, std::memory_order_relaxed);
+    return true;
+  }
+
+  int tid() const { return tid_.load(); }
+
+  // The sequence being enqueued.
+  std::span<const Copy> gather, scatter;
+  Batch* batch = nullptr;
+
+ private:
+  enum class State { kIdle, kRecorded, kDone };
+
+  void thread_main() {
+    prctl(PR_SET_NAME, ("gslice-lane-" + std::to_string(index_)).c_str());
+    engine_->enter_thread();
+    tid_.store(gettid());
+    tid_.notify_all();
+    while (wait_for_work()) {
+      run();
+      done_();
+    }
+    engine_->leave_thread();
+  }
+
+  bool wait_for_work() {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [&] { return closing_ || state_.load() == State::kRecorded; });
+    return state_.load() == State::kRecorded;
+  }
+
+  void run() {
+    const std::int64_t began_ns = now_ns();
+    for (const Copy& copy : gather) {
+      if (copy.slot != nullptr)
+        std::memcpy(buffer_.get() + copy.offset, copy.slot, copy.bytes);
+      else
+        std::memset(buffer_.get() + copy.offset, 0, copy.bytes);
+    }
+    report_.copy_in_ns = now_ns() - began_ns;
+    turn_.wait(number_);
+    report_.compute_ns = now_ns();
+    report_.status = run_checked(*engine_, *batch);
+    report_.computed_ns = now_ns();
+    turn_.pass();
+    if (report_.status.ok()) {
+      for (const Copy& copy : scatter)
+        std::memcpy(copy.slot, buffer_.get() + copy.offset, copy.bytes);
+      report_.copy_out_ns = now_ns() - report_.computed_ns;
+    }
+    state_.store(State::kDone, std::memory_order_release);
+  }
+
+  struct Free {
+    void operator()(std::byte* bytes) const {
+      ::operator delete(bytes, std::align_val_t{kTensorAlign});
+    }
+  };
+
+  const std::uint32_t index_;
+  ComputeTurn& turn_;
+  Engine* engine_ = nullptr;
+  std::function<void()> done_;
+  std::unique_ptr<std::byte, Free> buffer_;
+  std::size_t buffer_bytes_ = 0;
+  std::uint64_t number_ = 0;
+  LaneReport report_;
+
+  std::thread thread_;
+  std::atomic<int> tid_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool closing_ = false;
+  std::atomic<State> state_{State::kIdle};
+};
+
+CpuDevice::CpuDevice(std::uint32_t lanes, bool inline_lanes) : inline_lanes_(inline_lanes) {
+  for (std::uint32_t i = 0; i < lanes; ++i) lanes_.push_back(std::make_unique<Lane>(i, turn_));
+}
+
+CpuDevice::~CpuDevice() = default;
+
+Status CpuDevice::open_lane(std::uint32_t lane, Engine& engine, std::function<void()> done) {
+  return lanes_[lane]->open(engine, std::move(done), engine.blocking() && !inline_lanes_);
+}
+
+void CpuDevice::close_lane(std::uint32_t lane) { lanes_[lane]->close(); }
+
+std::byte* CpuDevice::buffer(std::uint32_t lane, std::size_t bytes, bool* grown) {
+  return lanes_[lane]->buffer(bytes, grown);
+}
+
+void CpuDevice::copy_in(std::uint32_t lane, std::span<const Copy> gather) {
+  lanes_[lane]->gather = gather;
+}
+
+void CpuDevice::compute(std::uint32_t lane, Batch& batch) { lanes_[lane]->batch = &batch; }
+
+void CpuDevice::copy_out(std::uint32_t lane, std::span<const Copy> scatter) {
+  lanes_[lane]->scatter = scatter;
+}
+
+void CpuDevice::record(std::uint32_t lane) { lanes_[lane]->record(); }
+
+bool CpuDevice::poll(std::uint32_t lane, LaneReport& report) { return lanes_[lane]->poll(report); }
+
+std::vector<int> CpuDevice::compute_tids() const {
+  std::vector<int> tids;
+  for (const auto& lane : lanes_)
+    if (lane->tid() != 0) tids.push_back(lane->tid());
+  return tids;
+}
+
+}  // namespace gslice

@@ -1,0 +1,128 @@
+#include "pump/engine.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace gslice {
+namespace {
+
+Status internal(std::string message) { return Status::Error(Code::kInternal, std::move(message)); }
+
+}  // namespace
+
+DeclaredShape declared_shape(const TensorSpec& spec, bool batchable, std::uint32_t rows) {
+  DeclaredShape declared;
+  declared.shape.rank = static_cast<std::uint32_t>(spec.dims.size());
+  std::ranges::copy(spec.dims, declared.shape.dims.begin());
+  if (batchable) declared.shape.dims[0] = rows;
+  declared.known = spec.dtype != DType::kBytes &&
+                   std::ranges::all_of(declared.shape.view(), [](auto dim) { return dim >= 0; });
+  return declared;
+}
+
+std::uint64_t element_count(std::span<const std::int64_t> dims, std::size_t first) {
+  std::uint64_t count = 1;
+  for (std::size_t i = first; i < dims.size(); ++i) count *= static_cast<std::uint64_t>(dims[i]);
+  return count;
+}
+
+std::string shape_text(std::span<const std::int64_t> dims) {
+  std::string text = "[";
+  for (const std::int64_t dim : dims) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(dim);
+  }
+  return text + "]";
+}
+
+Result<std::size_t> serialised_bytes(std::span<const std::byte> data, std::uint64_t elements) {
+  std::size_t offset = 0;
+  for (std::uint64_t i = 0; i < elements; ++i) {
+    std::uint32_t length = 0;
+    if (data.size() - offset < sizeof(length))
+      return internal("BYTES element " + std::to_string(i) + " is missing");
+    std::memcpy(&length, data.data() + offset, sizeof(length));
+    offset += sizeof(length);
+    if (data.size() - offset < length)
+      return internal("BYTES element " + std::to_string(i) + " is cut off");
+    offset += length;
+  }
+  return offset;
+}
+
+Batch::Batch(const Signature& signature, std::uint32_t lane, OutputSink& sink)
+    : signature_(signature),
+      sink_(sink),
+      lane_(lane),
+      inputs_(signature.inputs.size()),
+      outputs_(signature.outputs.size()),
+      given_(signature.outputs.size()) {}
+
+void Batch::reset(std::uint32_t rows, std::uint32_t bucket) {
+  rows_ = rows;
+  bucket_ = bucket;
+  copies_ = copied_bytes_ = 0;
+  std::fill(given_.begin(), given_.end(), false);
+  for (Tensor& output : outputs_) output = {};
+}
+
+std::byte* Batch::output_target(std::uint32_t index) {
+  if (outputs_[index].data != nullptr) given_[index] = true;
+  return outputs_[index].data;
+}
+
+Status Batch::check_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
+                           std::span<const std::byte> data) const {
+  const TensorSpec& spec = signature_.outputs[index];
+  const std::string where = "output '" + spec.name + "'";
+  if (dtype != spec.dtype)
+    return internal(where + " is " + std::string(dtype_info(dtype).name) + ", the signature says " +
+                    std::string(dtype_info(spec.dtype).name));
+  bool fits = dims.size() == spec.dims.size();
+  for (std::size_t i = 0; fits && i < dims.size(); ++i)
+    fits = dims[i] >= 0 && (spec.dims[i] == -1 || dims[i] == spec.dims[i]);
+  if (!fits)
+    return internal(where + " has shape " + shape_text(dims) + ", the signature says " +
+                    shape_text(spec.dims));
+  if (signature_.rows_max != 0 && dims[0] != bucket_)
+    return internal(where + " has " + std::to_string(dims[0]) + " rows, the batch has " +
+                    std::to_string(bucket_));
+  if (dtype == DType::kBytes) {
+    const auto taken = serialised_bytes(data, element_count(dims));
+    if (taken.ok() && taken.value() == data.size()) return Status::Ok();
+    return internal(where + ": " +
+                    (taken.ok() ? "more BYTES elements than its shape " + shape_text(dims) + " says"
+                                : taken.status().message));
+  }
+  const std::uint64_t needed = element_count(dims) * dtype_info(dtype).element_bytes;
+  if (data.size() != needed)
+    return internal(where + " has " + std::to_string(data.size()) + " bytes, its shape " +
+                    shape_text(dims) + " needs " + std::to_string(needed));
+  return Status::Ok();
+}
+
+Status Batch::set_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
+                         std::span<const std::byte> data) {
+  if (Status status = check_output(index, dtype, dims, data); !status.ok()) return status;
+  given_[index] = true;
+  Tensor& output = outputs_[index];
+  if (output.data == nullptr) {
+    Shape shape;
+    shape.rank = static_cast<std::uint32_t>(dims.size());
+    std::ranges::copy(dims, shape.dims.begin());
+    return sink_.store(index, shape, data);
+  }
+  if (!data.empty()) std::memcpy(output.data, data.data(), data.size());
+  ++copies_;
+  copied_bytes_ += data.size();
+  return Status::Ok();
+}
+
+Status Batch::check_given() const {
+  for (std::size_t i = 0; i < given_.size(); ++i)
+    if (!given_[i])
+      return internal("the engine gave no output '" + signature_.outputs[i].name + "'");
+  return Status::Ok();
+}
+
+}  // namespace gslice

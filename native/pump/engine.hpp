@@ -1,0 +1,126 @@
+// What the pump hands to an engine: one batch of one shape. No Python here; bind/ adapts it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/signature.hpp"
+#include "base/status.hpp"
+
+namespace gslice {
+
+inline constexpr std::size_t kTensorAlign = 64;  // of tensors in slots and lane buffers
+
+constexpr std::size_t align_up(std::size_t bytes) {
+  return (bytes + kTensorAlign - 1) & ~(kTensorAlign - 1);
+}
+
+struct Shape {
+  std::array<std::int64_t, kMaxRank> dims{};
+  std::uint32_t rank = 0;
+
+  std::span<const std::int64_t> view() const { return {dims.data(), rank}; }
+  bool operator==(const Shape&) const = default;
+};
+
+// The shape of a batchable or single tensor with `rows` as its batch dimension, and whether that
+// says all of it. Outputs whose shape it does not say come through Batch::set_output.
+struct DeclaredShape {
+  Shape shape;
+  bool known = false;
+};
+DeclaredShape declared_shape(const TensorSpec& spec, bool batchable, std::uint32_t rows);
+
+// Elements of dims, from dimension `first`; the dims must have been bounds-checked.
+std::uint64_t element_count(std::span<const std::int64_t> dims, std::size_t first = 0);
+std::string shape_text(std::span<const std::int64_t> dims);
+
+// Bytes that the first `elements` serialised BYTES elements take, or kInternal where they end
+// early.
+Result<std::size_t> serialised_bytes(std::span<const std::byte> data, std::uint64_t elements);
+
+struct Tensor {
+  std::byte* data = nullptr;  // outputs: null while the shape is not known
+  std::size_t bytes = 0;
+  Shape shape;
+};
+
+// Takes outputs whose shape only the engine knows, while the batch runs.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  // `data` has been checked against the signature; dim 0 of `shape` is the batch's bucket.
+  virtual Status store(std::uint32_t output, const Shape& shape,
+                       std::span<const std::byte> data) = 0;
+};
+
+// One batch, as an engine sees it. A lane reuses its own, so that steady state allocates nothing.
+class Batch {
+ public:
+  Batch(const Signature& signature, std::uint32_t lane, OutputSink& sink);
+  virtual ~Batch() = default;
+  Batch(const Batch&) = delete;
+  Batch& operator=(const Batch&) = delete;
+
+  const Signature& signature() const { return signature_; }
+  std::uint32_t lane() const { return lane_; }
+  std::uint32_t rows() const { return rows_; }      // real ones; 1 if not batchable
+  std::uint32_t bucket() const { return bucket_; }  // presented ones, with padding
+  const Tensor& input(std::uint32_t index) const { return inputs_[index]; }
+  const Tensor& output(std::uint32_t index) const { return outputs_[index]; }
+
+  // Where to write an output of known shape; null if it is not known. Asking counts as giving it.
+  std::byte* output_target(std::uint32_t index);
+  // Gives an output by value: checks type, rank, dims and size, and copies it where it belongs.
+  Status set_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
+                    std::span<const std::byte> data);
+  // After the engine: an error that names an output it never gave.
+  Status check_given() const;
+
+  std::uint64_t copies() const { return copies_; }  // made by set_output
+  std::uint64_t copied_bytes() const { return copied_bytes_; }
+
+  // For whoever fills the batch: forgets the last one's outputs.
+  void reset(std::uint32_t rows, std::uint32_t bucket);
+  Tensor& input_slot(std::uint32_t index) { return inputs_[index]; }
+  Tensor& output_slot(std::uint32_t index) { return outputs_[index]; }
+
+ private:
+  Status check_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
+                      std::span<const std::byte> data) const;
+
+  const Signature& signature_;
+  OutputSink& sink_;
+  const std::uint32_t lane_;
+  std::uint32_t rows_ = 0;
+  std::uint32_t bucket_ = 0;
+  std::vector<Tensor> inputs_;
+  std::vector<Tensor> outputs_;
+  std::vector<bool> given_;
+  std::uint64_t copies_ = 0;
+  std::uint64_t copied_bytes_ = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  // True: run() takes long or waits, so every lane gets a thread. False: it runs in the pump's.
+  virtual bool blocking() const = 0;
+  // Runs one batch: outputs of known shape go to output_target(), all others to set_output().
+  virtual Status run(Batch& batch) = 0;
+  // Around the life of a thread that will call run().
+  virtual void enter_thread() {}
+  virtual void leave_thread() {}
+};
+
+// The engine's call and what must hold after it.
+inline Status run_checked(Engine& engine, Batch& batch) {
+  Status status = engine.run(batch);
+  return status.ok() ? batch.check_given() : status;
+}
+
+}  // namespace gslice

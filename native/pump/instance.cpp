@@ -1,0 +1,213 @@
+#include "pump/instance.hpp"
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <system_error>
+
+#include "base/clock.hpp"
+#include "pump/record.hpp"
+
+namespace gslice {
+namespace {
+
+Status invalid(std::string message) {
+  return Status::Error(Code::kInvalidArgument, std::move(message));
+}
+
+bool has_batch_dimension(const TensorSpec& tensor) {
+  return !tensor.dims.empty() && tensor.dims[0] == -1;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Instance>> Instance::create(std::shared_ptr<Segment> segment,
+                                                   std::uint32_t index, Signature signature,
+                                                   std::uint32_t lanes,
+                                                   std::unique_ptr<Engine> engine,
+                                                   std::unique_ptr<DeviceTable> device) {
+  if (index >= kMaxInstances)
+    return invalid("instance " + std::to_string(index) + " is out of range; there are " +
+                   std::to_string(kMaxInstances));
+  if (lanes == 0 || lanes > kMaxLanes)
+    return invalid(std::to_string(lanes) + " lanes; 1 to " + std::to_string(kMaxLanes) +
+                   " are possible");
+  if (signature.rows_max != 0 && !(std::ranges::all_of(signature.inputs, has_batch_dimension) &&
+                                   std::ranges::all_of(signature.outputs, has_batch_dimension)))
+    return invalid("a batchable signature needs -1 as the first dimension of every tensor");
+  return std::unique_ptr<Instance>(
+      new Instance(std::move(segment), static_cast<std::uint16_t>(index), std::move(signature),
+                   lanes, std::move(engine), std::move(device)));
+}
+
+Instance::Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signature signature,
+                   std::uint32_t lanes, std::unique_ptr<Engine> engine,
+                   std::unique_ptr<DeviceTable> device)
+    : segment_(std::move(segment)),
+      index_(index),
+      signature_(std::move(signature)),
+      engine_(std::move(engine)),
+      device_(std::move(device)) {
+  for (std::uint32_t i = 0; i < lanes; ++i)
+    lanes_.emplace_back(new Assembly(*segment_, index_, signature_, i));
+}
+
+Instance::~Instance() { stop(); }
+
+// ---- the hot path ------------------------------------------------------------------------------
+
+void Instance::pump_main() {
+  prctl(PR_SET_NAME, "gslice-pump");
+  pump_tid_.store(gettid());
+  pump_tid_.notify_all();
+  while (!(stopping_.load() && in_flight_ == 0)) turn();
+}
+
+// One turn: the doorbell is read before anything is looked at, so that whatever changes meanwhile
+// ends the wait at once.
+void Instance::turn() {
+  const std::uint32_t doorbell = segment_->doorbell(index_);
+  stamp();
+  complete_finished();
+  report_drained();
+  if (stopping_.load() && in_flight_ == 0) return;
+  const std::int64_t wait_until_ns = launch_next();
+  if (wait_until_ns != 0) segment_->wait(index_, doorbell, wait_until_ns);
+}
+
+void Instance::stamp() { entry().pump_stamp_ns.store_relaxed(now_ns()); }
+
+void Instance::complete_finished() {
+  LaneReport report;
+  for (std::uint32_t i = 0; i < lanes_.size(); ++i)
+    if (lanes_[i].busy && device_->poll(i, report)) complete(lanes_[i], i, report);
+}
+
+// Launches one batch if a lane is free. Returns how long to sleep; 0: look again at once.
+std::int64_t Instance::launch_next() {
+  const auto free = std::ranges::find(lanes_, false, &Lane::busy);
+  if (free == lanes_.end() || draining_.load()) return kNever;
+  segment_->claim(index_, {signature_.rows_max, in_flight_}, now_ns(), claim_, wake_);
+  frontends_.ring(wake_);  // of requests that expired in the queue
+  if (claim_.slots.empty()) return claim_.wait_until_ns;
+  launch(*free, static_cast<std::uint32_t>(free - lanes_.begin()));
+  return 0;
+}
+
+void Instance::launch(Lane& lane, std::uint32_t index) {
+  Assembly& assembly = *lane.assembly;
+  assembly.take(claim_.slots);
+  for (const Member& member : assembly.rejected()) answer(member, member.status, {});
+  if (!assembly.members().empty()) {
+    if (const Status status = assembly.lay_out(*device_); status.ok()) {
+      lane.busy = true;
+      ++in_flight_;
+      entry().lane_started_ns[index].store_relaxed(now_ns());
+      device_->copy_in(index, assembly.gather());
+      device_->compute(index, assembly.batch());
+      device_->copy_out(index, assembly.scatter());
+      device_->record(index);
+    } else {
+      for (const Member& member : assembly.members()) answer(member, status, {});
+    }
+    counters_.lane_buffer_allocations += assembly.buffer_grown();
+  }
+  frontends_.ring(wake_);
+}
+
+void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& report) {
+  Assembly& assembly = *lane.assembly;
+  if (report.status.ok()) {
+    record_batch(segment_->header(), assembly, report);
+    ++counters_.batches;
+    counters_.zero_copy_batches += assembly.traffic().copies == 0;
+  }
+  for (const Member& member : assembly.members())
+    answer(member, report.status.ok() ? member.status : report.status, report);
+  entry().lane_started_ns[index].store_relaxed(0);
+  lane.busy = false;
+  --in_flight_;
+  frontends_.ring(wake_);
+}
+
+void Instance::answer(const Member& member, const Status& status, const LaneReport& report) {
+  SlotHeader& slot = segment_->slot(member.ticket.slot);
+  slot.compute_ns = report.compute_ns;
+  slot.computed_ns = report.computed_ns;
+  std::string message;
+  if (!status.ok()) message = "function '" + std::string(segment_->name()) + "': " + status.message;
+  std::uint16_t frontend = kNobody;
+  if (segment_->complete(member.ticket, index_, status.code, message, &frontend))
+    wake_.push_back(frontend);
+  if (frontend != kNobody)
+    record_request(segment_->header().stats, member, report, status.ok(), now_ns());
+}
+
+// ---- life --------------------------------------------------------------------------------------
+
+Status Instance::open_lanes() {
+  for (std::uint32_t i = 0; i < lanes_.size() && !open_; ++i) {
+    Status status = device_->open_lane(i, *engine_, [this] { segment_->ring(index_); });
+    if (!status.ok()) {
+      while (i-- > 0) device_->close_lane(i);
+      return status;
+    }
+  }
+  open_ = true;
+  return Status::Ok();
+}
+
+Status Instance::start() {
+  if (pump_.joinable() || stopping_.load())
+    return Status::Error(Code::kFailedPrecondition, "the pump can be started once only");
+  if (Status status = open_lanes(); !status.ok()) return status;
+  try {
+    pump_ = std::thread([this] { pump_main(); });
+  } catch (const std::system_error& error) {
+    return Status::Error(Code::kResourceExhausted,
+                         std::string("no thread for the pump: ") + error.what());
+  }
+  pump_tid_.wait(0);
+  return Status::Ok();
+}
+
+bool Instance::drain(std::int64_t timeout_ns) {
+  draining_.store(true);
+  if (!pump_.joinable()) return true;
+  segment_->ring(index_);
+  std::unique_lock lock(drained_mutex_);
+  return drained_changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),
+                                   [&] { return drained_; });
+}
+
+void Instance::report_drained() {
+  if (!draining_.load() || in_flight_ != 0) return;
+  {
+    const std::lock_guard lock(drained_mutex_);
+    drained_ = true;
+  }
+  drained_changed_.notify_all();
+}
+
+void Instance::stop() {
+  draining_.store(true);
+  stopping_.store(true);
+  if (pump_.joinable()) {
+    segment_->ring(index_);
+    pump_.join();
+  }
+  for (std::uint32_t i = 0; i < lanes_.size() && open_; ++i) device_->close_lane(i);
+  open_ = false;
+}
+
+bool Instance::run_once() {
+  if (Status status = open_lanes(); !status.ok()) return false;
+  stamp();
+  if (launch_next() != 0) return false;
+  complete_finished();
+  return true;
+}
+
+}  // namespace gslice

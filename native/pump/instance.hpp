@@ -1,0 +1,105 @@
+// The pump of one loaded copy of a function: one thread that claims batches, drives lanes, and
+// completes requests. It blocks in one place only, on its doorbell in the segment, which rings for
+// new requests, for lanes that have finished, and for drain() and stop().
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "pump/assembly.hpp"
+#include "pump/device_table.hpp"
+#include "pump/engine.hpp"
+#include "pump/frontend_bells.hpp"
+#include "segment/segment.hpp"
+
+namespace gslice {
+
+struct PumpCounters {
+  std::atomic<std::uint64_t> batches{0};
+  std::atomic<std::uint64_t> zero_copy_batches{0};
+  std::atomic<std::uint64_t> lane_buffer_allocations{0};
+};
+
+class Instance {
+ public:
+  // kInvalidArgument: an index out of range, or a signature that can not be batched as it says.
+  static Result<std::unique_ptr<Instance>> create(std::shared_ptr<Segment> segment,
+                                                  std::uint32_t index, Signature signature,
+                                                  std::uint32_t lanes,
+                                                  std::unique_ptr<Engine> engine,
+                                                  std::unique_ptr<DeviceTable> device);
+  ~Instance();  // stops
+  Instance(const Instance&) = delete;
+  Instance& operator=(const Instance&) = delete;
+
+  FrontendBells& frontends() { return frontends_; }
+  const Signature& signature() const { return signature_; }
+  const PumpCounters& counters() const { return counters_; }
+
+  // Opens the lanes and starts the pump.
+  Status start();
+  int pump_tid() const { return pump_tid_.load(); }
+  std::vector<int> lane_tids() const { return device_->compute_tids(); }
+
+  // Claims nothing new from now on. True: nothing was in flight within the time-out.
+  bool drain(std::int64_t timeout_ns);
+  // Finishes what was claimed, and ends the threads. Idempotent.
+  void stop();
+
+  // The plain twin of the pump, for tests and debugging: claim, copy, compute, copy, complete in
+  // the caller's thread, without any other. False: there was nothing to claim. Needs a device with
+  // inline lanes, and never runs beside start().
+  bool run_once();
+
+ private:
+  struct Lane {
+    explicit Lane(Assembly* of) : assembly(of) {}
+    std::unique_ptr<Assembly> assembly;
+    bool busy = false;
+  };
+
+  Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signature signature,
+           std::uint32_t lanes, std::unique_ptr<Engine> engine,
+           std::unique_ptr<DeviceTable> device);
+
+  Status open_lanes();
+  void pump_main();
+  void turn();
+  void stamp();
+  void complete_finished();
+  std::int64_t launch_next();
+  void launch(Lane& lane, std::uint32_t index);
+  void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
+  void answer(const Member& member, const Status& status, const LaneReport& report);
+  void report_drained();
+  InstanceEntry& entry() { return segment_->header().instances[index_]; }
+
+  const std::shared_ptr<Segment> segment_;
+  const std::uint16_t index_;
+  const Signature signature_;
+  const std::unique_ptr<Engine> engine_;
+  const std::unique_ptr<DeviceTable> device_;
+  FrontendBells frontends_;
+  PumpCounters counters_;
+
+  // The pump's own.
+  std::vector<Lane> lanes_;
+  std::uint32_t in_flight_ = 0;
+  Claim claim_;
+  std::vector<std::uint16_t> wake_;
+
+  std::thread pump_;
+  std::atomic<int> pump_tid_{0};
+  std::atomic<bool> draining_{false};
+  std::atomic<bool> stopping_{false};
+  std::mutex drained_mutex_;
+  std::condition_variable drained_changed_;
+  bool drained_ = false;
+  bool open_ = false;
+};
+
+}  // namespace gslice
