@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,9 @@ def demo(
 
     Starts a daemon, a front-end and workers on free loopback ports, and leaves nothing behind.
     """
+    # Before gRPC is imported: it would tell of every connection that the stopping node closes.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
     from gslice.cli.output import console, print_json
     from gslice.demo import assets
 
