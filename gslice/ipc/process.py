@@ -27,9 +27,16 @@ def start_ticks(pid: int | None = None) -> int:
     return int(stat.rpartition(")")[2].split()[19])
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def resident_bytes(pid: int | None = None) -> int:
+    """Resident memory of a process; 0 when it is gone.
+
+    Args:
+        pid: A process id; None: this process.
+    """
+    try:
+        pages = int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

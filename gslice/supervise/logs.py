@@ -6,14 +6,17 @@ runs. The daemon bounds the file from outside: it keeps a copy of the newest par
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 LOG_MAX_BYTES = 4 << 20
 _TAIL_BYTES = 64 << 10
+_FOLLOW_PERIOD_S = 0.1
 
 
 def last_lines(path: Path, count: int) -> list[str]:
@@ -29,6 +32,23 @@ def last_line(path: Path) -> str:
     return next((ln.strip() for ln in reversed(last_lines(path, 50)) if ln.strip()), "")
 
 
+async def follow(path: Path, count: int) -> AsyncIterator[str]:
+    """The last lines of a log, then those that are added, without end."""
+    end = _size(path)
+    for line in last_lines(path, count):
+        yield line
+    rest = b""
+    while True:
+        size = _size(path)
+        if size < end:  # it was cut
+            end, rest = 0, b""
+        *lines, rest = (rest + _part(path, end, size - end)).split(b"\n")
+        end = size
+        for line_bytes in lines:
+            yield line_bytes.decode(errors="replace")
+        await asyncio.sleep(_FOLLOW_PERIOD_S)  # files that grow tell asyncio nothing
+
+
 def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
     """Bounds a log: past `max_bytes` its contents move to `<name>.1`, and it starts anew.
 
@@ -38,10 +58,7 @@ def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
     Returns:
         True if it was cut.
     """
-    try:
-        if path.stat().st_size <= max_bytes:
-            return False
-    except FileNotFoundError:
+    if _size(path) <= max_bytes:
         return False
     old = path.with_name(path.name + ".1")
     old.write_bytes(_tail(path, max_bytes))
@@ -50,11 +67,24 @@ def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
     return True
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _tail(path: Path, size: int) -> bytes:
+    end = _size(path)
+    return _part(path, max(0, end - size), size)
+
+
+def _part(path: Path, start: int, size: int) -> bytes:
+    if size <= 0:
+        return b""
     try:
         with path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - size))
+            file.seek(start)
             return file.read(size)
     except FileNotFoundError:
         return b""

@@ -18,19 +18,27 @@ if TYPE_CHECKING:
 
 
 class Changes:
-    """Lets any number of watchers wait for the next change of state."""
+    """Lets any number of watchers wait for the next change of state.
+
+    Attributes:
+        version: Grows with every change.
+    """
 
     def __init__(self) -> None:
+        self.version = 0
         self._next: asyncio.Future[None] | None = None
 
     def notify(self) -> None:
         """Something that a status shows has changed."""
+        self.version += 1
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
         self._next = None
 
-    async def wait(self, timeout_s: float) -> None:
-        """Returns at the next change, or after `timeout_s`."""
+    async def wait(self, seen: int, timeout_s: float) -> None:
+        """Returns when the version is no longer `seen`, or after `timeout_s`."""
+        if self.version != seen:
+            return
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         await asyncio.wait([self._next], timeout=timeout_s)

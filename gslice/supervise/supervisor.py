@@ -225,7 +225,6 @@ class Supervisor:
             raise
         function.source = source
         self.node.changes.notify()
-        stage("done", "")
 
     def _admit(self, function: Function, spec: FunctionSpec) -> None:
         """Counts a function in, if its device can hold it."""

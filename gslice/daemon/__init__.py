@@ -1,0 +1,1 @@
+"""The daemon: desired state, the control API and the composition root of the node."""

@@ -1,0 +1,175 @@
+"""gslice.v1.Control on a Unix socket that only its owner can open."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from gslice.core.errors import GsliceError, NotFound
+from gslice.protos import message
+from gslice.protos.rpc import generic_handler
+from gslice.supervise.frontends import LOG_NAME
+from gslice.supervise.logs import follow, last_lines
+from gslice.supervise.supervisor import DAEMON_LOG_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from pathlib import Path
+
+    from gslice.core.config import SettingChange
+    from gslice.daemon.daemon import Daemon
+
+SERVICE = "gslice.v1.Control"
+LINES_MAX = 10_000
+_WATCH_INTERVAL_MS = 1000
+_WATCH_INTERVAL_MIN_MS = 20
+_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_STOP_GRACE_S = 1.0
+
+
+class ControlServer:
+    """Serves the control API.
+
+    Args:
+        daemon: Does what is asked.
+        path: Of the socket; its directory must be its owner's alone.
+    """
+
+    def __init__(self, daemon: Daemon, path: Path) -> None:
+        self._path = path
+        self._server = grpc.aio.server()
+        self._server.add_generic_rpc_handlers((generic_handler(SERVICE, Servicer(daemon)),))
+
+    async def start(self) -> None:
+        """Listens; a socket that a dead daemon left is replaced."""
+        self._path.unlink(missing_ok=True)
+        self._server.add_insecure_port(f"unix:{self._path}")
+        self._path.chmod(0o600)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Ends all calls and removes the socket."""
+        await self._server.stop(_STOP_GRACE_S)
+        self._path.unlink(missing_ok=True)
+
+
+class Servicer:
+    """The calls of gslice.v1.Control."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def GetStatus(self, request: Any, context: Any) -> Any:
+        """What runs, with figures of the last seconds."""
+        return self._status()
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """The status again whenever it changes, and at least every interval."""
+        interval_ms = max(_WATCH_INTERVAL_MIN_MS, request.interval_ms or _WATCH_INTERVAL_MS)
+        changes = self._daemon.node.changes
+        while True:
+            seen = changes.version
+            yield self._status()
+            await changes.wait(seen, interval_ms / 1000)
+
+    async def Load(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Adds a function, or loads a declared one."""
+        try:
+            spec = self._daemon.spec_from_yaml(request.name, request.function_yaml)
+        except GsliceError as error:
+            await _abort(context, error)
+        async for stage in self._stages(lambda stage: self._daemon.load(spec, stage)):
+            yield stage
+
+    async def Unload(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Drains and removes a function."""
+        try:
+            self._daemon.supervisor.function(request.name)
+        except GsliceError as error:
+            await _abort(context, error)
+        async for stage in self._stages(lambda stage: self._daemon.unload(request.name, stage)):
+            yield stage
+
+    async def Diff(self, request: Any, context: Any) -> Any:
+        """How what is wanted differs from node.yaml."""
+        changes = _changes(self._daemon.desired.diff())
+        return message("gslice.v1.DiffReply")(changes=changes)
+
+    async def Save(self, request: Any, context: Any) -> Any:
+        """Writes the overlay into node.yaml, or drops it."""
+        try:
+            if request.discard_overlay:
+                path, changes = self._daemon.desired.path, await self._daemon.discard()
+            else:
+                path, changes = self._daemon.save()
+        except GsliceError as error:
+            await _abort(context, error)
+        return message("gslice.v1.SaveReply")(path=str(path or ""), changes=_changes(changes))
+
+    async def Logs(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """The last log lines of a process, then what follows."""
+        line = message("gslice.v1.LogLine")
+        known = {LOG_NAME, DAEMON_LOG_NAME, *self._daemon.supervisor.functions}
+        if request.name not in known:
+            error = NotFound(
+                f"nothing called {request.name!r} keeps a log", hint=", ".join(sorted(known))
+            )
+            await _abort(context, error)
+        path = self._daemon.node.log_path(request.name)
+        if not request.follow:
+            for text in last_lines(path, min(request.lines, LINES_MAX)):
+                yield line(text=text)
+            return
+        async for text in follow(path, min(request.lines, LINES_MAX)):
+            yield line(text=text)
+
+    async def Shutdown(self, request: Any, context: Any) -> Any:
+        """Asks for the staged stop, and answers before it ends."""
+        drain_s = request.drain_timeout_ms / 1000 if request.drain_timeout_ms else None
+        self._daemon.stop(drain_s)
+        return message("gslice.v1.ShutdownReply")()
+
+    def _status(self) -> Any:
+        path = self._daemon.desired.path
+        empty = message("gslice.v1.Status")()
+        return self._daemon.reader.status(empty, self._daemon.state, str(path or ""))
+
+    async def _stages(
+        self, order: Callable[[Callable[[str, str], None]], Coroutine[None, None, None]]
+    ) -> AsyncIterator[Any]:
+        """Carries an order out and yields its stages; it goes on if the caller leaves."""
+        stage = message("gslice.v1.Stage")
+        begun_s = time.monotonic()
+        passed: asyncio.Queue[Any] = asyncio.Queue()
+
+        def pass_on(name: str, detail: str) -> None:
+            elapsed_ms = (time.monotonic() - begun_s) * 1000
+            passed.put_nowait(stage(name=name, detail=detail, elapsed_ms=elapsed_ms))
+
+        async def carry_out() -> None:
+            try:
+                await order(pass_on)
+            except GsliceError as error:
+                pass_on("failed", str(error))
+            finally:
+                passed.put_nowait(None)
+
+        self._daemon.background(carry_out())
+        while (item := await passed.get()) is not None:
+            yield item
+
+
+def _changes(changes: Iterable[SettingChange]) -> list[Any]:
+    change = message("gslice.v1.Change")
+    return [
+        change(path=c.path, file_value=c.file_value, running_value=c.running_value) for c in changes
+    ]
+
+
+async def _abort(context: Any, error: GsliceError) -> None:
+    """Ends a call with the error's status; does not return."""
+    await context.abort(_STATUS_CODES[error.code], str(error))

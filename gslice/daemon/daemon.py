@@ -1,0 +1,309 @@
+"""The daemon itself: what it does when it starts, when somebody asks, and when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from gslice._native import histogram_bounds_us
+from gslice.core.config import function_from_yaml
+from gslice.core.errors import GsliceError, InvalidArgument
+from gslice.daemon.desired import Desired
+from gslice.daemon.http import HttpServer, health
+from gslice.daemon.status import Addresses, StatusReader
+from gslice.ipc.codec import to_json
+from gslice.ipc.messages import Failed, Ok, RepositoryCall
+from gslice.supervise.node import Node
+from gslice.supervise.reclaim import reclaim
+from gslice.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from gslice.core.config import Config, SettingChange
+    from gslice.core.types import FunctionSpec
+    from gslice.daemon.control_api import ControlServer
+    from gslice.daemon.store import Store
+    from gslice.ipc.channel import Received
+    from gslice.supervise.child import Child
+
+_SAMPLE_PERIOD_S = 1.0
+_log = logging.getLogger("gslice")
+
+
+class Daemon:
+    """The node's daemon. Made on a running event loop, run once.
+
+    Args:
+        config: node.yaml as read.
+        store: The node's memory.
+
+    Attributes:
+        state: `STARTING`, `SERVING` or `DRAINING`.
+        supervisor: What runs.
+        desired: What should.
+        reader: What it looks like.
+    """
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self.state = "STARTING"
+        self._config = config
+        self._store = store
+        self.node = Node.open(config.node, config.devices, self._event)
+        self.supervisor = Supervisor(self.node, self._called)
+        self.desired = Desired(config, store)
+        self._addresses = Addresses()
+        self.reader = StatusReader(self.supervisor, self._addresses)
+        self._drain_s = config.node.drain_timeout_us / 1e6
+        self._stop_asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._http: list[HttpServer] = []
+        self._control: ControlServer | None = None
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def run(self, on_ready: Callable[[Daemon], None]) -> None:
+        """Starts, serves until a stop is asked for, stops.
+
+        Args:
+            on_ready: Called once, when clients can connect; functions may still be loading.
+
+        Raises:
+            GsliceError: it could not start; nothing is left running.
+        """
+        start = asyncio.create_task(self._start())
+        stop = asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                on_ready(self)
+            await stop
+        finally:
+            start.cancel()
+            stop.cancel()
+            await asyncio.gather(start, stop, return_exceptions=True)
+            await self._stop()
+
+    def stop(self, drain_s: float | None = None) -> None:
+        """Asks for the staged stop; asked again, for a quick one."""
+        if self._stop_asked.is_set():
+            self._hurry.set()
+        if drain_s is not None:
+            self._drain_s = drain_s
+        self._stop_asked.set()
+
+    async def _start(self) -> None:
+        reclaim(self.node)
+        wanted = self.desired.functions
+        await self.supervisor.adopt(wanted)
+        # Processes first: they start up while this one imports gRPC and binds its own ports.
+        frontends = asyncio.create_task(self.supervisor.frontends.start())
+        self.background(self._load_wanted(wanted))
+        try:
+            await asyncio.sleep(0)
+            self._start_http()
+            await self._start_control()
+            await frontends
+        except BaseException:
+            frontends.cancel()
+            await asyncio.gather(frontends, return_exceptions=True)
+            raise
+        self.background(self.supervisor.care())
+        self.background(self._sample())
+
+    def _start_http(self) -> None:
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.exposition import make_wsgi_app
+
+        from gslice.telemetry.metrics import NodeCollector
+
+        registry = CollectorRegistry()
+        registry.register(NodeCollector(self.reader.reading, histogram_bounds_us()))
+        node = self._config.node
+        for address, application in (
+            (node.http, health(lambda: self.state == "SERVING")),
+            (node.metrics, make_wsgi_app(registry)),
+        ):
+            self._http.append(HttpServer(address, application))
+        self._addresses.http, self._addresses.metrics = (s.address for s in self._http)
+
+    async def _start_control(self) -> None:
+        from gslice.daemon.control_api import ControlServer
+
+        self._control = ControlServer(self, self._config.node.state_dir / "control.sock")
+        await self._control.start()
+
+    async def _load_wanted(self, wanted: dict[str, FunctionSpec]) -> None:
+        """Loads what does not run as wanted already, side by side."""
+        running = self.supervisor.functions
+        missing = [s for n, s in wanted.items() if n not in running or running[n].spec != s]
+        await asyncio.gather(*(self._try_to_load(spec) for spec in missing))
+        self.state = "SERVING"
+        self.node.changes.notify()
+
+    async def _try_to_load(self, spec: FunctionSpec) -> None:
+        try:
+            await self._load(spec, lambda stage, detail: None)
+        except GsliceError as error:
+            _log.error("function %s: %s", spec.name, error)
+
+    async def _stop(self) -> None:
+        self.state = "DRAINING"
+        self.node.changes.notify()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        graceful = asyncio.create_task(self.supervisor.stop(self._drain_s))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({graceful, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not graceful.done():
+            graceful.cancel()
+        results = await asyncio.gather(graceful, hurry, return_exceptions=True)
+        await self.supervisor.kill()
+        if self._control is not None:
+            await self._control.stop()
+        for server in self._http:
+            await asyncio.to_thread(server.close)
+        reclaim(self.node)
+        self.node.run_dir.close()
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+    # ---- orders ------------------------------------------------------------------------------
+
+    def spec_from_yaml(self, name: str, body: str) -> FunctionSpec:
+        """The function that an order is about.
+
+        Args:
+            name: The function's.
+            body: YAML or JSON of what stands under functions.<name>; empty: as declared.
+
+        Raises:
+            GsliceError: what is wrong with it, or that none is declared.
+        """
+        if not body.strip():
+            return self.desired.declared(name)
+        base_dir = self.desired.path.parent if self.desired.path else self._config.node.state_dir
+        return function_from_yaml(name, body, base_dir, config=self._config)
+
+    async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
+        """Loads a function on somebody's order; it stays wanted from then on.
+
+        Raises:
+            GsliceError: it could not be loaded, and what was wanted before still is.
+        """
+        await self._load(spec, stage)
+        self.desired.put(spec)
+        self.supervisor.function(spec.name).source = self.desired.source(spec.name)
+        stage("done", "")
+
+    async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
+        """Unloads a function on somebody's order.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        await self.supervisor.unload(name, stage)
+        self.desired.remove(name)
+        self.node.event(name, "unloaded")
+        stage("done", "")
+
+    def save(self) -> tuple[Path, list[SettingChange]]:
+        """Writes what is wanted into node.yaml; see `Desired.save`."""
+        path, changes = self.desired.save()
+        for function in self.supervisor.functions.values():
+            function.source = "file"
+        self.node.event("daemon", f"{len(changes)} change(s) saved to {path}")
+        self.node.changes.notify()
+        return path, changes
+
+    async def discard(self) -> list[SettingChange]:
+        """Drops the overlay, and goes back to what node.yaml says."""
+        changes = self.desired.discard()
+        wanted = self.desired.functions
+        for name in list(self.supervisor.functions):
+            if name not in wanted:
+                await self.supervisor.unload(name, lambda stage, detail: None)
+        await self._load_wanted(wanted)
+        self.node.event("daemon", f"{len(changes)} run-time change(s) dropped")
+        return changes
+
+    def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Runs something that ends with the daemon at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    async def _load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
+        begun_s = time.monotonic()
+        took_us: dict[str, int] = {}
+
+        def timed(name: str, detail: str) -> None:
+            took_us[name] = round((time.monotonic() - begun_s) * 1e6)
+            stage(name, detail)
+
+        await self.supervisor.load(spec, timed, self.desired.source(spec.name))
+        deployment = self.supervisor.function(spec.name).deployment
+        if deployment is not None and deployment.segment is not None:
+            observation = {
+                "stage_began_us": took_us,
+                "ready_us": round((time.monotonic() - begun_s) * 1e6),
+                "memory_bytes": [w.memory_bytes for w in deployment.workers],
+                "segment_bytes": deployment.segment.size_bytes,
+                "signature": to_json(deployment.signature),
+            }
+            self._store.observe(spec.name, observation)
+            self.node.event(spec.name, f"serves after {observation['ready_us'] / 1e6:.2f} s")
+
+    async def _sample(self) -> None:
+        while True:
+            self.reader.sample()
+            await asyncio.sleep(_SAMPLE_PERIOD_S)
+
+    def _event(self, subject: str, text: str) -> None:
+        _log.info("%s: %s", subject, text)
+        self._store.add_event(subject, text)
+
+    def _called(self, child: Child, received: Received) -> None:
+        """A front-end asks for something."""
+        if isinstance(received.message, RepositoryCall):
+            self.background(self._repository(child, received.message, received.seq))
+        else:
+            error = InvalidArgument(f"the daemon takes no {type(received.message).__name__}")
+            child.send(Failed(error.code, error.message), seq=received.seq)
+
+    async def _repository(self, child: Child, call: RepositoryCall, seq: int) -> None:
+        try:
+            if call.call == "load":
+                spec = self.spec_from_yaml(call.name, json_body(call.config))
+                await self.load(spec, lambda stage, detail: None)
+            else:
+                await self.unload(call.name, lambda stage, detail: None)
+        except GsliceError as error:
+            child.send(Failed(error.code, str(error)), seq=seq)
+        else:
+            child.send(Ok(), seq=seq)
+
+
+def json_body(text: str) -> str:
+    """A client's config override, which the protocol says is JSON.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
+    if text.strip():
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise InvalidArgument(f"the config override is not JSON: {error}") from error
+    return text

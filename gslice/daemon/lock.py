@@ -1,0 +1,47 @@
+"""One daemon a state directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING, Self
+
+from gslice.core.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class StateLock:
+    """Holds a state directory for one daemon; the kernel drops it when the holder dies.
+
+    Args:
+        state_dir: The directory; made, for its owner alone, when missing.
+
+    Raises:
+        FailedPrecondition: another daemon holds it.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_dir.chmod(0o700)
+        path = state_dir / "daemon.lock"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 20, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise FailedPrecondition(
+                f"another daemon (pid {holder}) runs in {state_dir}",
+                hint="stop it, or choose another state_dir",
+            ) from None
+        os.truncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.truncate(self._fd, 0)
+        os.close(self._fd)

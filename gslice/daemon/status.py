@@ -1,0 +1,196 @@
+"""What the node looks like now: for the control API, and for Prometheus."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gslice import __version__, _native
+from gslice.ipc.process import resident_bytes
+from gslice.telemetry.metrics import FunctionReading, NodeReading
+from gslice.telemetry.window import Figures, Sample, Window
+
+if TYPE_CHECKING:
+    from gslice.core.config import DeviceConfig
+    from gslice.supervise.function import Function
+    from gslice.supervise.supervisor import Supervisor
+
+_UNSUCCESSFUL = ("invalid", "rejected", "expired", "cancelled", "failed", "poisoned")
+
+
+@dataclass
+class Addresses:
+    """Where the daemon and its front-ends listen, with real ports."""
+
+    http: str = ""
+    metrics: str = ""
+
+
+@dataclass
+class _Watched:
+    generation: int
+    window: Window = field(default_factory=Window)
+
+
+class StatusReader:
+    """Reads the node's state; keeps the windows of the last seconds.
+
+    Args:
+        supervisor: What runs.
+        addresses: Filled in as servers come up.
+    """
+
+    def __init__(self, supervisor: Supervisor, addresses: Addresses) -> None:
+        self._supervisor = supervisor
+        self._addresses = addresses
+        self._bounds_us = _native.histogram_bounds_us()
+        self._watched: dict[str, _Watched] = {}
+        self._begun_s = time.monotonic()
+
+    def sample(self) -> None:
+        """Takes a sample of every function's counters; called about once a second."""
+        functions = self._supervisor.functions
+        for name in self._watched.keys() - functions.keys():
+            del self._watched[name]
+        for function in functions.values():
+            if function.segment is None:
+                continue
+            stats = function.segment.stats()
+            generation = function.segment.generation
+            watched = self._watched.get(function.name)
+            if watched is None or watched.generation != generation:
+                watched = self._watched[function.name] = _Watched(generation)
+            watched.window.add(
+                Sample(
+                    time.monotonic_ns(),
+                    stats["outcome"]["ok"],
+                    stats["rows"],
+                    stats["executions"],
+                    stats["stage"]["total"]["bins"],
+                )
+            )
+
+    def status(self, message: Any, state: str, config_path: str) -> Any:
+        """Fills a `gslice.v1.Status`.
+
+        Args:
+            message: An empty one.
+            state: Of the daemon: `STARTING`, `SERVING` or `DRAINING`.
+            config_path: The node.yaml; empty without.
+        """
+        node = self._supervisor.node
+        message.version = __version__
+        message.pid = os.getpid()
+        message.uptime_s = time.monotonic() - self._begun_s
+        message.state = state
+        message.grpc_address = self._supervisor.frontends.address
+        message.http_address = self._addresses.http
+        message.metrics_address = self._addresses.metrics
+        message.config_path = config_path
+        message.state_dir = str(node.config.state_dir)
+        for name, device in node.devices.items():
+            self._fill_device(message.devices.add(), name, device)
+        for function in self._supervisor.functions.values():
+            self._fill_function(message.functions.add(), function)
+        frontends = self._supervisor.frontends
+        for frontend in frontends.all():
+            pid = frontend.child.process.pid
+            message.frontends.add(
+                pid=pid,
+                state=frontend.state.upper(),
+                rss_bytes=resident_bytes(pid),
+                restarts=frontends.restarts,
+                address=frontends.address,
+            )
+        return message
+
+    def reading(self) -> NodeReading:
+        """Everything for a scrape; safe to call from another thread."""
+        frontends = self._supervisor.frontends
+        return NodeReading(
+            __version__,
+            [_function_reading(f) for f in list(self._supervisor.functions.values())],
+            len(frontends.all()),
+            frontends.restarts,
+            {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
+        )
+
+    def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:
+        functions = [f for f in self._supervisor.functions.values() if f.spec.device == name]
+        deployments = [d for f in functions for d in f.deployments]
+        workers = [w for d in deployments for w in d.workers]
+        message.name = name
+        message.kind = device.kind
+        message.limiter = next((d.limiter for d in deployments if d.limiter), device.limiter)
+        message.cpus.extend(device.cpus)
+        message.share_limit_percent = device.share_limit_percent
+        message.share_used_percent = sum(w.share_effective_percent for w in workers)
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        message.memory_bytes = device.memory_limit_bytes or total
+        message.memory_used_bytes = sum(resident_bytes(w.pid) for w in workers)
+
+    def _fill_function(self, message: Any, function: Function) -> None:
+        spec, deployment = function.spec, function.deployment
+        message.name = spec.name
+        message.version = spec.version
+        message.engine = spec.engine
+        message.state = function.state
+        message.reason = function.reason
+        message.device = spec.device
+        message.share_requested_percent = _requested_percent(function)
+        message.share_granted_percent = function.share_granted_percent
+        message.slo_p99_us = spec.slo_p99_us
+        message.source = function.source
+        if deployment is None:
+            return
+        message.limiter = deployment.limiter
+        message.share_effective_percent = deployment.share_effective_percent
+        for worker in deployment.workers:
+            message.workers.add(
+                pid=worker.pid,
+                state="READY" if worker.ready else "LOADING",
+                rss_bytes=resident_bytes(worker.pid),
+                restarts=function.restarts,
+            )
+        if deployment.segment is not None:
+            self._fill_figures(message, function.name, deployment.segment)
+
+    def _fill_figures(self, message: Any, name: str, segment: _native.Segment) -> None:
+        counts, outcome = segment.counts(), segment.stats()["outcome"]
+        message.segment_bytes = segment.size_bytes
+        message.queued = counts["queued"]
+        message.in_flight = counts["claimed"]
+        message.ok = outcome["ok"]
+        message.failed = sum(outcome[name] for name in _UNSUCCESSFUL)
+        watched = self._watched.get(name)
+        figures = watched.window.figures(self._bounds_us) if watched else Figures()
+        message.rate_per_s = figures.rate_per_s
+        message.p50_us = figures.p50_us
+        message.p99_us = figures.p99_us
+        message.batch_mean_rows = figures.batch_mean_rows
+
+
+def _requested_percent(function: Function) -> float:
+    share = function.spec.share
+    return share.min_percent if share.min_percent == share.max_percent else 0.0
+
+
+def _function_reading(function: Function) -> FunctionReading:
+    deployment, segment = function.deployment, function.segment
+    workers = list(deployment.workers) if deployment else []
+    return FunctionReading(
+        name=function.name,
+        ready=function.serving,
+        stats=segment.stats() if segment else None,
+        slots=segment.counts() if segment else {},
+        share_percent={
+            "requested": _requested_percent(function),
+            "granted": function.share_granted_percent,
+            "effective": deployment.share_effective_percent if deployment else 0.0,
+        },
+        worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
+        worker_restarts=function.restarts,
+        segment_bytes=segment.size_bytes if segment else 0,
+    )

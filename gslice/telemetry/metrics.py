@@ -1,0 +1,189 @@
+"""The Prometheus page: every figure read from shared memory at the moment of the scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+_STAGE_BOUNDS_US = tuple(2.0**power for power in range(5, 25))  # 32 us to 16.8 s
+_ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class FunctionReading:
+    """A function at the moment of a scrape.
+
+    Attributes:
+        name: The function's.
+        ready: Whether it serves.
+        stats: `Segment.stats()`; None while it has no segment.
+        slots: `Segment.counts()`.
+        share_percent: By kind: `requested`, `granted`, `effective`.
+        worker_rss_bytes: By process id.
+        worker_restarts: Workers started in place of dead ones.
+        segment_bytes: Size of its shared memory.
+    """
+
+    name: str
+    ready: bool
+    stats: Mapping[str, Any] | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
+    share_percent: Mapping[str, float] = field(default_factory=dict)
+    worker_rss_bytes: Mapping[int, int] = field(default_factory=dict)
+    worker_restarts: int = 0
+    segment_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class NodeReading:
+    """The node at the moment of a scrape.
+
+    Attributes:
+        version: Of gslice.
+        functions: All of them.
+        frontends: Front-ends that run.
+        frontend_restarts: Front-ends started in place of dead ones.
+        share_limit_percent: By device.
+    """
+
+    version: str
+    functions: list[FunctionReading]
+    frontends: int = 0
+    frontend_restarts: int = 0
+    share_limit_percent: Mapping[str, float] = field(default_factory=dict)
+
+
+class NodeCollector(Collector):
+    """Turns readings into metrics; registered in a registry of its own.
+
+    Args:
+        read: Takes a reading; called from the thread that serves the scrape.
+        bounds_us: Bounds of the segments' histogram bins.
+    """
+
+    def __init__(self, read: Callable[[], NodeReading], bounds_us: NDArray[np.float64]) -> None:
+        self._read = read
+        self._bounds_us = bounds_us
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics of the node."""
+        reading = self._read()
+        served = [(f.name, f.stats) for f in reading.functions if f.stats is not None]
+        yield from _node(reading)
+        yield from _functions(reading.functions)
+        yield from _requests(served)
+        yield from _batches(served)
+        yield _stages(served, self._bounds_us)
+
+
+def _node(reading: NodeReading) -> Iterable[Metric]:
+    yield InfoMetricFamily("gslice_build", "What runs.", value={"version": reading.version})
+    yield GaugeMetricFamily("gslice_frontends", "Front-ends that run.", reading.frontends)
+    yield CounterMetricFamily(
+        "gslice_frontend_restarts",
+        "Front-ends started in place of dead ones.",
+        reading.frontend_restarts,
+    )
+    limit = GaugeMetricFamily(
+        "gslice_device_share_limit_percent", "Most that gslice may use.", labels=["device"]
+    )
+    for device, percent in reading.share_limit_percent.items():
+        limit.add_metric([device], percent)
+    yield limit
+
+
+def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
+    ready = _gauge("gslice_function_ready", "1 if the function serves.")
+    queue = _gauge("gslice_queue_length", "Requests that wait for an instance.")
+    in_flight = _gauge("gslice_in_flight", "Requests that an instance has claimed.")
+    slots = _gauge("gslice_slots", "Slots of the function's segment.", "state")
+    blocks = _gauge("gslice_overflow_blocks_in_use", "Overflow blocks that hold outputs.")
+    shares = _gauge("gslice_share_percent", "Share of the device.", "kind")
+    rss = _gauge("gslice_worker_rss_bytes", "Resident memory of a worker.", "pid")
+    segment = _gauge("gslice_segment_bytes", "Size of the function's shared memory.")
+    restarts = _counter("gslice_worker_restarts", "Workers started in place of dead ones.")
+    for function in functions:
+        name = function.name
+        ready.add_metric([name], float(function.ready))
+        restarts.add_metric([name], function.worker_restarts)
+        for kind, percent in function.share_percent.items():
+            shares.add_metric([name, kind], percent)
+        for pid, size in function.worker_rss_bytes.items():
+            rss.add_metric([name, str(pid)], size)
+        if function.stats is None:
+            continue
+        segment.add_metric([name], function.segment_bytes)
+        queue.add_metric([name], function.slots["queued"])
+        in_flight.add_metric([name], function.slots["claimed"])
+        for state, count in function.slots.items():
+            if state == "blocks_in_use":
+                blocks.add_metric([name], count)
+            else:
+                slots.add_metric([name, state], count)
+    return (ready, queue, in_flight, slots, blocks, shares, rss, segment, restarts)
+
+
+def _requests(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:
+    requests = _counter("gslice_requests", "Requests by how they ended.", "outcome")
+    copies = _counter("gslice_tensor_copies", "Copies of tensors in memory.")
+    copied = _counter("gslice_tensor_copied_bytes", "Bytes of tensors copied in memory.")
+    for name, stats in served:
+        for outcome, count in stats["outcome"].items():
+            requests.add_metric([name, outcome], count)
+        copies.add_metric([name], stats["copies"])
+        copied.add_metric([name], stats["copied_bytes"])
+    return (requests, copies, copied)
+
+
+def _batches(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:
+    rows = HistogramMetricFamily(
+        "gslice_batch_rows", "Rows in a batch that ran.", labels=["function"]
+    )
+    busy = _counter("gslice_compute_busy_seconds", "Time in which a lane computed.")
+    for name, stats in served:
+        cumulated = np.cumsum(stats["batch_rows"])
+        buckets = [(str(float(bound)), float(cumulated[bound])) for bound in _ROW_BOUNDS]
+        buckets.append(("+Inf", float(cumulated[-1])))
+        rows.add_metric([name], buckets, sum_value=stats["rows"])
+        busy.add_metric([name], stats["compute_busy_ns"] / 1e9)
+    return (rows, busy)
+
+
+def _stages(served: list[tuple[str, Mapping[str, Any]]], bounds_us: NDArray[np.float64]) -> Metric:
+    stages = HistogramMetricFamily(
+        "gslice_request_stage_seconds",
+        "Time of a request in each stage of its life.",
+        labels=["function", "stage"],
+    )
+    ends = [int(np.searchsorted(bounds_us, bound)) for bound in _STAGE_BOUNDS_US]
+    for name, stats in served:
+        for stage, histogram in stats["stage"].items():
+            cumulated = np.concatenate(([0], np.cumsum(histogram["bins"])))
+            buckets = [(str(float(bounds_us[end]) / 1e6), float(cumulated[end])) for end in ends]
+            buckets.append(("+Inf", float(cumulated[-1])))
+            stages.add_metric([name, stage], buckets, sum_value=histogram["sum_ns"] / 1e9)
+    return stages
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, labels=["function", *labels])
+
+
+def _counter(name: str, documentation: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(name, documentation, labels=["function", *labels])
