@@ -4,15 +4,18 @@ Workers and front-ends never import this package: it brings pydantic and ruamel.
 """
 
 from gslice.core.config.body import diff_functions, function_to_yaml
+from gslice.core.config.body import to_text as value_to_yaml
 from gslice.core.config.load import (
     config_for_model,
     function_from_yaml,
     json_schema,
     load_config,
     name_of_model,
+    state_dir_of,
 )
 from gslice.core.config.places import check_state_dir, default_state_dir, format_cores, parse_cores
 from gslice.core.config.save import save_functions
+from gslice.core.config.show import config_to_yaml
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig, Override, SettingChange
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "SettingChange",
     "check_state_dir",
     "config_for_model",
+    "config_to_yaml",
     "default_state_dir",
     "diff_functions",
     "format_cores",
@@ -33,4 +37,6 @@ __all__ = [
     "name_of_model",
     "parse_cores",
     "save_functions",
+    "state_dir_of",
+    "value_to_yaml",
 ]

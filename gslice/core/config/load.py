@@ -61,6 +61,26 @@ def load_config_text(text: str, path: Path) -> Config:
     return _built(parse_document(text, str(path)), path, {})
 
 
+def state_dir_of(path: Path | None, environ: Mapping[str, str] | None = None) -> Path:
+    """The state directory that a node.yaml names, whatever else may be wrong with it.
+
+    Args:
+        path: The file; None: the environment alone.
+        environ: Stands in for `os.environ`.
+
+    Raises:
+        ConfigError: the file is not YAML, or its `node` is wrong.
+        NotFound: no such file.
+    """
+    environ = os.environ if environ is None else environ
+    document = read_document(path) if path is not None else _empty_document()
+    wanted = {"GSLICE_NODE__STATE_DIR"} & environ.keys()
+    for override in environment_overrides({name: environ[name] for name in wanted}, document.data):
+        document.override(override)
+    document.data = {"version": 1, "node": document.data.get("node", {})}
+    return _built(document, path, environ).node.state_dir
+
+
 def config_for_model(
     model: Path,
     *,

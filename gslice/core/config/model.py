@@ -90,8 +90,8 @@ Percent = Annotated[
 ]
 
 
-def _check_address(value: str) -> str:
-    match = _ADDRESS.fullmatch(value)
+def _address(value: Any) -> Any:
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
     if match is None or int(match[2]) > 65535:
         raise wrong(f"{value!r} is not an address; write host:port, as in 127.0.0.1:8001")
     return value
@@ -119,7 +119,7 @@ def _environment(value: Any) -> Any:
     return {key: str(entry) for key, entry in value.items()}
 
 
-Address = Annotated[str, AfterValidator(_check_address)]
+Address = Annotated[str, BeforeValidator(_address)]
 CountOrAuto = Annotated[
     int,
     BeforeValidator(_count_or_auto),

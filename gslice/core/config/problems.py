@@ -49,7 +49,8 @@ def _problem(details: ErrorDetails, model: type[BaseModel], data: object) -> Pro
     if kind == "extra_forbidden":
         return Problem(path, "unknown key" + nearest(str(path[-1]), _keys_at(model, path[:-1])))
     if kind == "missing":
-        return Problem(path, "required, but not given")
+        example = "; write `version: 1`" if path == ("version",) else ""
+        return Problem(path, f"required, but not given{example}")
     if kind == "literal_error":
         return Problem(path, f"{_shown(value)} is not one of {context['expected']}")
     if kind in _KINDS:

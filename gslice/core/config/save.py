@@ -18,10 +18,15 @@ from ruamel.yaml.util import load_yaml_guess_indent
 from gslice.core.config.body import as_written, compact_body, flow, leaves
 from gslice.core.config.document import new_yaml
 from gslice.core.config.load import load_config_text
+from gslice.core.config.splice import spliced
+from gslice.core.errors import FailedPrecondition
 from gslice.core.types import FunctionSpec
 
+Functions = dict[str, FunctionSpec]
+Changes = Mapping[str, FunctionSpec | None]
 
-def save_functions(path: Path, changes: Mapping[str, FunctionSpec | None]) -> None:
+
+def save_functions(path: Path, changes: Changes) -> None:
     """Makes the file say what runs; it is replaced in one step, or left as it was.
 
     Args:
@@ -29,7 +34,8 @@ def save_functions(path: Path, changes: Mapping[str, FunctionSpec | None]) -> No
         changes: Functions as they run, by name; None: the function was removed.
 
     Raises:
-        NotFound, ConfigError: the file as it stands cannot be read.
+        ConfigError: the file as it stands is wrong.
+        FailedPrecondition: its way of writing leaves no room for the change.
     """
     path = path.resolve()
     text = path.read_text(encoding="utf-8")
@@ -38,28 +44,44 @@ def save_functions(path: Path, changes: Mapping[str, FunctionSpec | None]) -> No
         _replace(path, edited)
 
 
-def _edited(path: Path, text: str, changes: Mapping[str, FunctionSpec | None]) -> str:
+def _edited(path: Path, text: str, changes: Changes) -> str:
     """The new text: the smallest edit that reads back as the functions given."""
-    written = load_config_text(text, path).functions
+
+    def functions_of(text: str) -> Functions:
+        return load_config_text(text, path).functions
+
+    written = functions_of(text)
+    wanted = {name: spec for name, spec in {**written, **changes}.items() if spec is not None}
+    if wanted == written:
+        return text
     yaml = _yaml_like(text)
     tree = yaml.load(text)
     functions = tree.get("functions")
     if functions is None:
         functions = tree["functions"] = CommentedMap()
-    for name, spec in changes.items():
-        if spec is None:
-            functions.pop(name, None)
-        elif name not in written:
+    for name in written.keys() - wanted.keys():
+        del functions[name]
+    for name, spec in wanted.items():
+        if name not in written:
             functions[name] = compact_body(spec, path.parent)
-        else:
+        elif written[name] != spec:
             _edit(functions[name], written[name], spec, path.parent)
-    result = _dumped(yaml, tree)
     # A setting at its default was left out above, but the file's own defaults may say otherwise.
-    saved = load_config_text(result, path).functions
-    for name, spec in changes.items():
-        if spec is not None and saved[name] != spec:
-            _edit(functions[name], saved[name], spec, path.parent)
-    return _dumped(yaml, tree)
+    for name, spec in functions_of(_dumped(yaml, tree)).items():
+        if name in wanted and spec != wanted[name]:
+            _edit(functions[name], spec, wanted[name], path.parent)
+    changed = [name for name, spec in wanted.items() if written.get(name) != spec]
+    bodies = {name: _dumped(yaml, CommentedMap({"_": {name: functions[name]}})) for name in changed}
+    for candidate in (
+        spliced(text, {**dict.fromkeys(written.keys() - wanted.keys(), ""), **bodies}),
+        _dumped(yaml, tree),
+    ):
+        if candidate and functions_of(candidate) == wanted:
+            return candidate
+    raise FailedPrecondition(
+        f"{path} is written in a way that cannot be edited safely",
+        hint="change it by hand as `gslice diff` says",
+    )
 
 
 def _edit(body: CommentedMap, old: FunctionSpec, new: FunctionSpec, base_dir: Path) -> None:

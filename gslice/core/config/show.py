@@ -1,0 +1,50 @@
+"""A whole configuration as YAML, every setting written out."""
+
+from __future__ import annotations
+
+from ruamel.yaml.comments import CommentedMap
+
+from gslice.core.config.body import flow, leaves, nested, to_text
+from gslice.core.config.places import format_cores
+from gslice.core.config.types import Config, DeviceConfig, NodeConfig
+from gslice.core.units import format_duration, format_percent, format_size
+
+
+def config_to_yaml(config: Config) -> str:
+    """A node.yaml that says what is in force: file, environment and defaults together."""
+    tree = CommentedMap({"version": 1, "node": _node(config.node)})
+    tree["devices"] = CommentedMap(
+        {name: _device(name, device) for name, device in config.devices.items()}
+    )
+    tree["functions"] = CommentedMap(
+        {name: nested(leaves(spec, None)) for name, spec in config.functions.items()}
+    )
+    return to_text(tree)
+
+
+def _node(node: NodeConfig) -> CommentedMap:
+    return CommentedMap(
+        {
+            "grpc": node.grpc,
+            "http": node.http,
+            "metrics": node.metrics,
+            "state_dir": str(node.state_dir),
+            "orphan_grace": format_duration(node.orphan_grace_us),
+            "hang_timeout": format_duration(node.hang_timeout_us),
+            "drain_timeout": format_duration(node.drain_timeout_us),
+            "pinned_memory": format_size(node.pinned_memory_bytes),
+            "frontends": node.frontends,
+            "request_max": format_size(node.request_max_bytes),
+        }
+    )
+
+
+def _device(name: str, device: DeviceConfig) -> CommentedMap:
+    shown = CommentedMap({"limiter": device.limiter})
+    limits = CommentedMap({"share": format_percent(device.share_limit_percent)})
+    memory = device.memory_limit_bytes
+    limits["memory"] = format_size(memory) if memory else "none"
+    shown["limits"] = flow(limits)
+    if ":" not in name:  # else the name gives the cores
+        shown["cpus"] = format_cores(device.cpus)
+    return shown
