@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gslice.supervise.process import Launch, Process
 
 HELLO_TIMEOUT_S = 30.0
+CLOSED_TIMEOUT_S = 5.0  # a child that has closed its channel has that long to end
 _A = TypeVar("_A")
 
 
@@ -102,6 +103,7 @@ class Child:
         self._fds: list[int] = []
         self._process: Process | None = None
         self._channel: AsyncChannel | None = None
+        self._reaper: asyncio.TimerHandle | None = None
 
     @classmethod
     async def start(
@@ -249,9 +251,10 @@ class Child:
 
     def _on_close(self, reason: GsliceError) -> None:
         self._fail_hello(ChannelClosed(reason.message))
-        if self._process is not None:
-            # A child that has closed its channel cannot be led any more; its death does the rest.
-            self._process.signal(signal.SIGKILL)
+        if self._process is not None and self._process.alive:
+            # Usually it is about to end. One that lives on cannot be led any more.
+            loop = asyncio.get_running_loop()
+            self._reaper = loop.call_later(CLOSED_TIMEOUT_S, self._process.signal, signal.SIGKILL)
 
     def _fail_hello(self, reason: GsliceError) -> None:
         if not self._hello.done():
@@ -259,6 +262,8 @@ class Child:
 
     def _gone(self, _death: asyncio.Future[str]) -> None:
         self._fail_hello(ChannelClosed(f"the child {self.name} has died"))
+        if self._reaper is not None:
+            self._reaper.cancel()
         self._close()
 
     def _close(self) -> None:

@@ -1,0 +1,174 @@
+"""Desired state, store and lock of the daemon."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gslice.core.config import load_config
+from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.types import FunctionSpec
+from gslice.daemon.desired import Desired
+from gslice.daemon.lock import StateLock
+from gslice.daemon.store import EVENTS_MAX, OBSERVATIONS_MAX, OverlayEntry, Store
+
+NODE = """\
+version: 1
+functions:
+  # the one that matters
+  a: {identity: {inputs: [{name: x, dtype: FP32, dims: [-1, 4]}]}, share: 40%}
+  b: {model: ./b.onnx}
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(tmp_path / "gslice.db") as store:
+        yield store
+
+
+@pytest.fixture
+def node_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "node.yaml"
+    path.write_text(NODE)
+    return path
+
+
+def desired(node_yaml: Path, store: Store) -> Desired:
+    return Desired(load_config(node_yaml, environ={}), store)
+
+
+def changed(spec: FunctionSpec, **changes: object) -> FunctionSpec:
+    return FunctionSpec(**{**vars(spec), **changes})
+
+
+def test_without_an_overlay_the_file_is_wanted(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    assert list(wanted.functions) == ["a", "b"]
+    assert wanted.diff() == []
+    assert wanted.source("a") == "file"
+
+
+def test_run_time_changes_outlive_the_daemon(node_yaml: Path, store: Store) -> None:
+    first = desired(node_yaml, store)
+    first.put(changed(first.functions["a"], queue_max=7))
+    first.put(FunctionSpec("c", model="/c.onnx"))
+    first.remove("b")
+    second = desired(node_yaml, store)
+    assert second.functions == first.functions
+    assert list(second.functions) == ["a", "c"]
+    assert [change.path for change in second.diff()] == [
+        "functions.a.queue.max",
+        "functions.b",
+        "functions.c",
+    ]
+    assert second.source("a") == second.source("c") == "overlay"
+
+
+def test_where_both_changed_the_file_wins_and_an_event_says_so(
+    node_yaml: Path, store: Store
+) -> None:
+    first = desired(node_yaml, store)
+    first.put(changed(first.functions["a"], queue_max=7))
+    first.remove("b")
+    node_yaml.write_text(NODE.replace("40%", "50%"))
+    second = desired(node_yaml, store)
+    assert second.functions["a"].queue_max == 256
+    assert second.functions["a"].share.min_percent == 50
+    assert "b" not in second.functions
+    (event,) = store.events()
+    assert (event.subject, "node.yaml wins" in event.text) == ("a", True)
+    assert list(store.overlay()) == ["b"]
+
+
+def test_a_change_back_to_the_file_is_no_change(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    original = wanted.functions["a"]
+    wanted.put(changed(original, queue_max=7))
+    wanted.put(original)
+    wanted.remove("b")
+    wanted.put(wanted.declared("b"))
+    assert store.overlay() == {}
+
+
+def test_declared_is_the_overlay_then_the_file(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    wanted.put(changed(wanted.functions["a"], queue_max=7))
+    wanted.remove("b")
+    assert wanted.declared("a").queue_max == 7
+    assert wanted.declared("b").name == "b"
+    with pytest.raises(NotFound, match=r"no function x is declared.*a, b"):
+        wanted.declared("x")
+
+
+def test_save_writes_the_overlay_into_the_file_with_its_comments(
+    node_yaml: Path, store: Store
+) -> None:
+    wanted = desired(node_yaml, store)
+    wanted.put(changed(wanted.functions["a"], queue_max=7))
+    wanted.remove("b")
+    before = wanted.functions
+    path, changes = wanted.save()
+    assert path == node_yaml
+    assert [change.path for change in changes] == ["functions.a.queue.max", "functions.b"]
+    assert "# the one that matters" in node_yaml.read_text()
+    assert wanted.diff() == []
+    assert store.overlay() == {}
+    assert desired(node_yaml, store).functions == before
+
+
+def test_discard_goes_back_to_the_file(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    wanted.remove("b")
+    assert [change.path for change in wanted.discard()] == ["functions.b"]
+    assert "b" in wanted.functions
+    assert store.overlay() == {}
+
+
+def test_save_without_a_file_says_so(store: Store) -> None:
+    wanted = Desired(load_config(None, environ={}), store)
+    with pytest.raises(FailedPrecondition, match=r"started without a node\.yaml"):
+        wanted.save()
+
+
+def test_the_store_keeps_a_bounded_past(store: Store) -> None:
+    for number in range(OBSERVATIONS_MAX + 5):
+        store.observe("a", {"number": number})
+    store.observe("b", {"number": -1})
+    kept = [observation["number"] for observation in store.observations("a")]
+    assert kept == list(range(OBSERVATIONS_MAX + 4, 4, -1))
+    assert len(store.observations("b")) == 1
+    for number in range(3):
+        store.add_event("a", str(number))
+    assert [event.text for event in store.events(2)] == ["2", "1"]
+    assert EVENTS_MAX >= 1000
+
+
+def test_specs_survive_the_store(store: Store) -> None:
+    spec = FunctionSpec("a", args={"list": [1, {"x": None}]}, environment={"K": "v"})
+    store.put_overlay("a", OverlayEntry(spec, None))
+    assert store.overlay() == {"a": OverlayEntry(spec, None)}
+
+
+def test_a_later_schema_and_garbage_are_refused(tmp_path: Path) -> None:
+    later, garbage = tmp_path / "later.db", tmp_path / "garbage.db"
+    database = sqlite3.connect(later)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(FailedPrecondition, match=r"later gslice \(schema 99"):
+        Store(later)
+    garbage.write_bytes(b"not a database, however long it may be" * 100)
+    with pytest.raises(FailedPrecondition, match="move the file away"):
+        Store(garbage)
+
+
+def test_one_daemon_a_state_directory(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    with StateLock(state_dir):
+        assert state_dir.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(FailedPrecondition, match=r"another daemon \(pid \d+\) runs in"):
+            StateLock(state_dir)
+    with StateLock(state_dir):
+        pass

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from gslice.supervise.logs import follow, last_line, last_lines, rotate
+
+
+def test_last_lines_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    assert last_lines(log, 3) == []
+    assert last_line(log) == ""
+    log.write_text("one\ntwo\nthree\n\n")
+    assert last_lines(log, 2) == ["three", ""]
+    assert last_lines(log, 0) == []
+    assert last_line(log) == "three"
+
+
+def test_a_long_log_is_cut_under_its_writer(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 900 + b"\n")
+        assert not rotate(log, max_bytes=1000)
+        writer.write(b"y" * 200 + b"\n")
+        assert rotate(log, max_bytes=1000)
+        writer.write(b"after\n")
+    assert log.read_bytes() == b"after\n"
+    old = tmp_path / "a.log.1"
+    assert old.stat().st_size == 1000
+    assert old.read_bytes().endswith(b"y\n")
+
+
+def test_following_shows_the_last_lines_then_new_ones_across_a_cut(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("old\nlast\n")
+
+    async def scenario() -> list[str]:
+        lines = follow(log, 1)
+        seen = [await anext(lines)]
+        with log.open("a") as writer:
+            writer.write("new\nhal")
+        seen.append(await anext(lines))
+        with log.open("a") as writer:
+            writer.write("f\n")
+        seen.append(await anext(lines))
+        log.write_text("cut\n")
+        seen.append(await anext(lines))
+        await lines.aclose()
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["last", "new", "half", "cut"]

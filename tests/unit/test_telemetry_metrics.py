@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gslice._native import Segment, histogram_bounds_us
+from gslice.telemetry.metrics import FunctionReading, NodeCollector, NodeReading
+
+
+def scrape(reading: NodeReading) -> Callable[..., float]:
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(lambda: reading, histogram_bounds_us()))
+    samples = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+    def value(name: str, **labels: str) -> float:
+        return samples[name, frozenset(labels.items())]
+
+    return value
+
+
+def reading(**changes: object) -> NodeReading:
+    segment = Segment.create("f", [(4096, 4)], 4096, 2)
+    stats = segment.stats()
+    stats["outcome"]["ok"] = 5
+    stats["rows"] = 9
+    stats["batch_rows"] = np.bincount([1, 1, 3, 128], minlength=129).astype(np.uint64)
+    stats["compute_busy_ns"] = 2_500_000_000
+    bins = np.zeros(512, np.uint64)
+    bounds = histogram_bounds_us()
+    for latency_us in (10, 100, 1000):
+        bins[np.searchsorted(bounds, latency_us, "right") - 1] += 1
+    stats["stage"]["total"] = {"count": 3, "sum_ns": 1_110_000, "bins": bins}
+    function = FunctionReading(
+        "f",
+        ready=True,
+        stats=stats,
+        slots=segment.counts(),
+        share_percent={"requested": 25.0, "granted": 25.0, "effective": 24.0},
+        worker_rss_bytes={123: 1 << 20},
+        worker_restarts=2,
+        segment_bytes=segment.size_bytes,
+    )
+    return NodeReading("1.2.3", [function, FunctionReading("loading", ready=False)], 1, 3)
+
+
+def test_figures_of_the_node_and_its_functions() -> None:
+    value = scrape(reading())
+    assert value("gslice_build_info", version="1.2.3") == 1
+    assert value("gslice_frontend_restarts_total") == 3
+    assert value("gslice_function_ready", function="f") == 1
+    assert value("gslice_function_ready", function="loading") == 0
+    assert value("gslice_requests_total", function="f", outcome="ok") == 5
+    assert value("gslice_slots", function="f", state="free") == 4
+    assert value("gslice_queue_length", function="f") == 0
+    assert value("gslice_share_percent", function="f", kind="effective") == 24
+    assert value("gslice_worker_rss_bytes", function="f", pid="123") == 1 << 20
+    assert value("gslice_worker_restarts_total", function="f") == 2
+    assert value("gslice_compute_busy_seconds_total", function="f") == 2.5
+
+
+def test_histograms_are_cumulative_and_end_at_the_count() -> None:
+    value = scrape(reading())
+    rows = {le: value("gslice_batch_rows_bucket", function="f", le=le) for le in ("1.0", "4.0")}
+    assert rows == {"1.0": 2, "4.0": 3}
+    assert value("gslice_batch_rows_bucket", function="f", le="+Inf") == 4
+    assert value("gslice_batch_rows_sum", function="f") == 9
+    total = {"function": "f", "stage": "total"}
+    bounds = [2.0**power / 1e6 for power in range(5, 25)]
+    buckets = [
+        value("gslice_request_stage_seconds_bucket", le=str(bound), **total) for bound in bounds
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[0] == 1  # 10 us
+    assert buckets[bounds.index(0.000128)] == 2  # and 100 us
+    assert value("gslice_request_stage_seconds_count", **total) == 3
+    assert value("gslice_request_stage_seconds_sum", **total) == pytest.approx(0.00111)
