@@ -1,0 +1,1 @@
+"""Devices, and what enforces a share of one."""

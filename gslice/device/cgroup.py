@@ -1,0 +1,233 @@
+"""A share as a CPU quota: control groups, version 1 or 2, for threads.
+
+Each instance gets a group `gslice.<function>-<pid>` below its process's own, with the quota
+share x cores in short periods: a limited function is slowed evenly and not stopped for long.
+Kernel documentation: admin-guide/cgroup-v1/cpu (bandwidth control), admin-guide/cgroup-v2
+(cpu.max, threaded cgroups).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gslice.core.errors import FailedPrecondition
+
+PREFIX = "gslice."
+PERIOD_US = 5_000
+QUOTA_MIN_US = 1_000  # the kernel's
+PERIOD_MAX_US = 1_000_000  # the kernel's
+_NAME = re.compile(re.escape(PREFIX) + r".*-(\d+)")
+
+
+@dataclass(frozen=True)
+class CgroupRoot:
+    """Where groups can be made.
+
+    Attributes:
+        path: The process's own group.
+        version: 1 or 2.
+    """
+
+    path: Path
+    version: int
+
+
+def find_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None, str]:
+    """The group below which this process may limit its threads, and a reason either way.
+
+    Args:
+        proc: The process's folder in /proc.
+    """
+    reasons = []
+    for version in (2, 1):
+        path, reason = _own_group(proc, version)
+        if path is None:
+            reasons.append(f"v{version}: {reason}")
+            continue
+        root = CgroupRoot(path, version)
+        try:
+            _probe(root)
+        except OSError as error:
+            reasons.append(f"v{version}: {path}: {error.strerror}")
+        else:
+            return root, f"cgroup v{version} at {path}"
+    return None, "; ".join(reasons)
+
+
+def _own_group(proc: Path, version: int) -> tuple[Path | None, str]:
+    mount = None
+    for line in (proc / "mounts").read_text().splitlines():
+        _, where, kind, options = line.split()[:4]
+        if (version == 2 and kind == "cgroup2") or (
+            version == 1 and kind == "cgroup" and "cpu" in options.split(",")
+        ):
+            mount = Path(where)
+            break
+    if mount is None:
+        return None, "the cpu controller is not mounted"
+    for line in (proc / "cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "" if version == 2 else "cpu" in controllers.split(","):
+            path = mount / group.lstrip("/")
+            break
+    else:
+        return None, "this process is in no such group"
+    if version == 2 and "cpu" not in _controllers(path):
+        return None, f"{path}: the cpu controller is not there"
+    return (path, "") if path.is_dir() else (None, f"{path} cannot be seen from here")
+
+
+def _controllers(path: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return (path / "cgroup.controllers").read_text().split()
+    return []
+
+
+def _probe(root: CgroupRoot) -> None:
+    group = _make_group(root, root.path / f"{PREFIX}probe-{os.getpid()}")
+    try:
+        _write_quota(root, group, PERIOD_US, PERIOD_US)
+    finally:
+        group.rmdir()
+
+
+def _make_group(root: CgroupRoot, group: Path) -> Path:
+    if root.version == 2:
+        control = root.path / "cgroup.subtree_control"
+        group.mkdir(exist_ok=True)
+        try:
+            (group / "cgroup.type").write_text("threaded")
+            if "cpu" not in control.read_text().split():
+                control.write_text("+cpu")
+        except OSError:
+            group.rmdir()
+            raise
+    else:
+        group.mkdir(exist_ok=True)
+    return group
+
+
+def _write_quota(root: CgroupRoot, group: Path, quota_us: int | None, period_us: int) -> None:
+    if root.version == 2:
+        quota = "max" if quota_us is None else str(quota_us)
+        (group / "cpu.max").write_text(f"{quota} {period_us}")
+        return
+    # The kernel checks each write against the other value: without a quota, any period passes.
+    (group / "cpu.cfs_quota_us").write_text("-1")
+    (group / "cpu.cfs_period_us").write_text(str(period_us))
+    if quota_us is not None:
+        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+
+
+def _read_quota(root: CgroupRoot, group: Path) -> tuple[int | None, int]:
+    if root.version == 2:
+        quota, period = (group / "cpu.max").read_text().split()
+        return (None if quota == "max" else int(quota)), int(period)
+    quota_us = int((group / "cpu.cfs_quota_us").read_text())
+    return (None if quota_us < 0 else quota_us), int((group / "cpu.cfs_period_us").read_text())
+
+
+class CgroupLimiter:
+    """Limits an instance's compute threads by a quota.
+
+    Args:
+        root: Where to make the group.
+        cpus: The device's cores.
+        group: What to call the function in the group's name.
+
+    Raises:
+        FailedPrecondition: The group cannot be made.
+    """
+
+    name = "cgroup"
+    live_resize = True
+
+    def __init__(self, root: CgroupRoot, cpus: Sequence[int], group: str) -> None:
+        self._root = root
+        self._cpus = set(cpus)
+        safe = re.sub(r"[^\w.]", "_", group)[:64]
+        path = root.path / f"{PREFIX}{safe}-{os.getpid()}"
+        try:
+            self._group: Path | None = _make_group(root, path)
+        except OSError as error:
+            raise FailedPrecondition(f"cannot make cgroup {path}: {error.strerror}") from error
+
+    def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
+        """See `Limiter.apply`. A share of 100 % lifts the quota: the cores are the limit."""
+        group = self._open_group()
+        cores = len(self._cpus) * share_percent / 100
+        quota_us: int | None = None
+        period_us = PERIOD_US
+        if share_percent < 100:
+            period_us = min(max(PERIOD_US, round(QUOTA_MIN_US / cores)), PERIOD_MAX_US)
+            quota_us = max(QUOTA_MIN_US, round(cores * period_us))
+        try:
+            _write_quota(self._root, group, quota_us, period_us)
+            for tid in compute_tids:
+                self._move(group, tid)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot limit {group.name} to {share_percent:g} %: {error.strerror}"
+            ) from error
+        return self.read_effective()
+
+    def _move(self, group: Path, tid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended needs no limit
+            os.sched_setaffinity(tid, self._cpus)
+            threads = "cgroup.threads" if self._root.version == 2 else "tasks"
+            (group / threads).write_text(str(tid))
+
+    def read_effective(self) -> float:
+        """See `Limiter.read_effective`."""
+        quota_us, period_us = _read_quota(self._root, self._open_group())
+        return 100.0 if quota_us is None else 100.0 * quota_us / period_us / len(self._cpus)
+
+    def release(self) -> None:
+        """Moves the threads back and removes the group; idempotent."""
+        if self._group is None:
+            return
+        remove_group(self._root, self._group)
+        self._group = None
+
+    def _open_group(self) -> Path:
+        if self._group is None:
+            raise FailedPrecondition("the share's cgroup has been released")
+        return self._group
+
+
+def remove_group(root: CgroupRoot, group: Path) -> None:
+    """Moves what threads are left to the parent and removes the group."""
+    threads = "cgroup.threads" if root.version == 2 else "tasks"
+    with contextlib.suppress(FileNotFoundError):
+        for tid in (group / threads).read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (root.path / threads).write_text(tid)
+        group.rmdir()
+
+
+def remove_stale(root: CgroupRoot | None = None) -> list[str]:
+    """Removes the groups of processes that are gone.
+
+    Args:
+        root: Where they are; None: this process's own group.
+
+    Returns:
+        The names of the groups removed.
+    """
+    root = root or find_root()[0]
+    if root is None:
+        return []
+    removed = []
+    for group in root.path.glob(f"{PREFIX}*"):
+        match = _NAME.fullmatch(group.name)
+        if match is None or Path(f"/proc/{match[1]}").exists():
+            continue
+        with contextlib.suppress(OSError):  # somebody else was quicker, or its threads still end
+            group.rmdir()
+            removed.append(group.name)
+    return removed

@@ -1,0 +1,159 @@
+"""What enforces a share on the CPU device: `cgroup`, `threads`, or nothing.
+
+A limiter acts on compute threads only: the lanes and the engine's own. The pump and the control
+loop stay outside, so that a throttled function still answers, completes and drains.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gslice.core.errors import FailedPrecondition, InvalidArgument
+from gslice.device.cgroup import CgroupLimiter, find_root
+
+
+class Limiter(Protocol):
+    """Enforces one instance's share of its device.
+
+    Attributes:
+        name: As operators write it.
+        live_resize: True: `apply` changes the share of a serving instance.
+    """
+
+    name: str
+    live_resize: bool
+
+    def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
+        """Limits the threads to the share.
+
+        Args:
+            share_percent: Of the device's cores.
+            compute_tids: Kernel ids of all compute threads.
+
+        Returns:
+            The share in percent, as read back.
+        """
+
+    def read_effective(self) -> float:
+        """The share in percent that is in force now, from where it is enforced."""
+
+    def release(self) -> None:
+        """Gives back what it holds; idempotent."""
+
+
+class ThreadsLimiter:
+    """Whole cores: the compute threads may run on as many as the share is worth, at least one.
+
+    Args:
+        cpus: The device's cores.
+    """
+
+    name = "threads"
+    live_resize = True
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self._cpus = list(cpus)
+        self._tids: list[int] = []
+
+    def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
+        """See `Limiter.apply`."""
+        count = max(1, int(len(self._cpus) * share_percent / 100 + 1e-9))
+        first = os.getpid() % len(self._cpus)  # neighbours do not all meet on the first core
+        chosen = {self._cpus[(first + i) % len(self._cpus)] for i in range(count)}
+        self._tids = list(compute_tids)
+        for tid in self._tids:
+            os.sched_setaffinity(tid, chosen)
+        return self.read_effective()
+
+    def read_effective(self) -> float:
+        """See `Limiter.read_effective`."""
+        allowed = [len(os.sched_getaffinity(tid)) for tid in self._tids]
+        return 100.0 * max(allowed, default=len(self._cpus)) / len(self._cpus)
+
+    def release(self) -> None:
+        """Nothing outlives the threads."""
+
+
+class NoLimiter:
+    """The share is not enforced; compute threads stay on the device's cores.
+
+    Args:
+        cpus: The device's cores.
+    """
+
+    name = "none"
+    live_resize = True
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self._cpus = set(cpus)
+
+    def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
+        """See `Limiter.apply`; the share is not looked at."""
+        for tid in compute_tids:
+            os.sched_setaffinity(tid, self._cpus)
+        return self.read_effective()
+
+    def read_effective(self) -> float:
+        """All of the device."""
+        return 100.0
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a limiter works here.
+
+    Attributes:
+        name: The limiter's.
+        available: True: it does.
+        reason: What it would use, or why it does not work.
+    """
+
+    name: str
+    available: bool
+    reason: str
+
+
+def availability() -> list[Availability]:
+    """Every limiter of the CPU device, best first."""
+    root, reason = find_root()
+    return [
+        Availability("cgroup", root is not None, reason),
+        Availability("threads", True, "whole cores, by CPU affinity"),
+        Availability("none", True, "shares are not enforced"),
+    ]
+
+
+def make_limiter(name: str, cpus: Sequence[int], group: str) -> Limiter:
+    """The limiter of that name.
+
+    Args:
+        name: `auto` (the best that works here), `cgroup`, `threads` or `none`.
+        cpus: The device's cores.
+        group: What to call the function in the cgroup's name.
+
+    Raises:
+        FailedPrecondition: It does not work here; the message says why.
+        InvalidArgument: There is none of that name, or the device has no cores.
+    """
+    if not cpus:
+        raise InvalidArgument("a CPU device needs at least one core")
+    if name in ("auto", "cgroup"):
+        root, reason = find_root()
+        if root is not None:
+            return CgroupLimiter(root, cpus, group)
+        if name == "cgroup":
+            raise FailedPrecondition(
+                f"limiter cgroup does not work here: {reason}",
+                hint="set `limiter: threads`, or delegate a cgroup with the cpu controller",
+            )
+    if name in ("auto", "threads"):
+        return ThreadsLimiter(cpus)
+    if name == "none":
+        return NoLimiter(cpus)
+    raise InvalidArgument(f"no limiter is called {name!r}", hint="auto, cgroup, threads or none")
