@@ -24,6 +24,7 @@ from gslice.core.errors import InvalidArgument
 from gslice.core.types import FunctionSpec, ShareBounds
 from gslice.core.units import format_size
 
+_MIB = 1 << 20
 _Section = TypeVar("_Section", bound=BaseModel)
 
 
@@ -236,4 +237,5 @@ def _arguments(function: model.Function) -> dict[str, object]:
 
 
 def _quarter_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    quarter = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return quarter & -_MIB

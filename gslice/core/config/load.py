@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -133,7 +134,7 @@ def function_from_yaml(
     builder = Builder(base_dir.absolute(), os.environ, [])
     devices = config.devices if config is not None else builder.devices({})
     request_max_bytes = config.node.request_max_bytes if config is not None else 2**63
-    defaults = _defaults_of(config)
+    defaults = Defaults.model_validate(config.defaults if config is not None else {})
     spec = builder.function(checked.name, function, defaults, devices, request_max_bytes)
     inner = (Problem(problem.path[2:], problem.text) for problem in builder.problems)
     _refuse(document, list(inner))
@@ -175,13 +176,6 @@ def _empty_document() -> Document:
     return Document("command line", {"version": 1})
 
 
-def _defaults_of(config: Config | None) -> Defaults:
-    if config is None or config.path is None:
-        return Defaults()
-    given = read_document(config.path).data.get("defaults", {})
-    return Defaults.model_validate(given)
-
-
 def _built(document: Document, path: Path | None, environ: Mapping[str, str]) -> Config:
     base = path.absolute().parent if path is not None else Path.cwd()
     builder = Builder(base, environ, [])
@@ -192,7 +186,7 @@ def _built(document: Document, path: Path | None, environ: Mapping[str, str]) ->
         raise document.error([*problems, *_further(document, problems, builder)]) from error
     config = builder.config(file, path.absolute() if path is not None else None)
     _refuse(document, builder.problems)
-    return config
+    return dataclasses.replace(config, defaults=document.data.get("defaults", {}))
 
 
 def _further(document: Document, problems: list[Problem], builder: Builder) -> list[Problem]:

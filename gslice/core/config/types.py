@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gslice.core.types import FunctionSpec
 
@@ -65,12 +66,14 @@ class Config:
         devices: By name, such as `cpu`.
         functions: By name.
         path: The node.yaml it was read from; None without a file.
+        defaults: Of functions that are added later, as the file has them.
     """
 
     node: NodeConfig
     devices: dict[str, DeviceConfig]
     functions: dict[str, FunctionSpec]
     path: Path | None = None
+    defaults: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,170 @@
+"""The checks of `gslice doctor`: each finds one thing out, and says what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gslice.cli.output import megabytes
+
+_PORTS = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
+_ENGINES = {"onnxruntime": "onnxruntime", "torch": "torch", "tensorrt": "tensorrt"}
+_SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found.
+
+    Attributes:
+        name: What was looked at.
+        status: `ok`, `note`, `warn` or `fail`.
+        detail: What there is.
+        hint: What to do; empty when there is nothing to do.
+    """
+
+    name: str
+    status: str
+    detail: str
+    hint: str = ""
+
+
+def machine_checks() -> list[Check]:
+    """Every check but the self-test, in the order in which they are shown."""
+    checks = [
+        check_python(),
+        check_extension(),
+        check_engines(),
+        check_onnxruntime(installed("onnxruntime"), installed("onnxruntime-gpu")),
+        check_cores(),
+        check_shared_memory(),
+        check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
+        check_gpu(),
+    ]
+    return checks + [check_port(what, port) for what, port in _PORTS.items()]
+
+
+def check_python() -> Check:
+    """The interpreter."""
+    version = f"{platform.python_version()} ({sys.executable})"
+    if not (3, 11) <= sys.version_info < (3, 15):
+        return Check("Python", "fail", version, "gslice needs Python 3.11 to 3.14")
+    return Check("Python", "ok", version)
+
+
+def check_extension() -> Check:
+    """The native core."""
+    try:
+        from gslice import _native
+    except ImportError as error:
+        return Check("native core", "fail", str(error), "build it: `make build`, or pip install .")
+    return Check("native core", "ok", f"segment layout {_native.LAYOUT_VERSION}")
+
+
+def check_engines() -> Check:
+    """What can run models, by its version, without importing it."""
+    found = [
+        f"{name} {version}" for name, module in _ENGINES.items() if (version := _module(module))
+    ]
+    detail = ", ".join([*found, "python", "identity"])
+    if not found:
+        return Check("engines", "warn", detail, "for ONNX models: pip install 'gslice[cpu]'")
+    return Check("engines", "ok", detail)
+
+
+def check_onnxruntime(cpu: str, gpu: str) -> Check:
+    """Two packages put different files under one name; only one may be there.
+
+    Args:
+        cpu: Version of onnxruntime; empty if it is not installed.
+        gpu: Version of onnxruntime-gpu.
+    """
+    if cpu and gpu:
+        return Check(
+            "ONNX Runtime",
+            "fail",
+            f"onnxruntime {cpu} and onnxruntime-gpu {gpu} overwrite each other",
+            "pip uninstall both, then install gslice[cpu] or gslice[cuda]",
+        )
+    if not cpu and not gpu:
+        return Check("ONNX Runtime", "note", "not installed")
+    return Check("ONNX Runtime", "ok", f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}")
+
+
+def check_cores() -> Check:
+    """Cores and memory that this process may use."""
+    from gslice.core.config import format_cores
+
+    cores = os.sched_getaffinity(0)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    detail = f"{len(cores)} of {os.cpu_count()} cores ({format_cores(cores)}), {megabytes(memory)}"
+    if len(cores) == 1:
+        return Check("CPU", "note", detail, "front-end and workers share one core")
+    return Check("CPU", "ok", detail)
+
+
+def check_shared_memory() -> Check:
+    """memfd, which segments live in, and the room that shared memory has."""
+    try:
+        os.close(os.memfd_create("gslice-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    except OSError as error:
+        return Check("shared memory", "fail", f"memfd_create: {error}", "segments need memfd")
+    room = f", /dev/shm has {megabytes(shutil.disk_usage(_SHM).free)}" if _SHM.is_dir() else ""
+    return Check("shared memory", "ok", f"memfd{room}")
+
+
+def check_locked_memory(limit_bytes: int) -> Check:
+    """How much memory may be pinned for a GPU's copies.
+
+    Args:
+        limit_bytes: RLIMIT_MEMLOCK, or RLIM_INFINITY.
+    """
+    if limit_bytes == resource.RLIM_INFINITY:
+        return Check("locked memory", "ok", "unlimited")
+    detail = f"{megabytes(limit_bytes)} may be locked"
+    if limit_bytes < 64 << 20:
+        return Check("locked memory", "note", detail, "only GPUs need more: raise `ulimit -l`")
+    return Check("locked memory", "ok", detail)
+
+
+def check_gpu() -> Check:
+    """Whether there is a GPU that this build cannot use yet."""
+    if Path("/dev/nvidiactl").exists():
+        return Check("GPU", "note", "there is one, but this build has no CUDA path yet")
+    return Check("GPU", "note", "none; functions run on the CPU device")
+
+
+def check_port(what: str, port: int) -> Check:
+    """Whether a default port is free."""
+    name = f"{what} port"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            taken = f"127.0.0.1:{port}: {error.strerror}"
+            return Check(name, "warn", taken, f"a gslice that runs, or choose --{what.lower()}")
+    return Check(name, "ok", f"127.0.0.1:{port} is free")
+
+
+def installed(package: str) -> str:
+    """A package's version; empty if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _module(name: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        return ""
+    packages = importlib.metadata.packages_distributions().get(name, [])
+    return next((installed(package) for package in packages), "?")

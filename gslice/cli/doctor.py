@@ -1,0 +1,61 @@
+"""`gslice doctor`: what this machine lets gslice do, and what it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from gslice.cli import options
+from gslice.cli.output import console, print_json, table
+
+if TYPE_CHECKING:
+    from gslice.cli.checks import Check
+
+FAULT_DOMAIN = (
+    "On the CPU device a function's crash touches no other function; on a GPU shared through MPS"
+    " one function's fatal fault restarts every function of that GPU."
+)
+
+_STYLES = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Check this machine; status 1 if something must be fixed."""
+    from gslice.cli.checks import machine_checks
+
+    checks = machine_checks()
+    failed = any(check.status == "fail" for check in checks)
+    if as_json:
+        print_json(
+            {
+                "ok": not failed,
+                "fault_domain": FAULT_DOMAIN,
+                "checks": [
+                    {
+                        "name": check.name,
+                        "status": check.status,
+                        "detail": check.detail,
+                        "hint": check.hint,
+                    }
+                    for check in checks
+                ],
+            }
+        )
+    else:
+        _show(checks)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(checks: list[Check]) -> None:
+    from rich.text import Text
+
+    shown = table("", "CHECK", "FOUND")
+    for check in checks:
+        shown.add_row(Text(check.status, _STYLES[check.status]), check.name, Text(check.detail))
+        if check.hint:
+            shown.add_row("", "", Text(check.hint, "italic"))
+    screen = console()
+    screen.print(shown)
+    screen.print(f"\n{FAULT_DOMAIN}")

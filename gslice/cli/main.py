@@ -1,0 +1,87 @@
+"""`gslice`: all commands, and the one place where an error becomes a line for people."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gslice.cli import bench, config, demo, doctor, infer, init, logs, models, serve, status
+from gslice.cli.output import show_error
+from gslice.core.errors import GsliceError
+
+INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
+
+
+class Commands(TyperGroup):
+    """Lists commands in the order below, and ends a failed one with a readable line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands in the order they were added."""
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; errors of gslice end it with status 1, Ctrl-C with 130."""
+        try:
+            return super().invoke(ctx)
+        except GsliceError as error:
+            show_error(error)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError as error:
+            # The reader, such as `head`, has seen enough. Nothing may be flushed to it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="gslice",
+    cls=Commands,
+    help="Serve many models on one device, each with its own share and latency promise.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich would take half of the time that --help may take
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("serve")(serve.serve)
+app.command("demo", short_help="Serve a real pipeline; show what it reads and how fast.")(demo.demo)
+app.command("infer")(infer.infer)
+app.command("bench")(bench.bench)
+app.command("ps")(status.processes)
+app.command("status")(status.status)
+app.command("load")(models.load)
+app.command("unload")(models.unload)
+app.command("diff")(models.diff)
+app.command("save")(models.save)
+app.command("logs")(logs.logs)
+app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
+app.add_typer(config.app, name="config")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from gslice import __version__
+
+        typer.echo(f"gslice {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Serve many models on one device, each with its own share and latency promise."""
+
+
+def main() -> None:
+    """The entry point of the `gslice` command."""
+    app()

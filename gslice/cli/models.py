@@ -1,0 +1,156 @@
+"""`gslice load`, `unload`, `diff`, `save`: changing what runs, and keeping or dropping it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gslice.cli import options
+from gslice.cli.output import console, milliseconds, print_json, table
+from gslice.core.errors import InvalidArgument, LoadFailed, NotFound
+
+Name = Annotated[str, typer.Argument(help="The function's name.", metavar="NAME")]
+
+
+def load(
+    name: Name,
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="A model file. Default: what node.yaml declares.", metavar="[MODEL]"),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="YAML with the body under functions.NAME."),
+    ] = None,
+    share: Annotated[str, typer.Option("--share", help="Such as auto or 40%.")] = "",
+    slo: Annotated[str, typer.Option("--slo", help="The p99 to keep, such as 30ms.")] = "",
+    device: Annotated[str, typer.Option("--device", help="Such as cpu.")] = "",
+    state_dir: options.StateDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Load a function while the others serve on, and show each stage.
+
+    NAME alone loads what node.yaml declares, again if it runs. With MODEL or --file it is added at
+    run time: `gslice diff` shows it then, `gslice save` keeps it.
+    """
+    body = _function_yaml(name, model, file, {"share": share, "slo": slo, "device": device})
+    with options.connect(state_dir) as control:
+        _show_stages(name, control.load(name, body), as_json)
+
+
+def unload(name: Name, state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
+    """Answer what was accepted, then remove a function."""
+    with options.connect(state_dir) as control:
+        _show_stages(name, control.unload(name), as_json)
+
+
+def diff(state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
+    """Show how what runs differs from node.yaml."""
+    with options.connect(state_dir) as control:
+        changes = control.diff().changes
+    if as_json:
+        _print_changes_json(changes)
+    elif changes:
+        _print_changes(changes)
+        console().print("\n`gslice save` writes this into node.yaml; --discard-overlay drops it")
+    else:
+        console().print("what runs is what node.yaml says")
+
+
+def save(
+    discard_overlay: Annotated[
+        bool, typer.Option("--discard-overlay", help="Go back to node.yaml instead.")
+    ] = False,
+    state_dir: options.StateDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write what runs into node.yaml, comments kept."""
+    with options.connect(state_dir) as control:
+        reply = control.save(discard_overlay=discard_overlay)
+    if as_json:
+        from gslice.client.control import as_dict
+
+        print_json(as_dict(reply))
+        return
+    count = len(reply.changes)
+    _print_changes(reply.changes)
+    what = f"{count} change{'s' if count != 1 else ''}"
+    if discard_overlay:
+        console().print(f"dropped {what}; the node is as {reply.path or 'it was started'} says")
+    elif count:
+        console().print(f"wrote {what} into {reply.path}")
+    else:
+        console().print(f"nothing to save; {reply.path} says what runs")
+
+
+def _function_yaml(
+    name: str, model: Path | None, file: Path | None, settings: dict[str, str]
+) -> str:
+    """The checked body to send, with absolute paths; empty to load what is declared."""
+    given = {key: value for key, value in settings.items() if value}
+    if model is None and file is None:
+        if given:
+            raise InvalidArgument(
+                f"--{next(iter(given))} needs a model to go with",
+                hint="give MODEL or --file, or change the function in node.yaml",
+            )
+        return ""
+    if model is not None and file is not None:
+        raise InvalidArgument("MODEL and --file exclude each other", hint="give one of them")
+
+    from gslice.core.config import function_from_yaml, function_to_yaml
+
+    if model is not None:
+        if "slo" in given:
+            given["slo"] = {"p99": given["slo"]}  # type: ignore[assignment]
+        text, base_dir = json.dumps({"model": str(model), **given}), Path.cwd()
+    elif given:
+        raise InvalidArgument(f"--{next(iter(given))} and --file exclude each other")
+    else:
+        assert file is not None
+        text, base_dir = _read(file), file.absolute().parent
+    return function_to_yaml(function_from_yaml(name, text, base_dir))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"{file}: {error}") from error
+
+
+def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> None:
+    from gslice.client.control import as_dict
+
+    passed = []
+    screen = console()
+    for stage in stages:
+        passed.append(as_dict(stage))
+        if not as_json:
+            line = f"{milliseconds(stage.elapsed_ms * 1000):>9}  {stage.name:<6}  {stage.detail}"
+            screen.print(line.rstrip(), markup=False)
+    if as_json:
+        print_json(passed)
+    if passed and passed[-1]["name"] == "failed":
+        raise LoadFailed(
+            f"{name}: {passed[-1]['detail']}", hint=f"see more with `gslice logs {name}`"
+        )
+
+
+def _print_changes(changes: Any) -> None:
+    if not changes:
+        return
+    shown = table("SETTING", "NODE.YAML", "RUNNING")
+    for change in changes:
+        shown.add_row(change.path, change.file_value or "-", change.running_value or "-")
+    console().print(shown)
+
+
+def _print_changes_json(changes: Any) -> None:
+    from gslice.client.control import as_dict
+
+    print_json([as_dict(change) for change in changes])

@@ -1,0 +1,88 @@
+"""Options that several commands share, and where they look for a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gslice.core.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from gslice.client.control import Control
+
+NODE_FILE = Path("node.yaml")
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir",
+        help="The daemon's state directory. Default: as node.yaml here says, else the user's.",
+        metavar="DIR",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Address = Annotated[
+    str,
+    typer.Option(
+        "--grpc",
+        help="Where the functions are served. Default: what the daemon here says.",
+        metavar="HOST:PORT",
+    ),
+]
+
+
+def connect(state_dir: Path | None) -> Control:
+    """The control client of the daemon that the options point to.
+
+    Raises:
+        Unavailable: no daemon answers there.
+    """
+    from gslice.client.control import Control
+
+    return Control(find_state_dir(state_dir))
+
+
+def find_state_dir(given: Path | None) -> Path:
+    """The state directory of the daemon meant: named, of the node.yaml here, or the user's.
+
+    The first of these with a daemon wins, so that `gslice ps` finds what `gslice serve` started in
+    the same directory, with a node.yaml or without.
+    """
+    if given is not None:
+        return given.absolute()
+    candidates = list(_usual_state_dirs())
+    live = (path for path in candidates if (path / "control.sock").is_socket())
+    return next(live, candidates[0])
+
+
+def serving_address(given: str, state_dir: Path | None) -> str:
+    """host:port of KServe v2: as given, or as the daemon says.
+
+    Raises:
+        Unavailable: neither is known.
+    """
+    if given:
+        return given
+    with connect(state_dir) as control:
+        address = str(control.status().grpc_address)
+    if not address:
+        raise Unavailable(
+            "the daemon serves no requests yet", hint="see its state with `gslice status`"
+        )
+    return address
+
+
+def _usual_state_dirs() -> Iterator[Path]:
+    from gslice.core.config import default_state_dir, state_dir_of
+
+    if NODE_FILE.is_file() or "GSLICE_NODE__STATE_DIR" in os.environ:
+        path = NODE_FILE if NODE_FILE.is_file() else None
+        # A node.yaml that is being edited must not hide the daemon that runs.
+        with contextlib.suppress(ConfigError):
+            yield state_dir_of(path)
+    yield default_state_dir(os.environ)

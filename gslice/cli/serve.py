@@ -1,0 +1,138 @@
+"""`gslice serve`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gslice.cli import options
+from gslice.core.errors import InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from gslice.core.config import Config
+    from gslice.daemon.daemon import Daemon
+
+_PATIENCE_S = 3600.0  # a change of state ends each wait; this only bounds it
+
+
+def serve(
+    model: Annotated[
+        Path | None, typer.Argument(help="An ONNX model, to be served without a node.yaml.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Default: node.yaml here.", metavar="FILE"),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Of MODEL. Default: the file's.")] = "",
+    share: Annotated[str, typer.Option("--share", help="Of MODEL: auto or 40%.")] = "",
+    slo: Annotated[str, typer.Option("--slo", help="Of MODEL: the p99 to keep, as 30ms.")] = "",
+    device: Annotated[str, typer.Option("--device", help="Such as cpu or cpu:0-1.")] = "",
+    grpc: Annotated[str, typer.Option("--grpc", help="KServe v2.", metavar="HOST:PORT")] = "",
+    http: Annotated[str, typer.Option("--http", help="Health.", metavar="HOST:PORT")] = "",
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Prometheus.", metavar="HOST:PORT")
+    ] = "",
+    state_dir: Annotated[
+        str, typer.Option("--state-dir", help="Sockets, logs and the store.", metavar="DIR")
+    ] = "",
+) -> None:
+    """Serve what node.yaml says, or one model file, until Ctrl-C.
+
+    Stops accepting first, answers what was accepted, then ends every process it started.
+    """
+    node = {"grpc": grpc, "http": http, "metrics": metrics, "state_dir": _absolute(state_dir)}
+    function = {"name": name, "share": share, "slo": slo}
+    wanted = _config(model, config, node, function, device)
+
+    from gslice.daemon.main import run
+
+    run(wanted, on_ready=_announce)
+
+
+def _announce(daemon: Daemon) -> None:
+    """Tells where the node listens; what it serves follows when all of it is loaded."""
+    status = _status(daemon)
+    print(f"gRPC     {status.grpc_address}  (KServe v2)")
+    print(f"HTTP     http://{status.http_address}/v2/health/ready")
+    print(f"metrics  http://{status.metrics_address}/metrics")
+    print(f"state    {status.state_dir}", flush=True)
+    daemon.background(_announce_functions(daemon))
+
+
+def _status(daemon: Daemon) -> Any:
+    from gslice.protos import message
+
+    return daemon.reader.status(message("gslice.v1.Status")(), daemon.state, "")
+
+
+async def _announce_functions(daemon: Daemon) -> None:
+    changes = daemon.node.changes
+    while (status := _status(daemon)).state == "STARTING":
+        await changes.wait(changes.version, _PATIENCE_S)
+    for function in status.functions:
+        serving = function.state == "READY"
+        detail = f"on {function.device}" if serving else function.reason
+        print(f"{function.name}: {function.state} {detail}")
+    ready = sum(function.state == "READY" for function in status.functions)
+    print(f"ready: {ready} of {len(status.functions)} functions serve; Ctrl-C stops", flush=True)
+
+
+def _config(
+    model: Path | None,
+    config: Path | None,
+    node: dict[str, str],
+    function: dict[str, str],
+    device: str,
+) -> Config:
+    from gslice.core.config import Override, config_for_model, load_config
+
+    overrides = [
+        Override(("node", key), value, f"--{key.replace('_', '-')}")
+        for key, value in node.items()
+        if value
+    ]
+    if model is not None:
+        if config is not None:
+            raise InvalidArgument("MODEL and --config exclude each other", hint="give one of them")
+        if not model.is_file():
+            raise NotFound(f"there is no file {model}")
+        if device:
+            overrides.append(Override(("devices",), {device: {}}, "--device"))
+        return config_for_model(
+            model,
+            name=function["name"] or None,
+            settings=_settings(function),
+            overrides=overrides,
+        )
+    _refuse_alone(function, device)
+    if config is None and not options.NODE_FILE.is_file():
+        raise NotFound(
+            "there is no node.yaml here",
+            hint="`gslice init` writes one; `gslice serve MODEL.onnx` needs none",
+        )
+    return load_config(config or options.NODE_FILE, overrides=overrides)
+
+
+def _settings(function: dict[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if function["share"]:
+        settings["share"] = function["share"]
+    if function["slo"]:
+        settings["slo"] = {"p99": function["slo"]}
+    return settings
+
+
+def _refuse_alone(function: dict[str, str], device: str) -> None:
+    """Options that belong to MODEL say nothing about a node.yaml."""
+    for key, value in {**function, "device": device}.items():
+        if value:
+            raise InvalidArgument(
+                f"--{key} goes with MODEL only", hint="set it in node.yaml under functions"
+            )
+
+
+def _absolute(path: str) -> str:
+    """A path of the command line starts from here, not from where node.yaml is."""
+    return str(Path(path).absolute()) if path else ""

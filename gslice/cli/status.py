@@ -1,0 +1,207 @@
+"""`gslice ps` and `gslice status`: what runs, and how well it keeps its promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gslice.cli import options
+from gslice.cli.output import console, megabytes, milliseconds, percent, print_json, table
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it, until Ctrl-C.")]
+
+_STATE_STYLES = {
+    "READY": "green",
+    "SERVING": "green",
+    "LOADING": "yellow",
+    "STARTING": "yellow",
+    "DRAINING": "yellow",
+    "UNLOADING": "yellow",
+    "FAILED": "bold red",
+    "UNAVAILABLE": "bold red",
+}
+_WATCH_INTERVAL_MS = 1000
+
+
+def processes(
+    state_dir: options.StateDir = None, as_json: options.Json = False, watch: Watch = False
+) -> None:
+    """Show the functions: rates, latencies, shares, queues."""
+    _show(state_dir, as_json, watch, _functions_only)
+
+
+def status(
+    state_dir: options.StateDir = None, as_json: options.Json = False, watch: Watch = False
+) -> None:
+    """Show the node, its devices, its processes and its functions."""
+    _show(state_dir, as_json, watch, _whole_node)
+
+
+def function_table(functions: Any) -> Table:
+    """A line a function; also what went wrong with it, if anything did."""
+    shown = table(
+        *("FUNCTION", "STATE", "DEVICE", "RATE/S", "P50", "P99", "SLO", "SHARE", "GRANTED"),
+        *("EFFECTIVE", "QUEUED", "IN FLIGHT", "BATCH", "OK", "FAILED", "WORKERS"),
+        right="RATE/S P50 P99 SLO SHARE GRANTED EFFECTIVE QUEUED BATCH OK FAILED",
+    )
+    for function in functions:
+        requested = function.share_requested_percent
+        shown.add_row(
+            function.name,
+            _state(function.state),
+            f"{function.device} ({function.limiter})" if function.limiter else function.device,
+            f"{function.rate_per_s:.1f}",
+            _latency(function.p50_us),
+            _promised(function.p99_us, function.slo_p99_us),
+            _latency(function.slo_p99_us),
+            percent(requested) if requested else "auto",
+            percent(function.share_granted_percent),
+            percent(function.share_effective_percent),
+            str(function.queued),
+            str(function.in_flight),
+            f"{function.batch_mean_rows:.1f}" if function.batch_mean_rows else "-",
+            str(function.ok),
+            str(function.failed),
+            _workers(function.workers),
+        )
+    return shown
+
+
+def _show(state_dir: Any, as_json: bool, watch: bool, view: Callable[[Any], Group]) -> None:
+    with options.connect(state_dir) as control:
+        if watch:
+            _follow(control.watch(_WATCH_INTERVAL_MS), as_json, view)
+            return
+        found = control.status()
+    if as_json:
+        from gslice.client.control import as_dict
+
+        print_json(as_dict(found))
+    else:
+        console().print(view(found))
+
+
+def _follow(statuses: Any, as_json: bool, view: Callable[[Any], Group]) -> None:
+    if as_json:
+        import json
+
+        from gslice.client.control import as_dict
+
+        for found in statuses:
+            print(json.dumps(as_dict(found)), flush=True)
+        return
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+        for found in statuses:
+            live.update(view(found), refresh=True)
+
+
+def _functions_only(found: Any) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    if not found.functions:
+        return Group(Text("no functions; add one with `gslice load`"))
+    return Group(function_table(found.functions), *_reasons(found.functions))
+
+
+def _whole_node(found: Any) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    lines = [
+        f"gslice {found.version}, {found.state.lower()}, pid {found.pid},"
+        f" up {_uptime(found.uptime_s)}",
+        f"gRPC {found.grpc_address or '-'}   HTTP {found.http_address or '-'}"
+        f"   metrics {found.metrics_address or '-'}",
+        f"state {found.state_dir}   config {found.config_path or 'none'}",
+    ]
+    return Group(
+        *(Text(line) for line in lines),
+        Text(),
+        _device_table(found.devices),
+        Text(),
+        _frontend_table(found.frontends),
+        Text(),
+        _functions_only(found),
+    )
+
+
+def _device_table(devices: Any) -> Table:
+    from gslice.core.config import format_cores
+
+    shown = table("DEVICE", "LIMITER", "CORES", "SHARE", "LIMIT", "MEMORY", right="SHARE LIMIT")
+    for device in devices:
+        used, most = device.memory_used_bytes, device.memory_bytes
+        shown.add_row(
+            device.name,
+            device.limiter,
+            format_cores(list(device.cpus)) or "-",
+            percent(device.share_used_percent),
+            percent(device.share_limit_percent),
+            f"{megabytes(used)} of {megabytes(most)}" if most else megabytes(used),
+        )
+    return shown
+
+
+def _frontend_table(frontends: Any) -> Table:
+    shown = table("FRONT-END", "STATE", "ADDRESS", "MEMORY", "RESTARTS", right="MEMORY RESTARTS")
+    for frontend in frontends:
+        shown.add_row(
+            f"pid {frontend.pid}",
+            _state(frontend.state),
+            frontend.address or "-",
+            megabytes(frontend.rss_bytes),
+            str(frontend.restarts),
+        )
+    return shown
+
+
+def _reasons(functions: Any) -> list[Any]:
+    from rich.text import Text
+
+    return [
+        Text(f"{function.name}: {function.reason}", style="red")
+        for function in functions
+        if function.reason
+    ]
+
+
+def _state(state: str) -> Any:
+    from rich.text import Text
+
+    return Text(state, style=_STATE_STYLES.get(state.upper(), ""))
+
+
+def _latency(duration_us: float) -> str:
+    return milliseconds(duration_us) if duration_us > 0 else "-"
+
+
+def _promised(p99_us: float, slo_p99_us: float) -> Any:
+    """The p99, red when it breaks the promise."""
+    from rich.text import Text
+
+    if not p99_us or not slo_p99_us:
+        return _latency(p99_us)
+    return Text(_latency(p99_us), style="green" if p99_us <= slo_p99_us else "bold red")
+
+
+def _workers(workers: Any) -> str:
+    restarts = sum(worker.restarts for worker in workers)
+    pids = " ".join(str(worker.pid) for worker in workers) or "-"
+    return f"{pids} ({restarts} restarts)" if restarts else pids
+
+
+def _uptime(uptime_s: float) -> str:
+    minutes, seconds = divmod(int(uptime_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    return " ".join([f"{count}{unit}" for count, unit in parts if count][:2]) or "0s"

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gslice.core.config import function_from_yaml, load_config
+from gslice.core.errors import ConfigError, NotFound
+
+
+def problems(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ={})
+    return [line.replace(f"{path.parent}/", "") for line in caught.value.message.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "version: 1\nfunctions:\n  detektor:\n    model: a.onnx\n    shar: 40%\n",
+            "node.yaml:5: functions.detektor.shar: unknown key; did you mean 'share'?",
+        ),
+        ("version: 1\nnod: {}\n", "node.yaml:2: nod: unknown key; did you mean 'node'?"),
+        (
+            "version: 1\nnode: {zzzz: 1}\n",
+            "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
+            " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends, request_max",
+        ),
+        ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
+        ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),
+        (
+            "version: 1\nnode:\n  orphan_grace: 5\n",
+            "node.yaml:3: node.orphan_grace: '5' has no unit; write it as 30ms",
+        ),
+        (
+            "version: 1\nnode:\n  grpc: 8001\n",
+            "node.yaml:3: node.grpc: 8001 is not an address; write host:port, as in 127.0.0.1:8001",
+        ),
+        (
+            "version: 1\nnode:\n  grpc: 127.0.0.1:99999\n",
+            "node.yaml:3: node.grpc: '127.0.0.1:99999' is not an address; write host:port,"
+            " as in 127.0.0.1:8001",
+        ),
+        (
+            "version: 1\nnode: {grpc: 127.0.0.1:1, http: 127.0.0.1:1}\n",
+            "node.yaml:2: node.http: 127.0.0.1:1 is node.grpc already; use another port",
+        ),
+        (
+            "version: 1\nnode: {frontends: 0}\n",
+            "node.yaml:2: node.frontends: must be at least 1, not 0",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, share: 40}}\n",
+            "node.yaml:2: functions.f.share: '40' has no percent sign; write it as 40%;"
+            " a share is auto, 40% or {min: 20%, max: 60%}",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, share: {min: 50%, max: 20%}}}\n",
+            "node.yaml:2: functions.f.share: min is above max",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, share: {mni: 50%}}}\n",
+            "node.yaml:2: functions.f.share.mni: unknown key; did you mean 'min'?",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, priority: urgent}}\n",
+            "node.yaml:2: functions.f.priority: 'urgent' is not one of 'low', 'normal' or 'high'",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, batch: 7}}\n",
+            "node.yaml:2: functions.f.batch: must be a mapping, as in {key: value}, not 7",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, side_effects: 1}}\n",
+            "node.yaml:2: functions.f.side_effects: must be true or false, not 1",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, lanes: two}}\n",
+            "node.yaml:2: functions.f.lanes: must be a whole number, not 'two'",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, python: a:B}}\n",
+            "node.yaml:2: functions.f: model and python exclude each other; keep one",
+        ),
+        (
+            "version: 1\nfunctions: {f: {share: auto}}\n",
+            "node.yaml:2: functions.f: says nothing to serve; add one of model, python, identity",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: }}\n",
+            "node.yaml:2: functions.f: says nothing to serve; add one of model, python, identity",
+        ),
+        (
+            "version: 1\nfunctions: {f: {python: tagger}}\n",
+            "node.yaml:2: functions.f: python: 'tagger' must be module:Class, as in tagger:Tagger",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, environment: {A: true}}}\n",
+            "node.yaml:2: functions.f.environment: A must be text; put it in quotes, as in A: '1'",
+        ),
+        (
+            "version: 1\nfunctions: {a/b: {model: m}}\n",
+            "node.yaml:2: functions.a/b: 'a/b' cannot be a function's name; use up to 64 letters,"
+            " digits, '.', '_' and '-'",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, device: cpi}}\n",
+            "node.yaml:2: functions.f.device: 'cpi' is not a device of this node;"
+            " did you mean 'cpu'?",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m, queue: {request_max: 1GiB}}}\n",
+            "node.yaml:2: functions.f.queue.request_max: 1GiB is more than node.request_max,"
+            " 64MiB; raise that too",
+        ),
+        (
+            "version: 1\nfunctions:\n"
+            "  f: {identity: {inputs: [{name: X, dtype: F32, dims: [1]}]}}\n",
+            "node.yaml:3: functions.f.identity.inputs.0: 'F32' is not a data type; use BOOL, UINT8,"
+            " UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: mps}}\n",
+            "node.yaml:2: devices.cuda:0: this build of gslice has no CUDA path yet;"
+            " use cpu, or cpu:0-1",
+        ),
+        (
+            "version: 1\ndevices: {cpu: {limiter: mps}}\n",
+            "node.yaml:2: devices.cpu.limiter: 'mps' limits GPUs; a CPU device takes auto, cgroup,"
+            " threads or none",
+        ),
+        (
+            "version: 1\ndevices: {cpu:5-2: {}}\n",
+            "node.yaml:2: devices.cpu:5-2: '5-2' is not a range of cores; write it as 0-3",
+        ),
+        (
+            "version: 1\ndevices: {gpu: {}}\n",
+            "node.yaml:2: devices.gpu: is not a device; write cpu, cpu:0-1 or cuda:0",
+        ),
+        ("version: 1\nversion: 1\n", "node.yaml:2: version: given twice; keep one"),
+        ("a:\n\t- b\n", "node.yaml:2: a tab in the indentation; YAML takes spaces only"),
+        ("- 1\n", "node.yaml:1: the file must be a mapping of keys to values"),
+        ("a: *b\n", "node.yaml:1: not valid YAML: found undefined alias 'b'"),
+    ],
+)
+def test_one_problem_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    assert problems(tmp_path / "node.yaml", text) == [told]
+
+
+def test_all_problems_of_a_file_come_together_in_its_order(tmp_path: Path) -> None:
+    text = """\
+version: 1
+node: {grpcc: 127.0.0.1:1, http: 1}
+functions:
+  a: {model: m, shar: 40%, device: gpu}
+  b: {}
+  c: {model: m, queue: {request_max: 1GiB, max: lots}}
+  d: {model: m, device: cpi}
+"""
+    assert [line.split(" ")[0:2] for line in problems(tmp_path / "node.yaml", text)] == [
+        ["node.yaml:2:", "node.http:"],
+        ["node.yaml:2:", "node.grpcc:"],
+        ["node.yaml:4:", "functions.a.shar:"],
+        ["node.yaml:4:", "functions.a.device:"],
+        ["node.yaml:5:", "functions.b:"],
+        ["node.yaml:6:", "functions.c.queue.max:"],
+        ["node.yaml:7:", "functions.d.device:"],
+    ]
+
+
+def test_cores_that_are_not_there(tmp_path: Path) -> None:
+    (line,) = problems(tmp_path / "node.yaml", "version: 1\ndevices: {cpu:0-4000: {}}\n")
+    assert "is not among this process's cores" in line
+
+
+def test_cores_belong_to_one_device(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    text = f"version: 1\ndevices: {{cpu:{core}: {{}}, cpu: {{cpus: [{core}]}}}}\n"
+    (line,) = problems(tmp_path / "node.yaml", text)
+    assert line.endswith(f"devices.cpu: core {core} belongs to cpu:{core} already")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: " + "{b: " * 100 + "1" + "}" * 100])
+def test_endless_nesting_is_refused(tmp_path: Path, text: str) -> None:
+    (line,) = problems(tmp_path / "node.yaml", text)
+    assert "nested more than" in line
+
+
+def test_a_file_that_swells_is_refused(tmp_path: Path) -> None:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (line,) = problems(tmp_path / "node.yaml", "\n".join(rows))
+    assert "more than 100000 values" in line
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=80) | st.text(alphabet="{}[]:,&*!|>-# \n\tab1%", max_size=60))
+def test_any_text_is_good_or_told_to_be_wrong(tmp_path_factory, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        function_from_yaml("f", text, Path("/"))
+    assert all(line.startswith("f:") for line in caught.value.message.splitlines())
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        load_config(tmp_path / "node.yaml", environ={})
+    assert "No such file" in caught.value.message
+    assert "gslice init" in caught.value.hint
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        load_config(path, environ={})
