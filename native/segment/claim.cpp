@@ -139,7 +139,7 @@ void Segment::scan_queue(std::uint16_t instance, std::int64_t now, Candidates& f
   if (found.count > 0 || rows == 0) return;
   for (std::uint32_t i = 0; i < slot_count_; ++i)
     if (load_word(i).state == SlotState::kQueued) {
-      repair_hints(i);
+      repair_queued(i);
       consider(i, instance, now, found, wake);
     }
   // Nobody is queued and nobody came meanwhile: the sum had drifted.
@@ -150,7 +150,7 @@ void Segment::consider(std::uint32_t index, std::uint16_t instance, std::int64_t
                        Candidates& found, std::vector<std::uint16_t>& wake) {
   const SlotWord word = load_word(index);
   if (word.state != SlotState::kQueued) {
-    repair_hints(index);
+    repair_queued(index);
     return;
   }
   const SlotHeader& slot = slots_[index];

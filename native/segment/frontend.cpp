@@ -56,7 +56,7 @@ bool Segment::lease_hinted(std::uint64_t payload_bytes, std::uint16_t frontend, 
       const std::uint32_t index = w * 64 + static_cast<std::uint32_t>(std::countr_zero(bits));
       if (index < begin || index >= slot_count_) continue;
       if (try_lease(index, frontend, out)) return true;
-      repair_hints(index);
+      repair_free(index);
     }
   }
   return false;
@@ -86,7 +86,7 @@ bool Segment::scan_for_free() {
   bool found = false;
   for (std::uint32_t i = 0; i < slot_count_; ++i) {
     if (load_word(i).state != SlotState::kFree) continue;
-    repair_hints(i);
+    repair_free(i);
     found = true;
   }
   return found;

@@ -57,7 +57,9 @@ bool Segment::may_pull(std::uint16_t instance) {
 }
 
 void Segment::activate_frontend(std::uint16_t frontend) {
-  if (frontend < kMaxFrontends) header_->frontends[frontend].active.store(1);
+  if (frontend >= kMaxFrontends) return;
+  header_->frontends[frontend].armed.store(1);  // its first answer must wake it
+  header_->frontends[frontend].active.store(1);
 }
 
 std::array<std::uint32_t, 6> Segment::count_states() {
@@ -73,11 +75,14 @@ void Segment::rebuild_hints() {
   std::int64_t before = header_->queued_rows.load();
   std::int64_t rows = 0;
   for (std::uint32_t i = 0; i < slot_count_; ++i) {
-    repair_hints(i);
+    repair_free(i);
+    repair_queued(i);
+    repair_done(i);
     if (load_word(i).state == SlotState::kQueued) rows += queued_weight(slots_[i].rows);
   }
   header_->queued_rows.compare_exchange(before, rows);  // traffic meanwhile: then it is kept
   sweep_blocks(kNobody, BlockState::kFree);
+  ring_pullers();
 }
 
 }  // namespace gslice

@@ -51,13 +51,14 @@ std::uint32_t Segment::doorbell(std::uint16_t instance) {
 }
 
 // Ring first, then look for a sleeper; the pump says that it sleeps first, then looks at the bell.
-// In any order of the four, one of the two sees the other.
+// In any order of the four, one of the two sees the other. Only the pump writes `sleeping`: a ringer
+// that took the 1 away for a ring the pump had already seen would hide its sleep from the next one.
 void Segment::ring(std::uint16_t instance) {
   if (instance >= kMaxInstances) return;
   InstanceEntry& entry = header_->instances[instance];
   entry.producer_cpu.store_relaxed(sched_getcpu());
   entry.doorbell.fetch_add(1);
-  if (entry.sleeping.exchange(0) == 1) futex_wake(entry.doorbell);
+  if (entry.sleeping.load() == 1) futex_wake(entry.doorbell);
 }
 
 void Segment::wait(std::uint16_t instance, std::uint32_t doorbell_seen, std::int64_t until_ns) {

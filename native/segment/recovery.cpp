@@ -74,7 +74,6 @@ Requeued Segment::requeue(std::uint16_t instance, bool may_rerun, std::vector<st
       wake.push_back(word.owner);
     }
   }
-  ring_pullers();
   return counts;
 }
 
@@ -192,7 +191,7 @@ bool Segment::release_slot(std::uint32_t index, std::uint16_t instance) {
   for (;;) {
     if (seen.state == SlotState::kQuarantined && seen.owner == instance) {
       if (!swap_word(index, seen, {SlotState::kFree, 0, kNobody, seen.generation})) continue;
-      repair_hints(index);
+      repair_free(index);
       return true;
     }
     if ((seen.flags & kFlagTainted) == 0 || slots_[index].tainted_by != instance) return false;

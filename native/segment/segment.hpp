@@ -170,7 +170,9 @@ class Segment {
   static std::int64_t queued_weight(std::uint32_t rows);
   void mark_queued(std::uint32_t index, std::uint32_t rows);
   void unmark_queued(std::uint32_t index, std::uint32_t rows);
-  void repair_hints(std::uint32_t index);
+  void repair_free(std::uint32_t index);
+  void repair_queued(std::uint32_t index);
+  void repair_done(std::uint32_t index);
   bool take_back(std::uint32_t index, SlotWord& seen);
   bool retire(std::uint32_t index, SlotWord owned);
   bool announce_done(std::uint32_t index, std::uint16_t frontend);

@@ -48,13 +48,20 @@ void Segment::unmark_queued(std::uint32_t index, std::uint32_t rows) {
   header_->queued_rows.fetch_sub(queued_weight(rows));
 }
 
-void Segment::repair_hints(std::uint32_t index) {
-  const auto follow = [&](Bitmap& bitmap, SlotState state) {
-    if (load_word(index).state != state) clear_bit(bitmap, index);
-    if (load_word(index).state == state) set_bit(bitmap, index);
-  };
-  follow(header_->free, SlotState::kFree);
-  follow(header_->queued, SlotState::kQueued);
+// While the bit is wrongly clear, a lease may miss the slot: then it looks at the words.
+void Segment::repair_free(std::uint32_t index) {
+  if (load_word(index).state != SlotState::kFree) clear_bit(header_->free, index);
+  if (load_word(index).state == SlotState::kFree) set_bit(header_->free, index);
+}
+
+// While the bit is wrongly clear, a claim may miss the slot and its pump go to sleep: so only under
+// the function's lock, or with a ring afterwards.
+void Segment::repair_queued(std::uint32_t index) {
+  if (load_word(index).state != SlotState::kQueued) clear_bit(header_->queued, index);
+  if (load_word(index).state == SlotState::kQueued) set_bit(header_->queued, index);
+}
+
+void Segment::repair_done(std::uint32_t index) {
   const SlotWord word = load_word(index);
   if (word.state == SlotState::kDone && (word.flags & kFlagTaken) == 0 &&
       word.owner < kMaxFrontends)
