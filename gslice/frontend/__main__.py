@@ -54,7 +54,7 @@ async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None
     ended = asyncio.Event()
     native = _native.Frontend(index)
     completions = Completions(native, loop)
-    catalogue = Catalogue(native)
+    catalogue = Catalogue(native, completions.drain)
     readiness = Readiness(catalogue)
 
     async def repository(call: messages.RepositoryCall) -> None:
@@ -92,6 +92,7 @@ async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None
     await server.drain(orders.drain_timeout_s)
     link.close()
     completions.close()
+    gc.unfreeze()
 
 
 if __name__ == "__main__":

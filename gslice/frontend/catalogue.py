@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,10 +41,12 @@ class Catalogue:
 
     Args:
         native: The data path.
+        arm: Called when a function has been admitted: arms the doorbell in its segment.
     """
 
-    def __init__(self, native: _native.Frontend) -> None:
+    def __init__(self, native: _native.Frontend, arm: Callable[[], None]) -> None:
         self._native = native
+        self._arm = arm
         self._functions: dict[str, Function] = {}
         self._change = asyncio.Event()
 
@@ -144,6 +146,7 @@ class Catalogue:
             spec.name, spec.version, segment, native_signature(signature), spec.slo_p99_us * 1000
         )
         function.admitted = True
+        self._arm()
 
     def _refuse(self, function: Function) -> None:
         if function.admitted:
