@@ -43,14 +43,13 @@ class Daemon:
         store: The node's memory.
 
     Attributes:
-        state: `STARTING`, `SERVING` or `DRAINING`.
         supervisor: What runs.
         desired: What should.
         reader: What it looks like.
     """
 
     def __init__(self, config: Config, store: Store) -> None:
-        self.state = "STARTING"
+        self._accepting = self._loaded = self._draining = False
         self._config = config
         self._store = store
         self.node = Node.open(config.node, config.devices, self._event)
@@ -64,6 +63,13 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._http: list[HttpServer] = []
         self._control: ControlServer | None = None
+
+    @property
+    def state(self) -> str:
+        """`STARTING` until clients can connect and every load has ended, `SERVING`, `DRAINING`."""
+        if self._draining:
+            return "DRAINING"
+        return "SERVING" if self._accepting and self._loaded else "STARTING"
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -114,6 +120,8 @@ class Daemon:
             frontends.cancel()
             await asyncio.gather(frontends, return_exceptions=True)
             raise
+        self._accepting = True
+        self.node.changes.notify()
         self.background(self.supervisor.care())
         self.background(self._sample())
 
@@ -144,7 +152,7 @@ class Daemon:
         running = self.supervisor.functions
         missing = [s for n, s in wanted.items() if n not in running or running[n].spec != s]
         await asyncio.gather(*(self._try_to_load(spec) for spec in missing))
-        self.state = "SERVING"
+        self._loaded = True
         self.node.changes.notify()
 
     async def _try_to_load(self, spec: FunctionSpec) -> None:
@@ -154,7 +162,7 @@ class Daemon:
             _log.error("function %s: %s", spec.name, error)
 
     async def _stop(self) -> None:
-        self.state = "DRAINING"
+        self._draining = True
         self.node.changes.notify()
         for task in self._tasks:
             task.cancel()

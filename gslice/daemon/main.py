@@ -54,6 +54,7 @@ def run(
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_run(config, store, on_ready))
         finally:
+            gc.unfreeze()
             for handler in handlers:
                 logging.getLogger().removeHandler(handler)
                 handler.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from gslice._native import Segment
 from gslice.control.slots import slot_classes
 from gslice.core.errors import LoadFailed, Unavailable
+from gslice.supervise.reclaim import reclaim
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
@@ -251,6 +252,7 @@ class Deployment:
         if worker.expected_to_end:
             return
         self._remove(worker)
+        reclaim(self.node)
         self._on_lost(self, how)
 
     async def _retire(self, worker: Worker, end: Coroutine[None, None, None]) -> None:

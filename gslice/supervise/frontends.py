@@ -152,6 +152,7 @@ class Frontends:
         """Ends all."""
         self._closing = True
         await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
+        self._listings.clear()
 
     def leave(self) -> None:
         """Lets all serve on, for a later daemon."""

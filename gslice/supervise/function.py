@@ -194,7 +194,7 @@ class Function:
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
         self._node.event(self.name, f"failed: {reason}")
-        self.admitted = False
+        self.admitted, self.share_granted_percent = False, 0.0
         self._set_state("FAILED", reason)
         await self._show("UNAVAILABLE", reason)
 

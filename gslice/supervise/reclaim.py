@@ -1,23 +1,21 @@
-"""Cleaning up after processes that could not do so themselves."""
+"""Cleaning up after processes that could not do so themselves.
+
+Segments are memory of descriptors and go with the last process that holds one; locks go with their
+holder; sockets of dead children are removed when the daemon adopts the living. Control groups are
+what the kernel keeps.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import NotFound
+from gslice.device.cgroup import remove_stale
 
 if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 
 def reclaim(node: Node) -> None:
-    """Removes what dead processes left: sockets that nobody serves, cgroups without a process.
-
-    Segments are memory of descriptors, and go with the last process that holds one.
-    """
-    for name in node.run_dir.names():
-        try:
-            node.run_dir.connect(name).close()
-        except NotFound:
-            node.run_dir.remove(name)
-            node.event(name, "removed a socket that a dead process left")
+    """Removes the control groups of processes that are gone."""
+    for group in remove_stale():
+        node.event("daemon", f"removed the control group {group} of a dead process")

@@ -37,6 +37,7 @@ LOAD_TIMEOUT_S = 600.0
 ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
 SOCKET_PREFIX = "w-"
+MODULE = "gslice.worker"
 
 
 class Worker:
@@ -73,7 +74,7 @@ class Worker:
         log = node.log_path(spec.name)
         name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
         launch = Launch(
-            "gslice.worker",
+            MODULE,
             ("--id", name, "--orphan-grace-us", str(node.config.orphan_grace_us)),
             log,
             spec.environment,
