@@ -1,0 +1,69 @@
+"""Fixtures: a front-end led by the test (`frontend`, `serve`), and a whole node (`node`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import tritonclient.grpc as triton
+
+from gslice.core.types import FunctionSpec, Signature
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from direct import FrontendProcess, LocalFunction, signature
+
+MESSAGE_BYTES = 32 << 20  # the limit that the tests' front-end is started with
+
+Serve = Callable[..., LocalFunction]
+
+
+@pytest.fixture(scope="module")
+def frontend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontendProcess]:
+    """A front-end that serves on a free port."""
+    process = FrontendProcess(
+        tmp_path_factory.mktemp("frontend"), "--request-max-bytes", str(MESSAGE_BYTES)
+    )
+    process.serve()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def serve(frontend: FrontendProcess) -> Iterator[Serve]:
+    """serve(name, signature, slots): a function in front of the front-end until the test ends.
+
+    Afterwards every slot is FREE and the front-end holds no request.
+    """
+    functions: list[LocalFunction] = []
+
+    def start(
+        name: str = "echo", shape: Signature | None = None, **options: object
+    ) -> LocalFunction:
+        spec = FunctionSpec(name, engine="identity")
+        function = LocalFunction(frontend, spec, shape or signature(), **options)
+        functions.append(function)
+        return function
+
+    yield start
+    for function in functions:
+        function.close()
+    state = frontend.connect()  # as an adopting daemon: the front-end says what it holds
+    assert (state.in_flight, state.functions) == (0, [])
+
+
+@pytest.fixture
+def client(frontend: FrontendProcess) -> Iterator[triton.InferenceServerClient]:
+    """Triton's blocking client."""
+    with triton.InferenceServerClient(frontend.address) as connection:
+        yield connection
+
+
+@pytest.fixture
+def channel(frontend: FrontendProcess) -> Iterator[grpc.Channel]:
+    """A bare channel, for messages that no client would send."""
+    with grpc.insecure_channel(frontend.address) as connection:
+        yield connection
