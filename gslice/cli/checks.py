@@ -47,6 +47,7 @@ def machine_checks() -> list[Check]:
         check_cores(),
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
+        check_limiters(),
         check_gpu(),
     ]
     return checks + [check_port(what, port) for what, port in _PORTS.items()]
@@ -133,6 +134,20 @@ def check_locked_memory(limit_bytes: int) -> Check:
     if limit_bytes < 64 << 20:
         return Check("locked memory", "note", detail, "only GPUs need more: raise `ulimit -l`")
     return Check("locked memory", "ok", detail)
+
+
+def check_limiters() -> Check:
+    """What can enforce a share on the CPU device, and why the better one cannot."""
+    from gslice.device.limiter import availability
+
+    limiters = availability()
+    best = next(limiter for limiter in limiters if limiter.available)
+    detail = f"{best.name}: {best.reason}"
+    lacking = [f"{limiter.name}: {limiter.reason}" for limiter in limiters if not limiter.available]
+    if lacking:
+        hint = "; ".join(lacking)
+        return Check("CPU limiter", "warn", detail, f"without {hint}")
+    return Check("CPU limiter", "ok", detail)
 
 
 def check_gpu() -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,11 +20,23 @@ FAULT_DOMAIN = (
 _STYLES = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
 
-def doctor(as_json: options.Json = False) -> None:
-    """Check this machine; status 1 if something must be fixed."""
+def doctor(
+    as_json: options.Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out the self-test, which takes a few seconds.")
+    ] = False,
+) -> None:
+    """Check this machine, and measure that a share is kept.
+
+    Ends with status 1 if something must be fixed.
+    """
     from gslice.cli.checks import machine_checks
 
     checks = machine_checks()
+    if not quick:
+        from gslice.cli.selftest import share_check
+
+        checks.append(share_check())
     failed = any(check.status == "fail" for check in checks)
     if as_json:
         print_json(

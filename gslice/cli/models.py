@@ -119,8 +119,10 @@ def _function_yaml(
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{file}: {error}") from error
+    except OSError as error:
+        raise NotFound(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{file} is not UTF-8 text") from error
 
 
 def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> None:

@@ -145,8 +145,8 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of node.yaml."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "gslice node.yaml",
         **NodeFile.model_json_schema(),
+        "title": "gslice node.yaml",
     }
 
 

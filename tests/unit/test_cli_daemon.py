@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gslice import __version__
+from tests.cli import failing, gslice
+from tests.fakes.servers import FakeControl, control_message, control_server
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture
+def control(state_dir: Path) -> Iterator[FakeControl]:
+    with control_server(state_dir, FakeControl(example_status())) as servicer:
+        yield servicer
+
+
+def example_status() -> Any:
+    status = control_message(
+        "Status",
+        version=__version__,
+        pid=7,
+        uptime_s=3725.0,
+        state="SERVING",
+        grpc_address="127.0.0.1:8001",
+        state_dir="/state",
+    )
+    status.devices.add(
+        name="cpu", kind="cpu", limiter="cgroup", cpus=[0, 1], share_limit_percent=100.0
+    )
+    status.frontends.add(pid=8, state="SERVING", rss_bytes=50 << 20, address="127.0.0.1:8001")
+    detector = status.functions.add(
+        name="detector",
+        version="1",
+        engine="onnxruntime",
+        state="READY",
+        device="cpu",
+        limiter="cgroup",
+        share_requested_percent=40.0,
+        share_granted_percent=40.0,
+        share_effective_percent=39.9,
+        rate_per_s=123.4,
+        p50_us=1500.0,
+        p99_us=45_000.0,
+        slo_p99_us=30_000.0,
+        ok=2**40,
+        queued=3,
+    )
+    detector.workers.add(pid=9, state="READY", restarts=2)
+    status.functions.add(name="tagger", device="cpu", state="FAILED", reason="no module named tags")
+    return status
+
+
+# ---- no daemon -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ps", "status", "load f", "unload f", "diff", "save", "logs", "infer f 1", "bench f --rate 1"],
+)
+def test_without_a_daemon_it_is_told_how_to_start_one(
+    command: str, state_dir: Path
+) -> None:
+    assert failing(*command.split()) == [
+        f"error: no daemon runs in {state_dir}",
+        "hint: start one with `gslice serve`, or name its directory with --state-dir",
+    ]
+
+
+def test_the_node_yaml_here_tells_where_the_daemon_is(here: Path) -> None:
+    (here / "node.yaml").write_text("version: 1\nnode: {state_dir: mine}\n")
+    assert failing("ps")[0] == f"error: no daemon runs in {here}/mine"
+
+
+def test_a_dead_daemons_socket(state_dir: Path) -> None:
+    state_dir.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(state_dir / "control.sock"))
+    assert failing("ps")[0] == f"error: the daemon of {state_dir} has ended"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["serve"], "there is no node.yaml here"),
+        (["serve", "m.onnx"], "there is no file m.onnx"),
+        (["serve", "m.onnx", "-c", "x"], "MODEL and --config exclude each other"),
+        (["serve", "--share", "4%"], "--share goes with MODEL only"),
+        (["load", "f", "--slo", "1ms"], "--slo needs a model to go with"),
+        (["load", "f", "m", "-f", "x"], "MODEL and --file exclude each other"),
+        (["load", "f", "-f", "x"], "x: No such file or directory"),
+        (
+            ["load", "f", "m.onnx", "--share", "4"],
+            "f:1: functions.f.share: '4' has no percent sign",
+        ),
+        (["bench", "f"], "give --rate for an open loop or --concurrency for a closed one"),
+        (["bench", "f", "--rate", "1", "--duration", "3"], "'3' has no unit; write it as 30ms"),
+        (["infer", "f", "1", "--scale", "x"], "--scale x: no such scale"),
+    ],
+)
+def test_wrong_options_are_named(args: list[str], told: str) -> None:
+    assert failing(*args)[0].startswith(f"error: {told}")
+
+
+# ---- a daemon ------------------------------------------------------------------------------------
+
+
+def test_ps(control: FakeControl) -> None:
+    head, detector, tagger, reason = gslice("ps").stdout.splitlines()
+    assert head.split()[:4] == ["FUNCTION", "STATE", "DEVICE", "RATE/S"]
+    assert " ".join(detector.split()) == (
+        "detector READY cpu (cgroup) 123.4 1.50 ms 45.0 ms 30.0 ms 40% 40% 40% 3 0 - 1099511627776"
+        " 0 9 (2 restarts)"
+    )
+    assert tagger.split()[:4] == ["tagger", "FAILED", "cpu", "0.0"]
+    assert reason == "tagger: no module named tags"
+
+
+def test_status_shows_the_node(control: FakeControl) -> None:
+    shown = gslice("status").stdout
+    assert f"gslice {__version__}, serving, pid 7, up 1h 2m" in shown
+    assert "cgroup" in shown
+    assert "50.0 MiB" in shown
+
+
+@pytest.mark.parametrize("command", ["ps", "status"])
+def test_status_as_json_has_every_field_as_a_number(control: FakeControl, command: str) -> None:
+    shown = json.loads(gslice(command, "--json").stdout)
+    assert shown["pid"] == 7
+    assert shown["functions"][0]["ok"] == 2**40
+    assert shown["functions"][0]["workers"] == [
+        {"pid": 9, "state": "READY", "rss_bytes": 0, "restarts": 2, "address": ""}
+    ]
+    assert shown["functions"][1]["reason"] == "no module named tags"
+
+
+def test_watching_as_json_is_a_line_each(control: FakeControl) -> None:
+    lines = gslice("ps", "--watch", "--json").stdout.splitlines()
+    assert [json.loads(line)["pid"] for line in lines] == [7, 7]
+
+
+def test_load_shows_stages_and_sends_absolute_paths(control: FakeControl, here: Path) -> None:
+    shown = gslice("load", "f", "m.onnx", "--share", "40%", "--slo", "30ms").stdout
+    assert shown.splitlines() == [" 0.500 ms  plan    share 40%", "   1.23 s  done"]
+    assert control.asked[0].name == "f"
+    assert control.asked[0].function_yaml == (
+        f"model: {here}/m.onnx\nshare: 40%\nslo: {{p99: 30ms}}"
+    )
+
+
+def test_load_from_a_file_starts_its_paths_there(control: FakeControl, here: Path) -> None:
+    (here / "sub").mkdir()
+    (here / "sub/f.yaml").write_text("python: tag.py:Tagger\nargs: {a: 1}\n")
+    gslice("load", "f", "-f", "sub/f.yaml")
+    assert control.asked[0].function_yaml == (
+        f"python: tag:Tagger\npython_path: {here}/sub\nargs: {{a: 1}}"
+    )
+
+
+def test_load_of_what_is_declared_sends_no_text(control: FakeControl) -> None:
+    stages = json.loads(gslice("load", "f", "--json").stdout)
+    assert [stage["name"] for stage in stages] == ["plan", "done"]
+    assert control.asked[0].function_yaml == ""
+
+
+def test_a_load_that_fails(control: FakeControl) -> None:
+    control.stages[-1] = control_message("Stage", name="failed", detail="m.onnx is empty")
+    result = gslice("load", "f", status=1)
+    assert result.stderr.splitlines() == [
+        "error: f: m.onnx is empty",
+        "hint: see more with `gslice logs f`",
+    ]
+
+
+def test_errors_of_the_daemon_come_through(control: FakeControl) -> None:
+    assert failing("unload", "absent") == ["error: no function absent is declared"]
+
+
+def test_diff_and_save(control: FakeControl) -> None:
+    assert gslice("diff").stdout == "what runs is what node.yaml says\n"
+    assert gslice("save").stdout == "nothing to save; /etc/node.yaml says what runs\n"
+    change = {"path": "functions.f.share", "file_value": "auto", "running_value": "40%"}
+    control.changes = [control_message("Change", **change)]
+    assert gslice("diff").stdout.splitlines()[1].split() == list(change.values())
+    assert json.loads(gslice("diff", "--json").stdout) == [change]
+    assert gslice("save").stdout.splitlines()[-1] == "wrote 1 change into /etc/node.yaml"
+    assert "dropped 1 change" in gslice("save", "--discard-overlay").stdout
+    assert [request.discard_overlay for request in control.asked] == [False, False, True]
+
+
+def test_logs(control: FakeControl) -> None:
+    assert gslice("logs", "detector", "-n", "5").stdout == "one\ntwo\n"
+    assert (control.asked[0].name, control.asked[0].lines) == ("detector", 5)

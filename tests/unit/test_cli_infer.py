@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli import failing, gslice
+from tests.fakes.servers import FakeKServe, kserve_server
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[FakeKServe, str]]:
+    servicer = FakeKServe([("X", "TYPE_FP32", [4]), ("T", "TYPE_STRING", [1])])
+    with kserve_server(servicer) as address:
+        yield servicer, address
+
+
+def test_infer_takes_values_in_order_and_by_name(echo: tuple[FakeKServe, str]) -> None:
+    _, address = echo
+    args = ["infer", "echo", "--grpc", address, "--json"]
+    for values in (
+        ["[[1, 2, 3, 4]]", "hi"],
+        ["T=hi", "X=[1, 2, 3, 4]"],
+        ['{"X": [1, 2, 3, 4], "T": ["hi"]}'],
+    ):
+        shown = json.loads(gslice(*args, *values).stdout)
+        assert shown["outputs"] == {
+            "out_X": {"dtype": "FP32", "shape": [1, 4], "values": [[1.0, 2.0, 3.0, 4.0]]},
+            "out_T": {"dtype": "BYTES", "shape": [1, 1], "values": [["hi"]]},
+        }
+
+
+def test_infer_reads_and_writes_files(echo: tuple[FakeKServe, str], here: Path) -> None:
+    _, address = echo
+    np.save(here / "x.npy", np.arange(4, dtype=np.float32))
+    (here / "t.bin").write_bytes(b"some\x00bytes")
+    shown = gslice("infer", "echo", "x.npy", "t.bin", "--grpc", address, "--out", "o.npz").stdout
+    assert shown.splitlines()[1].split() == ["out_X", "FP32", "1x4", "0", "1", "2", "3"]
+    with np.load(here / "o.npz") as saved:
+        assert saved["out_X"].tolist() == [[0, 1, 2, 3]]
+        assert saved["out_T"].tolist() == [[b"some\x00bytes"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (["[1,2,3,4]"], "error: no value for input T"),
+        (["1", "2", "3"], "error: '3' is one input too many"),
+        (["x.npy", "hi"], "error: there is no file x.npy"),
+        (["nonsense", "hi"], "error: 'nonsense' is no file and no JSON"),
+        (['{"Y": 1}'], "error: there is no input 'Y'"),
+        (['["a"]', "hi"], "error: input 'X' does not fit FP32"),
+        (["a.png", "hi"], "error: input 'X' has shape [-1, 4], which no image fits"),
+    ],
+)
+def test_wrong_inputs_are_named(echo: tuple[FakeKServe, str], values: list[str], told: str) -> None:
+    (line, *_) = failing("infer", "echo", "--grpc", echo[1], *values)
+    assert line.startswith(told)
+
+
+def test_scores_are_shown_by_their_highest(here: Path) -> None:
+    np.save(here / "x.npy", np.array([0, 9, 3, 0, 0, 0, 7, 0, 0], np.float32))
+    (here / "labels.txt").write_text("cat\ndog\nowl\n")
+    with kserve_server(FakeKServe([("X", "TYPE_FP32", [9])])) as address:
+        shown = gslice(
+            *("infer", "echo", "x.npy", "--grpc", address, "--top", "2"),
+            *("--labels", "labels.txt"),
+        ).stdout.splitlines()
+    assert shown[1].split()[-2:] == ["dog:", "9"]
+    assert shown[2].split() == ["6:", "7"]
+
+
+@pytest.mark.parametrize(
+    ("dims", "dtype", "shape"),
+    [
+        ([3, 2, 4], "TYPE_FP32", [1, 3, 2, 4]),
+        ([2, 4, 3], "TYPE_UINT8", [1, 2, 4, 3]),
+        ([-1, -1, 3], "TYPE_UINT8", [1, 6, 8, 3]),
+        ([1, 6, 8], "TYPE_FP32", [1, 1, 6, 8]),
+    ],
+)
+def test_images_are_laid_out_as_the_input_is(
+    here: Path, dims: list[int], dtype: str, shape: list[int]
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 6), (255, 0, 0)).save(here / "red.png")
+    with kserve_server(FakeKServe([("X", dtype, dims)])) as address:
+        shown = json.loads(gslice("infer", "echo", "red.png", "--grpc", address, "--json").stdout)
+    output = shown["outputs"]["out_X"]
+    assert output["shape"] == shape
+    values = np.array(output["values"])
+    if shape[-1] == 3:
+        assert values.reshape(-1, 3)[0].tolist() == [255, 0, 0]
+    elif shape[1] == 3:
+        assert values[0, :, 0, 0].tolist() == [1.0, 0.0, 0.0]
+    else:
+        assert 0 < values[0, 0, 0, 0] < 1
+
+
+@pytest.mark.parametrize("loop", [["--rate", "200"], ["--concurrency", "2"]])
+def test_bench(echo: tuple[FakeKServe, str], loop: list[str]) -> None:
+    servicer, address = echo
+    args = ["bench", "echo", *loop, "--duration", "300ms", "--batch", "2", "--grpc", address]
+    report = json.loads(gslice(*args, "--json").stdout)
+    assert report["loop"] == ("open" if loop[0] == "--rate" else "closed")
+    assert report["ok"] == len(servicer.requests) - 1 > 0  # the first is not counted
+    assert report["errors"] == {}
+    assert report["latency_us"]["p50"] <= report["latency_us"]["p99"] <= report["latency_us"]["max"]
+    assert report["rows_per_s"] == pytest.approx(2 * report["rate_per_s"], abs=0.02)
+    assert {tuple(tensor.shape) for tensor in servicer.requests[-1].inputs} == {(2, 4), (2, 1)}
+
+
+def test_bench_counts_errors_by_their_class(echo: tuple[FakeKServe, str]) -> None:
+    servicer, address = echo
+    servicer.fail_every = 3
+    result = gslice("bench", "echo", "--concurrency", "1", "--duration", "200ms", "--grpc", address)
+    assert "x ResourceExhausted: no slot is free" in result.stderr
+    head, row = result.stdout.splitlines()[1:3]
+    assert head.split()[:3] == ["RATE/S", "OK", "ERRORS"]
+    assert int(row.split()[2]) == len(servicer.requests) // 3
+
+
+def test_bench_of_nothing(echo: tuple[FakeKServe, str]) -> None:
+    args = ["bench", "nope", "--rate", "1", "--grpc", echo[1]]
+    assert failing(*args) == ["error: no function is called nope"]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--batch", "9"], "error: --batch 9: the function takes at most 8 rows"),
+        (["--shape", "Z=1"], "error: --shape Z=1: there is no input 'Z'"),
+        (["--shape", "X=1"], "error: --shape X=1: does not fit X, whose shape is [-1, 4]"),
+        (["--shape", "X=a,b"], "error: --shape X=a,b: not a shape; write it as X=1,3,224,224"),
+    ],
+)
+def test_wrong_load_is_named(echo: tuple[FakeKServe, str], args: list[str], told: str) -> None:
+    assert failing("bench", "echo", "--rate", "1", "--grpc", echo[1], *args)[0] == told
