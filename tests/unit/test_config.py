@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from gslice.core.config import (
     parse_cores,
     state_dir_of,
 )
+from gslice.core.config.load import load_config_text
 from gslice.core.errors import ConfigError, InvalidArgument
 from gslice.core.types import FunctionSpec, ShareBounds
 
@@ -302,3 +304,14 @@ def test_cores_survive_the_round_trip(cores: set[int]) -> None:
 def test_what_is_no_list_of_cores(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_cores(text)
+
+
+def test_the_example_is_good_and_says_what_is_default() -> None:
+    path = Path(__file__).parents[2] / "configs/node.yaml"
+    config = load_config(path, environ={})
+    assert set(config.functions) == {"detector", "tagger", "echo"}
+    # What it shows commented out under `node` is what holds without it.
+    node, rest = path.read_text().split("\ndevices:")
+    written = re.sub(r"^  # ([a-z_]+: )", r"  \1", node, flags=re.MULTILINE)
+    assert written.count("\n  request_max: 64MiB") == 1
+    assert load_config_text(f"{written}\ndevices:{rest}", path).node == config.node

@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "frontend": {"ipc", "protos", "_native"},
     "ipc": {"_native"},
     "protos": set(),
-    "supervise": {"control", "ipc", "_native"},
+    "supervise": {"control", "device", "ipc", "_native"},  # device: groups that the dead left
     "telemetry": set(),
     "worker": {"device", "ipc", "_native"},
 }
