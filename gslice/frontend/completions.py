@@ -85,7 +85,5 @@ class Completions:
         future, _ = self._waiting.pop(ticket, (None, None))
         self._native.cancel(ticket)
         if future is not None and not future.done():
-            future.set_exception(
-                DeadlineExceeded("the deadline passed before the answer was ready")
-            )
+            future.set_exception(DeadlineExceeded("the deadline passed without an answer"))
             future.exception()  # a stream may be given up before it comes to this answer
