@@ -64,9 +64,7 @@ def example_status() -> Any:
     "command",
     ["ps", "status", "load f", "unload f", "diff", "save", "logs", "infer f 1", "bench f --rate 1"],
 )
-def test_without_a_daemon_it_is_told_how_to_start_one(
-    command: str, state_dir: Path
-) -> None:
+def test_without_a_daemon_it_is_told_how_to_start_one(command: str, state_dir: Path) -> None:
     assert failing(*command.split()) == [
         f"error: no daemon runs in {state_dir}",
         "hint: start one with `gslice serve`, or name its directory with --state-dir",
