@@ -107,9 +107,7 @@ class Bench {
   std::uint64_t outcome(Outcome outcome) {
     return segment->header().stats.outcome[static_cast<std::size_t>(outcome)].load_relaxed();
   }
-  bool idle() {
-    return free_slots(*segment) == segment->slot_count() && frontend.in_flight() == 0;
-  }
+  bool idle() { return free_slots(*segment) == segment->slot_count() && frontend.in_flight() == 0; }
 
   std::shared_ptr<Segment> segment;
   Frontend frontend{0};
