@@ -215,5 +215,5 @@ def _show(report: dict[str, Any]) -> None:
     late_us, p99_us = report["client_late_p99_us"], report["latency_us"]["p99"]
     if report["loop"] == "open" and late_us and p99_us and late_us > 0.2 * p99_us:
         show_warning(
-            f"the client itself was up to {milliseconds(late_us)} late (p99): it is overloaded"
+            f"the client itself sent late, by {milliseconds(late_us)} at p99: it is short of CPU"
         )

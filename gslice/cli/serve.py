@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
+from gslice.cli.status import reason_of
 from gslice.core.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def serve(
     from gslice.daemon.main import run
 
     run(wanted, on_ready=_announce)
+    print("stopped")
 
 
 def _announce(daemon: Daemon) -> None:
@@ -73,7 +75,7 @@ async def _announce_functions(daemon: Daemon) -> None:
         await changes.wait(changes.version, _PATIENCE_S)
     for function in status.functions:
         serving = function.state == "READY"
-        detail = f"on {function.device}" if serving else function.reason
+        detail = f"on {function.device}" if serving else reason_of(function)
         print(f"{function.name}: {function.state} {detail}")
     ready = sum(function.state == "READY" for function in status.functions)
     print(f"ready: {ready} of {len(status.functions)} functions serve; Ctrl-C stops", flush=True)

@@ -168,10 +168,15 @@ def _reasons(functions: Any) -> list[Any]:
     from rich.text import Text
 
     return [
-        Text(f"{function.name}: {function.reason}", style="red")
+        Text(f"{function.name}: {reason_of(function)}", style="red")
         for function in functions
         if function.reason
     ]
+
+
+def reason_of(function: Any) -> str:
+    """Why a function does not serve, without its name in front again."""
+    return str(function.reason).removeprefix(f"function {function.name}: ")
 
 
 def _state(state: str) -> Any:

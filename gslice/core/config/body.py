@@ -139,7 +139,10 @@ def _changed_settings(path: str, old: Leaves, new: Leaves) -> list[SettingChange
 
 def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     if spec.engine == "identity":
-        return {("identity",): dict(spec.args)}
+        tensors = dict(spec.args)
+        if tensors.get("outputs") == tensors.get("inputs"):
+            tensors.pop("outputs", None)
+        return {("identity",): tensors}
     if spec.engine == "onnxruntime":
         return {("model",): _relative(spec.model, base_dir)}
     source: Leaves = {("python",): spec.python}
