@@ -135,32 +135,44 @@ std::byte* WarmBatch::allocate(std::size_t bytes) {
 WarmBatch::WarmBatch(const Signature& signature, std::uint32_t lane, std::uint32_t bucket,
                      const nb::sequence& inputs,
                      const std::vector<std::vector<std::int64_t>>& shapes)
-    : signature_(signature), own_(signature_, lane, *this) {
+    : signature_(signature), own_(signature_, lane, drop_) {
   batch = &own_;
   if (nb::len(inputs) != signature_.inputs.size() || shapes.size() != signature_.inputs.size())
     invalid("a warm-up batch needs " + std::to_string(signature_.inputs.size()) + " inputs");
   own_.reset(bucket, bucket);
-  for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
-    const TensorSpec& spec = signature_.inputs[i];
-    if (shapes[i].size() != spec.dims.size())
-      invalid("input '" + spec.name + "' needs rank " + std::to_string(spec.dims.size()));
-    const nb::object given = inputs[i];
-    const bool text = spec.dtype == DType::kBytes;
-    const auto data =
-        text ? bytes_of(nb::cast<nb::bytes>(given)) : bytes_of(nb::cast<HostArray>(given));
-    Shape shape;
-    shape.rank = static_cast<std::uint32_t>(shapes[i].size());
-    std::ranges::copy(shapes[i], shape.dims.begin());
-    if (!text && data.size() != element_count(shape.view()) * dtype_info(spec.dtype).element_bytes)
-      invalid("input '" + spec.name + "' does not have the bytes of its shape " +
-              shape_text(shape.view()));
-    std::byte* const memory_at = allocate(data.size());
-    if (!data.empty()) std::memcpy(memory_at, data.data(), data.size());
-    own_.input_slot(i) = {memory_at, data.size(), shape};
+  for (std::uint32_t i = 0; i < shapes.size(); ++i) fill_input(i, inputs[i], shapes[i]);
+  place_outputs();
+}
+
+void WarmBatch::fill_input(std::uint32_t index, const nb::object& given,
+                           const std::vector<std::int64_t>& dims) {
+  const TensorSpec& spec = signature_.inputs[index];
+  if (dims.size() != spec.dims.size() ||
+      std::ranges::any_of(dims, [](std::int64_t dim) { return dim < 0; }))
+    invalid("input '" + spec.name + "' needs rank " + std::to_string(spec.dims.size()) +
+            " and no negative dims, not " + shape_text(dims));
+  HostArray array;  // kept until its bytes are copied
+  std::span<const std::byte> data;
+  if (spec.dtype == DType::kBytes) {
+    data = bytes_of(nb::cast<nb::bytes>(given));
+  } else {
+    array = nb::cast<HostArray>(given);
+    data = bytes_of(array);
+    if (data.size() != element_count(dims) * dtype_info(spec.dtype).element_bytes)
+      invalid("input '" + spec.name + "' does not have the bytes of its shape " + shape_text(dims));
   }
+  Tensor& tensor = own_.input_slot(index);
+  tensor.data = allocate(data.size());
+  tensor.bytes = data.size();
+  tensor.shape.rank = static_cast<std::uint32_t>(dims.size());
+  std::ranges::copy(dims, tensor.shape.dims.begin());
+  if (!data.empty()) std::memcpy(tensor.data, data.data(), data.size());
+}
+
+void WarmBatch::place_outputs() {
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
-    const DeclaredShape declared = declared_shape(spec, signature_.rows_max != 0, bucket);
+    const DeclaredShape declared = declared_shape(spec, signature_.rows_max != 0, own_.bucket());
     if (!declared.known) continue;
     const std::size_t bytes =
         element_count(declared.shape.view()) * dtype_info(spec.dtype).element_bytes;

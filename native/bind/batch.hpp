@@ -19,19 +19,26 @@ struct BatchView {
   Batch& checked() const;
 };
 
-// A batch outside any segment, for warm-up: its outputs are checked and dropped.
-class WarmBatch final : public BatchView, private OutputSink {
+// A batch outside any segment, for warm-up: its outputs are checked and dropped. Its only base has
+// to lie at its start, as nanobind knows no other place.
+class WarmBatch final : public BatchView {
  public:
   WarmBatch(const Signature& signature, std::uint32_t lane, std::uint32_t bucket,
             const nanobind::sequence& inputs, const std::vector<std::vector<std::int64_t>>& shapes);
 
  private:
-  Status store(std::uint32_t, const Shape&, std::span<const std::byte>) override {
-    return Status::Ok();
-  }
+  struct Drop final : OutputSink {
+    Status store(std::uint32_t, const Shape&, std::span<const std::byte>) override {
+      return Status::Ok();
+    }
+  };
+  void fill_input(std::uint32_t index, const nanobind::object& given,
+                  const std::vector<std::int64_t>& dims);
+  void place_outputs();
   std::byte* allocate(std::size_t bytes);
 
   Signature signature_;
+  Drop drop_;
   Batch own_;
   std::vector<std::vector<std::byte>> buffers_;
 };

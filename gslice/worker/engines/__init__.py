@@ -1,0 +1,36 @@
+"""The engines, each imported only when a function needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import LoadFailed
+
+if TYPE_CHECKING:
+    from gslice.worker.engines.base import Engine
+
+
+def make_engine(name: str) -> Engine:
+    """The engine of a name, not loaded yet.
+
+    Raises:
+        LoadFailed: There is no such engine, or what it needs is not installed.
+    """
+    try:
+        if name == "onnxruntime":
+            from gslice.worker.engines.onnx_runtime import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine()
+    except ModuleNotFoundError as error:
+        raise LoadFailed(
+            f"engine {name} needs the package {error.name}", hint="pip install 'gslice[cpu]'"
+        ) from error
+    if name == "python":
+        from gslice.worker.engines.python import PythonEngine
+
+        return PythonEngine()
+    if name == "identity":
+        from gslice.worker.engines.identity import IdentityEngine
+
+        return IdentityEngine()
+    raise LoadFailed(f"there is no engine {name!r}", hint="use onnxruntime, python or identity")

@@ -1,0 +1,162 @@
+"""The signature of an ONNX model, from what onnxruntime says of its inputs and outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gslice.core.errors import LoadFailed
+from gslice.core.types import FunctionSpec, Signature, TensorSpec
+from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
+from gslice.worker.shapes import Shape, candidates
+
+_log = logging.getLogger(__name__)
+
+DTYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+Probe = Callable[[Sequence[Shape]], list[Shape]]
+
+
+@dataclass(frozen=True)
+class Node:
+    """An input or output as the model declares it.
+
+    Attributes:
+        name: Its name.
+        dtype: A KServe data type.
+        shape: A number where the length is fixed; a name or None where it is not. Empty for a
+            scalar, and also for an output of which the model says no shape at all.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+    @classmethod
+    def of(cls, spec: FunctionSpec, kind: str, value: Any) -> Node:
+        """From an onnxruntime NodeArg.
+
+        Raises:
+            LoadFailed: KServe has no such type.
+        """
+        dtype = DTYPES.get(value.type)
+        if dtype is None:
+            raise LoadFailed(
+                f"function {spec.name}: {kind} {value.name!r} is of type {value.type}, "
+                "which cannot be served",
+                hint="export the model with plain tensors (for scikit-learn: zipmap=False)",
+            )
+        # Some exporters write -1 where ONNX wants a name or nothing.
+        shape = (None if isinstance(d, int) and d < 0 else d for d in value.shape)
+        return cls(value.name, dtype, tuple(shape))
+
+    @property
+    def dims(self) -> Shape:
+        """Its shape with -1 where any length goes."""
+        return tuple(d if isinstance(d, int) else -1 for d in self.shape)
+
+    def spec(self, dims: Shape | None = None) -> TensorSpec:
+        """The tensor, with other dims if given."""
+        return TensorSpec(self.name, self.dtype, self.dims if dims is None else dims)
+
+
+def signature(
+    spec: FunctionSpec, inputs: Sequence[Node], outputs: Sequence[Node], probe: Probe
+) -> Signature:
+    """Decides what is a batch and what is not.
+
+    A model is batchable when every input and output has a first dimension without a fixed length
+    and these go together: they have one name, or a run with two and with three rows shows it.
+    `args: {batched: false}` says that they are no rows all the same.
+
+    Args:
+        spec: The function.
+        inputs: As declared.
+        outputs: As declared.
+        probe: Runs zeros of the given input shapes and returns the shapes of the outputs.
+
+    Raises:
+        LoadFailed: The function asks for batches that the model does not allow.
+    """
+    fixed = _fixed_batch(spec, inputs, outputs)
+    if fixed is not None:
+        return fixed
+    ins = tuple(node.spec() for node in inputs)
+    outs = tuple(node.spec() for node in _with_ranks(inputs, outputs, probe))
+    batchable = (
+        spec.args.get("batched") is not False
+        and is_batchable(ins, outs)
+        and (_one_name(inputs, outputs) or _rows_follow(inputs, probe))
+    )
+    return Signature(ins, outs, (spec.batch_max or DEFAULT_ROWS_MAX) if batchable else 0)
+
+
+def _fixed_batch(
+    spec: FunctionSpec, inputs: Sequence[Node], outputs: Sequence[Node]
+) -> Signature | None:
+    """A model of a fixed batch size serves smaller batches too, padded to its one bucket."""
+    rows = spec.batch_max
+    nodes = (*inputs, *outputs)
+    if rows < 1 or not inputs or any(not n.shape or n.shape[0] != rows for n in nodes):
+        return None
+
+    def free_rows(node: Node) -> TensorSpec:
+        return node.spec((-1, *node.dims[1:]))
+
+    ins = tuple(free_rows(node) for node in inputs)
+    return Signature(ins, tuple(free_rows(node) for node in outputs), rows, (rows,))
+
+
+def _with_ranks(inputs: Sequence[Node], outputs: Sequence[Node], probe: Probe) -> list[Node]:
+    """Outputs of which the model tells no shape get the rank that a run shows."""
+    if all(node.shape for node in outputs):
+        return list(outputs)
+    shapes = _first_success(inputs, 1, probe)
+    if shapes is None:
+        return list(outputs)
+    return [
+        node if node.shape else Node(node.name, node.dtype, (None,) * len(shape))
+        for node, shape in zip(outputs, shapes, strict=True)
+    ]
+
+
+def _one_name(inputs: Sequence[Node], outputs: Sequence[Node]) -> bool:
+    first = {node.shape[0] if node.shape else None for node in (*inputs, *outputs)}
+    return len(first) == 1 and None not in first
+
+
+def _rows_follow(inputs: Sequence[Node], probe: Probe) -> bool:
+    for rows in (2, 3):
+        shapes = _first_success(inputs, rows, probe)
+        if shapes is None or any(not shape or shape[0] != rows for shape in shapes):
+            return False
+    return True
+
+
+def _first_success(inputs: Sequence[Node], rows: int, probe: Probe) -> list[Shape] | None:
+    """Output shapes of the first guess that runs; rows only where the first dimension is free."""
+    tensors = [node.spec() for node in inputs]
+    free = all(t.dims and t.dims[0] == -1 for t in tensors)
+    for shapes in candidates(tensors, rows, free):
+        try:
+            return probe(shapes)
+        except Exception as error:
+            _log.debug("a probe with shapes %s failed: %s", shapes, error)
+    return None

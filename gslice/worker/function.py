@@ -1,0 +1,147 @@
+"""The one function of a worker: load, attach, serve, drain, close."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from gslice import _native
+from gslice.core.errors import FailedPrecondition
+from gslice.device.cpu import CpuDevice
+from gslice.device.limiter import Limiter, NoLimiter, make_limiter
+from gslice.device.tasks import thread_ids
+from gslice.ipc.native import native_signature
+from gslice.worker.engines import make_engine
+from gslice.worker.warmup import warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gslice.core.types import Signature
+    from gslice.ipc.messages import Load
+
+_log = logging.getLogger(__name__)
+
+
+class ServedFunction:
+    """A loaded function: its engine, its share and, once attached, its pump.
+
+    Args:
+        order: What to load, and the share to hold it to.
+
+    Raises:
+        LoadFailed: The engine's reason.
+    """
+
+    def __init__(self, order: Load) -> None:
+        self.spec = order.spec
+        self.index = -1
+        self.warm_us = 0
+        self.segment: _native.Segment | None = None
+        self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
+        self._share_percent = order.share_percent
+        self._limiter_name = order.limiter
+        self._limiter: Limiter = NoLimiter(self._cpus)
+        self._instance: _native.Instance | None = None
+        os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
+        before = thread_ids()
+        self._engine = make_engine(self.spec.engine)
+        self.signature: Signature = self._engine.load(
+            self.spec, CpuDevice(self._cpus, self._share_percent)
+        )
+        self._engine_tids = thread_ids() - before
+
+    @property
+    def limiter(self) -> str:
+        """What enforces the share."""
+        return self._limiter.name
+
+    @property
+    def share_effective_percent(self) -> float:
+        """The share as the limiter reads it back."""
+        return self._limiter.read_effective()
+
+    def attach(self, segment_fd: int, index: int, eventfds: Mapping[int, int]) -> None:
+        """Warms up, starts the pump (which may not pull yet) and enforces the share.
+
+        Args:
+            segment_fd: Of the function's segment; stays the caller's.
+            index: In the segment's instance table.
+            eventfds: Of the front-ends known by now; stay the caller's.
+
+        Raises:
+            LoadFailed: Warming up failed.
+            GsliceError: The segment or the limiter refused.
+        """
+        if self._instance is not None:
+            raise FailedPrecondition(f"function {self.spec.name} is attached already")
+        segment = _native.Segment.open(segment_fd)
+        started = time.monotonic_ns()
+        if not self._engine.native:
+            warm_up(self._engine, self.spec, self.signature)
+        self.warm_us = (time.monotonic_ns() - started) // 1000
+        instance = _native.Instance(
+            segment,
+            index,
+            native_signature(self.signature),
+            self.spec.lanes,
+            None if self._engine.native else self._engine.prepare,
+        )
+        for frontend, eventfd in eventfds.items():
+            instance.add_frontend(frontend, eventfd)
+        instance.start()
+        self._instance, self.segment, self.index = instance, segment, index
+        if not self._engine.native:  # the identity engine has no compute thread to limit
+            self._limit()
+
+    def set_share(self, share_percent: float) -> float:
+        """Changes the share in place.
+
+        Returns:
+            The effective share, read back.
+
+        Raises:
+            FailedPrecondition: Its limiter cannot do that while it serves.
+        """
+        if not self._limiter.live_resize:
+            raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
+        self._share_percent = share_percent
+        if self._instance is None:
+            return self.share_effective_percent
+        return self._limiter.apply(share_percent, self._compute_tids())
+
+    def add_frontend(self, frontend: int, eventfd: int) -> None:
+        """Lets a front-end be woken; the descriptor stays the caller's."""
+        if self._instance is not None:
+            self._instance.add_frontend(frontend, eventfd)
+
+    def remove_frontend(self, frontend: int) -> None:
+        """Forgets a front-end."""
+        if self._instance is not None:
+            self._instance.remove_frontend(frontend)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Claims nothing new; True: nothing was in flight within the time-out."""
+        return self._instance is None or self._instance.drain(timeout_s)
+
+    def close(self) -> None:
+        """Finishes what was claimed, ends the threads, gives everything back."""
+        if self._instance is not None:
+            self._instance.stop()
+            self._instance = None
+        self._engine.close()
+        self._limiter.release()
+
+    def _limit(self) -> None:
+        self._limiter = make_limiter(self._limiter_name, self._cpus, self.spec.name)
+        effective = self._limiter.apply(self._share_percent, self._compute_tids())
+        _log.info(
+            "share %g %%, effective %g %% by %s", self._share_percent, effective, self.limiter
+        )
+
+    def _compute_tids(self) -> list[int]:
+        assert self._instance is not None
+        engine = self._engine_tids & thread_ids()
+        return sorted({*self._instance.lane_tids(), *engine})

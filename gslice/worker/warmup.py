@@ -1,0 +1,140 @@
+"""Runs every bucket once before a function serves, with the user's sample or with zeros."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gslice._native import WarmBatch
+from gslice.core.errors import LoadFailed
+from gslice.core.types import ELEMENT_BYTES
+from gslice.ipc.native import native_signature
+from gslice.worker.engines.text import encode_elements
+from gslice.worker.shapes import candidates, is_known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice.core.types import FunctionSpec, Signature, TensorSpec
+    from gslice.worker.engines.base import Engine
+    from gslice.worker.shapes import Shape
+
+    Inputs = tuple[list[np.ndarray | bytes], list[Shape]]
+
+_log = logging.getLogger(__name__)
+
+
+def warm_up(engine: Engine, spec: FunctionSpec, signature: Signature) -> None:
+    """Runs every bucket once. Without padding any size runs as it is, so one row is enough.
+
+    Zeros say little where shapes had to be guessed, or where the data means something to the
+    user's code, so then a failure is a line in the log. The user's sample must run, and so must
+    zeros of the only shape that a model takes.
+
+    Raises:
+        LoadFailed: The sample does not fit the function, or the function fails with it.
+    """
+    for bucket in signature.buckets or (1,):
+        call = engine.prepare(0, bucket)
+
+        def run(inputs: Inputs, bucket: int = bucket, call: Callable[..., None] = call) -> None:
+            data, shapes = inputs
+            call(WarmBatch(native_signature(signature), 0, bucket, data, shapes))
+
+        if spec.warmup:
+            _run_sample(run, _sample(spec, signature, bucket), spec)
+        else:
+            _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
+
+
+def _run_sample(run: Callable[[Inputs], None], inputs: Inputs, spec: FunctionSpec) -> None:
+    try:
+        run(inputs)
+    except Exception as error:
+        raise LoadFailed(
+            f"function {spec.name} fails with its sample {spec.warmup}: {_line(error)}"
+        ) from error
+
+
+def _run_zeros(
+    run: Callable[[Inputs], None],
+    spec: FunctionSpec,
+    signature: Signature,
+    bucket: int,
+    trusts_zeros: bool,
+) -> None:
+    batched = signature.rows_max > 0
+    failure: Exception | None = None
+    for shapes in candidates(signature.inputs, bucket, batched):
+        try:
+            run(([_zeros(t, s) for t, s in zip(signature.inputs, shapes, strict=True)], shapes))
+        except Exception as error:
+            failure = failure or error
+        else:
+            return
+    text = any(tensor.dtype == "BYTES" for tensor in signature.inputs)
+    if trusts_zeros and not text and is_known(signature.inputs, batched):
+        assert failure is not None
+        raise LoadFailed(
+            f"function {spec.name} fails with a batch of zeros: {_line(failure)}",
+            hint="name a sample with `warmup`, if zeros are no valid input",
+        ) from failure
+    _log.warning(
+        "warm-up with zeros failed, so the first requests may be slow; name a sample with "
+        "`warmup`: %s",
+        _line(failure),
+    )
+
+
+def _zeros(tensor: TensorSpec, shape: Shape) -> np.ndarray | bytes:
+    count = math.prod(shape)
+    if tensor.dtype == "BYTES":
+        return encode_elements([b""] * count)
+    return np.zeros(count * ELEMENT_BYTES[tensor.dtype], np.uint8)
+
+
+def _sample(spec: FunctionSpec, signature: Signature, rows: int) -> Inputs:
+    """The user's sample, repeated to fill a batch."""
+    try:
+        with np.load(spec.warmup) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise LoadFailed(
+            f"function {spec.name}: the sample {spec.warmup} cannot be read: {_line(error)}"
+        ) from error
+    data: list[np.ndarray | bytes] = []
+    shapes: list[Shape] = []
+    for tensor in signature.inputs:
+        if tensor.name not in arrays:
+            raise LoadFailed(
+                f"function {spec.name}: the sample {spec.warmup} has no array {tensor.name!r}"
+            )
+        array = _fitted(spec, tensor, arrays[tensor.name], rows if signature.rows_max else 0)
+        shapes.append(array.shape)
+        data.append(encode_elements(array.flat) if tensor.dtype == "BYTES" else array)
+    return data, shapes
+
+
+def _fitted(spec: FunctionSpec, tensor: TensorSpec, array: np.ndarray, rows: int) -> np.ndarray:
+    """A sample as a batch of `rows`; it may or may not have the batch dimension itself."""
+    if rows and array.ndim == len(tensor.dims) - 1:
+        array = array[np.newaxis]
+    fits = array.ndim == len(tensor.dims) and all(
+        dim in (-1, length) for dim, length in zip(tensor.dims, array.shape, strict=True)
+    )
+    element_bytes = ELEMENT_BYTES[tensor.dtype]
+    if not fits or array.size == 0 or (element_bytes and array.itemsize != element_bytes):
+        raise LoadFailed(
+            f"function {spec.name}: array {tensor.name!r} of the sample {spec.warmup} is "
+            f"{array.dtype}{list(array.shape)}, expected {tensor.dtype}{list(tensor.dims)}"
+        )
+    repeated = array if not rows else np.resize(array, (rows, *array.shape[1:]))
+    return np.ascontiguousarray(repeated)
+
+
+def _line(error: Exception | None) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}"

@@ -1,0 +1,276 @@
+"""The worker's control loop: orders of the daemon in, answers out.
+
+One thread, one poll. It outlives its daemon: while no daemon is connected it serves on for the
+orphan grace, and whoever connects within is told everything by Hello, which is adoption.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gslice
+from gslice.core.errors import ChannelClosed, FailedPrecondition, GsliceError, Internal
+from gslice.ipc.channel import Channel, Received
+from gslice.ipc.messages import (
+    PROTOCOL_VERSION,
+    AddFrontend,
+    Attach,
+    Drain,
+    Exit,
+    Failed,
+    Hello,
+    Load,
+    Loaded,
+    Message,
+    Ok,
+    Ready,
+    RemoveFrontend,
+    SetShare,
+    ShareSet,
+    WorkerState,
+)
+from gslice.ipc.process import resident_bytes, start_ticks
+from gslice.worker.function import ServedFunction
+
+_log = logging.getLogger(__name__)
+
+LAST_DRAIN_S = 10.0
+"""How long requests in flight may take when no daemon says so."""
+
+
+class Worker:
+    """See the module.
+
+    Args:
+        listener: Where daemons connect.
+        worker_id: As in the name of its socket.
+        orphan_grace_s: How long to serve without a daemon.
+    """
+
+    def __init__(self, listener: socket.socket, worker_id: str, orphan_grace_s: float) -> None:
+        self._listener = listener
+        self._id = worker_id
+        self._orphan_grace_s = orphan_grace_s
+        self._channels: dict[int, Channel] = {}
+        self._function: ServedFunction | None = None
+        self._eventfds: dict[int, int] = {}
+        self._state = "empty"
+        self._running = True
+        self._terminated, self._wakeup = socket.socketpair()
+        self._poll = select.poll()
+        self._handlers: dict[type, Callable[[Any, Received], Message | None]] = {
+            Load: self._on_load,
+            Attach: self._on_attach,
+            AddFrontend: self._on_add_frontend,
+            RemoveFrontend: self._on_remove_frontend,
+            SetShare: self._on_set_share,
+            Drain: self._on_drain,
+            Exit: self._on_exit,
+        }
+
+    def run(self) -> None:
+        """Serves until it is told to exit, or nobody tells it anything for the orphan grace."""
+        self._catch_signals()
+        self._poll.register(self._listener, select.POLLIN)
+        self._poll.register(self._terminated, select.POLLIN)
+        try:
+            while self._running:
+                self._turn()
+        finally:
+            self._close()
+
+    # ---- the loop ----------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        for fd, _ in self._wait():
+            if fd == self._listener.fileno():
+                self._accept()
+            elif fd == self._terminated.fileno():
+                self._end("SIGTERM")
+            elif fd in self._channels:
+                self._receive(self._channels[fd])
+
+    def _wait(self) -> list[tuple[int, int]]:
+        if self._channels:
+            return self._poll.poll()
+        if self._state not in ("empty", "ready"):
+            self._end("the daemon is gone and nothing is served")
+            return []
+        # Without a daemon: until one connects, or the grace ends.
+        deadline = time.monotonic() + self._orphan_grace_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            if events := self._poll.poll(left_s * 1000):
+                return events
+        self._end(f"no daemon for {self._orphan_grace_s:g} s")
+        return []
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        channel = Channel(connection)
+        segment = self._function.segment if self._function else None
+        try:
+            channel.send(self._hello(), [segment.fd] if segment else [])
+        except ChannelClosed:
+            channel.close()
+            return
+        self._channels[channel.fileno()] = channel
+        self._poll.register(channel.fileno(), select.POLLIN)
+
+    def _receive(self, channel: Channel) -> None:
+        try:
+            received = channel.recv()
+        except GsliceError as error:
+            if not isinstance(error, ChannelClosed):
+                _log.error("a daemon that breaks the protocol is dropped: %s", error)
+            self._drop(channel)
+            return
+        try:
+            answer = self._handle(received)
+        finally:
+            received.close()
+        if received.seq and answer is not None:
+            try:
+                channel.send(answer, seq=received.seq)
+            except ChannelClosed:
+                self._drop(channel)
+
+    def _handle(self, received: Received) -> Message | None:
+        name = type(received.message).__name__
+        handler = self._handlers.get(type(received.message))
+        try:
+            if handler is None:
+                raise FailedPrecondition(f"{name} is no order for a worker")
+            return handler(received.message, received)
+        except GsliceError as error:
+            _log.error("%s failed: %s", name, error)
+            return Failed(error.code, str(error))
+        except Exception as error:
+            _log.exception("%s failed", name)
+            return Failed(Internal.code, f"{name} failed: {type(error).__name__}: {error}")
+
+    def _drop(self, channel: Channel) -> None:
+        self._poll.unregister(channel.fileno())
+        del self._channels[channel.fileno()]
+        channel.close()
+
+    # ---- orders ------------------------------------------------------------------------------
+
+    def _on_load(self, order: Load, _received: Received) -> Message:
+        if self._state != "empty":
+            raise FailedPrecondition(f"this worker is {self._state}; it loads one function only")
+        self._state = "loading"
+        try:
+            self._function = ServedFunction(order)
+        except BaseException:
+            self._state = "failed"
+            raise
+        self._state = "loaded"
+        return Loaded(self._function.signature, resident_bytes())
+
+    def _on_attach(self, order: Attach, received: Received) -> Message:
+        function = self._loaded()
+        segment_fd = received.take_fd()
+        try:
+            function.attach(segment_fd, order.instance, self._eventfds)
+        except BaseException:
+            self._state = "failed"
+            raise
+        finally:
+            os.close(segment_fd)
+        self._state = "ready"
+        return Ready(
+            function.share_effective_percent, function.limiter, function.warm_us, resident_bytes()
+        )
+
+    def _on_add_frontend(self, order: AddFrontend, received: Received) -> Message:
+        eventfd = received.take_fd()
+        self._forget_frontend(order.index)
+        self._eventfds[order.index] = eventfd
+        if self._function is not None:
+            self._function.add_frontend(order.index, eventfd)
+        return Ok()
+
+    def _on_remove_frontend(self, order: RemoveFrontend, _received: Received) -> Message:
+        if self._function is not None:
+            self._function.remove_frontend(order.index)
+        self._forget_frontend(order.index)
+        return Ok()
+
+    def _on_set_share(self, order: SetShare, _received: Received) -> Message:
+        return ShareSet(self._loaded().set_share(order.share_percent))
+
+    def _on_drain(self, order: Drain, _received: Received) -> Message:
+        self._state = "draining"
+        if self._loaded().drain(order.timeout_ms / 1000):
+            return Ok()
+        return Failed(4, f"batches were still in flight after {order.timeout_ms} ms")
+
+    def _on_exit(self, _order: Exit, _received: Received) -> None:
+        self._running = False
+
+    def _loaded(self) -> ServedFunction:
+        if self._function is None:
+            raise FailedPrecondition("no function is loaded")
+        return self._function
+
+    def _forget_frontend(self, index: int) -> None:
+        eventfd = self._eventfds.pop(index, None)
+        if eventfd is not None:
+            os.close(eventfd)
+
+    # ---- life --------------------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        function = self._function
+        state = WorkerState(worker_id=self._id, state=self._state)
+        if function is not None:
+            state = WorkerState(
+                worker_id=self._id,
+                spec=function.spec,
+                signature=function.signature,
+                instance=function.index,
+                state=self._state,
+                share_effective_percent=function.share_effective_percent,
+                limiter=function.limiter,
+                memory_bytes=resident_bytes(),
+            )
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            role="worker",
+            pid=os.getpid(),
+            started=start_ticks(),
+            version=gslice.__version__,
+            worker=state,
+        )
+
+    def _catch_signals(self) -> None:
+        """Ctrl-C is the daemon's to handle; SIGTERM becomes readable in the poll."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno())
+
+    def _end(self, reason: str) -> None:
+        _log.info("ending: %s", reason)
+        self._state = "draining"
+        if self._function is not None and not self._function.drain(LAST_DRAIN_S):
+            _log.warning("batches were still in flight after %g s", LAST_DRAIN_S)
+        self._running = False
+
+    def _close(self) -> None:
+        if self._function is not None:
+            self._function.close()
+        signal.set_wakeup_fd(-1)
+        for index in list(self._eventfds):
+            self._forget_frontend(index)
+        for channel in list(self._channels.values()):
+            self._drop(channel)
+        for sock in (self._terminated, self._wakeup, self._listener):
+            sock.close()
