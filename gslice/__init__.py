@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the public names on first use, so that `import gslice` loads neither gRPC nor NumPy."""
+    """Resolve public names on first use: `import gslice` loads neither gRPC nor NumPy."""
     if name == "Client":
         from gslice.client import Client
 
