@@ -11,10 +11,12 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +143,8 @@ class Node:
 
     def assert_nothing_left(self) -> None:
         """No process, socket, segment or cgroup of this node exists."""
-        assert self._traces.left() == [], self.output()
+        left = self._traces.left()
+        assert not left, f"left behind: {left}; {self.output()}"
 
     # ---- looking -----------------------------------------------------------------------------
 
@@ -265,3 +268,17 @@ def kill_and_wait(pid: int) -> None:
         assert wait_pidfd(pidfd, WAIT_S)
     finally:
         os.close(pidfd)
+
+
+def in_background(call: Callable[[], Any]) -> Future[Any]:
+    """Runs a call in a thread; its result or its error is in the future."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return future

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.node import Node
+
+FUNCTIONS = Path(__file__).parent / "functions"
+
+
+class StartNode(Protocol):
+    def __call__(self, functions: dict[str, Any], **settings: Any) -> Node: ...
+
+
+@pytest.fixture
+def start_node() -> Iterator[StartNode]:
+    """Starts nodes; at the end of a test every slot is FREE, they stop, and nothing is left."""
+    nodes: list[Node] = []
+    with tempfile.TemporaryDirectory(prefix="gs") as directory:
+
+        def start(functions: dict[str, Any], **settings: Any) -> Node:
+            ready = settings.pop("ready", True)
+            home = Path(directory) / str(len(nodes))
+            home.mkdir()
+            nodes.append(Node(home, functions, **settings))
+            return nodes[-1].start(ready=ready)
+
+        try:
+            yield start
+            for node in nodes:
+                if node.running:
+                    for function in node.status().functions:
+                        if function.workers:
+                            node.wait_all_free(function.name)
+                    node.stop()
+                else:
+                    node.assert_nothing_left()
+        finally:
+            for node in nodes:
+                node.destroy()
+
+
+@pytest.fixture
+def zoo():
+    """The body of a python function of tests/process/functions/zoo.py."""
+
+    def body(name: str, **settings: Any) -> dict[str, Any]:
+        return {"python": f"zoo:{name}", "python_path": str(FUNCTIONS), **settings}
+
+    return body
+
+
+@pytest.fixture
+def identity() -> dict[str, Any]:
+    """The body of an identity function: numbers, any number of rows."""
+    return {"identity": {"inputs": [{"name": "x", "dtype": "INT64", "dims": [-1, 1]}]}}
+
+
+class GateFile:
+    """A FIFO at which a function waits until it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+
+    def open(self) -> None:
+        """Waits for one waiting call and lets it pass."""
+        with self.path.open("wb"):
+            pass
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> GateFile:
+    return GateFile(tmp_path / "gate")

@@ -1,0 +1,111 @@
+"""Python functions that tests serve: well-behaved ones, and every kind of bad one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+
+class Numbers:
+    """x -> y, one number a row."""
+
+    inputs = (("x", "INT64", [-1, 1]),)
+    outputs = (("y", "INT64", [-1, 1]),)
+
+
+class Echo(Numbers):
+    """y = x, and a line in a file for each row that ran."""
+
+    def setup(self, ran: str = "") -> None:
+        self.ran = ran
+
+    def infer(self, inputs):
+        if self.ran:
+            with Path(self.ran).open("a") as file:
+                file.write("".join(f"{x}\n" for x in inputs["x"].flat))
+        return {"y": inputs["x"]}
+
+
+class Gate(Numbers):
+    """y = x; a negative x first waits for a writer to open the gate, which is a FIFO."""
+
+    batch_max = 0
+    inputs = (("x", "INT64", [1]),)
+    outputs = (("y", "INT64", [1]),)
+
+    def setup(self, gate: str) -> None:
+        self.gate = gate
+
+    def infer(self, inputs):
+        if inputs["x"][0] < 0:
+            with Path(self.gate).open("rb") as gate:
+                gate.read()
+        return {"y": inputs["x"]}
+
+
+class Raises(Numbers):
+    """Raises for a negative x."""
+
+    batch_max = 1
+
+    def infer(self, inputs):
+        if (inputs["x"] < 0).any():
+            raise ValueError(f"negative: {inputs['x'].min()}")
+        return {"y": inputs["x"]}
+
+
+class Dies(Numbers):
+    """A negative x kills the worker."""
+
+    batch_max = 4
+
+    def infer(self, inputs):
+        if (inputs["x"] < 0).any():
+            os.kill(os.getpid(), 9)
+        return {"y": inputs["x"]}
+
+
+class DiesInSetup(Numbers):
+    """Loads once, when the marker file is not there yet; then never again."""
+
+    def setup(self, marker: str) -> None:
+        path = Path(marker)
+        if path.exists():
+            print("I will not start again", flush=True)
+            os.kill(os.getpid(), 9)
+        path.touch()
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+
+
+class Hangs(Numbers):
+    """A negative x never comes back; the second time it does."""
+
+    batch_max = 1
+
+    def setup(self, marker: str) -> None:
+        self.marker = Path(marker)
+
+    def infer(self, inputs):
+        if (inputs["x"] < 0).any() and not self.marker.exists():
+            self.marker.touch()
+            threading.Event().wait()
+        return {"y": inputs["x"]}
+
+
+class Burns(Numbers):
+    """Computes on one core for a fixed amount of work, outside Python's lock."""
+
+    batch_max = 1
+
+    def setup(self, iterations: int = 4000) -> None:
+        self.iterations = iterations
+
+    def infer(self, inputs):
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", self.iterations)
+        return {"y": np.ascontiguousarray(inputs["x"])}

@@ -1,0 +1,111 @@
+"""The daemon dies: serving goes on, and a new daemon takes over without a lost request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gslice.core.errors import NotFound
+from tests.node import kill_and_wait
+from tests.process.traffic import Traffic
+
+
+def numbers(*values: int) -> dict[str, np.ndarray]:
+    return {"x": np.array(values, np.int64).reshape(-1, 1)}
+
+
+def test_the_daemon_is_killed_under_load_and_the_next_adopts(start_node, zoo, identity) -> None:
+    node = start_node({"echo": zoo("Echo", share="30%"), "same": identity})
+    before = node.status()
+    with Traffic(node, "echo", clients=4) as traffic:
+        traffic.wait_answers(50)
+        node.kill_daemon()
+        traffic.wait_answers(50)
+        node.start()
+        traffic.wait_answers(50)
+        after = node.status()
+    traffic.assert_each_answered_once()
+    assert after.pid != before.pid
+    assert after.grpc_address == before.grpc_address
+    for old, new in zip((*before.functions, before), (*after.functions, after), strict=True):
+        processes = "workers" if hasattr(old, "workers") else "frontends"
+        assert [p.pid for p in getattr(old, processes)] == [p.pid for p in getattr(new, processes)]
+    echo = next(f for f in after.functions if f.name == "echo")
+    assert (echo.state, echo.share_granted_percent) == ("READY", 30)
+
+
+def test_an_adopted_worker_and_frontend_are_watched(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    node.kill_daemon()
+    node.start()
+    with Traffic(node, "echo", clients=2) as traffic:
+        traffic.wait_answers(20)
+        kill_and_wait(node.worker_pids("echo")[0])
+        traffic.wait_answers(20)
+        assert traffic.errors == []
+        kill_and_wait(node.frontend_pids()[0])
+        traffic.wait_answers(20)
+    node.wait_status(lambda s: [f.state for f in s.frontends] == ["SERVING"])
+
+
+def test_a_worker_that_died_while_no_daemon_ran_is_replaced(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo", instances=2)})
+    (first, second) = node.worker_pids("echo")
+    with Traffic(node, "echo", clients=4) as traffic:
+        traffic.wait_answers(20)
+        node.kill_daemon()
+        kill_and_wait(first)
+        node.start()
+        node.wait_function("echo", lambda f: len(f.workers) == 2)
+        traffic.wait_answers(20)
+    traffic.assert_each_answered_once()
+    assert second in node.worker_pids("echo")
+
+
+def test_nothing_waits_for_ever_when_all_workers_died_too(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    (pid,) = node.worker_pids("echo")
+    with Traffic(node, "echo", clients=4) as traffic:
+        traffic.wait_answers(20)
+        node.kill_daemon()
+        kill_and_wait(pid)
+        node.start()
+        traffic.wait_answers(20)
+    assert traffic.answers.total() + len(traffic.errors) == traffic.sent
+
+
+def test_a_frontend_that_died_while_no_daemon_ran_is_replaced(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    (pid,) = node.frontend_pids()
+    with Traffic(node, "echo", clients=4) as traffic:
+        traffic.wait_answers(20)
+        node.kill_daemon()
+        kill_and_wait(pid)
+    node.start()
+    assert node.frontend_pids() != [pid]
+    assert node.client().infer("echo", numbers(1))["y"].tolist() == [[1]]
+
+
+def test_what_changed_meanwhile_is_loaded_and_what_went_is_unloaded(start_node, zoo) -> None:
+    node = start_node({"kept": zoo("Echo"), "changed": zoo("Echo"), "gone": zoo("Echo")})
+    kept, changed = node.worker_pids("kept"), node.worker_pids("changed")
+    settings = {
+        "grpc": node.grpc_address,
+        "http": "127.0.0.1:0",
+        "metrics": "127.0.0.1:0",
+        "state_dir": "./state",
+    }
+    with Traffic(node, "changed", clients=2) as traffic:
+        traffic.wait_answers(20)
+        node.kill_daemon()
+        bodies = {"kept": zoo("Echo"), "changed": zoo("Echo", queue={"max": 8}), "new": zoo("Echo")}
+        node.write_config(bodies, settings)
+        node.start()
+        traffic.wait_answers(20)
+    traffic.assert_each_answered_once()
+    assert sorted(f.name for f in node.status().functions) == ["changed", "kept", "new"]
+    assert node.worker_pids("kept") == kept
+    assert node.worker_pids("changed") != changed
+    with pytest.raises(NotFound):
+        node.client().infer("gone", numbers(1))
+    assert node.client().infer("new", numbers(1))["y"].tolist() == [[1]]

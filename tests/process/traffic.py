@@ -1,0 +1,84 @@
+"""Clients in threads, each with a call at a time, every request a number of its own."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from gslice.core.errors import GsliceError
+from tests.node import WAIT_S, Node
+
+
+class Traffic:
+    """Load on one function until the context ends.
+
+    Args:
+        node: The node.
+        name: A function that answers a number with itself.
+        clients: Calls at a time.
+        output: Name of its output.
+    """
+
+    def __init__(self, node: Node, name: str, clients: int = 8, output: str = "y") -> None:
+        self._name = name
+        self._output = output
+        self._client = node.client()
+        self._numbers = itertools.count(1)
+        self._stop = threading.Event()
+        self._progress = threading.Condition()
+        self.sent = 0
+        self.answers: Counter[int] = Counter()
+        self.errors: list[GsliceError] = []
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        self._client.close()
+        assert not any(thread.is_alive() for thread in self._threads), "a call never ended"
+
+    def wait_answers(self, more: int) -> None:
+        """Waits until that many more requests have been answered."""
+        with self._progress:
+            wanted = self.answers.total() + more
+            assert self._progress.wait_for(lambda: self.answers.total() >= wanted, WAIT_S), (
+                f"waited in vain for answer {wanted}; errors: {self.errors[-3:]}"
+            )
+
+    def assert_each_answered_once(self) -> None:
+        """Every request that was sent was answered with its own number, once, and none failed."""
+        assert self.errors == []
+        assert self.answers.total() == self.sent
+        assert set(self.answers.values()) == {1}
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with self._progress:
+                number = next(self._numbers)
+                self.sent += 1
+            try:
+                outputs = self._client.infer(self._name, {"x": np.array([[number]], np.int64)})
+            except GsliceError as error:
+                with self._progress:
+                    self.errors.append(error)
+                self._stop.wait(0.01)  # a server that refuses is not asked without a pause
+                continue
+            with self._progress:
+                self.answers[int(outputs[self._output][0, 0])] += 1
+                self._progress.notify_all()
