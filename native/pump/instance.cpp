@@ -136,10 +136,8 @@ void Instance::answer(const Member& member, const Status& status, const LaneRepo
   SlotHeader& slot = segment_->slot(member.ticket.slot);
   slot.compute_ns = report.compute_ns;
   slot.computed_ns = report.computed_ns;
-  std::string message;
-  if (!status.ok()) message = "function '" + std::string(segment_->name()) + "': " + status.message;
   std::uint16_t frontend = kNobody;
-  if (segment_->complete(member.ticket, index_, status.code, message, &frontend))
+  if (segment_->complete(member.ticket, index_, status.code, status.message, &frontend))
     wake_.push_back(frontend);
   if (frontend != kNobody)
     record_request(segment_->header().stats, member, report, status.ok(), now_ns());

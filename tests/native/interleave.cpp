@@ -15,10 +15,6 @@
 #include "base/futex.hpp"
 #include "segment/lock.hpp"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 namespace gslice {
 
 namespace interleave {
@@ -49,7 +45,6 @@ struct Fiber {
   bool finished = true;
   std::function<bool()> ready;  // empty: it can run
   const void* futex = nullptr;  // it sleeps on this word until woken
-  void* fake_stack = nullptr;   // AddressSanitizer's
 
   bool can_run() const { return !finished && futex == nullptr && (!ready || ready()); }
 };
@@ -66,9 +61,6 @@ struct Scheduler {
   std::deque<Fiber> fibers;  // kept from run to run for their stacks
   std::size_t live = 0;      // fibers of this world
   ucontext_t home{};
-  void* home_fake_stack = nullptr;
-  const void* home_stack = nullptr;
-  std::size_t home_stack_bytes = 0;
   std::optional<std::size_t> current;  // none: the scenario's own code runs, undisturbed
   bool abandoning = false;
   std::exception_ptr error;
@@ -96,23 +88,8 @@ Scheduler& scheduler() {
   return one;
 }
 
-void start_switch([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* stack,
-                  [[maybe_unused]] std::size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(fake_stack, stack, bytes);
-#endif
-}
-
-void finish_switch([[maybe_unused]] void* fake_stack, [[maybe_unused]] const void** from,
-                   [[maybe_unused]] std::size_t* bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fake_stack, from, bytes);
-#endif
-}
-
 void fiber_main() {
   Scheduler& s = scheduler();
-  finish_switch(nullptr, &s.home_stack, &s.home_stack_bytes);
   Fiber& self = s.fibers[*s.current];
   try {
     if (!s.abandoning) self.body();
@@ -122,8 +99,16 @@ void fiber_main() {
     if (!s.error) s.error = std::current_exception();
   }
   self.finished = true;
-  start_switch(nullptr, s.home_stack, s.home_stack_bytes);
   setcontext(&s.home);
+}
+
+// By itself, because getcontext might return twice.
+void prepare(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.base;
+  fiber.context.uc_stack.ss_size = kStackBytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, fiber_main, 0);
 }
 
 }  // namespace
@@ -152,18 +137,12 @@ std::vector<std::size_t> Scheduler::runnable() const {
 
 void Scheduler::enter(std::size_t next) {
   current = next;
-  Fiber& fiber = fibers[next];
-  start_switch(&home_fake_stack, fiber.stack.base, kStackBytes);
-  swapcontext(&home, &fiber.context);
-  finish_switch(home_fake_stack, nullptr, nullptr);
+  swapcontext(&home, &fibers[next].context);
   current.reset();
 }
 
 void Scheduler::leave() {
-  Fiber& self = fibers[*current];
-  start_switch(&self.fake_stack, home_stack, home_stack_bytes);
-  swapcontext(&self.context, &home);
-  finish_switch(self.fake_stack, &home_stack, &home_stack_bytes);
+  swapcontext(&fibers[*current].context, &home);
   if (abandoning) throw Abandoned{};
 }
 
@@ -196,12 +175,7 @@ void Scheduler::run(World& world) {
     fiber.finished = false;
     fiber.ready = nullptr;
     fiber.futex = nullptr;
-    fiber.fake_stack = nullptr;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.base;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    prepare(fiber);
   }
   world.bodies_.clear();
 

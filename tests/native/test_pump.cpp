@@ -14,8 +14,6 @@ using Floats = std::vector<float>;
 
 constexpr std::int64_t kLongNs = 20'000'000'000;
 
-std::string named(const std::string& what) { return "function 'f': " + what; }
-
 }  // namespace
 
 // ---- batches ---------------------------------------------------------------------------------
@@ -157,7 +155,7 @@ TEST(an_empty_overflow_pool_fails_only_the_request_that_needed_it) {
   CHECK(bench.answer(a).code == Code::kOk);
   const Answer failed = bench.answer(b);
   CHECK(failed.code == Code::kResourceExhausted);
-  CHECK(failed.message.starts_with(named("output 'y' of 8192 bytes: ")));
+  CHECK(failed.message.starts_with("output 'y' of 8192 bytes: "));
   instance.stop();
   CHECK(bench.idle());
 }
@@ -191,7 +189,7 @@ TEST(an_engine_error_fails_its_batch_and_no_other) {
   for (const Ticket ticket : {a, b}) {
     const Answer failed = bench.answer(ticket);
     CHECK(failed.code == Code::kInternal);
-    CHECK_EQ(failed.message, named("ValueError: unlucky"));
+    CHECK_EQ(failed.message, "ValueError: unlucky");
   }
   CHECK(bench.answer(bench.submit({1, 1}, {2})).floats() == Floats{4});
   instance.stop();
@@ -227,7 +225,7 @@ TEST(what_an_engine_gives_is_checked_against_the_signature) {
     CHECK(instance.start().ok());
     const Answer answer = bench.answer(bench.submit({2, 1}, {1, 2}));
     CHECK(answer.code == Code::kInternal);
-    CHECK_EQ(answer.message, named(c.message));
+    CHECK_EQ(answer.message, c.message);
   }
 }
 
@@ -241,7 +239,7 @@ TEST(broken_bytes_outputs_are_named) {
     CHECK(instance.start().ok());
     const Answer answer = bench.answer(bench.submit_bytes({2}, serialised({"x", "y"})));
     CHECK(answer.code == Code::kInternal);
-    CHECK(answer.message.starts_with(named("output 'y': ")));
+    CHECK(answer.message.starts_with("output 'y': "));
   }
 }
 

@@ -265,6 +265,21 @@ TEST(a_supervisor_continues_what_its_predecessor_began) {
   check_idle(*f);
 }
 
+TEST(what_nobody_will_serve_is_answered) {
+  Fixture f;
+  const Ticket claimed = submit(*f);
+  f.claim();
+  const Ticket queued = submit(*f), leased = lease(*f);
+  CHECK_EQ(f->fail_queued(Code::kUnavailable, "gone", f.wake), 1u);
+  CHECK_EQ(f.wake.size(), 1u);
+  CHECK(f->is_done(queued));
+  CHECK_EQ(f->slot(queued.slot).code, static_cast<std::uint32_t>(Code::kUnavailable));
+  CHECK(state_of(*f, claimed) == SlotState::kClaimed);
+  CHECK(state_of(*f, leased) == SlotState::kLeased);
+  CHECK_EQ(f->header().queued_rows.load(), 0);
+  CHECK_EQ(f->fail_queued(Code::kUnavailable, "gone", f.wake), 0u);
+}
+
 TEST(hints_are_rebuilt_from_the_words) {
   Fixture f;
   const Ticket queued = submit(*f, {.rows = 3}), leased = lease(*f);
