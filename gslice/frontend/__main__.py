@@ -61,7 +61,7 @@ async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None
         await link.repository(call)
 
     inference = InferenceServicer(native, completions, catalogue, readiness, repository)
-    server = Server(inference, catalogue, readiness)
+    server = Server(inference, completions, catalogue, readiness)
     orders = Orders(server, catalogue, _native.Segment.open, request_max_bytes, ended.set)
 
     def hello() -> messages.Hello:

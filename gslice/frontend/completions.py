@@ -26,6 +26,7 @@ class Completions:
         self._native = native
         self._loop = loop
         self._waiting: dict[int, tuple[asyncio.Future[None], asyncio.TimerHandle | None]] = {}
+        self._emptied = asyncio.Event()
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         loop.add_reader(self.eventfd, self.drain)
 
@@ -58,21 +59,24 @@ class Completions:
 
     def abandon(self, ticket: int) -> None:
         """Gives the ticket up: its slot comes back, at once or when its claimant is done."""
-        future, timer = self._waiting.pop(ticket, (None, None))
-        if timer is not None:
-            timer.cancel()
+        future = self._forget(ticket)
         if future is not None:
             future.cancel()
         self._native.cancel(ticket)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Returns when no call waits for an answer any more, or after `timeout_s`."""
+        if self._waiting:
+            self._emptied.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), timeout_s)
 
     def drain(self) -> None:
         """Finishes the futures of all tickets that are done, and arms the doorbell again."""
         with contextlib.suppress(BlockingIOError):  # nothing rang: a call to arm it
             os.eventfd_read(self.eventfd)
         for ticket in self._native.drain():
-            future, timer = self._waiting.pop(ticket, (None, None))
-            if timer is not None:
-                timer.cancel()
+            future = self._forget(ticket)
             if future is not None and not future.done():
                 future.set_result(None)
 
@@ -82,8 +86,16 @@ class Completions:
         os.close(self.eventfd)
 
     def _expire(self, ticket: int) -> None:
-        future, _ = self._waiting.pop(ticket, (None, None))
+        future = self._forget(ticket)
         self._native.cancel(ticket)
         if future is not None and not future.done():
             future.set_exception(DeadlineExceeded("the deadline passed without an answer"))
             future.exception()  # a stream may be given up before it comes to this answer
+
+    def _forget(self, ticket: int) -> asyncio.Future[None] | None:
+        future, timer = self._waiting.pop(ticket, (None, None))
+        if timer is not None:
+            timer.cancel()
+        if not self._waiting:
+            self._emptied.set()
+        return future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,6 +14,7 @@ from gslice.protos.rpc import generic_handler
 
 if TYPE_CHECKING:
     from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.servicer import InferenceServicer
 
@@ -28,14 +30,20 @@ class Server:
 
     Args:
         inference: The inference service.
+        completions: Its calls that wait for an answer.
         catalogue: What health answers from.
         readiness: Turned to not ready when the server drains.
     """
 
     def __init__(
-        self, inference: InferenceServicer, catalogue: Catalogue, readiness: Readiness
+        self,
+        inference: InferenceServicer,
+        completions: Completions,
+        catalogue: Catalogue,
+        readiness: Readiness,
     ) -> None:
         self._inference = inference
+        self._completions = completions
         self._catalogue = catalogue
         self._readiness = readiness
         self._server: grpc.aio.Server | None = None
@@ -81,10 +89,11 @@ class Server:
         return self.address
 
     async def drain(self, timeout_s: float) -> None:
-        """Reports not ready, takes no more calls, and lets those in flight finish.
+        """Reports not ready, refuses requests, lets those in flight finish, then closes.
 
-        Calls that outlast `timeout_s` are cancelled, and their slots come back. Asked again, it
-        waits for the same end.
+        The listener stays until they have: gRPC answers CANCELLED to calls that reach a server
+        which stops, and clients could not tell that from a cancel of their own. Calls that outlast
+        `timeout_s` are cancelled, and their slots come back. Asked again, it waits for the same end.
         """
         if self._stopping is None:
             self._readiness.drain()
@@ -93,8 +102,10 @@ class Server:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, timeout_s: float) -> None:
+        ends = time.monotonic() + timeout_s
+        await self._completions.settle(timeout_s)
         if self._server is not None:
-            await self._server.stop(timeout_s)
+            await self._server.stop(max(0.0, ends - time.monotonic()))
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         return (

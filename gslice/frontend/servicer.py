@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from gslice.core.errors import InvalidArgument, NotFound, Unimplemented
+from gslice.core.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from gslice.frontend import answers
 from gslice.frontend.status import answered
 from gslice.frontend.stream import Stream
@@ -74,6 +74,8 @@ class InferenceServicer:
             stream.stop()
 
     def _admit(self, request: bytes, context: Any) -> int:
+        if self._readiness.draining:
+            raise Unavailable("the server is draining")
         remaining_s = context.time_remaining()
         deadline_ns = None if remaining_s is None else time.monotonic_ns() + int(remaining_s * 1e9)
         try:

@@ -228,5 +228,9 @@ class LocalFunction:
         self.release()
         self.wait_idle()
         self._frontend.request(messages.RemoveFunction(self.name))
-        self._pump.drain(WAIT_S)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops its pump; for a front-end that is gone already."""
+        assert self._pump.drain(WAIT_S)
         self._pump.stop()
