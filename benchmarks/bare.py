@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -64,6 +65,7 @@ def bare_onnxruntime(model: Path, inputs: dict[str, list[int]], core: int) -> It
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
         preexec_fn=pinned(core),
     )
     with process:

@@ -28,8 +28,10 @@ def demo(
 
     Starts a daemon, a front-end and workers on free loopback ports, and leaves nothing behind.
     """
-    # Before gRPC is imported: it would tell of every connection that the stopping node closes.
+    # Before they are imported: gRPC would tell of every connection that the stopping node closes,
+    # and onnxruntime would report its use to its maker over the network.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
     from gslice.cli.output import console, print_json
     from gslice.demo import assets

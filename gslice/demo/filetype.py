@@ -64,7 +64,7 @@ class FileTypeReader:
         self._magika = _RemoteMagika(infer)
 
     def read(self, files: Sequence[Path]) -> list[FileType]:
-        """Identifies files, all of them in one batch.
+        """Identifies files, a request each: putting batches together is the server's work.
 
         Returns:
             One answer a file, in their order.
@@ -76,5 +76,5 @@ class FileTypeReader:
                 description=result.output.description,
                 score=float(result.score),
             )
-            for result in self._magika.identify_paths(list(files))
+            for result in map(self._magika.identify_path, files)
         ]

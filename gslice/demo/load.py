@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gslice.client.aio import Client
@@ -34,25 +34,27 @@ class Recorder:
 
 
 @dataclass
-class Latencies:
-    """Latencies of one function's answered requests.
+class Measured:
+    """One function under load.
 
     Attributes:
         seconds: How long the load lasted.
-        values_us: One a request, unordered.
+        latencies_us: One an answered request, unordered.
+        batch_mean_rows: Rows a batch, as the worker ran them; known at the end.
     """
 
     seconds: float = 0.0
-    values_us: list[float] = field(default_factory=list)
+    latencies_us: list[float] = field(default_factory=list)
+    batch_mean_rows: float = 0.0
 
     @property
     def rate_per_s(self) -> float:
         """Answered requests a second."""
-        return len(self.values_us) / self.seconds if self.seconds else 0.0
+        return len(self.latencies_us) / self.seconds if self.seconds else 0.0
 
     def percentile_us(self, percent: float) -> float:
         """The nearest-rank percentile; 0 when nothing was answered."""
-        ascending = sorted(self.values_us)
+        ascending = sorted(self.latencies_us)
         if not ascending:
             return 0.0
         return ascending[max(0, math.ceil(percent / 100 * len(ascending)) - 1)]
@@ -63,8 +65,8 @@ async def drive(
     requests: Mapping[str, Sequence[Inputs]],
     concurrency: Mapping[str, int],
     seconds: float,
-    progress: Callable[[float, Mapping[str, Latencies]], None],
-) -> dict[str, Latencies]:
+    progress: Callable[[float, Mapping[str, Measured]], None],
+) -> dict[str, Measured]:
     """Calls all functions at once, each in its own closed loops.
 
     Args:
@@ -72,37 +74,50 @@ async def drive(
         requests: Inputs by function; they are sent in turn.
         concurrency: Calls in flight, by function.
         seconds: How long to start new calls.
-        progress: Told after every answer: elapsed seconds and the latencies so far.
+        progress: Told after every answer: elapsed seconds and what is measured so far.
 
     Returns:
-        Latencies by function.
+        What was measured, by function.
 
     Raises:
         GsliceError: a call failed; the first failure ends the load.
     """
-    measured = {function: Latencies() for function in requests}
+    before = await _batches(client, requests)
+    measured = {function: Measured() for function in requests}
     start = time.perf_counter()
 
     async def loop(function: str, inputs: itertools.cycle[Inputs]) -> None:
-        latencies = measured[function]
+        mine = measured[function]
         while (sent := time.perf_counter()) - start < seconds:
             await client.infer(function, next(inputs))
             answered = time.perf_counter()
-            latencies.values_us.append((answered - sent) * 1e6)
-            latencies.seconds = answered - start
-            progress(latencies.seconds, measured)
+            mine.latencies_us.append((answered - sent) * 1e6)
+            mine.seconds = answered - start
+            progress(mine.seconds, measured)
 
-    loops = [
-        loop(function, cycle)
+    tasks = [
+        asyncio.create_task(loop(function, inputs))
         for function, sent in requests.items()
-        for cycle in [itertools.cycle(sent)]
-        for _ in range(concurrency[function])
+        for inputs in itertools.repeat(itertools.cycle(sent), concurrency[function])
     ]
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in loops]
     try:
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    for function, (rows, batches) in (await _batches(client, requests)).items():
+        rows_before, batches_before = before[function]
+        measured[function].batch_mean_rows = (rows - rows_before) / max(1, batches - batches_before)
     return measured
+
+
+async def _batches(client: Client, functions: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Rows and batches that each function has run, since it was loaded."""
+    counted = {}
+    for function in functions:
+        (entry,) = await client.statistics(function)
+        rows, batches = entry.get("inference_count", 0), entry.get("execution_count", 0)
+        counted[function] = (int(rows), int(batches))
+    return counted

@@ -134,7 +134,7 @@ class ServedNode:
             if ready.done():
                 ready.result()
             elif ended.done():
-                raise Unavailable(f"the node ended while starting: {self._last_log_line()}")
+                raise Unavailable(f"the node ended while starting: {self._last_words()}")
             else:
                 raise DeadlineExceeded(f"the node was not ready after {START_TIMEOUT_S:g} s")
         finally:
@@ -176,7 +176,7 @@ class ServedNode:
                     raise LoadFailed(f"function {function.name}: {function.reason}")
             if states.keys() >= self._functions.keys() and set(states.values()) == {"READY"}:
                 return
-        raise Unavailable(f"the node stopped telling its status: {self._last_log_line()}")
+        raise Unavailable(f"the node stopped telling its status: {self._last_words()}")
 
     def _control(self) -> Stub:
         if self._channel is None:
@@ -213,6 +213,8 @@ class ServedNode:
         if self._cores is not None:
             os.sched_setaffinity(0, self._cores)
 
-    def _last_log_line(self) -> str:
-        lines = self.log.read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    def _last_words(self) -> str:
+        """Why the daemon ended: its last error, else the last line it printed."""
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return (errors or lines or ["it said nothing"])[-1]

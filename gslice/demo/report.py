@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gslice.demo.filetype import FileType
-from gslice.demo.load import Latencies
+from gslice.demo.load import Measured
 from gslice.demo.ocr import Line
 
 HEADS = ("function", "requests/s", "p50", "p99", "mean batch", "share requested", "effective")
@@ -58,22 +58,22 @@ class FunctionFigures:
 
 
 def function_figures(
-    measured: Mapping[str, Latencies], functions: Sequence[Any]
+    measured: Mapping[str, Measured], functions: Sequence[Any]
 ) -> list[FunctionFigures]:
     """Puts what the client measured beside what the daemon reports.
 
     Args:
-        measured: Latencies by function.
+        measured: What the client measured, by function.
         functions: `gslice.v1.Function` messages of the same node.
     """
     return [
         FunctionFigures(
             name=function.name,
-            requests=len(measured[function.name].values_us),
+            requests=len(measured[function.name].latencies_us),
             rate_per_s=measured[function.name].rate_per_s,
             p50_us=measured[function.name].percentile_us(50),
             p99_us=measured[function.name].percentile_us(99),
-            batch_mean_rows=function.batch_mean_rows,
+            batch_mean_rows=measured[function.name].batch_mean_rows,
             share_requested_percent=function.share_requested_percent,
             share_effective_percent=function.share_effective_percent,
             limiter=function.limiter,

@@ -25,7 +25,7 @@ from gslice.core.errors import Internal
 from gslice.demo import picture, report
 from gslice.demo.assets import Assets
 from gslice.demo.filetype import FILETYPE, FileType, FileTypeReader
-from gslice.demo.load import Latencies, Recorder, drive
+from gslice.demo.load import Measured, Recorder, drive
 from gslice.demo.node import ServedNode
 from gslice.demo.ocr import DETECTOR, RECOGNIZER, Line, PageReader
 
@@ -132,7 +132,7 @@ def _read(address: str, assets: Assets, config: Path) -> Answers:
 
 async def _load(
     address: str, answers: Answers, seconds: float, console: Console
-) -> dict[str, Latencies]:
+) -> dict[str, Measured]:
     progress = Progress(
         TextColumn("load"),
         BarColumn(),
@@ -143,7 +143,7 @@ async def _load(
     )
     task = progress.add_task("load", total=seconds, rates="")
 
-    def show(elapsed: float, measured: Mapping[str, Latencies]) -> None:
+    def show(elapsed: float, measured: Mapping[str, Measured]) -> None:
         rates = "  ".join(f"{name} {m.rate_per_s:,.0f}/s" for name, m in measured.items())
         progress.update(task, completed=min(elapsed, seconds), rates=rates)
 

@@ -38,6 +38,8 @@ ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
 SOCKET_PREFIX = "w-"
 MODULE = "gslice.worker"
+# onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
+ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 class Worker:
@@ -77,7 +79,7 @@ class Worker:
             MODULE,
             ("--id", name, "--orphan-grace-us", str(node.config.orphan_grace_us)),
             log,
-            spec.environment,
+            {**ENVIRONMENT, **spec.environment},
         )
         return cls(await Child.start(node.run_dir, name, launch, _nothing_to_say), log)
 

@@ -6,6 +6,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -20,10 +21,15 @@ TIMEOUT_S = 90
 
 
 @pytest.fixture
-def start_demo(tmp_path):
+def scratch():
+    """Where the demo puts its node; short, because Unix sockets' names are."""
+    with tempfile.TemporaryDirectory(prefix="gs-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def start_demo(tmp_path, scratch):
     """Starts `gslice demo` with temporary files of its own; kills what a failed test leaves."""
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
     started = []
 
     def start(*arguments):
@@ -59,12 +65,12 @@ def demo_processes(scratch):
     return found
 
 
-def assert_nothing_left(tmp_path):
-    assert demo_processes(tmp_path / "tmp") == []
-    assert list((tmp_path / "tmp").iterdir()) == []
+def assert_nothing_left(scratch):
+    assert demo_processes(scratch) == []
+    assert list(scratch.iterdir()) == []
 
 
-def test_reads_the_page_measures_and_leaves_nothing(start_demo, tmp_path):
+def test_reads_the_page_measures_and_leaves_nothing(start_demo, scratch):
     demo = start_demo("--seconds", "1", "--json")
     out, err = demo.communicate(timeout=TIMEOUT_S)
     assert demo.returncode == 0, err
@@ -93,33 +99,33 @@ def test_reads_the_page_measures_and_leaves_nothing(start_demo, tmp_path):
         image.verify()
         assert image.format == "PNG"
         assert image.width > image.height > 500
-    assert_nothing_left(tmp_path)
+    assert_nothing_left(scratch)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_in_the_load_leaves_nothing(start_demo, tmp_path, number):
+def test_interrupted_in_the_load_leaves_nothing(start_demo, scratch, number):
     demo = start_demo("--seconds", "600")
     wait_for_output(demo, "Region-based")
     demo.send_signal(number)
     out, err = demo.communicate(timeout=TIMEOUT_S)
     assert demo.returncode == 130, err
     assert "left behind: no process, socket, cgroup or segment" in out
-    assert_nothing_left(tmp_path)
+    assert_nothing_left(scratch)
 
 
-def test_interrupted_while_starting_leaves_nothing(start_demo, tmp_path):
+def test_interrupted_while_starting_leaves_nothing(start_demo, scratch):
     demo = start_demo("--seconds", "600")
     wait_for_output(demo, "starting")
     demo.send_signal(signal.SIGINT)
     _, err = demo.communicate(timeout=TIMEOUT_S)
     assert demo.returncode == 130, err
-    assert_nothing_left(tmp_path)
+    assert_nothing_left(scratch)
 
 
-def test_killed_outright_takes_its_node_with_it(start_demo, tmp_path):
+def test_killed_outright_takes_its_node_with_it(start_demo, scratch):
     demo = start_demo("--seconds", "600")
     wait_for_output(demo, "serving")
-    node = demo_processes(tmp_path / "tmp")
+    node = demo_processes(scratch)
     assert node
     demo.kill()
     _, alive = psutil.wait_procs(node, timeout=TIMEOUT_S)
