@@ -92,8 +92,9 @@ class Server:
         """Reports not ready, refuses requests, lets those in flight finish, then closes.
 
         The listener stays until they have: gRPC answers CANCELLED to calls that reach a server
-        which stops, and clients could not tell that from a cancel of their own. Calls that outlast
-        `timeout_s` are cancelled, and their slots come back. Asked again, it waits for the same end.
+        which stops, and clients could not tell that from a cancel of their own. Calls that
+        outlast `timeout_s` are cancelled, and their slots come back. Asked again, it waits for
+        the same end.
         """
         if self._stopping is None:
             self._readiness.drain()
