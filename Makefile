@@ -74,7 +74,7 @@ build: $(VENV)/.built  ## build the native core into the environment
 
 .PHONY: demo
 demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and show what came out
-	$(BIN)/gslice demo
+	$(BIN)/gslice demo --out demo-out
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.built lint native-test  ## lint, C++ under both sanitizers, pytest
