@@ -7,9 +7,9 @@ namespace gslice {
 
 namespace {
 
-// A full segment turns many requests away: each may look at the hints, but only one a millisecond
-// at all the words, which finds what a crash between a word and its hint has hidden.
-constexpr std::int64_t kLeaseScanPeriodNs = 1'000'000;
+// A full segment turns many requests away: each may look at the hints, but only one in 10 ms at all
+// the words, which finds what a crash between a word and its hint has hidden.
+constexpr std::int64_t kLeaseScanPeriodNs = 10'000'000;
 
 void reset(SlotHeader& slot, std::uint16_t frontend, std::uint64_t payload_offset,
            std::uint64_t payload_bytes) {

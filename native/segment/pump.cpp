@@ -51,8 +51,9 @@ std::uint32_t Segment::doorbell(std::uint16_t instance) {
 }
 
 // Ring first, then look for a sleeper; the pump says that it sleeps first, then looks at the bell.
-// In any order of the four, one of the two sees the other. Only the pump writes `sleeping`: a ringer
-// that took the 1 away for a ring the pump had already seen would hide its sleep from the next one.
+// In any order of the four, one of the two sees the other. Only the pump writes `sleeping`: a
+// ringer that took the 1 away for a ring the pump had already seen would hide its sleep from the
+// next one.
 void Segment::ring(std::uint16_t instance) {
   if (instance >= kMaxInstances) return;
   InstanceEntry& entry = header_->instances[instance];

@@ -222,7 +222,8 @@ Exploration explore(const Limits& limits, const std::function<void(World&)>& sce
   cpu_set_t one;
   CPU_ZERO(&one);
   CPU_SET(sched_getcpu(), &one);
-  sched_setaffinity(0, sizeof(one), &one);
+  if (sched_setaffinity(0, sizeof(one), &one) != 0)
+    return {.schedules = 0, .complete = false, .failure = "cannot stay on one CPU"};
 
   Scheduler& s = scheduler();
   s.trail.clear();
