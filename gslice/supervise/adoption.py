@@ -8,23 +8,25 @@ the queue of those that can.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
-from gslice.core.errors import DeadlineExceeded, GsliceError, NotFound
+from gslice.core.errors import DeadlineExceeded, GsliceError, NotFound, Unavailable
 from gslice.supervise.child import Child
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
     from gslice.supervise.node import Node
 
-_END_TIMEOUT_S = 10.0
+_SEGMENT_FILE = "/memfd:gslice:"
 
 
 @dataclass
@@ -101,6 +103,44 @@ def recover(group: Group, frontends: Collection[int]) -> None:
 def best(groups: list[Group], desired: FunctionSpec | None) -> Group:
     """The group that serves a function, if a daemon died between two of them."""
     return max(groups, key=lambda group: (group.pulling, group.spec == desired))
+
+
+def orphans(found: Found) -> list[Segment]:
+    """Segments that front-ends hold and no worker serves any more, each once."""
+    known = {group.segment.generation for group in found.groups}
+    segments = []
+    for child in found.frontends:
+        for segment in _segments_of(child.process.pid):
+            if segment.generation not in known:
+                known.add(segment.generation)
+                segments.append(segment)
+    return segments
+
+
+def give_up(segment: Segment) -> list[int]:
+    """Answers all that waits in a segment without workers with UNAVAILABLE.
+
+    Returns:
+        The front-ends to wake.
+    """
+    wake = []
+    for instance in range(MAX_INSTANCES):
+        wake += segment.requeue(instance, may_rerun=True, device_gone=True)["wake"]
+    reason = f"function {segment.name}: its workers died while no daemon ran"
+    return [*wake, *segment.fail_queued(Unavailable.code, reason)]
+
+
+def _segments_of(pid: int) -> Iterator[Segment]:
+    """The segments that a process holds, re-opened through its descriptors."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if not str(entry.readlink()).startswith(_SEGMENT_FILE):
+                continue
+            fd = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                yield Segment.open(fd)
+            finally:
+                os.close(fd)
 
 
 async def _adopt(node: Node, name: str, on_call: Callable[[Child, Received], None]) -> Child | None:

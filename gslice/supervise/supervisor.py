@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gslice.control.shares import allocate, shrinks_first
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
-from gslice.supervise.adoption import best, find_children, recover
+from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.frontends import LOG_NAME, Frontends
 from gslice.supervise.function import Function
 from gslice.supervise.logs import rotate
@@ -66,10 +66,12 @@ class Supervisor:
         by_name: dict[str, list[Group]] = {}
         for group in found.groups:
             by_name.setdefault(group.spec.name, []).append(group)
-        for name, groups in by_name.items():
-            await self._adopt_function(groups, desired.get(name))
+        for name in [*(n for n in desired if n in by_name), *(by_name.keys() - desired.keys())]:
+            await self._adopt_function(by_name[name], desired.get(name))
         known = {n for c in found.frontends if c.hello.frontend for n in c.hello.frontend.functions}
-        await self.frontends.forget(*(known - desired.keys() - by_name.keys()))
+        await self.frontends.forget(*(known - by_name.keys()))
+        for segment in orphans(found):
+            self.frontends.wake(give_up(segment))
         await asyncio.gather(*(child.kill() for child in found.useless))
         await self.share_out()
         await asyncio.gather(

@@ -27,9 +27,10 @@ def test_the_daemon_is_killed_under_load_and_the_next_adopts(start_node, zoo, id
     traffic.assert_each_answered_once()
     assert after.pid != before.pid
     assert after.grpc_address == before.grpc_address
-    for old, new in zip((*before.functions, before), (*after.functions, after), strict=True):
-        processes = "workers" if hasattr(old, "workers") else "frontends"
-        assert [p.pid for p in getattr(old, processes)] == [p.pid for p in getattr(new, processes)]
+    assert [p.pid for p in after.frontends] == [p.pid for p in before.frontends]
+    assert [f.name for f in after.functions] == ["echo", "same"]
+    for old, new in zip(before.functions, after.functions, strict=True):
+        assert [p.pid for p in new.workers] == [p.pid for p in old.workers]
     echo = next(f for f in after.functions if f.name == "echo")
     assert (echo.state, echo.share_granted_percent) == ("READY", 30)
 

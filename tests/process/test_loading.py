@@ -99,7 +99,8 @@ def test_clients_can_load_and_unload_too(start_node, zoo) -> None:
     node = start_node({"echo": zoo("Echo"), "other": zoo("Echo")})
     client = node.client()
     client.unload("other")
-    assert not client.ready("other")
+    with pytest.raises(NotFound):
+        client.ready("other")
     client.load("other")
     assert client.infer("other", numbers(1))["y"].tolist() == [[1]]
     with pytest.raises(NotFound):
