@@ -20,6 +20,7 @@ from gslice.core.errors import GsliceError
 from gslice.frontend.catalogue import Catalogue
 from gslice.frontend.completions import Completions
 from gslice.frontend.control import DaemonLink
+from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.readiness import Readiness
 from gslice.frontend.server import Server
@@ -40,6 +41,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
     )
+    keep_freed_memory()
     request_max_bytes = min(args.request_max_bytes, MESSAGE_LIMIT_BYTES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
