@@ -76,7 +76,7 @@ class Served:
     def infer_together(self, requests: Sequence[Mapping[str, np.ndarray]]) -> list[Arrays]:
         """Requests that all wait in the queue before the first is claimed."""
         tickets = [
-            self._frontend.submit(_request(self.name, inputs, self.signature), None)
+            self._frontend.submit(request_bytes(self.name, inputs, self.signature), None)
             for inputs in requests
         ]
         self.segment.flip(None, self._index)
@@ -89,7 +89,7 @@ class Served:
                 assert poll.poll(WAIT_MS), f"no answer: {self.segment.counts()}"
                 os.eventfd_read(self.eventfd)
         self.segment.flip(self._index, None)
-        return [_answer(self._frontend.respond(ticket)) for ticket in tickets]
+        return [answer_arrays(self._frontend.respond(ticket)) for ticket in tickets]
 
     def close(self) -> None:
         """Stops it; nothing may be left in the segment."""
@@ -101,7 +101,7 @@ class Served:
         assert counts["blocks_in_use"] == 0, counts
 
 
-def _request(name: str, inputs: Mapping[str, np.ndarray], signature: Signature) -> bytes:
+def request_bytes(name: str, inputs: Mapping[str, np.ndarray], signature: Signature) -> bytes:
     declared = {tensor.name: tensor.dtype for tensor in signature.inputs}
     request = message("inference.ModelInferRequest")(model_name=name)
     for key, array in inputs.items():
@@ -112,7 +112,7 @@ def _request(name: str, inputs: Mapping[str, np.ndarray], signature: Signature) 
     return serialised
 
 
-def _answer(data: bytes) -> Arrays:
+def answer_arrays(data: bytes) -> Arrays:
     response: Any = message("inference.ModelInferResponse").FromString(data)
     return {
         output.name: decode(raw, output.datatype, tuple(output.shape))

@@ -62,6 +62,7 @@ class Worker:
         self._function: ServedFunction | None = None
         self._eventfds: dict[int, int] = {}
         self._state = "empty"
+        self._met_daemon = False
         self._running = True
         self._terminated, self._wakeup = socket.socketpair()
         self._poll = select.poll()
@@ -100,7 +101,7 @@ class Worker:
     def _wait(self) -> list[tuple[int, int]]:
         if self._channels:
             return self._poll.poll()
-        if self._state not in ("empty", "ready"):
+        if self._met_daemon and self._state != "ready":
             self._end("the daemon is gone and nothing is served")
             return []
         # Without a daemon: until one connects, or the grace ends.
@@ -120,6 +121,7 @@ class Worker:
         except ChannelClosed:
             channel.close()
             return
+        self._met_daemon = True
         self._channels[channel.fileno()] = channel
         self._poll.register(channel.fileno(), select.POLLIN)
 
