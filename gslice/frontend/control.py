@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from gslice.core.errors import GsliceError, Unavailable
 from gslice.ipc import messages
-from gslice.ipc.channel import AsyncChannel, Received
+from gslice.ipc.async_channel import AsyncChannel
+from gslice.ipc.channel import Received
 
 log = logging.getLogger("gslice.frontend")
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError, InvalidArgument
 from gslice.ipc import messages
-from gslice.ipc.channel import AsyncChannel, Received
+from gslice.ipc.async_channel import AsyncChannel
+from gslice.ipc.channel import Received
 
 if TYPE_CHECKING:
     from gslice import _native

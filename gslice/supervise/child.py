@@ -21,7 +21,8 @@ from gslice.core.errors import (
     NotFound,
     Unavailable,
 )
-from gslice.ipc.channel import AsyncChannel, Received
+from gslice.ipc.async_channel import AsyncChannel
+from gslice.ipc.channel import Received
 from gslice.ipc.messages import PROTOCOL_VERSION, Exit, Hello, Message
 from gslice.supervise import process
 from gslice.supervise.logs import last_line

@@ -21,7 +21,8 @@ from gslice.core.errors import (
     NotFound,
 )
 from gslice.core.types import FunctionSpec
-from gslice.ipc.channel import MAX_FDS, MAX_PACKET_BYTES, AsyncChannel, Channel, Received
+from gslice.ipc.async_channel import AsyncChannel
+from gslice.ipc.channel import MAX_FDS, MAX_PACKET_BYTES, Channel, Received
 from gslice.ipc.messages import (
     Attach,
     Exit,
