@@ -185,7 +185,12 @@ def test_cores_belong_to_one_device(tmp_path: Path) -> None:
     assert line.endswith(f"devices.cpu: core {core} belongs to cpu:{core} already")
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, "a: " + "{b: " * 100 + "1" + "}" * 100])
+def test_a_functions_text_is_bounded() -> None:
+    with pytest.raises(ConfigError, match="more than 65536 characters"):
+        function_from_yaml("f", "model: " + "m" * 70_000, Path("/"))
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "- " * 5000, "a: " + "{b: " * 100 + "1" + "}" * 100])
 def test_endless_nesting_is_refused(tmp_path: Path, text: str) -> None:
     (line,) = problems(tmp_path / "node.yaml", text)
     assert "nested more than" in line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,6 +108,8 @@ def parse_document(text: str, name: str, prefix: KeyPath = ()) -> Document:
     Raises:
         ConfigError: not YAML, a key given twice, or something else than a mapping on top.
     """
+    if _bracket_depth(text) > DEPTH_MAX:  # the reader takes minutes for what it then refuses
+        raise ConfigError(f"{name}:1: nested more than {DEPTH_MAX} levels deep")
     try:
         tree = new_yaml().load(text)
     except MarkedYAMLError as error:
@@ -174,6 +178,12 @@ class _Plainer:
         for index in range(len(node)):
             self.document.lines[(*path, index)] = node.lc.item(index)[0] + 1
         return [self.plain(item, (*path, index)) for index, item in enumerate(node)]
+
+
+def _bracket_depth(text: str) -> int:
+    """How many brackets are open at once at most; those in texts and comments count too."""
+    steps = (1 if mark in "[{" else -1 for mark in re.findall(r"[\[\]{}]", text))
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _syntax_error(error: MarkedYAMLError, name: str) -> str:

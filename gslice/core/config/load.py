@@ -21,6 +21,8 @@ from gslice.core.config.types import Config, Override
 from gslice.core.errors import ConfigError, NotFound
 from gslice.core.types import FunctionSpec
 
+FUNCTION_TEXT_MAX = 1 << 16  # clients may send one, and reading it takes the daemon's time
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -127,6 +129,8 @@ def function_from_yaml(
     Raises:
         ConfigError: everything that is wrong, a line each.
     """
+    if len(text) > FUNCTION_TEXT_MAX:
+        raise ConfigError(f"functions.{name}: more than {FUNCTION_TEXT_MAX} characters")
     document = parse_document(text, name, prefix=("functions", name))
     # The name is checked as a key would be, and its problems are told like a key's.
     checked = _validated(_Named, Document(name, {"name": name}))
