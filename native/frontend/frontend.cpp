@@ -249,7 +249,8 @@ void Frontend::write_answer(std::span<std::byte> out) {
 void Frontend::cancel(TicketId id) {
   const Place found = place(id);
   if (!found.function) return;
-  found.function->segment().cancel(found.ticket);
+  const bool late = found.function->pending(found.ticket.slot).deadline_ns <= now_ns();
+  found.function->segment().cancel(found.ticket, late ? Outcome::kExpired : Outcome::kCancelled);
   forget(found);
 }
 

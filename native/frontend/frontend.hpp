@@ -56,7 +56,8 @@ class Frontend {
   // Writes the answer that begin_answer has measured; `out` has exactly its size. Frees the slot.
   void write_answer(std::span<std::byte> out);
 
-  // The request is given up; stale tickets are ignored.
+  // The request is given up, and counted as expired if its deadline has passed; stale tickets are
+  // ignored.
   void cancel(TicketId id);
   std::size_t in_flight() const { return in_flight_; }
 

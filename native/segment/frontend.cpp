@@ -107,7 +107,7 @@ bool Segment::queue(Ticket ticket) {
   return true;
 }
 
-bool Segment::cancel(Ticket ticket) {
+bool Segment::cancel(Ticket ticket, Outcome why) {
   if (ticket.slot >= slot_count_) return true;
   SlotWord seen = load_word(ticket.slot);
   while (names(ticket, seen)) {
@@ -118,7 +118,7 @@ bool Segment::cancel(Ticket ticket) {
         return true;
       case SlotState::kQueued:
         if (!take_back(ticket.slot, seen)) continue;
-        count(Outcome::kCancelled);
+        count(why);
         retire(ticket.slot, seen);
         return true;
       case SlotState::kClaimed: {
@@ -126,7 +126,7 @@ bool Segment::cancel(Ticket ticket) {
         SlotWord flagged = seen;
         flagged.flags |= kFlagCancelled;
         if (!swap_word(ticket.slot, seen, flagged)) continue;
-        count(Outcome::kCancelled);
+        count(why);
         return false;
       }
       case SlotState::kFree:

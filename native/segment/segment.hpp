@@ -81,8 +81,8 @@ class Segment {
   // LEASED -> QUEUED, then rings the instances that may pull. False: the lease was reaped.
   bool queue(Ticket ticket);
   // The request is given up. LEASED, QUEUED, DONE -> FREE at once (true); CLAIMED: flagged, its
-  // claimant will free it (false). A stale ticket does nothing (true).
-  bool cancel(Ticket ticket);
+  // claimant will free it (false). A stale ticket does nothing (true). Counted as `why`.
+  bool cancel(Ticket ticket, Outcome why = Outcome::kCancelled);
   // DONE -> FREE (or QUARANTINED if tainted), with its overflow block. Only its front-end.
   void release(Ticket ticket);
   // Arms the front-end's wake-up, then takes the slots that turned DONE for it. A slot is returned

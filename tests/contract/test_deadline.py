@@ -56,6 +56,7 @@ def test_the_timeout_parameter_without_a_worker(echo, client):
         client.infer("echo", [tensor()], timeout=200_000)
     assert 0.19 < time.monotonic() - started < WAIT_S
     echo.wait_idle()
+    assert echo.segment.stats()["outcome"]["expired"] == 1
 
 
 def test_the_earlier_deadline_counts(echo, client):
