@@ -44,18 +44,17 @@ def status(
 
 
 def function_table(functions: Any) -> Table:
-    """A line a function; also what went wrong with it, if anything did."""
+    """A line a function, narrow enough for most terminals."""
     shown = table(
-        *("FUNCTION", "STATE", "DEVICE", "RATE/S", "P50", "P99", "SLO", "SHARE", "GRANTED"),
-        *("EFFECTIVE", "QUEUED", "IN FLIGHT", "BATCH", "OK", "FAILED", "WORKERS"),
-        right="RATE/S P50 P99 SLO SHARE GRANTED EFFECTIVE QUEUED BATCH OK FAILED",
+        *("FUNCTION", "STATE", "RATE/S", "P50", "P99", "SLO"),
+        *("SHARE", "GRANTED", "EFFECTIVE", "QUEUE", "WORKERS"),
+        right="RATE/S P50 P99 SLO SHARE GRANTED EFFECTIVE QUEUE",
     )
     for function in functions:
         requested = function.share_requested_percent
         shown.add_row(
             function.name,
             _state(function.state),
-            f"{function.device} ({function.limiter})" if function.limiter else function.device,
             f"{function.rate_per_s:.1f}",
             _latency(function.p50_us),
             _promised(function.p99_us, function.slo_p99_us),
@@ -63,12 +62,33 @@ def function_table(functions: Any) -> Table:
             percent(requested) if requested else "auto",
             percent(function.share_granted_percent),
             percent(function.share_effective_percent),
+            str(function.queued + function.in_flight),
+            _workers(function.workers),
+        )
+    return shown
+
+
+def count_table(functions: Any) -> Table:
+    """What each function is and what it has done."""
+    shown = table(
+        *("FUNCTION", "ENGINE", "DEVICE", "LIMITER", "OK", "FAILED", "QUEUED", "RUNNING"),
+        *("ROWS/BATCH", "SEGMENT", "MEMORY", "FROM"),
+        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY",
+    )
+    for function in functions:
+        shown.add_row(
+            function.name,
+            function.engine,
+            function.device,
+            function.limiter or "-",
+            str(function.ok),
+            str(function.failed),
             str(function.queued),
             str(function.in_flight),
             f"{function.batch_mean_rows:.1f}" if function.batch_mean_rows else "-",
-            str(function.ok),
-            str(function.failed),
-            _workers(function.workers),
+            megabytes(function.segment_bytes),
+            megabytes(sum(worker.rss_bytes for worker in function.workers)),
+            function.source,
         )
     return shown
 
@@ -131,6 +151,7 @@ def _whole_node(found: Any) -> Group:
         _frontend_table(found.frontends),
         Text(),
         _functions_only(found),
+        *((Text(), count_table(found.functions)) if found.functions else ()),
     )
 
 

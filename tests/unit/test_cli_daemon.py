@@ -111,12 +111,12 @@ def test_wrong_options_are_named(args: list[str], told: str) -> None:
 
 def test_ps(control: FakeControl) -> None:
     head, detector, tagger, reason = gslice("ps").stdout.splitlines()
-    assert head.split()[:4] == ["FUNCTION", "STATE", "DEVICE", "RATE/S"]
+    assert head.split()[:4] == ["FUNCTION", "STATE", "RATE/S", "P50"]
     assert " ".join(detector.split()) == (
-        "detector READY cpu (cgroup) 123.4 1.50 ms 45.0 ms 30.0 ms 40% 40% 40% 3 0 - 1099511627776"
-        " 0 9 (2 restarts)"
+        "detector READY 123.4 1.50 ms 45.0 ms 30.0 ms 40% 40% 40% 3 9 (2 restarts)"
     )
-    assert tagger.split()[:4] == ["tagger", "FAILED", "cpu", "0.0"]
+    assert tagger.split()[:4] == ["tagger", "FAILED", "0.0", "-"]
+    assert max(map(len, (head, detector, tagger))) < 110, "too wide for a terminal"
     assert reason == "tagger: no module named tags"
 
 
@@ -125,6 +125,7 @@ def test_status_shows_the_node(control: FakeControl) -> None:
     assert f"gslice {__version__}, serving, pid 7, up 1h 2m" in shown
     assert "cgroup" in shown
     assert "50.0 MiB" in shown
+    assert "1099511627776" in shown
 
 
 @pytest.mark.parametrize("command", ["ps", "status"])
