@@ -37,7 +37,7 @@ LAYERS: dict[str, set[str]] = {
 
 # What may not be reached from a package, through whatever it imports.
 LIGHT: dict[str, set[str]] = {
-    "worker": {"pydantic", "typer", "rich", "ruamel", "grpc", "google"},
+    "worker": {"asyncio", "pydantic", "typer", "rich", "ruamel", "grpc", "google"},
     "frontend": {"pydantic", "typer", "rich", "ruamel"},
     "client": {"pydantic", "typer", "rich", "ruamel", "onnxruntime", "gslice._native"},
     "control": {"asyncio", "grpc", "os", "random", "socket", "threading", "time"},

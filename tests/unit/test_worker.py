@@ -96,6 +96,7 @@ def test_from_the_first_word_to_the_last(affine: FunctionSpec) -> None:
         worker.channel.send(messages.Exit())
         assert worker.wait_exit() == 0
         assert "Traceback" not in worker.log.read_text()
+        assert "leaked" not in worker.log.read_text()  # as nanobind reports at exit
 
 
 def test_the_threads_have_names(affine: FunctionSpec) -> None:
