@@ -118,7 +118,7 @@ class _Plan:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
-        screen = console(sys.stderr)
+        screen = console(sys.stderr, crop=True)
         with Progress(
             *columns, console=screen, transient=True, disable=self.quiet or not screen.is_terminal
         ) as progress:
@@ -201,7 +201,13 @@ def _show(report: dict[str, Any]) -> None:
     )
     screen.print(f"{report['function']}: {target}, {report['duration_s']:.1f} s", markup=False)
     latencies = {key: us for key, us in report["latency_us"].items() if us is not None}
-    shown = table("RATE/S", "OK", "ERRORS", *(key.upper() for key in latencies), right="RATE/S OK")
+    shown = table(
+        "RATE/S",
+        "OK",
+        "ERRORS",
+        *(key.upper() for key in latencies),
+        right="RATE/S OK ERRORS MEAN P50 P90 P99 P99.9 MAX",
+    )
     failed = sum(report["errors"].values()) + report["unsent"]
     shown.add_row(
         f"{report['rate_per_s']:.1f}",

@@ -17,15 +17,25 @@ if TYPE_CHECKING:
     from gslice.core.errors import GsliceError
 
 _PIPE_WIDTH = 200  # a file has no width; tables must not be cut for it
+_TABLE_WIDTH = 104  # a narrower terminal folds lines, which loses nothing; a cut column does
 
 
-def console(stream: TextIO | None = None) -> Console:
-    """A console on standard output, or on another stream."""
+def console(stream: TextIO | None = None, *, crop: bool = False) -> Console:
+    """A console on a stream.
+
+    Args:
+        stream: None: standard output.
+        crop: Cut what is wider than the terminal, as a screen that is redrawn needs it.
+    """
     from rich.console import Console
 
     stream = stream or sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+    if not stream.isatty():
+        return Console(file=stream, width=_PIPE_WIDTH, highlight=False, soft_wrap=True)
+    shown = Console(file=stream, highlight=False, soft_wrap=True)
+    if not crop:
+        shown.width = max(shown.width, _TABLE_WIDTH)
+    return shown
 
 
 def table(*columns: str, right: str = "") -> Table:

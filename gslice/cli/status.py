@@ -118,7 +118,7 @@ def _follow(statuses: Any, as_json: bool, view: Callable[[Any], Group]) -> None:
         return
     from rich.live import Live
 
-    with Live(console=console(), auto_refresh=False) as live:
+    with Live(console=console(crop=True), auto_refresh=False) as live:
         for found in statuses:
             live.update(view(found), refresh=True)
 
