@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gslice.frontend.readiness import Readiness
 
 SERVICE = "inference.GRPCInferenceService"
+NO_DEADLINE_S = 1e9  # some clients send a distant deadline in place of none
 RAW_METHODS = ("ModelInfer", "ModelStreamInfer")  # serialised messages in and out
 
 
@@ -77,7 +78,9 @@ class InferenceServicer:
         if self._readiness.draining:
             raise Unavailable("the server is draining")
         remaining_s = context.time_remaining()
-        deadline_ns = None if remaining_s is None else time.monotonic_ns() + int(remaining_s * 1e9)
+        deadline_ns = None
+        if remaining_s is not None and remaining_s < NO_DEADLINE_S:
+            deadline_ns = time.monotonic_ns() + int(remaining_s * 1e9)
         try:
             return self._native.submit(request, deadline_ns)
         except NotFound:

@@ -71,6 +71,18 @@ def test_a_request_in_time_is_answered(echo, client):
     assert result.as_numpy("y") is not None
 
 
+@pytest.mark.parametrize("timeout_s", [1e8, 3e9])
+def test_a_distant_deadline_is_none(echo, channel, timeout_s):
+    echo.release()
+    assert channel.unary_unary(CALL)(request().SerializeToString(), timeout=timeout_s)
+
+
+@pytest.mark.parametrize("timeout_us", [2**62, 2**63 - 1])
+def test_a_distant_timeout(echo, channel, timeout_us):
+    echo.release()
+    assert channel.unary_unary(CALL)(request(timeout_us).SerializeToString())
+
+
 def test_past_its_deadline_it_never_runs(echo, client):
     with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
         client.infer("echo", [tensor()], timeout=1)
