@@ -52,7 +52,7 @@ specs = st.builds(
     version=st.integers(1, 99).map(str),
     model=st.sampled_from(["/base/m.onnx", "/base/sub dir/m: x.onnx", "/else/#1.onnx"]),
     share=shares,
-    instances=st.integers(1, 64),
+    instances=st.integers(1, 8),
     priority=st.sampled_from(["low", "normal", "high"]),
     slo_p99_us=st.integers(0, 10**9),
     batch_max=st.integers(0, 65_536),
@@ -62,10 +62,8 @@ specs = st.builds(
     warmup=st.sampled_from(["", "/base/w.npz"]),
     side_effects=st.booleans(),
     threads=st.integers(0, 64),
-    lanes=st.integers(1, 8),
-    environment=st.dictionaries(
-        st.sampled_from(["A", "_B2", "yes"]), st.text(st.characters(codec="ascii"), max_size=8)
-    ),
+    lanes=st.integers(1, 4),
+    environment=st.dictionaries(st.sampled_from(["A", "_B2", "yes"]), st.text(max_size=8)),
 )
 
 
@@ -74,6 +72,19 @@ specs = st.builds(
 def test_a_function_survives_the_round_trip(spec: FunctionSpec, base: Path | None) -> None:
     text = function_to_yaml(spec, base)
     assert function_from_yaml("f", text, base or Path("/")) == spec
+
+
+plain = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
+values = st.recursive(
+    plain, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3)
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=3))
+def test_any_arguments_survive_the_round_trip(args: dict[str, object]) -> None:
+    spec = FunctionSpec("f", engine="python", python="a:B", python_path="/p", args=args)
+    assert function_from_yaml("f", function_to_yaml(spec), Path("/")) == spec
 
 
 def test_a_python_function_survives_the_round_trip() -> None:

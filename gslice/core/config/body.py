@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gslice.core.config.document import new_yaml
 from gslice.core.config.types import SettingChange
@@ -17,7 +19,8 @@ from gslice.core.units import format_duration, format_percent, format_size
 
 Leaves = dict[tuple[str, ...], Any]
 
-_GROUPS = ("slo", "batch", "queue", "args", "environment")  # one level deeper than the others
+# Text that ruamel may write without quotes; it would leave them out where YAML needs them, too.
+_PLAIN = re.compile(r"|[A-Za-z0-9_./][A-Za-z0-9_./%+@-]*([ :][A-Za-z0-9_./%+@-]+)*")
 
 
 def function_to_yaml(spec: FunctionSpec, base_dir: Path | None = None) -> str:
@@ -97,16 +100,19 @@ def nested(settings: Leaves) -> CommentedMap:
         here = body
         for key in path[:-1]:
             here = here.setdefault(key, flow(CommentedMap()))
-        here[path[-1]] = as_written(value)
+        here[as_written(path[-1])] = as_written(value)
     return body
 
 
 def as_written(value: Any) -> Any:
     """A plain value as ruamel writes it inline."""
     if isinstance(value, Mapping):
-        return flow(CommentedMap({key: as_written(entry) for key, entry in value.items()}))
+        entries = {as_written(key): as_written(entry) for key, entry in value.items()}
+        return flow(CommentedMap(entries))
     if isinstance(value, (list, tuple)):
         return flow(CommentedSeq([as_written(entry) for entry in value]))
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        return DoubleQuotedScalarString(value)
     return value
 
 
