@@ -21,6 +21,7 @@ from gslice.core.errors import InvalidArgument
 from gslice.core.types import ELEMENT_BYTES
 from gslice.core.units import parse_duration, parse_percent, parse_size
 
+# The bounds of queue, front-ends, instances and lanes are the segment's: native/segment/layout.hpp.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
@@ -149,7 +150,7 @@ class Node(_Section):
     pinned_memory: SizeOrAuto = Field(
         default=0, description="Budget of all requests' tensors together."
     )
-    frontends: int = Field(default=1, ge=1, le=16)
+    frontends: int = Field(default=1, ge=1, le=8)
     request_max: Size = 64 << 20
 
 
@@ -184,7 +185,7 @@ class Batch(_Section):
 class Queue(_Section):
     """`queue`: how much may wait."""
 
-    max: int = Field(default=256, ge=1, le=65_536)
+    max: int = Field(default=256, ge=1, le=1024)
     request_max: Size = 32 << 20
 
 
@@ -274,7 +275,7 @@ class Function(_Section):
     version: Annotated[str, BeforeValidator(_version_text)] = "1"
     device: str = "auto"
     share: Share = ShareRange()
-    instances: int = Field(default=1, ge=1, le=64)
+    instances: int = Field(default=1, ge=1, le=8)
     priority: Literal["low", "normal", "high"] = "normal"
     slo: Slo = Slo()
     batch: Batch = Batch()
@@ -282,7 +283,7 @@ class Function(_Section):
     warmup: str = ""
     side_effects: bool = False
     threads: CountOrAuto = 0
-    lanes: int = Field(default=2, ge=1, le=8)
+    lanes: int = Field(default=2, ge=1, le=4)
     environment: Annotated[dict[str, str], BeforeValidator(_environment)] = Field(
         default_factory=dict
     )
