@@ -17,8 +17,8 @@ import grpc.aio
 import uvloop
 
 from benchmarks.common import ROOT, pinned
-from benchmarks.load import UNLIMITED
 
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 METHOD = "/benchmarks.Echo/Echo"
 
 

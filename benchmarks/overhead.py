@@ -1,9 +1,9 @@
 """What does gslice add to an inference? `python -m benchmarks.overhead --json OUT [--quick]`
 
 Every process of the server runs on one core, the load client on another. The subjects take turns,
-each run in the order A B A B, with a bare grpc.aio echo server among them: whatever it costs is the
-price of gRPC in Python on this machine. The load client sends bytes made beforehand and decodes
-nothing; its own processor time is `client_cpu_us`.
+A B A B, with a bare grpc.aio echo server among them: whatever it costs is the price of gRPC in
+Python on this machine. The load client (benchmarks/http2.py) sends bytes that were laid out
+beforehand and decodes nothing; its own processor time is `client_cpu_us`.
 
 `engine_us` is the mean time that a request's batch spent in the engine, from ModelStatistics.
 `added_us` is p50 minus that: with one call in flight it is what the server and gRPC add; with more
@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import numpy as np
 import uvloop
 
 from benchmarks.common import Cores, Report, Row, arguments, finish, medians, two_cores
 from benchmarks.echo import METHOD, echo_server
-from benchmarks.load import INFER, UNLIMITED, closed_loop
+from benchmarks.http2 import Connection, Request
+from benchmarks.load import INFER, closed_loop
 from benchmarks.wire import compute_stage, infer_request, raw_outputs
+from gslice.client.aio import Client
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
 
@@ -53,6 +54,7 @@ class Subject:
         payload: The serialised request.
         payload_bytes: Of its tensors.
         copies: See above.
+        answer: What comes back, where that is known: the tensor, or the echoed bytes.
     """
 
     name: str
@@ -60,6 +62,13 @@ class Subject:
     payload: bytes
     payload_bytes: int
     copies: int
+    answer: bytes | None = None
+
+    def check(self, answer: bytes) -> None:
+        """Refuses to measure a server that answers something else."""
+        got = raw_outputs(answer)[0] if self.function else answer
+        if not got or self.answer not in (None, got):
+            raise RuntimeError(f"{self.name} gave a wrong answer of {len(got)} bytes")
 
 
 def subjects() -> list[Subject]:
@@ -92,38 +101,36 @@ def functions() -> dict[str, Any]:
     }
 
 
-async def measure(cores: Cores, concurrencies: Sequence[int], seconds: float, repeats: int) -> Any:
+async def measure(
+    cores: Cores, concurrencies: Sequence[int], seconds: float, repeats: int
+) -> list[Row]:
     """All rows: for each concurrency the subjects take turns, `repeats` times."""
     os.sched_setaffinity(0, {cores.client})
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory:
-        node = ServedNode(Path(directory), functions(), cores={cores.server})
-        with echo_server(cores.server) as echo_address:
-            async with node, _channel(echo_address) as echo, _channel(node.grpc_address) as served:
-                for concurrency in concurrencies:
-                    runs: dict[Subject, list[Row]] = {subject: [] for subject in subjects()}
-                    for _ in range(repeats):
-                        for subject, figures in runs.items():
-                            channel = served if subject.function else echo
-                            figures.append(await _run(channel, subject, concurrency, seconds))
-                    rows += [_row(s, concurrency, figures) for s, figures in runs.items()]
+    with (
+        tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory,
+        echo_server(cores.server) as echo_address,
+    ):
+        async with ServedNode(Path(directory), functions(), cores={cores.server}) as node:
+            for concurrency in concurrencies:
+                runs: dict[Subject, list[Row]] = {subject: [] for subject in subjects()}
+                for _ in range(repeats):
+                    for subject, figures in runs.items():
+                        address = node.grpc_address if subject.function else echo_address
+                        figures.append(await _run(address, subject, concurrency, seconds))
+                rows += [_row(s, concurrency, figures) for s, figures in runs.items()]
     return rows
 
 
-async def _run(
-    channel: grpc.aio.Channel, subject: Subject, concurrency: int, seconds: float
-) -> Row:
-    method = INFER if subject.function else METHOD
-    await closed_loop(channel, method, subject.payload, concurrency, seconds / 5)  # warm up
-    if not subject.function:
-        load = await closed_loop(channel, method, subject.payload, concurrency, seconds)
-        engine_us = 0.0
-    else:
-        before = await compute_stage(channel, subject.function)
-        load = await closed_loop(channel, method, subject.payload, concurrency, seconds)
-        engine_us = (await compute_stage(channel, subject.function)).mean_us_since(before)
-        if not raw_outputs(load.answer):
-            raise RuntimeError(f"{subject.function} answered without outputs")
+async def _run(address: str, subject: Subject, concurrency: int, seconds: float) -> Row:
+    path = INFER if subject.function else METHOD
+    request = Request(address, path, subject.payload)
+    async with await Connection.connect(address) as connection, Client(address) as client:
+        subject.check(await connection.call(request, keep=True))
+        await closed_loop(connection, request, concurrency, seconds / 5)  # warm up
+        before = await compute_stage(client, subject.function)
+        load = await closed_loop(connection, request, concurrency, seconds)
+        engine_us = (await compute_stage(client, subject.function)).mean_us_since(before)
     return {
         "rps": load.rps,
         "p50_us": load.p50_us,
@@ -145,16 +152,13 @@ def _row(subject: Subject, concurrency: int, figures: Sequence[Row]) -> Row:
 
 
 def _echo(size: int) -> Subject:
-    return Subject("grpc.aio echo", "", bytes(size), size, COPIES_ECHO)
+    return Subject("grpc.aio echo", "", bytes(size), size, COPIES_ECHO, answer=bytes(size))
 
 
 def _served(name: str, function: str, inputs: dict[str, Any], copies: int) -> Subject:
     size = sum(array.nbytes for array in inputs.values())
-    return Subject(name, function, infer_request(function, inputs), size, copies)
-
-
-def _channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, options=UNLIMITED)
+    answer = inputs["x"].tobytes() if name == "identity" else None
+    return Subject(name, function, infer_request(function, inputs), size, copies, answer)
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import numpy as np
 import uvloop
 
 from benchmarks.bare import bare_onnxruntime
 from benchmarks.common import Cores, Report, Row, arguments, finish, medians, pin_process, two_cores
-from benchmarks.load import INFER, UNLIMITED, closed_loop
+from benchmarks.http2 import Connection, Request
+from benchmarks.load import INFER, closed_loop
 from benchmarks.wire import infer_request
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
@@ -45,13 +45,14 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
             devices={"cpu": {"cpus": [cores.server]}},
             cores={cores.client, cores.server},
         )
-        async with node, grpc.aio.insecure_channel(node.grpc_address, options=UNLIMITED) as channel:
+        async with node, await Connection.connect(node.grpc_address) as connection:
             _place(node, cores)
-            await closed_loop(channel, INFER, payload, CONCURRENCY, seconds / 5)  # warm up
+            request = Request(node.grpc_address, INFER, payload)
+            await closed_loop(connection, request, CONCURRENCY, seconds / 5)  # warm up
             runs = []
             for _ in range(repeats):
                 bare_rps = bare.run(seconds)
-                load = await closed_loop(channel, INFER, payload, CONCURRENCY, seconds)
+                load = await closed_loop(connection, request, CONCURRENCY, seconds)
                 runs.append(
                     {"bare_rps": bare_rps, "gslice_rps": load.rps, "ratio": load.rps / bare_rps}
                 )

@@ -4,12 +4,12 @@ import asyncio
 import json
 from pathlib import Path
 
-import grpc.aio
 import pytest
 
 from benchmarks.common import Report, medians, percentile, two_cores
 from benchmarks.echo import METHOD, echo_server
-from benchmarks.load import UNLIMITED, closed_loop
+from benchmarks.http2 import Connection, Request
+from benchmarks.load import closed_loop
 
 RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
 KEYS = {"question", "command", "time", "commit", "machine", "versions", "settings", "rows"}
@@ -51,14 +51,36 @@ def test_report_is_written_and_shown(tmp_path, capsys):
     assert "12.5" in shown
 
 
-def test_load_client_measures_the_echo_server():
+@pytest.mark.parametrize("size", [0, 1, 1024, 70_000, 3_000_000])
+def test_bare_client_gets_back_what_it_sent(size):
+    message = bytes(i % 251 for i in range(size))
+
+    async def call(address):
+        request = Request(address, METHOD, message)
+        async with await Connection.connect(address) as connection:
+            return await asyncio.gather(*(connection.call(request, keep=True) for _ in range(3)))
+
+    with echo_server(two_cores().server) as address:
+        assert asyncio.run(call(address)) == [message] * 3
+
+
+def test_bare_client_tells_of_a_failed_call():
+    async def call(address):
+        async with await Connection.connect(address) as connection:
+            await connection.call(Request(address, "/benchmarks.Echo/Nothing", b""))
+
+    with echo_server(two_cores().server) as address, pytest.raises(RuntimeError, match="failed"):
+        asyncio.run(call(address))
+
+
+def test_closed_loop_measures():
     async def measure(address):
-        async with grpc.aio.insecure_channel(address, options=UNLIMITED) as channel:
-            return await closed_loop(channel, METHOD, b"payload", concurrency=2, seconds=0.05)
+        request = Request(address, METHOD, b"payload")
+        async with await Connection.connect(address) as connection:
+            return await closed_loop(connection, request, concurrency=2, seconds=0.05)
 
     with echo_server(two_cores().server) as address:
         load = asyncio.run(measure(address))
-    assert load.answer == b"payload"
     assert load.requests >= 2
     assert 0 < load.p50_us <= load.p99_us
     assert load.rps == pytest.approx(load.requests / load.seconds)

@@ -1,0 +1,243 @@
+"""A gRPC client of the barest kind: one HTTP/2 connection, unary calls, bytes in and out.
+
+A client library in Python costs as much processor time as the server that is to be measured. This
+one sends requests that were laid out beforehand and looks at frame headers only (RFC 9113; "gRPC
+over HTTP/2"), in place. It trusts its server: it is for benchmarks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Self, cast
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
+INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5  # settings
+WINDOW_MAX = (1 << 31) - 1
+WINDOW_DEFAULT = 65_535
+FRAME_DEFAULT = 16_384
+HEAD_BYTES = 9
+PREFIX_BYTES = 5  # in front of every gRPC message
+INBOX_BYTES = 1 << 20
+
+
+@dataclass
+class Request:
+    """A unary call, laid out once and sent any number of times.
+
+    Args:
+        authority: host:port of the server.
+        path: Full path of the method.
+        message: The serialised request.
+    """
+
+    authority: str
+    path: str
+    message: bytes
+    headers: bytes = field(init=False)
+    body: memoryview = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.headers = _headers(self.path, self.authority)
+        self.body = memoryview(struct.pack(">BI", 0, len(self.message)) + self.message)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A call in flight."""
+
+    answered: asyncio.Future[bytes]
+    unsent: memoryview
+    window: int
+    kept: bytearray | None
+    received: int = 0
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection, any number of calls at once. Made by `connect`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[int, _Stream] = {}
+        self._blocked: deque[int] = deque()  # streams with bytes that no window lets out yet
+        self._next_stream = 1
+        self._window = WINDOW_DEFAULT  # of the connection, for what we send
+        self._stream_window = WINDOW_DEFAULT
+        self._frame_max = FRAME_DEFAULT
+        self._received = 0  # since the connection's window was last opened again
+        self._inbox = memoryview(bytearray(INBOX_BYTES))
+        self._filled = 0
+
+    @classmethod
+    async def connect(cls, address: str) -> Self:
+        """Connects to host:port."""
+        host, _, port = address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, host, int(port))
+        return connection
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._transport.close()
+
+    def call(self, request: Request, *, keep: bool = False) -> asyncio.Future[bytes]:
+        """Starts a call.
+
+        Args:
+            request: The call.
+            keep: Give the answer's message; without, only receive it and give nothing.
+        """
+        number, self._next_stream = self._next_stream, self._next_stream + 2
+        stream = _Stream(
+            self._loop.create_future(),
+            request.body,
+            self._stream_window,
+            bytearray() if keep else None,
+        )
+        self._streams[number] = stream
+        head = _head(HEADERS, END_HEADERS, number, len(request.headers))
+        self._transport.writelines([head, request.headers, *self._sendable(number, stream)])
+        return stream.answered
+
+    # ---- asyncio.BufferedProtocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Opens the receiving windows as far as they go."""
+        self._transport = cast(asyncio.Transport, transport)
+        window = struct.pack(">HI", INITIAL_WINDOW_SIZE, WINDOW_MAX)
+        opened = struct.pack(">I", WINDOW_MAX - WINDOW_DEFAULT)
+        self._transport.writelines(
+            [PREFACE, _frame(SETTINGS, 0, 0, window), _frame(WINDOW_UPDATE, 0, 0, opened)]
+        )
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """What is free of the inbox."""
+        return self._inbox[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Takes whole frames; the beginning of the next one moves to the front."""
+        self._filled += nbytes
+        inbox, position, filled = self._inbox, 0, self._filled
+        while filled - position >= HEAD_BYTES:
+            start = position + HEAD_BYTES
+            head = int.from_bytes(inbox[position:start], "big")
+            end = start + (head >> 48)
+            if end > filled:
+                break
+            self._take(head >> 40 & 0xFF, head >> 32 & 0xFF, head & WINDOW_MAX, inbox[start:end])
+            position = end
+        rest = filled - position
+        inbox[:rest] = inbox[position:filled]
+        self._filled = rest
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fails what is in flight."""
+        for stream in self._streams.values():
+            stream.answered.set_exception(exc or ConnectionError("the server hung up"))
+        self._streams.clear()
+
+    # ---- frames ----
+
+    def _take(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        if kind == DATA:
+            self._take_data(number, payload)
+        elif kind == SETTINGS and not flags & ACK:
+            self._take_settings(payload)
+        elif kind == WINDOW_UPDATE:
+            self._take_window(number, int.from_bytes(payload, "big"))
+        elif kind == PING and not flags & ACK:
+            self._transport.write(_frame(PING, ACK, 0, bytes(payload)))
+        elif kind in (RST_STREAM, GOAWAY):
+            self._transport.abort()
+        if kind in (DATA, HEADERS) and flags & END_STREAM:
+            self._finish(number, payload)
+
+    def _take_data(self, number: int, payload: memoryview) -> None:
+        stream = self._streams[number]
+        stream.received += len(payload)
+        if stream.kept is not None:
+            stream.kept += payload
+        self._received += len(payload)
+        if self._received > WINDOW_MAX // 2:
+            opened = struct.pack(">I", self._received)
+            self._transport.write(_frame(WINDOW_UPDATE, 0, 0, opened))
+            self._received = 0
+
+    def _take_settings(self, payload: memoryview) -> None:
+        for key, value in struct.iter_unpack(">HI", payload):
+            if key == MAX_FRAME_SIZE:
+                self._frame_max = value
+            elif key == INITIAL_WINDOW_SIZE:
+                for stream in self._streams.values():
+                    stream.window += value - self._stream_window
+                self._stream_window = value
+        self._transport.write(_frame(SETTINGS, ACK, 0, b""))
+        self._send_blocked()
+
+    def _take_window(self, number: int, opened: int) -> None:
+        if number == 0:
+            self._window += opened
+        elif number in self._streams:
+            self._streams[number].window += opened
+        self._send_blocked()
+
+    def _finish(self, number: int, trailers: memoryview) -> None:
+        stream = self._streams.pop(number)
+        if stream.received < PREFIX_BYTES:  # an error has no message: its reason is in trailers
+            stream.answered.set_exception(RuntimeError(f"the call failed: {bytes(trailers)!r}"))
+        else:
+            stream.answered.set_result(bytes(stream.kept or b"")[PREFIX_BYTES:])
+
+    def _send_blocked(self) -> None:
+        for _ in range(len(self._blocked)):
+            number = self._blocked.popleft()
+            if number in self._streams:
+                self._transport.writelines([*self._sendable(number, self._streams[number])])
+
+    def _sendable(self, number: int, stream: _Stream) -> Iterator[bytes | memoryview]:
+        """DATA frames, as far as the windows let them; the rest waits."""
+        while stream.unsent:
+            size = min(len(stream.unsent), self._window, stream.window, self._frame_max)
+            if size <= 0:
+                self._blocked.append(number)
+                return
+            part, stream.unsent = stream.unsent[:size], stream.unsent[size:]
+            self._window -= size
+            stream.window -= size
+            yield _head(DATA, 0 if stream.unsent else END_STREAM, number, size)
+            yield part
+
+
+def _head(kind: int, flags: int, number: int, length: int) -> bytes:
+    return (length << 48 | kind << 40 | flags << 32 | number).to_bytes(HEAD_BYTES, "big")
+
+
+def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
+    return _head(kind, flags, number, len(payload)) + payload
+
+
+def _headers(path: str, authority: str) -> bytes:
+    """HPACK without a dynamic table and without Huffman coding (RFC 7541)."""
+    return b"".join(
+        [
+            b"\x83\x86",  # :method POST, :scheme http
+            b"\x04" + _text(path),  # :path
+            b"\x01" + _text(authority),  # :authority
+            b"\x0f\x10" + _text("application/grpc"),  # content-type
+            b"\x00" + _text("te") + _text("trailers"),
+        ]
+    )
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    if len(encoded) >= 127:
+        raise ValueError(f"{value!r} is longer than one byte of length can tell")
+    return bytes([len(encoded)]) + encoded
