@@ -5,9 +5,10 @@ A B A B, with a bare grpc.aio echo server among them: whatever it costs is the p
 Python on this machine. The load client (benchmarks/http2.py) sends bytes that were laid out
 beforehand and decodes nothing; its own processor time is `client_cpu_us`.
 
-`engine_us` is the mean time that a request's batch spent in the engine, from ModelStatistics.
+`engine_us` is the median time that a batch spent in the engine, from the function's own counters.
 `added_us` is p50 minus that: with one call in flight it is what the server and gRPC add; with more
-it contains waiting for the engine and for the core.
+it contains waiting for the engine and for the core. `copies_per_request` counts the copies of a
+tensor inside the server's processes: those that gslice counts itself, and gRPC's own two.
 """
 
 from __future__ import annotations
@@ -25,23 +26,17 @@ import uvloop
 from benchmarks.common import Cores, Report, Row, arguments, finish, medians, two_cores
 from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
-from benchmarks.load import INFER, closed_loop
-from benchmarks.wire import compute_stage, infer_request, raw_outputs
-from gslice.client.aio import Client
+from benchmarks.load import INFER, Load, closed_loop
+from benchmarks.wire import Counters, infer_request, open_segment, raw_outputs
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
 
 QUESTION = "What does gslice add to an inference? (server on one core, client on another)"
 SMALL_BYTES = 1024
 LARGE_BYTES = 602_112  # one image of 3 x 224 x 224 FP32
-SPREAD_OF = ("rps", "p50_us", "p99_us")
+SPREAD_OF = ("p50_us",)
 
-# How often the bytes of a request's tensors are copied inside the server, each way counted:
-# gRPC hands over and takes Python bytes (1 in, 1 out), the codec copies between those and the slot
-# (1 in, 1 out). Engines run on the slot's memory; `identity` copies its input to its output.
-COPIES_ECHO = 2
-COPIES_ENGINE = 4
-COPIES_IDENTITY = 5
+GRPC_COPIES = 2  # from its network buffers to Python bytes, and back
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,6 @@ class Subject:
         function: Served name; empty for the echo server.
         payload: The serialised request.
         payload_bytes: Of its tensors.
-        copies: See above.
         answer: What comes back, where that is known: the tensor, or the echoed bytes.
     """
 
@@ -61,7 +55,6 @@ class Subject:
     function: str
     payload: bytes
     payload_bytes: int
-    copies: int
     answer: bytes | None = None
 
     def check(self, answer: bytes) -> None:
@@ -78,11 +71,11 @@ def subjects() -> list[Subject]:
     small = np.zeros((1, SMALL_BYTES // 4), np.float32)
     return [
         _echo(SMALL_BYTES),
-        _served("identity", "identity_small", {"x": small}, COPIES_IDENTITY),
-        _served("magika", "magika", {"bytes": file_bytes}, COPIES_ENGINE),
+        _served("identity", "identity_small", {"x": small}),
+        _served("magika", "magika", {"bytes": file_bytes}),
         _echo(LARGE_BYTES),
-        _served("identity", "identity_large", {"x": image}, COPIES_IDENTITY),
-        _served("pp-ocr detector", "detector", {"x": image}, COPIES_ENGINE),
+        _served("identity", "identity_large", {"x": image}),
+        _served("pp-ocr detector", "detector", {"x": image}),
     ]
 
 
@@ -116,27 +109,48 @@ async def measure(
                 runs: dict[Subject, list[Row]] = {subject: [] for subject in subjects()}
                 for _ in range(repeats):
                     for subject, figures in runs.items():
-                        address = node.grpc_address if subject.function else echo_address
-                        figures.append(await _run(address, subject, concurrency, seconds))
+                        if subject.function:
+                            run = _run_served(node, subject, concurrency, seconds)
+                        else:
+                            run = _run_echo(echo_address, subject, concurrency, seconds)
+                        figures.append(await run)
                 rows += [_row(s, concurrency, figures) for s, figures in runs.items()]
     return rows
 
 
-async def _run(address: str, subject: Subject, concurrency: int, seconds: float) -> Row:
-    path = INFER if subject.function else METHOD
-    request = Request(address, path, subject.payload)
-    async with await Connection.connect(address) as connection, Client(address) as client:
+async def _run_echo(address: str, subject: Subject, concurrency: int, seconds: float) -> Row:
+    load = await _load(Request(address, METHOD, subject.payload), subject, concurrency, seconds)
+    return _figures(load, engine_us=0.0, copies=GRPC_COPIES)
+
+
+async def _run_served(node: ServedNode, subject: Subject, concurrency: int, seconds: float) -> Row:
+    segment = open_segment(node.pid, subject.function)
+    request = Request(node.grpc_address, INFER, subject.payload)
+    before = Counters.read(segment)
+    load = await _load(request, subject, concurrency, seconds)
+    after = Counters.read(segment)
+    return _figures(
+        load,
+        engine_us=after.compute_median_us_since(before),
+        copies=after.copies_per_request_since(before) + GRPC_COPIES,
+    )
+
+
+async def _load(request: Request, subject: Subject, concurrency: int, seconds: float) -> Load:
+    async with await Connection.connect(request.authority) as connection:
         subject.check(await connection.call(request, keep=True))
         await closed_loop(connection, request, concurrency, seconds / 5)  # warm up
-        before = await compute_stage(client, subject.function)
-        load = await closed_loop(connection, request, concurrency, seconds)
-        engine_us = (await compute_stage(client, subject.function)).mean_us_since(before)
+        return await closed_loop(connection, request, concurrency, seconds)
+
+
+def _figures(load: Load, engine_us: float, copies: float) -> Row:
     return {
         "rps": load.rps,
         "p50_us": load.p50_us,
         "p99_us": load.p99_us,
         "engine_us": engine_us,
         "added_us": load.p50_us - engine_us,
+        "copies_per_request": copies,
         "client_cpu_us": load.client_cpu_us,
     }
 
@@ -147,18 +161,17 @@ def _row(subject: Subject, concurrency: int, figures: Sequence[Row]) -> Row:
         "payload_bytes": subject.payload_bytes,
         "concurrency": concurrency,
         **medians(figures, SPREAD_OF),
-        "copies_per_request": subject.copies,
     }
 
 
 def _echo(size: int) -> Subject:
-    return Subject("grpc.aio echo", "", bytes(size), size, COPIES_ECHO, answer=bytes(size))
+    return Subject("grpc.aio echo", "", bytes(size), size, bytes(size))
 
 
-def _served(name: str, function: str, inputs: dict[str, Any], copies: int) -> Subject:
+def _served(name: str, function: str, inputs: dict[str, Any]) -> Subject:
     size = sum(array.nbytes for array in inputs.values())
     answer = inputs["x"].tobytes() if name == "identity" else None
-    return Subject(name, function, infer_request(function, inputs), size, copies, answer)
+    return Subject(name, function, infer_request(function, inputs), size, answer)
 
 
 def main() -> None:

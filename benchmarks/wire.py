@@ -1,36 +1,21 @@
-"""Serialised KServe v2 requests, made once, and what a run needs to know from the server."""
+"""Serialised KServe v2 requests, made once, and the counters that a function keeps of them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gslice.client.aio import Client
+from gslice._native import Segment, histogram_bounds_us
+from gslice.core.errors import NotFound
 from gslice.protos import message
 
 DTYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage's time as ModelStatistics counts it, since the function was loaded.
-
-    Attributes:
-        count: Requests.
-        total_ns: Their time in the stage together.
-    """
-
-    count: int
-    total_ns: int
-
-    def mean_us_since(self, earlier: Stage) -> float:
-        """Mean time of the requests since an earlier reading."""
-        count = self.count - earlier.count
-        return (self.total_ns - earlier.total_ns) / 1e3 / count if count else 0.0
 
 
 def infer_request(function: str, inputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -48,10 +33,57 @@ def raw_outputs(answer: bytes) -> list[bytes]:
     return list(response.raw_output_contents)
 
 
-async def compute_stage(client: Client, function: str) -> Stage:
-    """Reads how long a function's engine has run; nothing for the empty name."""
-    if not function:
-        return Stage(0, 0)
-    (entry,) = await client.statistics(function)
-    compute = entry["inference_stats"].get("compute_infer", {})
-    return Stage(count=int(compute.get("count", 0)), total_ns=int(compute.get("ns", 0)))
+@dataclass(frozen=True)
+class Counters:
+    """A function's counters at some moment, from its segment.
+
+    Attributes:
+        ok: Requests answered.
+        copies: Copies of tensors in front-end and worker.
+        compute_bins: How many computations took how long, by bin.
+    """
+
+    ok: int
+    copies: int
+    compute_bins: NDArray[np.uint64]
+
+    @classmethod
+    def read(cls, segment: Segment) -> Counters:
+        """Reads them."""
+        stats = segment.stats()
+        bins = np.array(stats["stage"]["compute"]["bins"], copy=True)
+        return cls(stats["outcome"]["ok"], stats["copies"], bins)
+
+    def compute_median_us_since(self, earlier: Counters) -> float:
+        """Median time that the engine took for a batch, since an earlier reading."""
+        counts = self.compute_bins - earlier.compute_bins
+        if not counts.any():
+            return 0.0
+        bounds_us = histogram_bounds_us()
+        cumulative = np.cumsum(counts)
+        index = int(np.searchsorted(cumulative, cumulative[-1] / 2))
+        return float(bounds_us[index] + bounds_us[index + 1]) / 2
+
+    def copies_per_request_since(self, earlier: Counters) -> float:
+        """Copies of a request's tensors, since an earlier reading."""
+        requests = self.ok - earlier.ok
+        return (self.copies - earlier.copies) / requests if requests else 0.0
+
+
+def open_segment(pid: int, function: str) -> Segment:
+    """Maps a function's segment, which a process of this user holds.
+
+    Raises:
+        NotFound: It holds none of that function.
+    """
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if not str(link.readlink()).startswith("/memfd:gslice"):
+            continue
+        descriptor = os.open(link, os.O_RDWR)
+        try:
+            segment = Segment.open(descriptor)
+        finally:
+            os.close(descriptor)
+        if segment.name == function:
+            return segment
+    raise NotFound(f"process {pid} holds no segment of {function}")
