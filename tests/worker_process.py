@@ -80,9 +80,9 @@ class WorkerProcess:
         """Connects as a daemon does; the worker's Hello and the descriptors that came with it."""
         self.disconnect()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel = Channel(sock)
         sock.settimeout(WAIT_S)
         sock.connect(self._path)
-        self.channel = Channel(sock)
         received = self.channel.recv()
         assert isinstance(received.message, messages.Hello)
         return received.message, received.fds
@@ -109,7 +109,8 @@ class WorkerProcess:
         self, spec: FunctionSpec, share_percent: float = 100.0, limiter: str = "none"
     ) -> messages.Ready:
         """Everything from the connection to the flip."""
-        self.connect()
+        if self.channel is None:
+            self.connect()
         order = messages.Load(spec, share_percent, limiter, CPUS)
         self.signature = self.request(order, messages.Loaded).signature
         self._spec = spec
