@@ -96,6 +96,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "load_1min": os.getloadavg()[0],
+        "scheduling": _scheduling(),
     }
 
 
@@ -182,6 +183,12 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.machine()
+
+
+def _scheduling() -> str:
+    """Which policy this run and its servers have: a realtime one keeps others' work out of it."""
+    policies = {os.SCHED_OTHER: "other", os.SCHED_FIFO: "fifo", os.SCHED_RR: "round robin"}
+    return policies.get(os.sched_getscheduler(0), "another")
 
 
 def _command() -> str:
