@@ -105,15 +105,16 @@ class Daemon:
         self._stop_asked.set()
 
     async def _start(self) -> None:
-        reclaim(self.node)
+        # First what can fail: a wrong port must not cost the children of an earlier daemon.
+        self._start_http()
         wanted = self.desired.functions
         await self.supervisor.adopt(wanted)
-        # Processes first: they start up while this one imports gRPC and binds its own ports.
+        reclaim(self.node)
+        # They start up while this process imports gRPC.
         frontends = asyncio.create_task(self.supervisor.frontends.start())
         self.background(self._load_wanted(wanted))
         try:
             await asyncio.sleep(0)
-            self._start_http()
             await self._start_control()
             await frontends
         except BaseException:

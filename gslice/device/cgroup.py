@@ -135,6 +135,8 @@ def _read_quota(root: CgroupRoot, group: Path) -> tuple[int | None, int]:
 class CgroupLimiter:
     """Limits an instance's compute threads by a quota.
 
+    Groups that killed processes left are removed on the way.
+
     Args:
         root: Where to make the group.
         cpus: The device's cores.
@@ -150,6 +152,7 @@ class CgroupLimiter:
     def __init__(self, root: CgroupRoot, cpus: Sequence[int], group: str) -> None:
         self._root = root
         self._cpus = set(cpus)
+        remove_stale(root)  # a killed worker's group is left to the next one
         safe = re.sub(r"[^\w.]", "_", group)[:64]
         path = root.path / f"{PREFIX}{safe}-{os.getpid()}"
         try:
@@ -225,9 +228,18 @@ def remove_stale(root: CgroupRoot | None = None) -> list[str]:
     removed = []
     for group in root.path.glob(f"{PREFIX}*"):
         match = _NAME.fullmatch(group.name)
-        if match is None or Path(f"/proc/{match[1]}").exists():
+        if match is None or _lives(int(match[1])):
             continue
         with contextlib.suppress(OSError):  # somebody else was quicker, or its threads still end
             group.rmdir()
             removed.append(group.name)
     return removed
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended may wait for its parent to take note."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"

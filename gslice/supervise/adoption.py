@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
-from gslice.core.errors import DeadlineExceeded, GsliceError, NotFound, Unavailable
+from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.supervise.child import Child
+from gslice.supervise.process import Process
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from gslice.ipc.channel import Received
     from gslice.supervise.node import Node
 
+_END_TIMEOUT_S = 2.0
 _SEGMENT_FILE = "/memfd:gslice:"
 
 
@@ -138,36 +141,47 @@ def _segments_of(pid: int) -> Iterator[Segment]:
                 continue
             fd = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
             try:
-                yield Segment.open(fd)
+                segment = Segment.open(fd)
+            except GsliceError:  # another build's: nobody can do anything with it any more
+                continue
             finally:
                 os.close(fd)
+            yield segment
 
 
 async def _adopt(node: Node, name: str, on_call: Callable[[Child, Received], None]) -> Child | None:
     try:
         return await Child.adopt(node.run_dir, name, on_call)
-    except NotFound:
-        node.run_dir.remove(name)
-    except DeadlineExceeded as error:
-        node.event(name, f"a child of an earlier daemon cannot be adopted: {error}")
     except GsliceError as error:
-        node.event(name, f"a child of an earlier daemon was ended: {error}")
+        if await _end(node, name):
+            node.event(name, f"a child of an earlier daemon was ended: {error}")
+        node.run_dir.remove(name)
     return None
+
+
+async def _end(node: Node, name: str) -> bool:
+    """Ends a child that cannot be led; False: it is gone already."""
+    noted = node.run_dir.process_of(name)
+    if noted is None:
+        return False
+    try:
+        process = Process(*noted)
+    except NotFound:
+        return False
+    process.signal(signal.SIGTERM)
+    if not await process.wait(_END_TIMEOUT_S):
+        await process.kill()
+    return True
 
 
 def _join_group(node: Node, found: Found, child: Child) -> bool:
     """Puts a worker to the others of its segment; False: it serves nothing."""
     state = child.hello.worker
-    fds = child.take_fds()
-    try:
-        if state is None or state.spec is None or state.signature is None:
-            return False
-        if state.state != "ready" or state.instance < 0 or len(fds) != 1:
-            return False
-        segment = Segment.open(fds[0])
-    finally:
-        for fd in fds:
-            os.close(fd)
+    segment = _segment_of(node, child)
+    if segment is None or state is None or state.spec is None or state.signature is None:
+        return False
+    if state.state != "ready" or state.instance < 0:
+        return False
     worker = Worker.adopted(child, state, node.log_path(state.spec.name))
     for group in found.groups:
         if group.segment.generation == segment.generation:
@@ -175,3 +189,16 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
             return True
     found.groups.append(Group(segment, state.spec, state.signature, [worker]))
     return True
+
+
+def _segment_of(node: Node, child: Child) -> Segment | None:
+    """The segment that a worker handed over with its Hello."""
+    fds = child.take_fds()
+    try:
+        return Segment.open(fds[0]) if len(fds) == 1 else None
+    except GsliceError as error:
+        node.event(child.name, f"a worker of an earlier daemon cannot be adopted: {error}")
+        return None
+    finally:
+        for fd in fds:
+            os.close(fd)

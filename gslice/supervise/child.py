@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice.core.errors import (
@@ -29,66 +28,14 @@ from gslice.supervise.logs import last_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from gslice.supervise.process import Launch, Process
+    from gslice.supervise.run_dir import RunDir
 
 HELLO_TIMEOUT_S = 30.0
+ADOPT_TIMEOUT_S = 10.0
 CLOSED_TIMEOUT_S = 5.0  # a child that has closed its channel has that long to end
 _A = TypeVar("_A")
-
-
-class RunDir:
-    """The directory of the children's sockets.
-
-    Sockets are addressed through the directory's descriptor: a socket address holds 107 bytes, and
-    a state directory may be deeper than that.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = path
-        self._fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
-
-    def listen(self, name: str) -> socket.socket:
-        """Binds the socket of a child about to start."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(self._address(name))
-        listener.listen(2)
-        return listener
-
-    def connect(self, name: str) -> socket.socket:
-        """Connects to a child's socket.
-
-        Raises:
-            NotFound: nobody listens there any more.
-        """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.setblocking(False)
-        try:
-            connection.connect(self._address(name))
-        except (ConnectionRefusedError, FileNotFoundError, BlockingIOError):
-            connection.close()
-            raise NotFound(f"nobody serves the socket {name}.sock") from None
-        return connection
-
-    def remove(self, name: str) -> None:
-        """Removes a socket; it may be gone already."""
-        self._file(name).unlink(missing_ok=True)
-
-    def names(self) -> list[str]:
-        """Children whose sockets exist, alive or not."""
-        return sorted(p.stem for p in self.path.glob("*.sock"))
-
-    def close(self) -> None:
-        """Gives the descriptor back."""
-        os.close(self._fd)
-
-    def _file(self, name: str) -> Path:
-        return self.path / f"{name}.sock"
-
-    def _address(self, name: str) -> str:
-        return f"/proc/self/fd/{self._fd}/{name}.sock"
 
 
 class Child:
@@ -129,10 +76,11 @@ class Child:
         child = cls(run_dir, name, on_call)
         with run_dir.listen(name) as listener:
             child._process = process.start(launch, listener)
+        run_dir.note(name, child._process.pid, child._process.started)
         child._process.death.add_done_callback(child._gone)
         try:
             child._connect()
-            await child._shake_hands()
+            await child._shake_hands(HELLO_TIMEOUT_S)
         except (ChannelClosed, DeadlineExceeded, NotFound) as error:
             await child.kill()
             reason = last_line(launch.log) or error.message
@@ -152,13 +100,13 @@ class Child:
 
         Raises:
             NotFound: it is gone.
-            FailedPrecondition: it speaks another protocol; it has been told to end.
+            FailedPrecondition: it speaks another protocol.
             DeadlineExceeded: it does not answer.
         """
         child = cls(run_dir, name, on_call)
         child._connect()
         try:
-            await child._shake_hands()
+            await child._shake_hands(ADOPT_TIMEOUT_S)
         except ChannelClosed:
             raise NotFound(f"the child {name} ended while it was adopted") from None
         except BaseException:
@@ -221,19 +169,18 @@ class Child:
         connection = self._run_dir.connect(self.name)
         self._channel = AsyncChannel(connection, self._on_message, self._on_close)
 
-    async def _shake_hands(self) -> None:
+    async def _shake_hands(self, timeout_s: float) -> None:
         try:
-            async with asyncio.timeout(HELLO_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 hello = await asyncio.shield(self._hello)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the child {self.name} said nothing for {HELLO_TIMEOUT_S:g} s"
+                f"the child {self.name} said nothing for {timeout_s:g} s"
             ) from None
         if self._process is None:
             self._process = process.Process(hello.pid, hello.started)
             self._process.death.add_done_callback(self._gone)
         if hello.protocol != PROTOCOL_VERSION:
-            self._process.signal(signal.SIGTERM)
             raise FailedPrecondition(
                 f"the child {self.name} speaks protocol {hello.protocol}, "
                 f"this daemon {PROTOCOL_VERSION}"
@@ -271,5 +218,5 @@ class Child:
         self.detach()
         for fd in self.take_fds():
             os.close(fd)
-        if self._process is None or not self._process.alive:
+        if self._process is not None and not self._process.alive:
             self._run_dir.remove(self.name)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gslice._native import Segment
+from gslice.control.hang import HangWatch, Stamps
 from gslice.control.slots import slot_classes
 from gslice.core.errors import LoadFailed, Unavailable
 from gslice.supervise.reclaim import reclaim
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 
 _IDLE_POLL_S = 0.005
 _T = TypeVar("_T")
+
+
+class Budget(Protocol):
+    """What functions may take of the node."""
+
+    def segment_bytes(self) -> int:
+        """How large a new segment may be."""
+
+    def check_memory(self, device: str) -> None:
+        """Checks the memory of all workers of a device, as they reported it.
+
+        Raises:
+            ResourceExhausted: it is more than the device's limit.
+        """
 
 
 class Deployment:
@@ -57,19 +72,20 @@ class Deployment:
         self.segment: Segment | None = None
         self.signature: Signature | None = None
         self.workers: list[Worker] = []
+        self._watches: dict[Worker, HangWatch] = {}
         self._device = node.device(spec.device)
         self._frontends = frontends
         self._on_lost = on_lost
 
     # ---- start -----------------------------------------------------------------------------
 
-    async def start(self, budget: Callable[[], int], stage: Callable[[str, str], None]) -> None:
+    async def start(self, budget: Budget, stage: Callable[[str, str], None]) -> None:
         """Starts, loads and warms all instances; none may pull yet.
 
         On failure nothing of it is left.
 
         Args:
-            budget: How many bytes the segment may take, asked when it is made.
+            budget: What it may take of the node.
             stage: Told of each stage.
 
         Raises:
@@ -80,7 +96,8 @@ class Deployment:
             await _all(self._start_worker() for _ in range(self.spec.instances))
             stage("load", self.spec.model or self.spec.python or self.spec.engine)
             signatures = await _all(self._load(worker) for worker in self.workers)
-            self._open_segment(signatures, budget())
+            budget.check_memory(self.spec.device)
+            self._open_segment(signatures, budget.segment_bytes())
             stage("warm", "")
             await _all(self._attach(worker) for worker in self.workers)
         except BaseException:
@@ -160,7 +177,17 @@ class Deployment:
         Returns:
             Those that were killed.
         """
-        hung = [w for w in self.workers if w.ready and self._hangs(w, now_ns)]
+        if self.segment is None:
+            return []
+        queued = self.segment.counts()["queued"]
+        hung = [
+            worker
+            for worker in self.workers
+            if worker in self._watches
+            and self._watches[worker].hangs(
+                now_ns, queued, Stamps(**self.segment.instance_stamps(worker.instance))
+            )
+        ]
         for worker in hung:
             worker.child.abort()
         return hung
@@ -246,6 +273,7 @@ class Deployment:
         return self.share_percent / self.spec.instances
 
     def _watch(self, worker: Worker) -> None:
+        self._watches[worker] = HangWatch(self.node.config.hang_timeout_us * 1000)
         worker.death.add_done_callback(lambda death: self._lost(worker, death.result()))
 
     def _lost(self, worker: Worker, how: str) -> None:
@@ -268,6 +296,7 @@ class Deployment:
         if worker not in self.workers:
             return
         self.workers.remove(worker)
+        self._watches.pop(worker, None)
         if self.segment is None or worker.instance < 0:
             return
         # On the CPU device nothing outlives the process that could still write.
@@ -280,14 +309,6 @@ class Deployment:
         assert self.segment is not None
         counts = self.segment.counts()
         return counts["leased"] == counts["queued"] == counts["claimed"] == 0
-
-    def _hangs(self, worker: Worker, now_ns: int) -> bool:
-        assert self.segment is not None
-        stamps = self.segment.instance_stamps(worker.instance)
-        limit_ns = now_ns - self.node.config.hang_timeout_us * 1000
-        busy_since = [started for started in stamps["lane_started_ns"] if started]
-        pump_stuck = not stamps["sleeping"] and 0 < stamps["pump_ns"] < limit_ns
-        return pump_stuck or any(started < limit_ns for started in busy_since)
 
 
 async def _all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:

@@ -7,14 +7,13 @@ the same port.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.breaker import Breaker
-from gslice.core.errors import ChannelClosed, GsliceError
+from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError
 from gslice.ipc.messages import (
     AddFunction,
     DrainFrontend,
@@ -122,12 +121,19 @@ class Frontends:
         await asyncio.gather(*(self._start_one(index) for index in missing))
 
     async def adopt(self, child: Child, state: FrontendState) -> None:
-        """Takes over a front-end that is serving."""
+        """Takes over a front-end that is serving, if it serves as the settings say now."""
+        config = self._node.config
         eventfds = child.take_fds()
-        if state.state != "serving" or not eventfds or state.index in self._frontends:
+        wanted = (
+            state.state == "serving"
+            and state.index < config.frontends
+            and state.index not in self._frontends
+            and (config.grpc.endswith(":0") or config.grpc == state.address)
+        )
+        if not wanted or len(eventfds) != 1:
             for fd in eventfds:
                 os.close(fd)
-            await child.stop(ORDER_TIMEOUT_S)
+            await child.stop(config.drain_timeout_us / 1e6)
             return
         frontend = Frontend(state.index, child, eventfds[0], "serving")
         self.address = state.address
@@ -141,12 +147,8 @@ class Frontends:
         for frontend in self._frontends.values():
             frontend.state = "draining"
         order = DrainFrontend(timeout_ms=round(timeout_s * 1000))
-        await asyncio.gather(
-            *(
-                _ignore_dead(f.child.request(order, Ok, timeout_s=timeout_s + 1.0))
-                for f in self._frontends.values()
-            )
-        )
+        frontends = self._frontends.values()
+        await asyncio.gather(*(_obey(f, order, (), timeout_s + 1.0) for f in frontends))
 
     async def stop(self, timeout_s: float) -> None:
         """Ends all."""
@@ -262,7 +264,7 @@ class Frontends:
         """Sends orders to all, in their order, and waits until all have followed."""
         await asyncio.gather(
             *(
-                _ignore_dead(frontend.child.request(order, Ok, fds=fds, timeout_s=ORDER_TIMEOUT_S))
+                _obey(frontend, order, fds, ORDER_TIMEOUT_S)
                 for order, fds in orders
                 for frontend in self._frontends.values()
             )
@@ -278,7 +280,14 @@ def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tupl
     return orders
 
 
-async def _ignore_dead(request: asyncio.Future[Ok] | object) -> None:
-    """A front-end that dies over an order starts again with everything that it must know."""
-    with contextlib.suppress(ChannelClosed):
-        await request  # type: ignore[misc]
+async def _obey(frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float) -> None:
+    """Has a front-end follow an order, and waits for it.
+
+    One that dies over it, or hangs, is started again with everything that it must know.
+    """
+    try:
+        await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
+    except ChannelClosed:
+        return
+    except DeadlineExceeded:
+        frontend.child.abort()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.deployment import Budget
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
     from gslice.supervise.worker import Worker
@@ -35,7 +36,7 @@ class Function:
         node: The node.
         spec: As desired.
         frontends: The front-ends.
-        budget: How many bytes a new segment of it may take.
+        budget: What it may take of the node.
         on_failed: Called when it failed for good and needs its share no longer.
 
     Attributes:
@@ -54,7 +55,7 @@ class Function:
         node: Node,
         spec: FunctionSpec,
         frontends: Frontends,
-        budget: Callable[[], int],
+        budget: Budget,
         on_failed: Callable[[], None],
     ) -> None:
         self.spec = spec

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
-from gslice.supervise.child import RunDir
+from gslice.supervise.run_dir import RunDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gslice.control.shares import allocate, shrinks_first
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
+from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends
 from gslice.supervise.function import Function
 from gslice.supervise.logs import rotate
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 DAEMON_LOG_NAME = "daemon"
-_BUDGET_PARTS_MIN = 4
 _CARE_PERIOD_MAX_S = 1.0
 
 
@@ -44,6 +44,7 @@ class Supervisor:
         self.node = node
         self.functions: dict[str, Function] = {}
         self._on_call = on_call
+        self._budget = NodeBudget(node, self.functions)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self._sharing = asyncio.Lock()
         self._closing = False
@@ -200,7 +201,7 @@ class Supervisor:
             )
 
     def _new_function(self, spec: FunctionSpec) -> Function:
-        return Function(self.node, spec, self.frontends, self._segment_budget, self._failed)
+        return Function(self.node, spec, self.frontends, self._budget, self._failed)
 
     async def _load(
         self,
@@ -257,18 +258,6 @@ class Supervisor:
         except GsliceError as error:
             # A worker that dies over it gets the share when it is started again.
             self.node.event(function.name, f"its share could not be set: {error}")
-
-    def _segment_budget(self) -> int:
-        """A part of the node's pinned memory that leaves something for every function to come."""
-        total = self.node.config.pinned_memory_bytes
-        used = sum(
-            deployment.segment.size_bytes
-            for function in self.functions.values()
-            for deployment in function.deployments
-            if deployment.segment is not None
-        )
-        part = total // max(_BUDGET_PARTS_MIN, len(self.functions))
-        return max(0, min(part, (total - used) // 2))
 
     def _failed(self) -> None:
         task = asyncio.get_running_loop().create_task(self.share_out())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+
 import numpy as np
 import pytest
 
 from gslice.core.errors import NotFound
-from tests.node import kill_and_wait
+from tests.node import ANY_PORT, WAIT_S, kill_and_wait, wait_pidfd
 from tests.process.traffic import Traffic
 
 
@@ -110,3 +114,48 @@ def test_what_changed_meanwhile_is_loaded_and_what_went_is_unloaded(start_node, 
     with pytest.raises(NotFound):
         node.client().infer("gone", numbers(1))
     assert node.client().infer("new", numbers(1))["y"].tolist() == [[1]]
+
+
+def test_a_worker_that_cannot_answer_is_ended_and_replaced(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    (pid,) = node.worker_pids("echo")
+    node.kill_daemon()
+    os.kill(pid, signal.SIGSTOP)
+    pidfd = os.pidfd_open(pid)
+    node.start()
+    assert wait_pidfd(pidfd, WAIT_S)
+    os.close(pidfd)
+    assert node.worker_pids("echo") != [pid]
+    assert node.client().infer("echo", numbers(1))["y"].tolist() == [[1]]
+
+
+def test_a_daemon_that_cannot_start_leaves_the_children_alone(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    settings = {"grpc": node.grpc_address, "state_dir": "./state", "metrics": ANY_PORT}
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, Traffic(node, "echo", clients=2) as traffic:
+        node.kill_daemon()
+        http = f"127.0.0.1:{taken.getsockname()[1]}"
+        node.write_config({"echo": zoo("Echo")}, {**settings, "http": http})
+        node.start(ready=False)
+        assert node.wait_exit() == 1
+        assert f"cannot listen on {http}" in node.output()
+        traffic.wait_answers(20)
+        node.write_config({"echo": zoo("Echo")}, {**settings, "http": ANY_PORT})
+        node.start()
+        traffic.wait_answers(20)
+    traffic.assert_each_answered_once()
+
+
+def test_a_new_address_is_taken_up(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    (pid,), old = node.frontend_pids(), node.grpc_address
+    node.kill_daemon()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        new = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {"grpc": new, "state_dir": "./state", "http": ANY_PORT, "metrics": ANY_PORT}
+    node.write_config({"echo": zoo("Echo")}, settings)
+    node.start()
+    assert node.status().grpc_address == new != old
+    assert node.frontend_pids() != [pid]
+    assert node.client().infer("echo", numbers(1))["y"].tolist() == [[1]]

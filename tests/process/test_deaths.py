@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -115,6 +118,15 @@ def test_a_hanging_worker_is_killed_and_its_request_runs_again(start_node, zoo, 
     assert [worker.pid for worker in found.workers] != before
     with node.control() as control:
         assert any("made no progress for 0.5 s" in line for line in control.logs("daemon", 100))
+
+
+def test_a_stopped_worker_is_killed_once_it_ignores_its_queue(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")}, node={"hang_timeout": "1s"})
+    with Traffic(node, "echo", clients=4) as traffic:
+        traffic.wait_answers(20)
+        os.kill(node.worker_pids("echo")[0], signal.SIGSTOP)
+        traffic.wait_answers(50)
+    traffic.assert_each_answered_once()
 
 
 def test_a_frontend_dies_and_another_takes_its_port(start_node, zoo, gate) -> None:

@@ -183,3 +183,10 @@ def test_a_python_class_that_fails_in_setup_says_why(start_node, zoo) -> None:
     node = start_node({"echo": zoo("Echo", args={"unknown": 1}), "none": zoo("Nobody")})
     assert "unexpected keyword argument 'unknown'" in node.function("echo").reason
     assert "no class 'Nobody'" in node.function("none").reason
+
+
+def test_a_device_memory_limit_refuses_what_does_not_fit(start_node, identity) -> None:
+    node = start_node({"same": identity}, devices={"cpu": {"limits": {"memory": "1MiB"}}})
+    found = node.function("same")
+    assert found.state == "FAILED"
+    assert "more than its memory limit of 1 MiB" in found.reason

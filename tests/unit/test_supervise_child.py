@@ -14,8 +14,9 @@ import pytest
 from gslice.core.errors import ChannelClosed, FailedPrecondition, NotFound, Unavailable
 from gslice.ipc.messages import Drain, Ok
 from gslice.supervise import child as child_module
-from gslice.supervise.child import Child, RunDir
+from gslice.supervise.child import Child
 from gslice.supervise.process import Launch, Process
+from gslice.supervise.run_dir import RunDir
 
 FAKES = Path(__file__).parents[1] / "fakes"
 

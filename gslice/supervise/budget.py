@@ -1,0 +1,56 @@
+"""What functions may take of the node: shared memory for segments, memory of a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import ResourceExhausted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gslice.supervise.deployment import Deployment
+    from gslice.supervise.function import Function
+    from gslice.supervise.node import Node
+
+_PARTS_MIN = 4
+
+
+class NodeBudget:
+    """The `Budget` of all functions of a node.
+
+    Args:
+        node: Its limits.
+        functions: What runs, by name; read when asked.
+    """
+
+    def __init__(self, node: Node, functions: Mapping[str, Function]) -> None:
+        self._node = node
+        self._functions = functions
+
+    def segment_bytes(self) -> int:
+        """A part of the pinned memory that leaves something for every function to come."""
+        total = self._node.config.pinned_memory_bytes
+        used = sum(d.segment.size_bytes for d in self._deployments() if d.segment is not None)
+        part = total // max(_PARTS_MIN, len(self._functions))
+        return max(0, min(part, (total - used) // 2))
+
+    def check_memory(self, device: str) -> None:
+        """See `Budget.check_memory`."""
+        limit = self._node.device(device).memory_limit_bytes
+        deployments = [d for d in self._deployments() if d.spec.device == device]
+        used = {d.spec.name: sum(w.memory_bytes for w in d.workers) for d in deployments}
+        if limit and sum(used.values()) > limit:
+            parts = " + ".join(f"{name} {_mib(size)}" for name, size in sorted(used.items()))
+            raise ResourceExhausted(
+                f"device {device}: workers take {parts} = {_mib(sum(used.values()))}, "
+                f"more than its memory limit of {_mib(limit)}",
+                hint="raise the limit, or unload a function",
+            )
+
+    def _deployments(self) -> list[Deployment]:
+        return [d for function in self._functions.values() for d in function.deployments]
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"
