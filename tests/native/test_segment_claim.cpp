@@ -282,3 +282,22 @@ TEST(outputs_beyond_the_tail_come_from_blocks) {
   f->cancel(c);
   check_idle(*f);
 }
+
+// Its front-end died after the lease and before the header was reset, so the slot still names the
+// block of its last request.
+TEST(an_old_reference_frees_nobodys_block) {
+  Fixture f(spec_of({{kPageBytes, 4}}, 1));
+  const Ticket old = submit(*f);
+  f.claim();
+  CHECK(f->reserve_output(old, f.instance, kPageBytes).ok());
+  const std::uint64_t reference = f->slot(old.slot).output_block;
+  f.complete(old);
+  f->release(old);
+  const Ticket user = submit(*f);
+  f.claim();
+  CHECK(f->reserve_output(user, f.instance, kPageBytes).ok());
+  const Ticket interrupted = lease(*f);
+  f->slot(interrupted.slot).output_block = reference;
+  f->cancel(interrupted);
+  CHECK_EQ(f->blocks_in_use(), 1u);
+}
