@@ -295,6 +295,18 @@ def test_the_threads_limiter_gives_whole_cores(affine: FunctionSpec) -> None:
 
 
 @needs_cgroups
+def test_what_a_killed_worker_left_goes_with_the_next(affine: FunctionSpec) -> None:
+    with WorkerProcess() as killed:
+        killed.serve(affine, limiter="cgroup")
+        os.kill(killed.pid, signal.SIGKILL)
+        assert killed.wait_exit() == -signal.SIGKILL
+        assert list(Path("/sys/fs/cgroup").glob(f"**/gslice.affine-{killed.pid}"))
+        with WorkerProcess() as worker:
+            worker.serve(affine, limiter="cgroup")
+            _nothing_left(killed)
+
+
+@needs_cgroups
 def test_compute_threads_are_limited_and_no_others(affine: FunctionSpec) -> None:
     with WorkerProcess() as worker:
         worker.serve(affine, 1.0, "cgroup")
