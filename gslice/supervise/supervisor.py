@@ -83,6 +83,7 @@ class Supervisor:
         chosen = best(groups, desired)
         function = self._new_function(chosen.spec)
         function.admitted = True
+        function.share_granted_percent = sum(w.share_percent for w in chosen.workers)
         self.functions[function.name] = function
         for group in groups:
             recover(group, self.frontends.eventfds())
