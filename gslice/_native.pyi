@@ -130,7 +130,11 @@ class WarmBatch(Batch):
     """A batch outside any segment, for warm-up: its outputs are dropped."""
 
     def __init__(
-        self, signature: Signature, lane: int, bucket: int, inputs: Sequence[np.ndarray | bytes],
+        self,
+        signature: Signature,
+        lane: int,
+        bucket: int,
+        inputs: Sequence[np.ndarray | bytes],
         shapes: Sequence[Sequence[int]],
     ) -> None: ...
 
