@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,6 +53,8 @@ def bench(
     With --rate, latency counts from when a request was due, so that neither the server's queue nor
     the client's own can hide. With --concurrency, each caller waits for its answer.
     """
+    import asyncio
+
     from gslice.core.units import parse_duration
 
     if (rate is None) == (concurrency is None):
@@ -110,6 +111,8 @@ class _Plan:
         return outcome
 
     async def _watched(self, call: Call, outcome: Outcome) -> None:
+        import asyncio
+
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (

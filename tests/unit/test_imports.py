@@ -137,7 +137,7 @@ def test_every_layer_is_known() -> None:
 
 def test_heavy_parts_of_the_command_line_wait_for_their_command() -> None:
     heavy = {"daemon", "demo", "device", "_native", "client", "protos"}
-    slow = {"numpy", "rich", "grpc", "pydantic", "ruamel"}
+    slow = {"asyncio", "grpc", "numpy", "pydantic", "rich", "ruamel"}
     wrong = []
     for path in files_behind_help():
         for found in top_imports_of(path):
