@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.breaker import Breaker
-from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError
+from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError, Unavailable
 from gslice.ipc.messages import (
     AddFunction,
     DrainFrontend,
@@ -115,6 +116,8 @@ class Frontends:
             GsliceError: one cannot start or listen.
         """
         missing = [i for i in range(self._node.config.frontends) if i not in self._frontends]
+        if not self._frontends:
+            _refuse_taken(self.address)
         # Port 0: the first one finds a port, which the others then share.
         while missing and self.address.endswith(":0"):
             await self._start_one(missing.pop(0))
@@ -278,6 +281,19 @@ def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tupl
         orders.append((AddFunction(listing.spec, listing.signature), (listing.segment.fd,)))
     orders.append((SetFunction(listing.spec.name, listing.state, listing.reason, listing.spec), ()))
     return orders
+
+
+def _refuse_taken(address: str) -> None:
+    """Front-ends share their port among themselves, and would with another node's unnoticed."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: {error.strerror or error}",
+            hint="choose another address, or stop what listens there",
+        ) from error
 
 
 async def _obey(frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float) -> None:
