@@ -85,7 +85,7 @@ class FunctionSpec:
         device: Device name, such as `cpu`.
         share: Requested share.
         instances: Loaded copies.
-        priority: `low`, `normal` or `high`.
+        priority: `low`, `normal` or `high`: who computes first where cores are contended.
         slo_p99_us: Latency promise at the 99th percentile; 0 when none is made.
         batch_max: Largest batch asked for; 0: let the signature decide.
         delay_us: How long a batch may wait for more rows; -1: auto.

@@ -112,6 +112,13 @@ def _make_group(root: CgroupRoot, group: Path) -> Path:
     return group
 
 
+def _write_weight(root: CgroupRoot, group: Path, weight: float) -> None:
+    if root.version == 2:
+        (group / "cpu.weight").write_text(str(round(100 * weight)))
+    else:
+        (group / "cpu.shares").write_text(str(round(1024 * weight)))
+
+
 def _write_quota(root: CgroupRoot, group: Path, quota_us: int | None, period_us: int) -> None:
     if root.version == 2:
         quota = "max" if quota_us is None else str(quota_us)
@@ -141,6 +148,7 @@ class CgroupLimiter:
         root: Where to make the group.
         cpus: The device's cores.
         group: What to call the function in the group's name.
+        weight: Against other groups, where cores are contended; 1 is the kernel's default.
 
     Raises:
         FailedPrecondition: The group cannot be made.
@@ -149,7 +157,9 @@ class CgroupLimiter:
     name = "cgroup"
     live_resize = True
 
-    def __init__(self, root: CgroupRoot, cpus: Sequence[int], group: str) -> None:
+    def __init__(
+        self, root: CgroupRoot, cpus: Sequence[int], group: str, weight: float = 1.0
+    ) -> None:
         self._root = root
         self._cpus = set(cpus)
         remove_stale(root)  # a killed worker's group is left to the next one
@@ -157,6 +167,7 @@ class CgroupLimiter:
         path = root.path / f"{PREFIX}{safe}-{os.getpid()}"
         try:
             self._group: Path | None = _make_group(root, path)
+            _write_weight(root, path, weight)
         except OSError as error:
             raise FailedPrecondition(f"cannot make cgroup {path}: {error.strerror}") from error
 

@@ -14,6 +14,31 @@ from typing import Protocol
 from gslice.core.errors import FailedPrecondition, InvalidArgument
 from gslice.device.cgroup import CgroupLimiter, find_root
 
+WEIGHTS = {"low": 1 / 3, "normal": 1.0, "high": 3.0}
+"""A priority's part of a contended core, against a normal function's."""
+
+_NICENESS = {"low": 5, "normal": 0, "high": -5}  # a step of nice is a factor of 1.25
+
+
+def prioritise(compute_tids: Sequence[int], priority: str) -> bool:
+    """Gives compute threads the scheduler's priority that stands for a function's.
+
+    It counts where cores are contended; the share limits all the same.
+
+    Args:
+        compute_tids: Kernel ids of all compute threads.
+        priority: A key of `WEIGHTS`.
+
+    Returns:
+        False: this user may not raise a priority above normal, so they stay there.
+    """
+    try:
+        for tid in compute_tids:
+            os.setpriority(os.PRIO_PROCESS, tid, _NICENESS[priority])
+    except PermissionError:
+        return False
+    return True
+
 
 class Limiter(Protocol):
     """Enforces one instance's share of its device.
@@ -129,13 +154,14 @@ def availability() -> list[Availability]:
     ]
 
 
-def make_limiter(name: str, cpus: Sequence[int], group: str) -> Limiter:
+def make_limiter(name: str, cpus: Sequence[int], group: str, priority: str = "normal") -> Limiter:
     """The limiter of that name.
 
     Args:
         name: `auto` (the best that works here), `cgroup`, `threads` or `none`.
         cpus: The device's cores.
         group: What to call the function in the cgroup's name.
+        priority: The function's, a key of `WEIGHTS`.
 
     Raises:
         FailedPrecondition: It does not work here; the message says why.
@@ -146,7 +172,7 @@ def make_limiter(name: str, cpus: Sequence[int], group: str) -> Limiter:
     if name in ("auto", "cgroup"):
         root, reason = find_root()
         if root is not None:
-            return CgroupLimiter(root, cpus, group)
+            return CgroupLimiter(root, cpus, group, WEIGHTS[priority])
         if name == "cgroup":
             raise FailedPrecondition(
                 f"limiter cgroup does not work here: {reason}",

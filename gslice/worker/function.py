@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gslice import _native
 from gslice.core.errors import FailedPrecondition
 from gslice.device.cpu import CpuDevice
-from gslice.device.limiter import Limiter, NoLimiter, make_limiter
+from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.tasks import thread_ids
 from gslice.ipc.native import native_signature
 from gslice.worker.engines import make_engine
@@ -135,8 +135,11 @@ class ServedFunction:
         self._limiter.release()
 
     def _limit(self) -> None:
-        self._limiter = make_limiter(self._limiter_name, self._cpus, self.spec.name)
-        effective = self._limiter.apply(self._share_percent, self._compute_tids())
+        spec, tids = self.spec, self._compute_tids()
+        self._limiter = make_limiter(self._limiter_name, self._cpus, spec.name, spec.priority)
+        effective = self._limiter.apply(self._share_percent, tids)
+        if not prioritise(tids, spec.priority):
+            _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
         _log.info(
             "share %g %%, effective %g %% by %s", self._share_percent, effective, self.limiter
         )

@@ -12,7 +12,14 @@ import pytest
 from gslice.core.errors import FailedPrecondition, InvalidArgument
 from gslice.device import cgroup
 from gslice.device.cgroup import CgroupLimiter, CgroupRoot, find_root, remove_stale
-from gslice.device.limiter import NoLimiter, ThreadsLimiter, availability, make_limiter
+from gslice.device.limiter import (
+    WEIGHTS,
+    NoLimiter,
+    ThreadsLimiter,
+    availability,
+    make_limiter,
+    prioritise,
+)
 
 CPUS = sorted(os.sched_getaffinity(0))
 
@@ -76,6 +83,19 @@ def test_names() -> None:
     with pytest.raises(InvalidArgument, match="at least one core"):
         make_limiter("none", [], "f")
     assert [each.name for each in availability()] == ["cgroup", "threads", "none"]
+
+
+def test_priorities_are_weights_and_niceness(tmp_path: Path) -> None:
+    CgroupLimiter(CgroupRoot(tmp_path, 1), [0], "high", WEIGHTS["high"])
+    group = tmp_path / f"gslice.high-{os.getpid()}"
+    assert (group / "cpu.shares").read_text() == "3072"
+    spinner = Spinner()
+    try:
+        assert prioritise([spinner.tid], "low")
+        assert os.getpriority(os.PRIO_PROCESS, spinner.tid) == 5
+        assert os.getpriority(os.PRIO_PROCESS, 0) == 0
+    finally:
+        spinner.stop()
 
 
 def test_stale_groups_go_and_living_ones_stay(tmp_path: Path) -> None:
