@@ -58,7 +58,7 @@ $(VENV)/.tools: pyproject.toml | check
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.tools
 	@mkdir -p build
 	@echo "building gslice and installing its [$*] packages into $(VENV) (minutes, the first time)"
-	@flock build/.lock $(PIP) install -q --no-build-isolation -e '.[$*]'
+	@flock build/.lock $(PIP) install -q --prefer-binary --no-build-isolation -e '.[$*]'
 	@touch $@ $(VENV)/.built
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
