@@ -104,7 +104,13 @@ async def measure(
         tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory,
         echo_server(cores.server) as echo_address,
     ):
-        async with ServedNode(Path(directory), functions(), cores={cores.server}) as node:
+        node = ServedNode(
+            Path(directory),
+            functions(),
+            devices={"cpu": {"limiter": "none"}},  # the subjects take turns: none needs a share
+            cores={cores.server},
+        )
+        async with node:
             for concurrency in concurrencies:
                 runs: dict[Subject, list[Row]] = {subject: [] for subject in subjects()}
                 for _ in range(repeats):
