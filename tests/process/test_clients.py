@@ -83,8 +83,10 @@ def test_an_abandoned_connection_gives_its_slots_back(start_node, zoo, gate) -> 
     segment = node.segment("gate")
     channel = grpc.insecure_channel(node.grpc_address)
     infer = Stub(channel, "inference.GRPCInferenceService").ModelInfer
-    calls = [infer.future(request("gate", -1)), infer.future(request("gate", 1))]
-    wait_counts(segment, lambda counts: counts["claimed"] == 1 and counts["queued"] == 1)
+    calls = [infer.future(request("gate", -1))]
+    wait_counts(segment, lambda counts: counts["claimed"] == 1)
+    calls.append(infer.future(request("gate", 1)))
+    wait_counts(segment, lambda counts: counts["queued"] == 1)
     channel.close()
     wait_counts(segment, lambda counts: counts["queued"] == 0)
     gate.open()
