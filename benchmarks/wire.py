@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gslice._native import Segment, histogram_bounds_us
 from gslice.core.errors import NotFound
 from gslice.protos import message
+from gslice.telemetry.window import percentile_us
 
 DTYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
 
@@ -56,13 +57,8 @@ class Counters:
 
     def compute_median_us_since(self, earlier: Counters) -> float:
         """Median time that the engine took for a batch, since an earlier reading."""
-        counts = self.compute_bins - earlier.compute_bins
-        if not counts.any():
-            return 0.0
-        bounds_us = histogram_bounds_us()
-        cumulative = np.cumsum(counts)
-        index = int(np.searchsorted(cumulative, cumulative[-1] / 2))
-        return float(bounds_us[index] + bounds_us[index + 1]) / 2
+        bins = (self.compute_bins - earlier.compute_bins).astype(np.int64)
+        return percentile_us(bins, histogram_bounds_us(), 0.5)
 
     def copies_per_request_since(self, earlier: Counters) -> float:
         """Copies of a request's tensors, since an earlier reading."""
