@@ -28,6 +28,7 @@ class PlainEngine:
 
     native = False
     trusts_zeros = True
+    threads = 0
 
     def __init__(self, signature: Signature, call: Callable[[_native.Batch], None]) -> None:
         self._signature = signature

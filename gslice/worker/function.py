@@ -60,8 +60,9 @@ class ServedFunction:
 
     @property
     def share_effective_percent(self) -> float:
-        """The share as the limiter reads it back."""
-        return self._limiter.read_effective()
+        """The share as the limiter reads it back, or what the engine's threads can use of it."""
+        reach = self._engine.threads or len(self._cpus)
+        return min(self._limiter.read_effective(), 100.0 * reach / len(self._cpus))
 
     def attach(self, segment_fd: int, index: int, eventfds: Mapping[int, int]) -> None:
         """Warms up, starts the pump (which may not pull yet) and enforces the share.
@@ -110,7 +111,8 @@ class ServedFunction:
         self._share_percent = share_percent
         if self._instance is None:
             return self.share_effective_percent
-        return self._limiter.apply(share_percent, self._compute_tids())
+        self._limiter.apply(share_percent, self._compute_tids())
+        return self.share_effective_percent
 
     def add_frontend(self, frontend: int, eventfd: int) -> None:
         """Lets a front-end be woken; the descriptor stays the caller's."""
@@ -137,9 +139,10 @@ class ServedFunction:
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()
         self._limiter = make_limiter(self._limiter_name, self._cpus, spec.name, spec.priority)
-        effective = self._limiter.apply(self._share_percent, tids)
+        self._limiter.apply(self._share_percent, tids)
         if not prioritise(tids, spec.priority):
             _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
+        effective = self.share_effective_percent
         _log.info(
             "share %g %%, effective %g %% by %s", self._share_percent, effective, self.limiter
         )

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -288,10 +289,16 @@ def _cpu_ns(task: Path) -> int:
 
 def test_the_threads_limiter_gives_whole_cores(affine: FunctionSpec) -> None:
     with WorkerProcess() as worker:
-        ready = worker.serve(affine, 1.0, "threads")
+        ready = worker.serve(replace(affine, threads=len(CPUS)), 1.0, "threads")
         assert ready.share_effective_percent == pytest.approx(100.0 / len(CPUS))
         reply = worker.request(messages.SetShare(100.0), messages.ShareSet)
         assert reply.share_effective_percent == 100.0
+
+
+def test_a_share_is_effective_as_far_as_the_engines_threads_reach(affine: FunctionSpec) -> None:
+    with WorkerProcess() as worker:
+        ready = worker.serve(replace(affine, threads=1), 100.0, "none")
+        assert ready.share_effective_percent == pytest.approx(100.0 / len(CPUS))
 
 
 @needs_cgroups

@@ -22,10 +22,12 @@ class Engine(Protocol):
     Attributes:
         native: The pump runs it itself, without a call into Python; `prepare` is never used.
         trusts_zeros: A batch of zeros that fails shows a broken model, not just odd data.
+        threads: Most that compute at once, fixed at load; 0: as many as the user's code makes.
     """
 
     native: bool
     trusts_zeros: bool
+    threads: int
 
     def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
         """Loads the function; once.

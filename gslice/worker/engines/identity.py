@@ -24,6 +24,7 @@ class IdentityEngine:
 
     native = True
     trusts_zeros = True
+    threads = 0
 
     def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
         """See `Engine.load`."""

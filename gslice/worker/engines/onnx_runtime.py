@@ -54,6 +54,7 @@ class OnnxRuntimeEngine:
     trusts_zeros = True
 
     def __init__(self) -> None:
+        self.threads = 0
         self._session: ort.InferenceSession | None = None
         self._signature: Signature | None = None
 
@@ -62,7 +63,7 @@ class OnnxRuntimeEngine:
         _check_file(spec)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings are about how it optimises
-        options.intra_op_num_threads = spec.threads or device.threads
+        self.threads = options.intra_op_num_threads = spec.threads or device.threads
         # A thread that spins for work burns the share that another batch needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

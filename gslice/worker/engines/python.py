@@ -49,6 +49,7 @@ class PythonEngine:
 
     native = False
     trusts_zeros = False
+    threads = 0
 
     def __init__(self) -> None:
         self._object: Any = None
