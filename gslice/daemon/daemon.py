@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gslice._native import histogram_bounds_us
 from gslice.core.config import function_from_yaml
-from gslice.core.errors import GsliceError, InvalidArgument
+from gslice.core.errors import GsliceError, Internal, InvalidArgument, Unavailable
 from gslice.daemon.desired import Desired
 from gslice.daemon.http import HttpServer, health
 from gslice.daemon.status import Addresses, StatusReader
@@ -292,16 +292,21 @@ class Daemon:
             child.send(Failed(error.code, error.message), seq=received.seq)
 
     async def _repository(self, child: Child, call: RepositoryCall, seq: int) -> None:
+        answer: Ok | Failed = Failed(Internal.code, "the daemon failed over it; its log says more")
         try:
             if call.call == "load":
                 spec = self.spec_from_yaml(call.name, json_body(call.config))
                 await self.load(spec, lambda stage, detail: None)
             else:
                 await self.unload(call.name, lambda stage, detail: None)
+            answer = Ok()
         except GsliceError as error:
-            child.send(Failed(error.code, str(error)), seq=seq)
-        else:
-            child.send(Ok(), seq=seq)
+            answer = Failed(error.code, str(error))
+        except asyncio.CancelledError:
+            answer = Failed(Unavailable.code, "the daemon is stopping")
+            raise
+        finally:
+            child.send(answer, seq=seq)  # in any case: the front-end waits without an end
 
 
 def json_body(text: str) -> str:
@@ -315,4 +320,6 @@ def json_body(text: str) -> str:
             json.loads(text)
         except ValueError as error:
             raise InvalidArgument(f"the config override is not JSON: {error}") from error
+        except RecursionError:
+            raise InvalidArgument("the config override is nested too deeply") from None
     return text

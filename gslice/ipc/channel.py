@@ -133,7 +133,7 @@ def unpack(packet: bytes) -> tuple[Message, int]:
         envelope: Any = json.loads(packet)
         name, seq, body = envelope["type"], envelope["seq"], envelope["body"]
         cls = _TYPES[name]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidArgument(f"not a control message: {error!r}") from error
     if type(seq) is not int or seq < 0:
         raise InvalidArgument(f"{name}: seq must be a natural number, not {seq!r}")

@@ -75,6 +75,7 @@ def test_a_message_and_its_descriptor_arrive(pair: tuple[socket.socket, socket.s
     [
         (b"{", "not a control message"),
         (b"[]", "not a control message"),
+        (b"[" * 100_000, "not a control message"),
         (b'{"type": "Nonsense", "seq": 0, "body": {}}', "not a control message"),
         (b'{"type": "Exit", "seq": -1, "body": {}}', "seq must be"),
         (b'{"type": "Attach", "seq": 1, "body": {}}', "Attach: missing instance"),
