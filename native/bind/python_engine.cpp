@@ -7,13 +7,25 @@ namespace nb = nanobind;
 namespace gslice {
 namespace {
 
+// str(object), whatever it does: a `__str__` that raises, or text that no UTF-8 can hold, comes
+// from the user's code, and what escapes here would end the worker.
+std::string text_of(nb::handle object) {
+  const nb::object text = nb::steal(PyObject_Str(object.ptr()));
+  nb::object utf8;
+  if (text.is_valid())
+    utf8 = nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+  if (utf8.is_valid()) return PyBytes_AS_STRING(utf8.ptr());
+  PyErr_Clear();
+  return "(it cannot be shown as text)";
+}
+
 // One line: errors of our own tree speak for themselves, others are named.
 std::string error_line(const nb::python_error& error) {
   const nb::object base = nb::module_::import_("gslice.core.errors").attr("GsliceError");
-  const std::string text = nb::str(error.value()).c_str();
+  const std::string text = text_of(error.value());
   std::string line = text;
   if (!nb::isinstance(error.value(), base)) {
-    line = nb::cast<nb::str>(error.type().attr("__name__")).c_str();
+    line = text_of(error.type().attr("__name__"));
     if (!text.empty()) line += ": " + text;
   }
   return line.substr(0, line.find('\n'));

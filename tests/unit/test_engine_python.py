@@ -42,6 +42,10 @@ class Shout:
         return {"loud": [t.decode().upper() for t in text],
                 "length": np.array([len(t) for t in text])}
 
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("nothing to say")
+
 class Wrong:
     """Returns, or raises, whatever the request says."""
     inputs = [("x", "INT64", [1])]
@@ -52,6 +56,10 @@ class Wrong:
         case = int(inputs["x"][0])
         if case == 1:
             raise ValueError("unlucky\\nsecond line")
+        if case == 7:
+            raise ValueError("half of \\udc80 character")
+        if case == 8:
+            raise Mute
         return {0: {"y": good}, 2: good, 3: {}, 4: {"y": good, "z": good},
                 5: {"y": np.ones(1)}, 6: {"y": np.ones(2, np.float32)}}[case]
 
@@ -154,6 +162,8 @@ def test_a_class_that_is_never_batched_gets_the_request_as_it_is(module: Path) -
         (4, "ValueError: infer returned 'z'; the outputs are y"),
         (5, "output 'y' is FP64, the signature says FP32"),
         (6, r"output 'y' has shape \[2\], the signature says \[1\]"),
+        (7, r"ValueError: half of \\udc80 character"),
+        (8, r"Mute: \(it cannot be shown as text\)"),
     ],
 )
 def test_what_is_wrong_fails_the_request_and_no_other(
