@@ -8,7 +8,8 @@
 namespace gslice::wire {
 namespace {
 
-static_assert(kMaxTensors == 32 && kMaxParameters == 256, "messages below name them");
+static_assert(kMaxTensors == 32 && kMaxParameters == 256 && kMaxContents == 256,
+              "messages below name them");
 
 // The elements in a packed run of varints; false where the run is malformed.
 bool count_varints(Bytes run, std::uint32_t& count) {
@@ -160,6 +161,7 @@ bool Request::parse_input(Bytes message, InputView& input) {
       if (!parse_parameter(value, tensor_parameters)) return false;
       ++input.parameters.count;
     } else {
+      if (contents_chunks.size() == kMaxContents) return fail("more than 256 contents", start);
       if (!parse_contents(value, input.contents)) return false;
       contents_chunks.push_back(value);
       ++input.contents.chunks.count;

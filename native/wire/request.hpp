@@ -14,8 +14,9 @@
 
 namespace gslice::wire {
 
-// Far more than any client sends; bounds what a hostile message can make the vectors grow to.
+// Far more than any client sends; they bound what a hostile message can make the vectors grow to.
 inline constexpr std::size_t kMaxParameters = 256;
+inline constexpr std::size_t kMaxContents = 256;
 
 // inference.InferParameter, by the field of its oneof that is set.
 struct Parameter {

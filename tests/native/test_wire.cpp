@@ -183,6 +183,9 @@ TEST(hostile_counts_are_bounded) {
   Proto parameters;
   for (std::size_t i = 0; i <= wire::kMaxParameters; ++i) parameters.message(4, Proto());
   CHECK(refuses(parameters, "more than 256 parameters"));
+  Proto contents;
+  for (std::size_t i = 0; i <= wire::kMaxContents; ++i) contents.message(5, Proto());
+  CHECK(refuses(Proto().message(5, contents), "more than 256 contents"));
 
   Request request;
   const Proto deep = Proto().message(5, input("x", "FP32", {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
