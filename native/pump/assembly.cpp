@@ -15,11 +15,6 @@ Status corrupt(const std::string& what) {
   return Status::Error(Code::kInternal, "the slot's record of " + what + " is damaged");
 }
 
-Shape shape_of(const TensorRecord& record) {
-  Shape shape{record.dims, record.rank};
-  return shape;
-}
-
 }  // namespace
 
 Assembly::Assembly(Segment& segment, std::uint16_t instance, const Signature& signature,
@@ -34,6 +29,8 @@ Assembly::Assembly(Segment& segment, std::uint16_t instance, const Signature& si
 void Assembly::take(std::span<const Ticket> tickets) {
   members_.clear();
   rejected_.clear();
+  inputs_.clear();
+  outputs_.clear();
   gather_.clear();
   scatter_.clear();
   stored_ = {};
@@ -49,35 +46,41 @@ void Assembly::take(std::span<const Ticket> tickets) {
     member.status = check_inputs(header, member.rows);
     if (member.status.ok()) member.status = reserve_declared(member);
     (member.status.ok() ? members_ : rejected_).push_back(std::move(member));
+    inputs_.resize(members_.size() * signature_.inputs.size());
+    outputs_.resize(members_.size() * signature_.outputs.size());
   }
 }
 
 // Nothing that a front-end wrote is believed: a wrong length here would reach past the segment.
-Status Assembly::check_inputs(SlotHeader& header, std::uint32_t rows) {
+Status Assembly::check_inputs(const SlotHeader& header, std::uint32_t rows) {
   if (header.input_count != signature_.inputs.size()) return corrupt("its inputs");
   if (batchable() && (rows == 0 || rows > signature_.rows_max)) return corrupt("its rows");
   for (std::size_t i = 0; i < signature_.inputs.size(); ++i) {
     const TensorSpec& spec = signature_.inputs[i];
-    const TensorRecord& record = header.inputs[i];
-    const std::string name = "input '" + spec.name + "'";
-    if (record.rank != spec.dims.size() || record.dtype != spec.dtype) return corrupt(name);
-    std::uint64_t bytes = dtype_info(spec.dtype).element_bytes;
+    const TensorRecord record = header.inputs[i];  // one copy: what is checked is what is used
+    const auto damaged = [&] { return corrupt("input '" + spec.name + "'"); };
+    if (record.rank != spec.dims.size() || record.dtype != spec.dtype) return damaged();
+    const bool text = spec.dtype == DType::kBytes;
+    std::uint64_t bytes = text ? sizeof(std::uint32_t) : dtype_info(spec.dtype).element_bytes;
     for (std::uint32_t d = 0; d < record.rank; ++d) {
       const std::int64_t dim = record.dims[d];
       const bool fits = dim >= 0 && (spec.dims[d] == -1 || dim == spec.dims[d]);
       if (!fits || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(dim), &bytes))
-        return corrupt(name);
+        return damaged();
     }
-    if (batchable() && record.dims[0] != rows) return corrupt(name);
-    if (spec.dtype != DType::kBytes && record.bytes != bytes) return corrupt(name);
-    if (segment_.bytes_at(record.offset, record.bytes).size() != record.bytes) return corrupt(name);
+    if (batchable() && record.dims[0] != rows) return damaged();
+    // BYTES: no fewer than the lengths of its elements take.
+    if (text ? bytes > record.bytes : bytes != record.bytes) return damaged();
+    const auto data = segment_.bytes_at(record.offset, record.bytes);
+    if (data.size() != record.bytes) return damaged();
     if (!members_.empty()) {
-      const TensorRecord& first = slot(members_.front()).inputs[i];
+      const Shape& first = inputs_of(0)[i].shape;
       const std::uint32_t from = batchable() ? 1 : 0;
       if (!std::equal(record.dims.begin() + from, record.dims.begin() + record.rank,
                       first.dims.begin() + from))
-        return corrupt(name);
+        return damaged();
     }
+    inputs_.push_back({address(data), data.size(), {record.dims, record.rank}});
   }
   return Status::Ok();
 }
@@ -87,10 +90,15 @@ Status Assembly::reserve_declared(Member& member) {
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
     const DeclaredShape declared = declared_shape(spec, batchable(), member.rows);
-    if (!declared.known) continue;
+    if (!declared.known) {
+      outputs_.emplace_back();
+      continue;
+    }
     const std::uint64_t bytes =
         element_count(declared.shape.view()) * dtype_info(spec.dtype).element_bytes;
-    if (auto placed = place(member, i, declared.shape, bytes); !placed.ok()) return placed.status();
+    const auto placed = place(member, i, declared.shape, bytes);
+    if (!placed.ok()) return placed.status();
+    outputs_.push_back({placed.value(), bytes, declared.shape});
   }
   return Status::Ok();
 }
@@ -157,22 +165,14 @@ std::uint32_t Assembly::choose_bucket(std::uint32_t rows) const {
 bool Assembly::binds_in_place(const DeviceTable& device) {
   if (!device.binds_slots() || members_.size() != 1 || batch_.rows() != batch_.bucket())
     return false;
-  const SlotHeader& header = slot(members_.front());
-  return std::all_of(header.inputs.begin(), header.inputs.begin() + signature_.inputs.size(),
-                     [](const TensorRecord& record) { return record.offset % kTensorAlign == 0; });
+  return std::ranges::all_of(inputs_, [](const Tensor& input) {
+    return reinterpret_cast<std::uintptr_t>(input.data) % kTensorAlign == 0;
+  });
 }
 
 void Assembly::bind_in_place() {
-  SlotHeader& header = slot(members_.front());
-  const auto bind = [&](Tensor& tensor, const TensorRecord& record) {
-    tensor = {address(segment_.bytes_at(record.offset, record.bytes)), record.bytes,
-              shape_of(record)};
-  };
-  for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i)
-    bind(batch_.input_slot(i), header.inputs[i]);
-  for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i)
-    if (declared_shape(signature_.outputs[i], batchable(), batch_.bucket()).known)
-      bind(batch_.output_slot(i), header.outputs[i]);
+  for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) batch_.input_slot(i) = inputs_[i];
+  for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) batch_.output_slot(i) = outputs_[i];
 }
 
 // What the tensors of a batch of `bucket` rows take. BYTES tensors: as many as there are now.
@@ -180,10 +180,10 @@ std::size_t Assembly::buffer_bytes(std::uint32_t bucket) {
   std::size_t total = 0;
   for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
     std::uint64_t bytes = 0;
-    for (const Member& member : members_) bytes += slot(member).inputs[i].bytes;
+    for (std::size_t m = 0; m < members_.size(); ++m) bytes += inputs_of(m)[i].bytes;
     if (signature_.inputs[i].dtype == DType::kBytes) {
-      const auto dims = shape_of(slot(members_.front()).inputs[i]);
-      bytes += (bucket - batch_.rows()) * element_count(dims.view(), 1) * sizeof(std::uint32_t);
+      const std::uint64_t row_elements = element_count(inputs_of(0)[i].shape.view(), 1);
+      bytes += (bucket - batch_.rows()) * row_elements * sizeof(std::uint32_t);
     } else if (batchable()) {
       bytes = bytes / batch_.rows() * bucket;
     }
@@ -202,7 +202,7 @@ void Assembly::bind_buffer(std::byte* buffer) {
   std::size_t offset = 0;
   for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
     const std::size_t end = list_gather(i, offset);
-    Shape shape = shape_of(slot(members_.front()).inputs[i]);
+    Shape shape = inputs_of(0)[i].shape;
     if (batchable()) shape.dims[0] = batch_.bucket();
     batch_.input_slot(i) = {buffer + offset, end - offset, shape};
     offset = align_up(end);
@@ -222,29 +222,27 @@ void Assembly::bind_buffer(std::byte* buffer) {
 // Lists the copies of one input, and zeros for the padding: for numbers rows of 0, for BYTES empty
 // elements. Returns where it ends.
 std::size_t Assembly::list_gather(std::uint32_t input, std::size_t offset) {
-  for (const Member& member : members_) {
-    const TensorRecord& record = slot(member).inputs[input];
-    gather_.push_back(
-        {address(segment_.bytes_at(record.offset, record.bytes)), offset, record.bytes});
-    offset += record.bytes;
+  for (std::size_t m = 0; m < members_.size(); ++m) {
+    const Tensor& tensor = inputs_of(m)[input];
+    gather_.push_back({tensor.data, offset, tensor.bytes});
+    offset += tensor.bytes;
   }
   const std::uint64_t padding_rows = batch_.bucket() - batch_.rows();
   if (padding_rows == 0) return offset;
   const DType dtype = signature_.inputs[input].dtype;
   const std::uint64_t element_bytes =
       dtype == DType::kBytes ? sizeof(std::uint32_t) : dtype_info(dtype).element_bytes;
-  const Shape shape = shape_of(slot(members_.front()).inputs[input]);
+  const Shape& shape = inputs_of(0)[input].shape;
   const std::uint64_t padding = padding_rows * element_count(shape.view(), 1) * element_bytes;
   gather_.push_back({nullptr, offset, padding});
   return offset + padding;
 }
 
 void Assembly::list_scatter(std::uint32_t output, std::size_t offset) {
-  for (const Member& member : members_) {
-    const TensorRecord& record = slot(member).outputs[output];
-    scatter_.push_back(
-        {address(segment_.bytes_at(record.offset, record.bytes)), offset, record.bytes});
-    offset += record.bytes;
+  for (std::size_t m = 0; m < members_.size(); ++m) {
+    const Tensor& tensor = outputs_of(m)[output];
+    scatter_.push_back({tensor.data, offset, tensor.bytes});
+    offset += tensor.bytes;
   }
 }
 

@@ -50,11 +50,18 @@ class Assembly final : public OutputSink {
  private:
   SlotHeader& slot(const Member& member) { return segment_.slot(member.ticket.slot); }
   bool batchable() const { return signature_.rows_max != 0; }
-  Status check_inputs(SlotHeader& header, std::uint32_t rows);
+  Status check_inputs(const SlotHeader& header, std::uint32_t rows);
   Status reserve_declared(Member& member);
   Result<std::byte*> place(Member& member, std::uint32_t output, const Shape& shape,
                            std::uint64_t bytes);
   std::uint32_t choose_bucket(std::uint32_t rows) const;
+  std::span<const Tensor> inputs_of(std::size_t member) const {
+    return std::span(inputs_).subspan(member * signature_.inputs.size(), signature_.inputs.size());
+  }
+  std::span<const Tensor> outputs_of(std::size_t member) const {
+    return std::span(outputs_).subspan(member * signature_.outputs.size(),
+                                       signature_.outputs.size());
+  }
   bool binds_in_place(const DeviceTable& device);
   void bind_in_place();
   std::size_t buffer_bytes(std::uint32_t bucket);
@@ -68,6 +75,10 @@ class Assembly final : public OutputSink {
   Batch batch_;
   std::vector<Member> members_;
   std::vector<Member> rejected_;
+  // Of each member in turn: where its tensors lie, checked once and copied, because a slot's
+  // records can change under our hands. Outputs whose shape is not known are null.
+  std::vector<Tensor> inputs_;
+  std::vector<Tensor> outputs_;
   std::vector<Copy> gather_;
   std::vector<Copy> scatter_;
   bool buffer_grown_ = false;

@@ -74,29 +74,29 @@ std::byte* Batch::output_target(std::uint32_t index) {
 Status Batch::check_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
                            std::span<const std::byte> data) const {
   const TensorSpec& spec = signature_.outputs[index];
-  const std::string where = "output '" + spec.name + "'";
+  const auto where = [&] { return "output '" + spec.name + "'"; };
   if (dtype != spec.dtype)
-    return internal(where + " is " + std::string(dtype_info(dtype).name) + ", the signature says " +
-                    std::string(dtype_info(spec.dtype).name));
+    return internal(where() + " is " + std::string(dtype_info(dtype).name) +
+                    ", the signature says " + std::string(dtype_info(spec.dtype).name));
   bool fits = dims.size() == spec.dims.size();
   for (std::size_t i = 0; fits && i < dims.size(); ++i)
     fits = dims[i] >= 0 && (spec.dims[i] == -1 || dims[i] == spec.dims[i]);
   if (!fits)
-    return internal(where + " has shape " + shape_text(dims) + ", the signature says " +
+    return internal(where() + " has shape " + shape_text(dims) + ", the signature says " +
                     shape_text(spec.dims));
   if (signature_.rows_max != 0 && dims[0] != bucket_)
-    return internal(where + " has " + std::to_string(dims[0]) + " rows, the batch has " +
+    return internal(where() + " has " + std::to_string(dims[0]) + " rows, the batch has " +
                     std::to_string(bucket_));
   if (dtype == DType::kBytes) {
     const auto taken = serialised_bytes(data, element_count(dims));
     if (taken.ok() && taken.value() == data.size()) return Status::Ok();
-    return internal(where + ": " +
+    return internal(where() + ": " +
                     (taken.ok() ? "more BYTES elements than its shape " + shape_text(dims) + " says"
                                 : taken.status().message));
   }
   const std::uint64_t needed = element_count(dims) * dtype_info(dtype).element_bytes;
   if (data.size() != needed)
-    return internal(where + " has " + std::to_string(data.size()) + " bytes, its shape " +
+    return internal(where() + " has " + std::to_string(data.size()) + " bytes, its shape " +
                     shape_text(dims) + " needs " + std::to_string(needed));
   return Status::Ok();
 }
