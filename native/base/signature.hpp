@@ -1,7 +1,9 @@
 // What a function takes and gives: the C++ twin of gslice.core.types.Signature.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,23 @@ namespace gslice {
 
 inline constexpr std::size_t kMaxRank = 8;
 inline constexpr std::size_t kMaxTensors = 32;  // inputs, and outputs, of one function
+
+// Of tensors in slots and lane buffers: front-ends lay them out so, and engines may rely on it.
+inline constexpr std::size_t kTensorAlign = 64;
+
+constexpr std::size_t align_up(std::size_t bytes) {
+  return (bytes + kTensorAlign - 1) & ~(kTensorAlign - 1);
+}
+
+// "[1, 3, -1]"
+inline std::string shape_text(std::span<const std::int64_t> dims) {
+  std::string text = "[";
+  for (const std::int64_t dim : dims) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(dim);
+  }
+  return text + "]";
+}
 
 struct TensorSpec {
   std::string name;

@@ -15,7 +15,6 @@ using wire::concat;
 using wire::InputView;
 using wire::quoted;
 using wire::Request;
-using wire::shape_text;
 
 constexpr std::size_t kNone = kMaxTensors;
 
@@ -257,8 +256,7 @@ Status sum_sizes(const Signature& signature, Admission& admission) {
   for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
     AdmittedInput& input = admission.inputs[i];
     input.offset = admission.input_bytes;
-    admission.input_bytes +=
-        align_tensor(input.bytes);  // sent in full, so below the message's 2 GiB
+    admission.input_bytes += align_up(input.bytes);  // sent in full, so below the message's 2 GiB
   }
   for (const TensorSpec& output : signature.outputs) {
     std::uint64_t bytes = 0;
@@ -268,7 +266,7 @@ Status sum_sizes(const Signature& signature, Admission& admission) {
       return Status::Error(Code::kResourceExhausted,
                            concat("output ", quoted(output.name), " with ", admission.rows,
                                   " rows is larger than any memory"));
-    admission.output_bytes += align_tensor(bytes);
+    admission.output_bytes += align_up(bytes);
   }
   return Status::Ok();
 }

@@ -12,12 +12,6 @@
 
 namespace gslice {
 
-inline constexpr std::uint64_t kTensorAlignBytes = 64;
-
-constexpr std::uint64_t align_tensor(std::uint64_t bytes) {
-  return (bytes + kTensorAlignBytes - 1) & ~(kTensorAlignBytes - 1);
-}
-
 struct AdmittedInput {
   const wire::InputView* view = nullptr;
   wire::Bytes raw;           // unless typed

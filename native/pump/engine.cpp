@@ -26,15 +26,6 @@ std::uint64_t element_count(std::span<const std::int64_t> dims, std::size_t firs
   return count;
 }
 
-std::string shape_text(std::span<const std::int64_t> dims) {
-  std::string text = "[";
-  for (const std::int64_t dim : dims) {
-    if (text.size() > 1) text += ", ";
-    text += std::to_string(dim);
-  }
-  return text + "]";
-}
-
 Result<std::size_t> serialised_bytes(std::span<const std::byte> data, std::uint64_t elements) {
   std::size_t offset = 0;
   for (std::uint64_t i = 0; i < elements; ++i) {

@@ -13,12 +13,6 @@
 
 namespace gslice {
 
-inline constexpr std::size_t kTensorAlign = 64;  // of tensors in slots and lane buffers
-
-constexpr std::size_t align_up(std::size_t bytes) {
-  return (bytes + kTensorAlign - 1) & ~(kTensorAlign - 1);
-}
-
 struct Shape {
   std::array<std::int64_t, kMaxRank> dims{};
   std::uint32_t rank = 0;
@@ -37,7 +31,6 @@ DeclaredShape declared_shape(const TensorSpec& spec, bool batchable, std::uint32
 
 // Elements of dims, from dimension `first`; the dims must have been bounds-checked.
 std::uint64_t element_count(std::span<const std::int64_t> dims, std::size_t first = 0);
-std::string shape_text(std::span<const std::int64_t> dims);
 
 // Bytes that the first `elements` serialised BYTES elements take, or kInternal where they end
 // early.

@@ -69,13 +69,4 @@ std::string quoted(std::string_view text) {
   return out;
 }
 
-std::string shape_text(std::span<const std::int64_t> dims) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < dims.size(); ++i) {
-    if (i) out += ", ";
-    out += std::to_string(dims[i]);
-  }
-  return out + "]";
-}
-
 }  // namespace gslice::wire

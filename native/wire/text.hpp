@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -13,9 +12,6 @@ bool is_utf8(std::string_view text);
 
 // `text` in double quotes: control characters and invalid bytes escaped, cut after 64 characters.
 std::string quoted(std::string_view text);
-
-// "[1, 3, -1]"
-std::string shape_text(std::span<const std::int64_t> dims);
 
 namespace detail {
 inline void append(std::string& out, std::string_view piece) { out += piece; }

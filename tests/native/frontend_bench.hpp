@@ -123,7 +123,7 @@ class Bench {
       out.offset = slot.output_offset + used;
       std::ranges::copy(segment->bytes_at(in.offset, in.bytes),
                         segment->bytes_at(out.offset, out.bytes).begin());
-      used += align_tensor(in.bytes);
+      used += align_up(in.bytes);
     }
     slot.output_count = static_cast<std::uint32_t>(signature_.outputs.size());
   }
