@@ -134,8 +134,12 @@ def give_up(segment: Segment) -> list[int]:
 
 
 def _segments_of(pid: int) -> Iterator[Segment]:
-    """The segments that a process holds, re-opened through its descriptors."""
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
+    """The segments that a process holds, re-opened through its descriptors; none if it is gone."""
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, PermissionError):  # the latter while nobody has reaped it
+        return
+    for entry in entries:
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             if not str(entry.readlink()).startswith(_SEGMENT_FILE):
                 continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.breaker import Breaker
-from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError, Unavailable
+from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
 from gslice.ipc.messages import (
     AddFunction,
     DrainFrontend,
@@ -299,11 +299,11 @@ def _refuse_taken(address: str) -> None:
 async def _obey(frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float) -> None:
     """Has a front-end follow an order, and waits for it.
 
-    One that dies over it, or hangs, is started again with everything that it must know.
+    One that dies over it, hangs or refuses is started again with everything that it must know.
     """
     try:
         await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
     except ChannelClosed:
         return
-    except DeadlineExceeded:
+    except GsliceError:
         frontend.child.abort()

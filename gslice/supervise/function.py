@@ -14,7 +14,7 @@ from gslice.control.breaker import Breaker
 from gslice.core.errors import GsliceError
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
-from gslice.supervise.logs import last_lines
+from gslice.supervise.logs import last_lines, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gslice.supervise.worker import Worker
 
 LAST_LINES = 5
+LINE_MAX_CHARS = 180
 
 
 class Function:
@@ -107,8 +108,9 @@ class Function:
     async def announce(self) -> None:
         """Says that it is about to be loaded, unless it serves already."""
         if not self.serving:
+            await self._cancel_restarts()
             self._set_state("LOADING", "it is being loaded")
-            await self._show("LOADING", self.reason)
+            await self._show("LOADING")
 
     async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         """Loads and serves it; what served before goes on until the new workers are warm.
@@ -120,7 +122,6 @@ class Function:
         Raises:
             GsliceError: it could not be loaded; what served before serves on.
         """
-        await self._cancel_restarts()
         self._breaker.reset()
         old = self._deployment
         new = self._make(spec)
@@ -130,6 +131,7 @@ class Function:
         except BaseException:
             self._next = None
             raise
+        await self._cancel_restarts()  # not earlier: what served before may have to serve on
         stage("swap", "")
         new.serve()
         self.spec = spec
@@ -143,7 +145,7 @@ class Function:
         """Has all accepted requests answered, ends the workers, and is forgotten."""
         self._set_state("UNLOADING", "it is being unloaded")
         await self._cancel_restarts()
-        await self._show("UNLOADING", self.reason)
+        await self._show("UNLOADING")
         if self._deployment is not None:
             await self._retire(self._deployment, stage)
         await self._frontends.forget(self.name)
@@ -194,10 +196,9 @@ class Function:
 
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
-        self._node.event(self.name, f"failed: {reason}")
         self.admitted, self.share_granted_percent = False, 0.0
-        self._set_state("FAILED", reason)
-        await self._show("UNAVAILABLE", reason)
+        self._set_state("FAILED", reason.removeprefix(f"function {self.name}: "))
+        await self._show("UNAVAILABLE")
 
     async def stop(self, drain_s: float) -> None:
         """Ends it with the daemon: finishes what was claimed, then ends the workers."""
@@ -267,12 +268,14 @@ class Function:
         await self._give_up(deployment, how)
 
     async def _give_up(self, deployment: Deployment, how: str) -> None:
-        lines = " | ".join(last_lines(self._node.log_path(self.name), LAST_LINES))
+        log = last_lines(self._node.log_path(self.name), LAST_LINES)
+        lines = " | ".join(shortened(line, LINE_MAX_CHARS) for line in log)
         reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
         if deployment.workers:
             wanted = deployment.spec.instances
             self._set_state("READY", f"{len(deployment.workers)} of {wanted} instances: {reason}")
             return
+        self._node.event(self.name, f"failed: {reason}")
         await self.fail(reason)
         deployment.fail_queued(reason)
         self._on_failed()
@@ -286,22 +289,24 @@ class Function:
 
     async def _retire(self, old: Deployment, stage: Callable[[str, str], None]) -> None:
         """Ends a deployment that front-ends send nothing to any more."""
-        stage("drain", "")
-        drained = await old.drain(self._node.config.drain_timeout_us / 1e6)
-        stage("exit", "" if drained else "some requests were not answered in time")
-        await old.stop()
+        try:
+            stage("drain", "")
+            drained = await old.drain(self._node.config.drain_timeout_us / 1e6)
+            stage("exit", "" if drained else "some requests were not answered in time")
+        finally:
+            await old.stop()  # a stop of the daemon cancels us; nobody else knows it any more
 
     def _set_state(self, state: str, reason: str = "") -> None:
-        self.state, self.reason = state, reason
+        self.state, self.reason = state, shortened(reason)
         self._node.changes.notify()
 
-    async def _show(self, state: str, reason: str = "") -> None:
+    async def _show(self, state: str) -> None:
         deployment = self._deployment
         if deployment is None:
-            await self._frontends.show(Listing(self.spec, state, reason))
+            await self._frontends.show(Listing(self.spec, state, self.reason))
             return
         await self._frontends.show(
-            Listing(deployment.spec, state, reason, deployment.segment, deployment.signature)
+            Listing(deployment.spec, state, self.reason, deployment.segment, deployment.signature)
         )
 
     async def _cancel_restarts(self) -> None:

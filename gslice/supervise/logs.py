@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG_MAX_BYTES = 4 << 20
+TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10
 _FOLLOW_PERIOD_S = 0.1
 
@@ -29,7 +30,13 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 def last_line(path: Path) -> str:
     """The last line that is not blank; empty if there is none."""
-    return next((ln.strip() for ln in reversed(last_lines(path, 50)) if ln.strip()), "")
+    lines = (line.strip() for line in reversed(last_lines(path, 50)))
+    return shortened(next(filter(None, lines), ""))
+
+
+def shortened(text: str, max_chars: int = TEXT_MAX_CHARS) -> str:
+    """What a child said, cut to what fits into a control message and a status."""
+    return text if len(text) <= max_chars else f"{text[: max_chars - 4]} ..."
 
 
 async def follow(path: Path, count: int) -> AsyncIterator[str]:
@@ -57,13 +64,18 @@ def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
 
     Returns:
         True if it was cut.
+
+    Raises:
+        OSError: the contents could not be moved; it was cut all the same, if it can be.
     """
     if _size(path) <= max_bytes:
         return False
     old = path.with_name(path.name + ".1")
-    old.write_bytes(_tail(path, max_bytes))
-    old.chmod(0o600)
-    os.truncate(path, 0)
+    try:
+        old.write_bytes(_tail(path, max_bytes))
+        old.chmod(0o600)
+    finally:
+        os.truncate(path, 0)  # above all on a full disk
     return True
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import time
 from typing import TYPE_CHECKING
 
 from gslice.control.shares import allocate, shrinks_first
-from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
+from gslice.core.errors import (
+    GsliceError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from gslice.ipc.channel import MAX_PACKET_BYTES
+from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 DAEMON_LOG_NAME = "daemon"
+SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _CARE_PERIOD_MAX_S = 1.0
 
 
@@ -113,6 +123,7 @@ class Supervisor:
             GsliceError: why it does not serve. What served before serves on.
         """
         self._refuse_reserved(spec.name)
+        self._refuse_long(spec)
         stage("plan", "")
         while True:
             function = self.functions.get(spec.name)
@@ -154,7 +165,12 @@ class Supervisor:
     async def share_out(self) -> None:
         """Divides the devices among what holds a share; shrinks go before grows."""
         async with self._sharing:
-            target = self._division(f.spec for f in self._admitted())
+            try:
+                target = self._division(f.spec for f in self._admitted())
+            except ResourceExhausted as error:
+                # Adopted under other limits; they keep their shares until they are loaded anew.
+                self.node.event(DAEMON_LOG_NAME, f"shares stay as they are: {error}")
+                return
             current = {f.name: f.share_granted_percent for f in self._admitted()}
             for name, share in shrinks_first(current, target):
                 await self._grant(self.functions[name], share)
@@ -171,7 +187,10 @@ class Supervisor:
             for function in list(self.functions.values()):
                 function.kill_hung(now_ns)
             for name in (*self.functions, LOG_NAME):
-                rotate(self.node.log_path(name))
+                try:
+                    rotate(self.node.log_path(name))
+                except OSError as error:
+                    self.node.event(name, f"its log could not be moved away: {error}")
 
     async def stop(self, drain_s: float) -> None:
         """Staged end: stop accepting and drain, then close everything."""
@@ -201,6 +220,15 @@ class Supervisor:
                 hint="choose another name",
             )
 
+    def _refuse_long(self, spec: FunctionSpec) -> None:
+        """Every order about a function carries its settings, and must fit into a message."""
+        size = len(json.dumps(to_json(spec)))
+        if size > SPEC_MAX_BYTES:
+            raise InvalidArgument(
+                f"function {spec.name}: its settings take {size} bytes, at most {SPEC_MAX_BYTES}",
+                hint="pass large args as the path of a file",
+            )
+
     def _new_function(self, spec: FunctionSpec) -> Function:
         return Function(self.node, spec, self.frontends, self._budget, self._failed)
 
@@ -221,7 +249,7 @@ class Supervisor:
             else:
                 await function.load(spec, stage)
         except GsliceError as error:
-            if was_serving and function.serving:
+            if was_serving:
                 function.spec = before
             else:
                 await function.fail(error.message)

@@ -19,7 +19,7 @@ from gslice.ipc.messages import (
     ShareSet,
 )
 from gslice.supervise.child import Child
-from gslice.supervise.logs import last_line
+from gslice.supervise.logs import last_line, shortened
 from gslice.supervise.process import Launch
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Worker:
             )
         if isinstance(error, DeadlineExceeded):
             return LoadFailed(f"function {spec.name}: {doing} took over {LOAD_TIMEOUT_S:g} s")
-        return LoadFailed(error.message, hint=error.hint)
+        return LoadFailed(shortened(error.message), hint=error.hint)
 
 
 def _nothing_to_say(child: Child, received: Received) -> None:

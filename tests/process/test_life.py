@@ -109,6 +109,21 @@ def test_a_second_signal_does_not_wait(start_node, zoo, gate) -> None:
     node.assert_nothing_left()
 
 
+def test_a_stop_in_the_middle_of_a_swap_leaves_no_old_worker(start_node, zoo, gate) -> None:
+    body = zoo("Gate", args={"gate": str(gate.path)})
+    node = start_node({"gate": body}, node={"drain_timeout": "2s"})
+    client = node.client()
+    call = in_background(lambda: client.infer("gate", {"x": -ONE}))
+    wait_counts(node.segment("gate"), lambda counts: counts["claimed"] == 1)
+    with node.control() as control:
+        stages = (stage.name for stage in control.load("gate"))
+        assert "drain" in stages  # the new one serves, the old one waits for the gate
+        node.signal_daemon(signal.SIGTERM)
+        assert node.wait_exit() == 0
+    assert isinstance(call.exception(WAIT_S), Unavailable)
+    node.assert_nothing_left()
+
+
 def test_health_pages(start_node) -> None:
     node = start_node({})
     address = node.status().http_address

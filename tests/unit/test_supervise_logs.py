@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from gslice.supervise.logs import follow, last_line, last_lines, rotate
+import pytest
+
+from gslice.supervise.logs import TEXT_MAX_CHARS, follow, last_line, last_lines, rotate
 
 
 def test_last_lines_of_a_log(tmp_path: Path) -> None:
@@ -28,6 +30,21 @@ def test_a_long_log_is_cut_under_its_writer(tmp_path: Path) -> None:
     old = tmp_path / "a.log.1"
     assert old.stat().st_size == 1000
     assert old.read_bytes().endswith(b"y\n")
+
+
+def test_a_log_that_cannot_be_moved_is_cut_all_the_same(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_bytes(b"x" * 2000)
+    (tmp_path / "a.log.1").mkdir()
+    with pytest.raises(IsADirectoryError):
+        rotate(log, max_bytes=1000)
+    assert log.stat().st_size == 0
+
+
+def test_a_last_line_without_end_is_shortened(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("x" * 50_000)
+    assert last_line(log) == "x" * (TEXT_MAX_CHARS - 4) + " ..."
 
 
 def test_following_shows_the_last_lines_then_new_ones_across_a_cut(tmp_path: Path) -> None:
