@@ -103,7 +103,9 @@ class Servicer:
         """Writes the overlay into node.yaml, or drops it."""
         try:
             if request.discard_overlay:
-                path, changes = self._daemon.desired.path, await self._daemon.discard()
+                path = self._daemon.desired.path
+                # It must not stop half-way when the caller leaves.
+                changes = await asyncio.shield(self._daemon.background(self._daemon.discard()))
             else:
                 path, changes = self._daemon.save()
         except GsliceError as error:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gslice._native import histogram_bounds_us
 from gslice.core.config import function_from_yaml
@@ -21,7 +22,7 @@ from gslice.supervise.reclaim import reclaim
 from gslice.supervise.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
     from gslice.core.config import Config, SettingChange
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gslice.supervise.child import Child
 
 _SAMPLE_PERIOD_S = 1.0
+_T = TypeVar("_T")
 _log = logging.getLogger("gslice")
 
 
@@ -54,13 +56,13 @@ class Daemon:
         self._store = store
         self.node = Node.open(config.node, config.devices, self._event)
         self.supervisor = Supervisor(self.node, self._called)
-        self.desired = Desired(config, store)
+        self.desired = Desired(config, store, self._event)
         self._addresses = Addresses()
         self.reader = StatusReader(self.supervisor, self._addresses)
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._http: list[HttpServer] = []
         self._control: ControlServer | None = None
 
@@ -109,6 +111,8 @@ class Daemon:
         self._start_http()
         wanted = self.desired.functions
         await self.supervisor.adopt(wanted)
+        for function in self.supervisor.functions.values():
+            function.source = self.desired.source(function.name)
         reclaim(self.node)
         # They start up while this process imports gRPC.
         frontends = asyncio.create_task(self.supervisor.frontends.start())
@@ -157,10 +161,9 @@ class Daemon:
         self.node.changes.notify()
 
     async def _try_to_load(self, spec: FunctionSpec) -> None:
-        try:
+        # Why it failed stands in the log and in the function's state.
+        with contextlib.suppress(GsliceError):
             await self._load(spec, lambda stage, detail: None)
-        except GsliceError as error:
-            _log.error("function %s: %s", spec.name, error)
 
     async def _stop(self) -> None:
         self._draining = True
@@ -244,7 +247,7 @@ class Daemon:
         self.node.event("daemon", f"{len(changes)} run-time change(s) dropped")
         return changes
 
-    def background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def background(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         """Runs something that ends with the daemon at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -261,7 +264,12 @@ class Daemon:
             took_us[name] = round((time.monotonic() - begun_s) * 1e6)
             stage(name, detail)
 
-        await self.supervisor.load(spec, timed, self.desired.source(spec.name))
+        try:
+            await self.supervisor.load(spec, timed, self.desired.source(spec.name))
+        except GsliceError as error:
+            reason = str(error).removeprefix(f"function {spec.name}: ")
+            self._event(spec.name, f"not loaded: {reason}", logging.ERROR)
+            raise
         deployment = self.supervisor.function(spec.name).deployment
         if deployment is not None and deployment.segment is not None:
             observation = {
@@ -271,7 +279,8 @@ class Daemon:
                 "segment_bytes": deployment.segment.size_bytes,
                 "signature": to_json(deployment.signature),
             }
-            self._store.observe(spec.name, observation)
+            with self._forgiving():
+                self._store.observe(spec.name, observation)
             self.node.event(spec.name, f"serves after {observation['ready_us'] / 1e6:.2f} s")
 
     async def _sample(self) -> None:
@@ -279,9 +288,19 @@ class Daemon:
             self.reader.sample()
             await asyncio.sleep(_SAMPLE_PERIOD_S)
 
-    def _event(self, subject: str, text: str) -> None:
-        _log.info("%s: %s", subject, text)
-        self._store.add_event(subject, text)
+    def _event(self, subject: str, text: str, level: int = logging.INFO) -> None:
+        _log.log(level, "%s: %s", subject, text)
+        with self._forgiving():
+            self._store.add_event(subject, text)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _forgiving() -> Iterator[None]:
+        """What only informs must not stop what it tells of, such as a restart on a full disk."""
+        try:
+            yield
+        except GsliceError as error:
+            _log.warning("not recorded: %s", error)
 
     def _called(self, child: Child, received: Received) -> None:
         """A front-end asks for something."""

@@ -13,7 +13,7 @@ from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.daemon.store import OverlayEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from gslice.core.config import Config, SettingChange
@@ -45,9 +45,10 @@ class Desired:
     Args:
         config: node.yaml as read.
         store: Keeps the overlay.
+        event: Told, with subject and text, where the file wins over the overlay.
     """
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(self, config: Config, store: Store, event: Callable[[str, str], None]) -> None:
         self._path = config.path
         self._file = dict(config.functions)
         self._store = store
@@ -55,9 +56,7 @@ class Desired:
         for name in conflicts(self._file, self._overlay):
             del self._overlay[name]
             store.drop_overlay(name)
-            store.add_event(
-                name, "node.yaml changed it after it was changed at run time; node.yaml wins"
-            )
+            event(name, "node.yaml changed it after it was changed at run time; node.yaml wins")
 
     @property
     def functions(self) -> dict[str, FunctionSpec]:
@@ -125,11 +124,12 @@ class Desired:
     def _change(self, name: str, spec: FunctionSpec | None) -> None:
         base = self._file.get(name)
         if spec == base:
-            self._overlay.pop(name, None)
             self._store.drop_overlay(name)
+            self._overlay.pop(name, None)
             return
-        self._overlay[name] = OverlayEntry(spec, base)
-        self._store.put_overlay(name, self._overlay[name])
+        entry = OverlayEntry(spec, base)
+        self._store.put_overlay(name, entry)
+        self._overlay[name] = entry
 
     def _forget_overlay(self) -> None:
         for name in self._overlay:

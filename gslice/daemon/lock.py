@@ -19,14 +19,19 @@ class StateLock:
         state_dir: The directory; made, for its owner alone, when missing.
 
     Raises:
-        FailedPrecondition: another daemon holds it.
+        FailedPrecondition: another daemon holds it, or it cannot be made.
     """
 
     def __init__(self, state_dir: Path) -> None:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state_dir.chmod(0o700)
-        path = state_dir / "daemon.lock"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            state_dir.chmod(0o700)
+            self._fd = os.open(state_dir / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot keep state in {state_dir}: {error.strerror}",
+                hint="choose a state_dir that this user owns",
+            ) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

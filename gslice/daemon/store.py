@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from gslice.core.errors import FailedPrecondition
+from gslice.core.errors import FailedPrecondition, Unavailable
 from gslice.core.types import FunctionSpec
 from gslice.ipc.codec import from_json, to_json
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 EVENTS_MAX = 10_000
 OBSERVATIONS_MAX = 100  # of a function
+_LOCK_TIMEOUT_S = 0.2  # only people with a shell of their own hold it; the event loop must not wait
 
 _SCHEMA = """
 CREATE TABLE overlay (
@@ -70,10 +71,13 @@ class Store:
 
     Raises:
         FailedPrecondition: the file is no database, or of a later gslice.
+
+    Every method raises Unavailable when the file cannot be read or written now, as on a full disk.
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._path = path
+        self._db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
         try:
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -102,29 +106,29 @@ class Store:
 
     def overlay(self) -> dict[str, OverlayEntry]:
         """All run-time changes, by function, oldest first."""
-        rows = self._db.execute("SELECT name, spec, base FROM overlay ORDER BY changed_at, name")
+        rows = self._execute("SELECT name, spec, base FROM overlay ORDER BY changed_at, name")
         return {name: OverlayEntry(_spec(spec), _spec(base)) for name, spec, base in rows}
 
     def put_overlay(self, name: str, entry: OverlayEntry) -> None:
         """Records a run-time change in place of an earlier one."""
-        self._db.execute(
+        self._execute(
             "INSERT OR REPLACE INTO overlay VALUES (?, ?, ?, ?)",
             (name, _text(entry.spec), _text(entry.base), time.time()),
         )
 
     def drop_overlay(self, name: str) -> None:
         """Forgets the change of one function."""
-        self._db.execute("DELETE FROM overlay WHERE name = ?", (name,))
+        self._execute("DELETE FROM overlay WHERE name = ?", (name,))
 
     # ---- observations, events ------------------------------------------------------------------
 
     def observe(self, function: str, what: dict[str, Any]) -> None:
         """Records what a load showed; the newest OBSERVATIONS_MAX of a function are kept."""
-        self._db.execute(
+        self._execute(
             "INSERT INTO observation (at, function, what) VALUES (?, ?, ?)",
             (time.time(), function, json.dumps(what)),
         )
-        self._db.execute(
+        self._execute(
             "DELETE FROM observation WHERE function = ?1 AND id NOT IN (SELECT id FROM observation"
             " WHERE function = ?1 ORDER BY id DESC LIMIT ?2)",
             (function, OBSERVATIONS_MAX),
@@ -132,25 +136,31 @@ class Store:
 
     def observations(self, function: str) -> list[dict[str, Any]]:
         """What was observed of a function, newest first."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT what FROM observation WHERE function = ? ORDER BY id DESC", (function,)
         )
         return [json.loads(what) for (what,) in rows]
 
     def add_event(self, subject: str, text: str) -> None:
         """Records an event; the newest EVENTS_MAX are kept."""
-        cursor = self._db.execute(
+        cursor = self._execute(
             "INSERT INTO event (at, subject, text) VALUES (?, ?, ?)", (time.time(), subject, text)
         )
         last = cursor.lastrowid or 0
-        self._db.execute("DELETE FROM event WHERE id <= ?", (last - EVENTS_MAX,))
+        self._execute("DELETE FROM event WHERE id <= ?", (last - EVENTS_MAX,))
 
     def events(self, limit: int = 100) -> list[Event]:
         """The newest events, newest first."""
-        rows = self._db.execute(
+        rows = self._execute(
             "SELECT at, subject, text FROM event ORDER BY id DESC LIMIT ?", (limit,)
         )
         return [Event(*row) for row in rows]
+
+    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{self._path}: {error}") from error
 
     def _migrate(self, path: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()

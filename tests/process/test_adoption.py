@@ -91,6 +91,23 @@ def test_a_frontend_that_died_while_no_daemon_ran_is_replaced(start_node, zoo) -
     assert node.client().infer("echo", numbers(1))["y"].tolist() == [[1]]
 
 
+def test_an_adopted_function_keeps_its_source(start_node, identity) -> None:
+    node = start_node({"same": identity})
+    with node.control() as control:
+        assert [
+            s.name
+            for s in control.load(
+                "other", "{identity: {inputs: [{name: x, dtype: INT64, dims: [-1, 1]}]}}"
+            )
+        ][-1] == "done"
+    node.kill_daemon()
+    node.start()
+    assert {f.name: f.source for f in node.status().functions} == {
+        "same": "file",
+        "other": "overlay",
+    }
+
+
 def test_what_changed_meanwhile_is_loaded_and_what_went_is_unloaded(start_node, zoo) -> None:
     node = start_node({"kept": zoo("Echo"), "changed": zoo("Echo"), "gone": zoo("Echo")})
     kept, changed = node.worker_pids("kept"), node.worker_pids("changed")

@@ -46,6 +46,11 @@ def test_bad_models_fail_with_their_reason_and_the_rest_serves(
             node.client().infer(name, numbers(1))
     assert node.client().infer("echo", numbers(5))["y"].tolist() == [[5]]
     assert found["echo"].share_granted_percent == 100
+    with node.control() as control:
+        lines = [line for line in control.logs("daemon", 100) if " missing: " in line]
+    assert len(lines) == 1, lines
+    assert "ERROR missing: not loaded: " in lines[0]
+    assert "function missing" not in lines[0]
 
 
 def test_a_failed_model_is_loaded_once_it_is_right(start_node, tmp_path: Path) -> None:

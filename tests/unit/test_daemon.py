@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 
 from gslice.core.config import load_config
 from gslice.core.errors import InvalidArgument, Unavailable
+from gslice.daemon.control_api import Servicer
 from gslice.daemon.daemon import Daemon, json_body
 from gslice.daemon.store import Store
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Failed, Message, RepositoryCall
+from gslice.protos import message
 
 
 @dataclass
@@ -75,5 +79,45 @@ def test_a_client_is_answered_whatever_comes_between(
             7,
         )
         assert "its log says more" in broken.message
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_recorded_stops_nothing(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        make_daemon(tmp_path, store).node.event("a", "a worker died")
+
+    other = sqlite3.connect(tmp_path / "gslice.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with caplog.at_level(logging.INFO, "gslice"):
+        asyncio.run(scenario())
+    other.close()
+    told, complaint = caplog.messages
+    assert told == "a: a worker died"
+    assert "not recorded" in complaint
+    assert store.events() == []
+
+
+def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        daemon, go_on = make_daemon(tmp_path, store), asyncio.Event()
+
+        async def discard() -> list[object]:
+            await go_on.wait()
+            return []
+
+        monkeypatch.setattr(daemon, "discard", discard)
+        request = message("gslice.v1.SaveRequest")(discard_overlay=True)
+        call = asyncio.create_task(Servicer(daemon).Save(request, None))
+        await asyncio.sleep(0)
+        (dropping,) = daemon._tasks
+        call.cancel()
+        await asyncio.wait([call])
+        go_on.set()
+        assert await dropping == []
 
     asyncio.run(scenario())

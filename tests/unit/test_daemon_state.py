@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gslice.core.config import load_config
-from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.errors import FailedPrecondition, NotFound, Unavailable
 from gslice.core.types import FunctionSpec
 from gslice.daemon.desired import Desired
 from gslice.daemon.lock import StateLock
@@ -37,7 +37,7 @@ def node_yaml(tmp_path: Path) -> Path:
 
 
 def desired(node_yaml: Path, store: Store) -> Desired:
-    return Desired(load_config(node_yaml, environ={}), store)
+    return Desired(load_config(node_yaml, environ={}), store, store.add_event)
 
 
 def changed(spec: FunctionSpec, **changes: object) -> FunctionSpec:
@@ -128,7 +128,7 @@ def test_discard_goes_back_to_the_file(node_yaml: Path, store: Store) -> None:
 
 
 def test_save_without_a_file_says_so(store: Store) -> None:
-    wanted = Desired(load_config(None, environ={}), store)
+    wanted = Desired(load_config(None, environ={}), store, store.add_event)
     with pytest.raises(FailedPrecondition, match=r"started without a node\.yaml"):
         wanted.save()
 
@@ -162,6 +162,24 @@ def test_a_later_schema_and_garbage_are_refused(tmp_path: Path) -> None:
     garbage.write_bytes(b"not a database, however long it may be" * 100)
     with pytest.raises(FailedPrecondition, match="move the file away"):
         Store(garbage)
+
+
+def test_a_change_that_cannot_be_kept_is_refused(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    other = sqlite3.connect(node_yaml.parent / "gslice.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match=r"gslice\.db: database is locked"):
+        wanted.remove("b")
+    assert "b" in wanted.functions
+    other.close()
+    wanted.remove("b")
+    assert "b" not in wanted.functions
+
+
+def test_a_state_directory_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FailedPrecondition, match=r"cannot keep state in .*file/state: Not a dir"):
+        StateLock(tmp_path / "file" / "state")
 
 
 def test_one_daemon_a_state_directory(tmp_path: Path) -> None:
