@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
 from gslice.control.slots import slot_classes
-from gslice.core.errors import LoadFailed, Unavailable
+from gslice.core.errors import GsliceError, LoadFailed, Unavailable
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.worker import Worker
 
@@ -197,14 +197,18 @@ class Deployment:
     async def drain(self, timeout_s: float) -> bool:
         """Has all accepted requests answered; the front-ends must accept no new ones by now.
 
+        If its last worker died, another one is started for what still waits.
+
         Returns:
             False: some were not answered in time. They are answered with an error.
         """
-        if self.segment is None or not self.workers:
+        if self.segment is None:
             return True
         deadline = time.monotonic() + timeout_s
         # Shared memory has no event for "idle" that the daemon could wait for.
-        while not (idle := self._idle()) and self.workers and time.monotonic() < deadline:  # noqa: ASYNC110
+        while not (idle := self._idle()) and time.monotonic() < deadline:
+            if not self.workers and not await self._replaced():
+                break
             await asyncio.sleep(_IDLE_POLL_S)
         left_s = max(0.1, deadline - time.monotonic())
         drained = await _all(worker.drain(left_s) for worker in self.workers)
@@ -271,6 +275,14 @@ class Deployment:
     @property
     def _instance_share(self) -> float:
         return self.share_percent / self.spec.instances
+
+    async def _replaced(self) -> bool:
+        try:
+            await self.replace()
+        except GsliceError as error:
+            self.node.event(self.spec.name, f"nobody can answer what still waits: {error.message}")
+            return False
+        return True
 
     def _watch(self, worker: Worker) -> None:
         self._watches[worker] = HangWatch(self.node.config.hang_timeout_us * 1000)

@@ -45,6 +45,7 @@ class Function:
         state: `LOADING`, `READY`, `UNLOADING` or `FAILED`.
         reason: Why it is not READY, or what ails it.
         source: Where it was asked for: `file` or `overlay`.
+        accepting: Front-ends take requests for it: it serves, or has them wait for a new worker.
         admitted: It counts when its device is divided.
         share_granted_percent: Its part of the device.
         restarts: Workers started in place of dead ones.
@@ -63,6 +64,7 @@ class Function:
         self.state = "LOADING"
         self.reason = ""
         self.source = "file"
+        self.accepting = False
         self.admitted = False
         self.share_granted_percent = 0.0
         self.restarts = 0
@@ -106,8 +108,8 @@ class Function:
     # ---- orders; the caller holds the lock -----------------------------------------------------
 
     async def announce(self) -> None:
-        """Says that it is about to be loaded, unless it serves already."""
-        if not self.serving:
+        """Says that it is about to be loaded, unless it accepts requests already."""
+        if not self.accepting:
             await self._cancel_restarts()
             self._set_state("LOADING", "it is being loaded")
             await self._show("LOADING")
@@ -136,6 +138,7 @@ class Function:
         new.serve()
         self.spec = spec
         self._deployment, self._next = new, None
+        self.accepting = True
         self._set_state("READY")
         await self._show("READY")
         if old is not None:
@@ -143,6 +146,7 @@ class Function:
 
     async def unload(self, stage: Callable[[str, str], None]) -> None:
         """Has all accepted requests answered, ends the workers, and is forgotten."""
+        self.accepting = False
         self._set_state("UNLOADING", "it is being unloaded")
         await self._cancel_restarts()
         await self._show("UNLOADING")
@@ -164,7 +168,7 @@ class Function:
         deployment = self._make(self.spec)
         deployment.adopt(segment, signature, workers)
         deployment.serve()
-        self._deployment = deployment
+        self._deployment, self.accepting = deployment, True
         self._set_state("READY")
         await self._show("READY")
         for _ in range(self.spec.instances - len(workers)):
@@ -197,6 +201,7 @@ class Function:
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
         self.admitted, self.share_granted_percent = False, 0.0
+        self.accepting = False
         self._set_state("FAILED", reason.removeprefix(f"function {self.name}: "))
         await self._show("UNAVAILABLE")
 

@@ -239,17 +239,17 @@ class Supervisor:
         source: str,
         stage: Callable[[str, str], None],
     ) -> None:
-        before, was_serving = function.spec, function.serving
+        before, was_accepting = function.spec, function.accepting
         try:
             self._admit(function, spec)  # before anything waits: first come, first served
             await function.announce()
             await self.share_out()
-            if was_serving and _only_share_differs(before, spec):
+            if was_accepting and _only_share_differs(before, spec):
                 await function.set_share(spec)
             else:
                 await function.load(spec, stage)
         except GsliceError as error:
-            if was_serving:
+            if was_accepting:
                 function.spec = before
             else:
                 await function.fail(error.message)

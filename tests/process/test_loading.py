@@ -9,7 +9,7 @@ import pytest
 
 from gslice.core.errors import Internal, InvalidArgument, NotFound, Unavailable
 from tests import models
-from tests.node import WAIT_S, in_background
+from tests.node import WAIT_S, in_background, kill_and_wait, wait_counts
 from tests.process.traffic import Traffic
 
 
@@ -122,6 +122,29 @@ def test_reloading_under_load_loses_nothing(start_node, zoo) -> None:
             assert node.worker_pids("echo") != before
             traffic.wait_answers(50)
     traffic.assert_each_answered_once()
+
+
+def test_reloading_what_waits_for_a_new_worker_loses_nothing(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    with Traffic(node, "echo") as traffic:
+        for _ in range(2):
+            traffic.wait_answers(50)
+            kill_and_wait(node.worker_pids("echo")[0])
+            assert stages(node, "echo")[-3:] == ["drain", "exit", "done"]
+            traffic.wait_answers(50)
+    traffic.assert_each_answered_once()
+
+
+def test_unloading_answers_what_waits_for_a_new_worker(start_node, zoo, gate) -> None:
+    node = start_node({"gate": zoo("Gate", args={"gate": str(gate.path)})})
+    client = node.client()
+    call = in_background(lambda: client.infer("gate", {"x": np.array([-1], np.int64)}))
+    wait_counts(node.segment("gate"), lambda counts: counts["claimed"] == 1)
+    kill_and_wait(node.worker_pids("gate")[0])
+    unload = in_background(lambda: client.unload("gate"))
+    gate.open()  # only a second run opens its other end
+    assert call.result(WAIT_S)["y"].tolist() == [-1]
+    unload.result(WAIT_S)
 
 
 def test_a_reload_that_fails_leaves_the_old_one_serving(start_node, zoo, tmp_path) -> None:
