@@ -224,12 +224,6 @@ class Deployment:
         await _all(self._retire(worker, worker.kill()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
 
-    def leave(self) -> None:
-        """Lets the workers serve on, for a later daemon."""
-        for worker in self.workers:
-            worker.expected_to_end = True
-            worker.child.detach()
-
     def fail_queued(self, reason: str) -> None:
         """Answers everything that is queued with UNAVAILABLE."""
         if self.segment is not None:

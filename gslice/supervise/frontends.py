@@ -159,12 +159,6 @@ class Frontends:
         await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
         self._listings.clear()
 
-    def leave(self) -> None:
-        """Lets all serve on, for a later daemon."""
-        self._closing = True
-        for frontend in self._frontends.values():
-            frontend.child.detach()
-
     # ---- what they know ----------------------------------------------------------------------
 
     async def show(self, listing: Listing) -> None:

@@ -215,12 +215,6 @@ class Function:
             await self._deployment.drain(drain_s)
             await self._deployment.stop()
 
-    async def leave(self) -> None:
-        """Lets its workers serve on, for a later daemon."""
-        await self._cancel_restarts()
-        for deployment in self.deployments:
-            deployment.leave()
-
     # ---- front-ends, hangs -----------------------------------------------------------------------
 
     def add_frontend(self, index: int, eventfd: int) -> None:

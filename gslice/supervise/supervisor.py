@@ -105,10 +105,6 @@ class Supervisor:
 
     # ---- functions ---------------------------------------------------------------------------
 
-    async def load_all(self, specs: Iterable[FunctionSpec]) -> None:
-        """Loads functions side by side; one that fails says so in its state and harms no other."""
-        await asyncio.gather(*(self.load(spec, _unheard) for spec in specs), return_exceptions=True)
-
     async def load(
         self, spec: FunctionSpec, stage: Callable[[str, str], None], source: str = "file"
     ) -> None:
