@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,18 @@ def _read(text: str, spec: TensorSpec, scale: str) -> np.ndarray:
         return as_array(_json(_file_text(path), text), spec)
     if suffix in SUFFIXES and spec.dtype != "BYTES":
         return read_image(path, spec, scale)
-    if path.is_file():
+    if _is_file(path):
         return _from_bytes(path.read_bytes(), spec, text)
     if spec.dtype == "BYTES" and not text.startswith("["):
         return as_array(text, spec)
     return as_array(_json(text, text), spec)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than a name may be: it is text
+        return False
 
 
 def _from_bytes(data: bytes, spec: TensorSpec, name: str = "standard input") -> np.ndarray:
@@ -124,17 +132,17 @@ def _load_npy(path: Path, spec: TensorSpec) -> np.ndarray:
         return as_array(np.load(path, allow_pickle=False), spec)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidArgument(f"{path} is not a .npy file: {error}") from error
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return dict(arrays)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError, TypeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InvalidArgument(f"{path} is not a .npz file: {error}") from error
 
 

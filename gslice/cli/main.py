@@ -36,6 +36,11 @@ class Commands(TyperGroup):
             # The reader, such as `head`, has seen enough. Nothing may be flushed to it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from error
+        except OSError as error:
+            if error.filename is None:  # not about a file that was named: a fault of ours
+                raise
+            show_error(GsliceError(f"{error.filename}: {error.strerror}"))
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -84,4 +89,7 @@ def _options(
 
 def main() -> None:
     """The entry point of the `gslice` command."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command ran
+        sys.exit(INTERRUPTED)

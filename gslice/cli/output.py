@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from gslice.core.errors import GsliceError
 
-_PIPE_WIDTH = 200  # a file has no width; tables must not be cut for it
-_TABLE_WIDTH = 104  # a narrower terminal folds lines, which loses nothing; a cut column does
+# A file has no width, and a narrow terminal folds lines, which loses nothing; a cut column does.
+_TABLE_WIDTH = 200
 
 
 def console(stream: TextIO | None = None, *, crop: bool = False) -> Console:
@@ -31,7 +31,7 @@ def console(stream: TextIO | None = None, *, crop: bool = False) -> Console:
 
     stream = stream or sys.stdout
     if not stream.isatty():
-        return Console(file=stream, width=_PIPE_WIDTH, highlight=False, soft_wrap=True)
+        return Console(file=stream, width=_TABLE_WIDTH, highlight=False, soft_wrap=True)
     shown = Console(file=stream, highlight=False, soft_wrap=True)
     if not crop:
         shown.width = max(shown.width, _TABLE_WIDTH)

@@ -100,6 +100,8 @@ def _config(
             raise InvalidArgument("MODEL and --config exclude each other", hint="give one of them")
         if not model.is_file():
             raise NotFound(f"there is no file {model}")
+        if model.suffix in (".yaml", ".yml"):
+            raise InvalidArgument(f"{model} is no model", hint=f"gslice serve -c {model}")
         if device:
             overrides.append(Override(("devices",), {device: {}}, "--device"))
         return config_for_model(

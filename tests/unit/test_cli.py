@@ -168,3 +168,11 @@ def test_doctor_as_json() -> None:
     assert {check["status"] for check in report["checks"]} <= {"ok", "note", "warn", "fail"}
     assert report["ok"] is (result.exit_code == 0)
     assert "MPS" in report["fault_domain"]
+
+
+def test_serve_takes_no_configuration_for_a_model(here: Path) -> None:
+    (here / "node.yaml").write_text("version: 1\n")
+    assert failing("serve", "node.yaml") == [
+        "error: node.yaml is no model",
+        "hint: gslice serve -c node.yaml",
+    ]

@@ -63,6 +63,29 @@ def test_wrong_inputs_are_named(echo: tuple[FakeKServe, str], values: list[str],
     assert line.startswith(told)
 
 
+def test_text_longer_than_a_file_name_is_text(echo: tuple[FakeKServe, str]) -> None:
+    long = "x" * 5000
+    shown = gslice("infer", "echo", "[1,2,3,4]", long, "--grpc", echo[1], "--json")
+    assert json.loads(shown.stdout)["outputs"]["out_T"]["values"] == [[long]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["bad.npz"], "error: bad.npz is not a .npz file: File is not a zip file"),
+        (["folder.json"], "error: folder.json: Is a directory"),
+        (["1", "hi", "--labels", "none.txt"], "error: none.txt: No such file or directory"),
+        (["[1,2,3,4]", "hi", "--out", "no/o.npz"], "error: no/o.npz: No such file or directory"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(
+    echo: tuple[FakeKServe, str], here: Path, arguments: list[str], told: str
+) -> None:
+    (here / "bad.npz").write_bytes(b"PK\x03\x04 no zip")
+    (here / "folder.json").mkdir()
+    assert failing("infer", "echo", "--grpc", echo[1], *arguments) == [told]
+
+
 def test_scores_are_shown_by_their_highest(here: Path) -> None:
     np.save(here / "x.npy", np.array([0, 9, 3, 0, 0, 0, 7, 0, 0], np.float32))
     (here / "labels.txt").write_text("cat\ndog\nowl\n")
