@@ -16,7 +16,6 @@ from pathlib import Path
 from gslice.cli.output import megabytes
 
 _PORTS = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
-_ENGINES = {"onnxruntime": "onnxruntime", "torch": "torch", "tensorrt": "tensorrt"}
 _SHM = Path("/dev/shm")
 
 
@@ -72,11 +71,9 @@ def check_extension() -> Check:
 
 def check_engines() -> Check:
     """What can run models, by its version, without importing it."""
-    found = [
-        f"{name} {version}" for name, module in _ENGINES.items() if (version := _module(module))
-    ]
-    detail = ", ".join([*found, "python", "identity"])
-    if not found:
+    version = _module("onnxruntime")
+    detail = ", ".join([*([f"onnxruntime {version}"] if version else []), "python", "identity"])
+    if not version:
         return Check("engines", "warn", detail, "for ONNX models: pip install 'gslice[cpu]'")
     return Check("engines", "ok", detail)
 

@@ -26,7 +26,7 @@ def infer(
         list[str],
         typer.Argument(
             help="Files (image, .npy, .npz, .json), JSON, or text; NAME=VALUE names the input.",
-            metavar="INPUT...",
+            metavar="INPUT",
         ),
     ],
     scale: Annotated[str, typer.Option("--scale", help=f"Pixels of images: {_SCALES}.")] = "auto",

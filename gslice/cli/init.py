@@ -52,7 +52,7 @@ _EXAMPLE = """\
 def init(
     directory: Annotated[
         Path,
-        typer.Argument(help="Where to write it. Default: here.", metavar="[DIR]", file_okay=False),
+        typer.Argument(help="Where to write it. Default: here.", metavar="DIR", file_okay=False),
     ] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:

@@ -20,7 +20,7 @@ def load(
     name: Name,
     model: Annotated[
         Path | None,
-        typer.Argument(help="A model file. Default: what node.yaml declares.", metavar="[MODEL]"),
+        typer.Argument(help="A model file. Default: what node.yaml declares.", metavar="MODEL"),
     ] = None,
     file: Annotated[
         Path | None,
@@ -138,9 +138,8 @@ def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> None:
     if as_json:
         print_json(passed)
     if passed and passed[-1]["name"] == "failed":
-        raise LoadFailed(
-            f"{name}: {passed[-1]['detail']}", hint=f"see more with `gslice logs {name}`"
-        )
+        detail = passed[-1]["detail"].removeprefix(f"function {name}: ")
+        raise LoadFailed(f"{name}: {detail}", hint=f"see more with `gslice logs {name}`")
 
 
 def _print_changes(changes: Any) -> None:
