@@ -155,5 +155,6 @@ class Catalogue:
 
 
 def _unavailable(function: Function) -> Unavailable:
-    reason = function.reason or f"it is {function.state}"
-    return Unavailable(f"function {function.spec.name!r} is not ready: {reason}")
+    name = function.spec.name
+    reason = function.reason.removeprefix(f"function {name}: ") or f"it is {function.state}"
+    return Unavailable(f"function {name!r} is not ready: {reason}")
