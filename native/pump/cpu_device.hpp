@@ -36,6 +36,7 @@ class CpuDevice final : public DeviceTable {
   ~CpuDevice() override;
 
   bool binds_slots() const override { return true; }
+  bool computes_in_turn() const override { return true; }
   Status open_lane(std::uint32_t lane, Engine& engine, std::function<void()> done) override;
   void close_lane(std::uint32_t lane) override;
   std::byte* buffer(std::uint32_t lane, std::size_t bytes, bool* grown) override;

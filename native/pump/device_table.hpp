@@ -39,6 +39,8 @@ class DeviceTable {
 
   // True: a tensor may stay where it is in the slot, and the batch be bound to it without a copy.
   virtual bool binds_slots() const = 0;
+  // True: lanes compute one at a time, so that a batch beside a running one begins only after it.
+  virtual bool computes_in_turn() const = 0;
 
   // `done` is called, from any thread, whenever poll() may have become true.
   virtual Status open_lane(std::uint32_t lane, Engine& engine, std::function<void()> done) = 0;

@@ -89,7 +89,9 @@ void Instance::complete_finished() {
 std::int64_t Instance::launch_next() {
   const auto free = std::ranges::find(lanes_, false, &Lane::busy);
   if (free == lanes_.end() || draining_.load()) return kNever;
-  segment_->claim(index_, {signature_.rows_max, in_flight_}, now_ns(), claim_, wake_);
+  // What would only wait for its turn does so in the queue, and can grow; a full batch copies in.
+  const bool full_only = in_flight_ > 0 && device_->computes_in_turn();
+  segment_->claim(index_, {signature_.rows_max, in_flight_, full_only}, now_ns(), claim_, wake_);
   frontends_.ring(wake_);  // of requests that expired in the queue
   if (claim_.slots.empty()) return claim_.wait_until_ns;
   launch(*free, static_cast<std::uint32_t>(free - lanes_.begin()));

@@ -98,6 +98,7 @@ void Segment::claim(std::uint16_t instance, const ClaimLimits& limits, std::int6
   const bool full = batch.keep_batch(rows_max);
   const bool alone = batch.begin()->alone();
   if (alone && limits.in_flight > 0) return;  // it is next, once this instance has nothing else
+  if (!full && limits.full_only) return;
   if (!full) {
     out.wait_until_ns = delayed_until(batch, now);
     if (out.wait_until_ns > now) return;

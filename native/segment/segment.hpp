@@ -44,6 +44,7 @@ struct Claim {
 struct ClaimLimits {
   std::uint32_t rows_max = 0;   // of the signature; 0: one request a batch
   std::uint32_t in_flight = 0;  // batches this instance has claimed and not completed
+  bool full_only = false;       // a batch that is not full stays queued, and can still grow
 };
 
 struct Requeued {

@@ -283,6 +283,36 @@ TEST(two_lanes_hold_two_batches_and_compute_one_at_a_time) {
   CHECK(bench.idle());
 }
 
+TEST(a_batch_grows_in_the_queue_while_another_computes) {
+  Bench bench(signature({-1, 1}, {-1, 1}, 4));
+  Gate gate;
+  Instance& instance = bench.serve(
+      [&](Batch& batch) {
+        gate.pass();
+        return twice(batch);
+      },
+      2);
+  CHECK(instance.start().ok());
+  std::vector<Ticket> tickets{bench.submit({1, 1}, {0})};
+  gate.await_visitor();
+  const InstanceEntry& entry = bench.segment->header().instances[bench.last_index];
+  for (int i = 1; i < 4; ++i) {
+    const std::int64_t submitted_ns = now_ns();
+    tickets.push_back(bench.submit({1, 1}, {static_cast<float>(i)}));
+    while (entry.pump_stamp_ns.load_relaxed() < submitted_ns) std::this_thread::yield();
+  }
+  CHECK_EQ(bench.count(SlotState::kClaimed), 1u);
+  tickets.push_back(bench.submit({1, 1}, {4}));  // full: its copies need not wait
+  while (bench.count(SlotState::kClaimed) < 5) std::this_thread::yield();
+  tickets.push_back(bench.submit({1, 1}, {5}));
+  gate.open();
+  for (std::size_t i = 0; i < tickets.size(); ++i)
+    CHECK(bench.answer(tickets[i]).floats() == Floats{2 * static_cast<float>(i)});
+  instance.stop();
+  CHECK(bench.engine->seen() == std::vector<Seen>{{1, 1, 0}, {4, 4, 1}, {1, 1, 0}});
+  CHECK(bench.idle());
+}
+
 TEST(a_request_cancelled_while_it_runs_frees_its_slot) {
   Bench bench(signature({-1, 1}, {-1, 1}, 1));
   Gate gate;

@@ -91,6 +91,16 @@ TEST(not_batchable_runs_one_by_one) {
   CHECK(slots_of(f.claim({.rows_max = 0, .in_flight = 1})) == Slots{a.slot});
 }
 
+TEST(a_batch_that_is_not_full_can_be_left_to_grow) {
+  Fixture f;
+  const Ticket a = submit(*f);
+  CHECK(f.claim({.rows_max = 2, .in_flight = 1, .full_only = true}).empty());
+  CHECK_EQ(f.claimed.wait_until_ns, kNever);
+  const Ticket b = submit(*f);
+  CHECK(slots_of(f.claim({.rows_max = 2, .in_flight = 1, .full_only = true})) ==
+        Slots{a.slot, b.slot});
+}
+
 TEST(delay_waits_for_a_full_batch) {
   Fixture f;
   constexpr std::int64_t kDelay = 1'000'000;
