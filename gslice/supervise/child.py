@@ -207,6 +207,7 @@ class Child:
     def _fail_hello(self, reason: GsliceError) -> None:
         if not self._hello.done():
             self._hello.set_exception(reason)
+            self._hello.exception()  # nobody reads it where the start was cancelled
 
     def _gone(self, _death: asyncio.Future[str]) -> None:
         self._fail_hello(ChannelClosed(f"the child {self.name} has died"))
