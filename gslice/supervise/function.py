@@ -275,9 +275,14 @@ class Function:
             self._set_state("READY", f"{len(deployment.workers)} of {wanted} instances: {reason}")
             return
         self._node.event(self.name, f"failed: {reason}")
-        await self.fail(reason)
+        if self._next is None:
+            await self.fail(reason)
+            self._on_failed()
+        else:  # its successor needs the share, and decides what becomes of the function
+            self.accepting = False
+            self._set_state("LOADING", reason)
+            await self._show("LOADING")
         deployment.fail_queued(reason)
-        self._on_failed()
 
     # ---- parts -----------------------------------------------------------------------------
 

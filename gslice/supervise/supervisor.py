@@ -245,7 +245,7 @@ class Supervisor:
             else:
                 await function.load(spec, stage)
         except GsliceError as error:
-            if was_accepting:
+            if function.accepting:
                 function.spec = before
             else:
                 await function.fail(error.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -107,6 +108,25 @@ def test_what_waits_for_a_function_that_fails_is_answered(start_node, zoo, tmp_p
     assert {type(error) for error in traffic.errors} <= {Unavailable}
     assert traffic.answers.total() + len(traffic.errors) == traffic.sent
     wait_all_free(segment)
+
+
+def test_a_crash_loop_that_ends_while_another_edition_loads(
+    start_node, zoo, tmp_path, gate
+) -> None:
+    bad = zoo("DiesInSetup", args={"marker": str(tmp_path / "marker")})
+    good = zoo("GateInSetup", args={"gate": str(gate.path)})
+    node = start_node({"bad": bad})
+    kill_and_wait(node.worker_pids("bad")[0])
+    with node.control() as control:
+        load = in_background(lambda: list(control.load("bad", json.dumps(good))))
+        found = node.wait_function("bad", lambda f: "keep dying" in f.reason)
+        assert found.state == "LOADING"
+        with pytest.raises(Unavailable, match="keep dying"):
+            node.client().infer("bad", numbers(1))
+        gate.open()
+        assert load.result(WAIT_S)[-1].name == "done"
+    assert node.client().infer("bad", numbers(1))["y"].tolist() == [[1]]
+    assert node.function("bad").share_granted_percent == 100
 
 
 def test_a_hanging_worker_is_killed_and_its_request_runs_again(start_node, zoo, tmp_path) -> None:

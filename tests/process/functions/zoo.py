@@ -47,6 +47,17 @@ class Gate(Numbers):
         return {"y": inputs["x"]}
 
 
+class GateInSetup(Numbers):
+    """y = x, once a writer has opened the gate."""
+
+    def setup(self, gate: str) -> None:
+        with Path(gate).open("rb") as file:
+            file.read()
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+
+
 class Raises(Numbers):
     """Raises for a negative x."""
 
