@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gslice._native import histogram_bounds_us
 from gslice.core.config import function_from_yaml
-from gslice.core.errors import GsliceError, Internal, InvalidArgument, Unavailable
+from gslice.core.errors import (
+    GsliceError,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+)
 from gslice.daemon.desired import Desired
 from gslice.daemon.http import HttpServer, health
 from gslice.daemon.status import Addresses, StatusReader
@@ -315,6 +321,7 @@ class Daemon:
         try:
             if call.call == "load":
                 spec = self.spec_from_yaml(call.name, json_body(call.config))
+                refuse_other_code(spec, self.desired.declared(call.name))
                 await self.load(spec, lambda stage, detail: None)
             else:
                 await self.unload(call.name, lambda stage, detail: None)
@@ -326,6 +333,20 @@ class Daemon:
             raise
         finally:
             child.send(answer, seq=seq)  # in any case: the front-end waits without an end
+
+
+def refuse_other_code(asked: FunctionSpec, declared: FunctionSpec) -> None:
+    """Whoever reaches the gRPC port may change how a function is served, not what is run.
+
+    Raises:
+        PermissionDenied: another model, class, or environment is asked for than declared.
+    """
+    for setting in ("engine", "model", "python", "python_path", "args", "environment"):
+        if getattr(asked, setting) != getattr(declared, setting):
+            raise PermissionDenied(
+                f"function {asked.name}: clients may not change its {setting}",
+                hint="its operator can, with `gslice load`",
+            )
 
 
 def json_body(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import sqlite3
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from gslice.core.config import load_config
-from gslice.core.errors import InvalidArgument, Unavailable
+from gslice.core.errors import InvalidArgument, PermissionDenied, Unavailable
+from gslice.core.types import FunctionSpec
 from gslice.daemon.control_api import Servicer
-from gslice.daemon.daemon import Daemon, json_body
+from gslice.daemon.daemon import Daemon, json_body, refuse_other_code
 from gslice.daemon.store import Store
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Failed, Message, RepositoryCall
@@ -48,6 +50,22 @@ def make_daemon(tmp_path: Path, store: Store) -> Daemon:
 def test_a_config_override_must_be_json(text: str) -> None:
     with pytest.raises(InvalidArgument, match="the config override is"):
         json_body(text)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"engine": "python", "python": "os:system", "model": ""},
+        {"model": "/elsewhere.onnx"},
+        {"environment": {"LD_PRELOAD": "/tmp/x.so"}},
+        {"args": {"path": "/etc"}},
+    ],
+)
+def test_clients_tune_a_function_but_choose_no_code(other: dict[str, Any]) -> None:
+    declared = FunctionSpec("f", model="/models/f.onnx")
+    refuse_other_code(dataclasses.replace(declared, batch_max=4, threads=1), declared)
+    with pytest.raises(PermissionDenied, match="clients may not change its"):
+        refuse_other_code(dataclasses.replace(declared, **other), declared)
 
 
 def test_a_client_is_answered_whatever_comes_between(
