@@ -169,7 +169,7 @@ TEST(deadlines) {
   Bench bench(echo_signature(), 30'000'000);
   const std::int64_t before = now_ns();
   CHECK(failed(bench.submit(echo_request(1), before - 5'000'000), Code::kDeadlineExceeded,
-               "function \"echo\": the deadline passed 5."));
+               "function \"echo\": the deadline passed "));
   CHECK_EQ(bench.outcome(Outcome::kRejected), 1u);
   CHECK(bench.idle());
 
