@@ -20,7 +20,7 @@ from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
-from gslice.supervise.frontends import LOG_NAME, Frontends
+from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import rotate
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 DAEMON_LOG_NAME = "daemon"
 SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _CARE_PERIOD_MAX_S = 1.0
+_LOST = "its workers died while no daemon ran; starting others"
 
 
 class Supervisor:
@@ -80,7 +81,10 @@ class Supervisor:
         for name in [*(n for n in desired if n in by_name), *(by_name.keys() - desired.keys())]:
             await self._adopt_function(by_name[name], desired.get(name))
         known = {n for c in found.frontends if c.hello.frontend for n in c.hello.frontend.functions}
-        await self.frontends.forget(*(known - by_name.keys()))
+        unserved = known - by_name.keys()
+        await self.frontends.forget(*(unserved - desired.keys()))
+        for name in unserved & desired.keys():
+            await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
         await asyncio.gather(*(child.kill() for child in found.useless))

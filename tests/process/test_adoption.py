@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import pytest
 
-from gslice.core.errors import NotFound
+from gslice.core.errors import NotFound, Unavailable
 from tests.node import ANY_PORT, WAIT_S, kill_and_wait, wait_pidfd
 from tests.process.traffic import Traffic
 
@@ -77,6 +77,7 @@ def test_nothing_waits_for_ever_when_all_workers_died_too(start_node, zoo) -> No
         node.start()
         traffic.wait_answers(20)
     assert traffic.answers.total() + len(traffic.errors) == traffic.sent
+    assert {type(error) for error in traffic.errors} <= {Unavailable}  # it is still declared
 
 
 def test_a_frontend_that_died_while_no_daemon_ran_is_replaced(start_node, zoo) -> None:
