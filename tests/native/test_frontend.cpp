@@ -194,7 +194,7 @@ TEST(deadlines) {
 TEST(due_by_deadline_promise_or_age) {
   for (const auto& [slo_ns, deadline_in_ns, due_in_ns] :
        std::vector<std::array<std::int64_t, 3>>{{30'000'000, 0, 30'000'000},
-                                                {30'000'000, 10'000'000, 10'000'000},
+                                                {30 * kSecondNs, 10 * kSecondNs, 10 * kSecondNs},
                                                 {0, 0, kSecondNs},
                                                 {0, 5 * kSecondNs, kSecondNs}}) {
     Bench bench(echo_signature(), slo_ns);
