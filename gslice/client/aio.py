@@ -10,7 +10,7 @@ import grpc
 
 from gslice.client import calls
 from gslice.client.calls import Call, FunctionState, Inputs, Outputs
-from gslice.core.errors import InvalidArgument, Unavailable
+from gslice.core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from gslice.core.types import Signature
 from gslice.protos.rpc import Stub
 
@@ -32,6 +32,7 @@ class Client:
         self.url = calls.server_url(url)
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(self.url, options=calls.OPTIONS)
+        self._closed = False
         self._stub = Stub(self._channel, calls.SERVICE)
         self._signatures: dict[str, Signature] = {}
 
@@ -47,7 +48,8 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection; idempotent."""
+        self._closed = True
         await self._channel.close()
 
     async def infer(
@@ -168,6 +170,8 @@ class Client:
         return call.result(answer)
 
     def _limit(self, timeout_s: float | None) -> float | None:
+        if self._closed:
+            raise FailedPrecondition("this client is closed")
         return self._timeout_s if timeout_s is None else timeout_s
 
 

@@ -373,3 +373,19 @@ def test_no_engine_and_no_native_code_is_imported():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_closed_client_says_so():
+    client = gslice.Client("127.0.0.1:1")
+    client.close()
+    client.close()
+    with pytest.raises(gslice.errors.FailedPrecondition, match="closed"):
+        client.live()
+
+    async def scenario():
+        client = gslice.aio.Client("127.0.0.1:1")
+        await client.close()
+        with pytest.raises(gslice.errors.FailedPrecondition, match="closed"):
+            await client.infer("f", {"x": np.zeros(1)})
+
+    asyncio.run(scenario())
