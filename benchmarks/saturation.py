@@ -72,8 +72,9 @@ def _place(node: ServedNode, cores: Cores) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one run")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of both sides")
     options = parser.parse_args()
-    seconds, repeats = (0.2, 1) if options.quick else (options.seconds, 5)
+    seconds, repeats = (0.2, 1) if options.quick else (options.seconds, options.repeats)
     cores = two_cores()
     settings = {"seconds": seconds, "repeats": repeats, "cores": vars(cores)}
     report = Report(QUESTION, settings)
