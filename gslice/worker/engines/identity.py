@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gslice.core.errors import GsliceError, LoadFailed
+from gslice.core.errors import GsliceError, Internal, LoadFailed
 from gslice.core.types import Signature, TensorSpec
 from gslice.ipc.codec import from_json
 from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
@@ -42,7 +42,7 @@ class IdentityEngine:
 
     def prepare(self, lane: int, bucket: int) -> Call:
         """Never called: the pump copies."""
-        raise NotImplementedError
+        raise Internal("the identity engine runs in the pump, it prepares nothing")
 
     def close(self) -> None:
         """Nothing is held."""
