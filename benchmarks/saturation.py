@@ -1,8 +1,10 @@
 """How near does gslice bring an engine to bare onnxruntime? `python -m benchmarks.saturation`
 
-One real model with one thread on a core of its own, kept busy by a few calls in flight; front-end,
-daemon and client share the other core. Bare onnxruntime runs the same model with one thread on the
-engine's core. Both take turns (A B A B); `ratio` is gslice's rate over bare's of the same turn.
+One real model with one thread on a core of its own, kept busy by a few calls in flight; the pump,
+front-end, daemon and client share the other core. Bare onnxruntime runs the same model with one
+thread on the engine's core. Both take many short turns (A B A B), because a shared machine's speed
+wanders within seconds; `ratio` is gslice's rate over bare's of the same turn, `ratio_p25` and
+`ratio_p75` are the quartiles over the turns.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
         async with node, await Connection.connect(node.grpc_address) as connection:
             _place(node, cores)
             request = Request(node.grpc_address, INFER, payload)
-            await closed_loop(connection, request, CONCURRENCY, seconds / 5)  # warm up
+            await closed_loop(connection, request, CONCURRENCY, seconds)  # warm up
             runs = []
             for _ in range(repeats):
                 bare_rps = bare.run(seconds)
@@ -56,23 +58,32 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
                 runs.append(
                     {"bare_rps": bare_rps, "gslice_rps": load.rps, "ratio": load.rps / bare_rps}
                 )
-    return {"name": function, "concurrency": CONCURRENCY, **medians(runs, ("ratio",))}
+    ratios = [run["ratio"] for run in runs]
+    return {
+        "name": function,
+        "concurrency": CONCURRENCY,
+        **medians(runs, ("ratio",)),
+        "ratio_p25": round(float(np.percentile(ratios, 25)), 4),
+        "ratio_p75": round(float(np.percentile(ratios, 75)), 4),
+    }
 
 
 def _place(node: ServedNode, cores: Cores) -> None:
-    """The engine's process goes to one core, all others to the other."""
+    """The engine's threads go to one core, all others to the other."""
     status: Any = node.status
-    for pid in (status.pid, *(frontend.pid for frontend in status.frontends)):
+    workers = [worker.pid for function in status.functions for worker in function.workers]
+    for pid in (status.pid, *(frontend.pid for frontend in status.frontends), *workers):
         pin_process(pid, {cores.client})
-    for function in status.functions:
-        for worker in function.workers:
-            pin_process(worker.pid, {cores.server})
+    for pid in workers:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "comm").read_text().startswith("gslice-lane"):
+                os.sched_setaffinity(int(task.name), {cores.server})
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of one run")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of both sides")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of one turn")
+    parser.add_argument("--repeats", type=int, default=60, help="turns of both sides")
     options = parser.parse_args()
     seconds, repeats = (0.2, 1) if options.quick else (options.seconds, options.repeats)
     cores = two_cores()

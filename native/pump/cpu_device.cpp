@@ -107,10 +107,7 @@ class CpuDevice::Lane {
     engine_->enter_thread();
     tid_.store(gettid());
     tid_.notify_all();
-    while (wait_for_work()) {
-      run();
-      done_();
-    }
+    while (wait_for_work()) run();
     engine_->leave_thread();
   }
 
@@ -133,13 +130,18 @@ class CpuDevice::Lane {
     report_.compute_ns = now_ns();
     report_.status = run_checked(*engine_, *batch);
     report_.computed_ns = now_ns();
-    turn_.pass();
-    if (report_.status.ok()) {
+    // The next batch computes while this one copies out. With nothing to copy, its start would only
+    // take the core from under the answer.
+    const bool copies_out = report_.status.ok() && !scatter.empty();
+    if (copies_out) {
+      turn_.pass();
       for (const Copy& copy : scatter)
         std::memcpy(copy.slot, buffer_.get() + copy.offset, copy.bytes);
       report_.copy_out_ns = now_ns() - report_.computed_ns;
     }
     state_.store(State::kDone, std::memory_order_release);
+    if (thread_.joinable()) done_();
+    if (!copies_out) turn_.pass();
   }
 
   struct Free {
