@@ -79,7 +79,9 @@ class Servicer:
     async def Load(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Adds a function, or loads a declared one."""
         try:
-            spec = self._daemon.spec_from_yaml(request.name, request.function_yaml)
+            spec = self._daemon.spec_from_yaml(
+                request.name, request.function_yaml, request.base_dir
+            )
         except GsliceError as error:
             await _abort(context, error)
         async for stage in self._stages(lambda stage: self._daemon.load(spec, stage)):
@@ -102,15 +104,16 @@ class Servicer:
     async def Save(self, request: Any, context: Any) -> Any:
         """Writes the overlay into node.yaml, or drops it."""
         try:
-            if request.discard_overlay:
-                path = self._daemon.desired.path
-                # It must not stop half-way when the caller leaves.
-                changes = await asyncio.shield(self._daemon.background(self._daemon.discard()))
-            else:
-                path, changes = self._daemon.save()
+            order = self._daemon.discard() if request.discard_overlay else self._daemon.save()
+            # It must not stop half-way when the caller leaves.
+            saved = await asyncio.shield(self._daemon.background(order))
         except GsliceError as error:
             await _abort(context, error)
-        return message("gslice.v1.SaveReply")(path=str(path or ""), changes=_changes(changes))
+        return message("gslice.v1.SaveReply")(
+            path=str(saved.path or ""),
+            changes=_changes(saved.changes),
+            overruled=saved.overruled,
+        )
 
     async def Logs(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The last log lines of a process, then what follows."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gslice._native import histogram_bounds_us
@@ -28,12 +29,12 @@ from gslice.supervise.reclaim import reclaim
 from gslice.supervise.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
-    from gslice.core.config import Config, SettingChange
+    from gslice.core.config import Config
     from gslice.core.types import FunctionSpec
     from gslice.daemon.control_api import ControlServer
+    from gslice.daemon.desired import Saved
     from gslice.daemon.store import Store
     from gslice.ipc.channel import Received
     from gslice.supervise.child import Child
@@ -196,20 +197,22 @@ class Daemon:
 
     # ---- orders ------------------------------------------------------------------------------
 
-    def spec_from_yaml(self, name: str, body: str) -> FunctionSpec:
+    def spec_from_yaml(self, name: str, body: str, base_dir: str = "") -> FunctionSpec:
         """The function that an order is about.
 
         Args:
             name: The function's.
             body: YAML or JSON of what stands under functions.<name>; empty: as declared.
+            base_dir: Where relative paths in it start; empty: where node.yaml is.
 
         Raises:
             GsliceError: what is wrong with it, or that none is declared.
         """
         if not body.strip():
             return self.desired.declared(name)
-        base_dir = self.desired.path.parent if self.desired.path else self._config.node.state_dir
-        return function_from_yaml(name, body, base_dir, config=self._config)
+        path = self.desired.path
+        usual_dir = path.parent if path is not None else self._config.node.state_dir
+        return function_from_yaml(name, body, Path(base_dir or usual_dir), config=self._config)
 
     async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         """Loads a function on somebody's order; it stays wanted from then on.
@@ -233,25 +236,22 @@ class Daemon:
         self.node.event(name, "unloaded")
         stage("done", "")
 
-    def save(self) -> tuple[Path, list[SettingChange]]:
-        """Writes what is wanted into node.yaml; see `Desired.save`."""
-        path, changes = self.desired.save()
+    async def save(self) -> Saved:
+        """Writes what is wanted into node.yaml, and follows that where it wins: `Desired.save`."""
+        saved = self.desired.save()
         for function in self.supervisor.functions.values():
             function.source = "file"
-        self.node.event("daemon", f"{len(changes)} change(s) saved to {path}")
+        self.node.event("daemon", f"{len(saved.changes)} change(s) saved to {saved.path}")
         self.node.changes.notify()
-        return path, changes
+        await self._follow_desired(saved.overruled)
+        return saved
 
-    async def discard(self) -> list[SettingChange]:
+    async def discard(self) -> Saved:
         """Drops the overlay, and goes back to what node.yaml says."""
-        changes = self.desired.discard()
-        wanted = self.desired.functions
-        for name in list(self.supervisor.functions):
-            if name not in wanted:
-                await self.supervisor.unload(name, lambda stage, detail: None)
-        await self._load_wanted(wanted)
-        self.node.event("daemon", f"{len(changes)} run-time change(s) dropped")
-        return changes
+        dropped = self.desired.discard()
+        await self._follow_desired({*self.supervisor.functions, *self.desired.functions})
+        self.node.event("daemon", f"{len(dropped.changes)} run-time change(s) dropped")
+        return dropped
 
     def background(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         """Runs something that ends with the daemon at the latest."""
@@ -261,6 +261,13 @@ class Daemon:
         return task
 
     # ---- parts -----------------------------------------------------------------------------
+
+    async def _follow_desired(self, names: Iterable[str]) -> None:
+        """Of these functions, unloads what is not wanted and loads what does not run as wanted."""
+        wanted = self.desired.functions
+        for name in self.supervisor.functions.keys() & names - wanted.keys():
+            await self.supervisor.unload(name, lambda stage, detail: None)
+        await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
 
     async def _load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         begun_s = time.monotonic()

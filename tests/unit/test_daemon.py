@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from gslice.core.errors import InvalidArgument, PermissionDenied, Unavailable
 from gslice.core.types import FunctionSpec
 from gslice.daemon.control_api import Servicer
 from gslice.daemon.daemon import Daemon, json_body, refuse_other_code
+from gslice.daemon.desired import Saved
 from gslice.daemon.store import Store
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Failed, Message, RepositoryCall
@@ -66,6 +68,24 @@ def test_clients_tune_a_function_but_choose_no_code(other: dict[str, Any]) -> No
     refuse_other_code(dataclasses.replace(declared, batch_max=4, threads=1), declared)
     with pytest.raises(PermissionDenied, match="clients may not change its"):
         refuse_other_code(dataclasses.replace(declared, **other), declared)
+
+
+def test_a_body_is_read_as_node_yaml_would_be(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "node.yaml"
+    core = min(os.sched_getaffinity(0))
+    path.write_text(
+        f"version: 1\nnode: {{state_dir: ./state}}\ndevices: {{'cpu:{core}': {{}}}}\n"
+        "defaults: {slo: {p99: 50ms}, batch: {max: 16}}\n"
+    )
+
+    async def scenario() -> FunctionSpec:
+        daemon = Daemon(load_config(path, environ={}), store)
+        body = f"{{model: m.onnx, device: 'cpu:{core}', batch: {{max: auto}}}}"
+        return daemon.spec_from_yaml("f", body, "/models")
+
+    assert asyncio.run(scenario()) == FunctionSpec(
+        "f", model="/models/m.onnx", device=f"cpu:{core}", slo_p99_us=50_000, batch_max=0
+    )
 
 
 def test_a_client_is_answered_whatever_comes_between(
@@ -124,9 +144,11 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
     async def scenario() -> None:
         daemon, go_on = make_daemon(tmp_path, store), asyncio.Event()
 
-        async def discard() -> list[object]:
+        dropped = Saved(None, [])
+
+        async def discard() -> Saved:
             await go_on.wait()
-            return []
+            return dropped
 
         monkeypatch.setattr(daemon, "discard", discard)
         request = message("gslice.v1.SaveRequest")(discard_overlay=True)
@@ -136,6 +158,6 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
         call.cancel()
         await asyncio.wait([call])
         go_on.set()
-        assert await dropping == []
+        assert await dropping is dropped
 
     asyncio.run(scenario())
