@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 import pytest
-from direct import signature
 
 import gslice
 from gslice.client import calls, tensors
@@ -27,6 +26,7 @@ from gslice.core.errors import (
 from gslice.core.types import Signature, TensorSpec
 from gslice.ipc import messages
 from gslice.protos import message
+from tests.contract.direct import signature
 
 NUMBERS = [
     np.bool_,
