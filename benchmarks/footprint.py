@@ -19,7 +19,8 @@ import psutil
 import uvloop
 
 from benchmarks.bare import bare_onnxruntime
-from benchmarks.common import Report, Row, arguments, finish, medians, two_cores
+from benchmarks.common import Report, Row, arguments, finish, medians
+from benchmarks.cores import two_cores
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
 

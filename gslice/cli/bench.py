@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, milliseconds, print_json, show_warning, table
+from gslice.cli.output import console, print_json, show_warning, table
 from gslice.core.errors import InvalidArgument
+from gslice.core.figures import milliseconds
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, milliseconds, print_json, table
+from gslice.cli.output import console, print_json, table
 from gslice.core.errors import InvalidArgument
+from gslice.core.figures import milliseconds
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, milliseconds, print_json, show_warning, table
+from gslice.cli.output import console, print_json, show_warning, table
 from gslice.core.errors import InvalidArgument, LoadFailed, NotFound
+from gslice.core.figures import milliseconds
 
 Name = Annotated[str, typer.Argument(help="The function's name.", metavar="NAME")]
 

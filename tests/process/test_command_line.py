@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,11 +85,13 @@ def test_a_loaded_function_is_what_its_file_says(start_node, identity, tmp_path:
     file = tmp_path / "copy.yaml"
     file.write_text(
         "identity: {inputs: [{name: x, dtype: INT64, dims: [-1, 1]}]}\n"
-        f"device: {device}\nslo: {{p99: none}}\n"
+        f"device: {device}\nslo: {{p99: none}}\nshare: {{min: 20%, max: 60%}}\n"
     )
     assert "done" in commanded(node, "load", "copy", "-f", str(file))
     assert (node.function("copy").device, node.function("copy").slo_p99_us) == (device, 0)
     assert node.function("same").slo_p99_us == 50_000
+    shown = commanded(node, "ps").splitlines()
+    assert [re.split(r"\s{2,}", line)[6] for line in shown[1:]] == ["auto", "20-60%"]
     commanded(node, "save")
     assert "p99: none" in node.config_path.read_text()
     assert commanded(node, "diff") == "what runs is what node.yaml says\n"

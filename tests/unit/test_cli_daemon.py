@@ -44,6 +44,8 @@ def example_status() -> Any:
         device="cpu",
         limiter="cgroup",
         share_requested_percent=40.0,
+        share_min_percent=40.0,
+        share_max_percent=40.0,
         share_granted_percent=40.0,
         share_effective_percent=39.9,
         rate_per_s=123.4,
