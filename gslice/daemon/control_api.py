@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from gslice.core.errors import GsliceError, NotFound
+from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.protos import message
 from gslice.protos.rpc import generic_handler
 from gslice.supervise.frontends import LOG_NAME
-from gslice.supervise.logs import follow, last_lines
-from gslice.supervise.supervisor import DAEMON_LOG_NAME
+from gslice.supervise.logs import DAEMON_LOG_NAME, follow, last_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -45,10 +44,19 @@ class ControlServer:
         self._server.add_generic_rpc_handlers((generic_handler(SERVICE, Servicer(daemon)),))
 
     async def start(self) -> None:
-        """Listens; a socket that a dead daemon left is replaced."""
-        self._path.unlink(missing_ok=True)
-        self._server.add_insecure_port(f"unix:{self._path}")
-        self._path.chmod(0o600)
+        """Listens; a socket that a dead daemon left is replaced.
+
+        Raises:
+            Unavailable: no socket can be made there.
+        """
+        try:
+            self._path.unlink(missing_ok=True)
+            self._server.add_insecure_port(f"unix:{self._path}")
+            self._path.chmod(0o600)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(
+                f"cannot listen on {self._path}: {error}", hint="is the state directory ours alone?"
+            ) from error
         await self._server.start()
 
     async def stop(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, Signature
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 LISTEN_FD = 3  # where a child finds its listening socket
 
 
@@ -51,19 +51,15 @@ class Hello:
 
     Attributes:
         protocol: PROTOCOL_VERSION of the child.
-        role: `worker` or `frontend`.
         pid: Its process id.
         started: Its start time in clock ticks since boot, from /proc, against pid reuse.
-        version: gslice version.
         worker: Present for workers.
         frontend: Present for front-ends.
     """
 
     protocol: int
-    role: str
     pid: int
     started: int
-    version: str
     worker: WorkerState | None = None
     frontend: FrontendState | None = None
 
@@ -73,23 +69,25 @@ class WorkerState:
     """What a worker holds.
 
     Attributes:
-        worker_id: Its id, as in its socket's name.
         spec: The function it loaded, None before Load.
         signature: Of that function, None before it is loaded.
         instance: Its instance index in the segment, -1 before Attach.
         state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
         share_effective_percent: As read back from the limiter.
         limiter: `cgroup`, `threads` or `none`.
+        limiter_ordered: As in Load.
+        cpus: Likewise.
         memory_bytes: Resident memory of the process after loading.
     """
 
-    worker_id: str
     spec: FunctionSpec | None = None
     signature: Signature | None = None
     instance: int = -1
     state: str = "empty"
     share_effective_percent: float = 0.0
     limiter: str = "none"
+    limiter_ordered: str = ""
+    cpus: list[int] = field(default_factory=list)
     memory_bytes: int = 0
 
 
@@ -136,8 +134,9 @@ class Load:
 
     Attributes:
         spec: The function.
-        share_percent: The share to enforce while it prepares and serves.
-        limiter: `cgroup`, `threads` or `none`: what to enforce it with.
+        share_percent: The share to hold it to from Attach on. While it loads and warms up, only the
+            engine's threads are as many as the share is worth.
+        limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with.
         cpus: The cores of its device.
     """
 
@@ -180,13 +179,11 @@ class Ready:
     Attributes:
         share_effective_percent: Read back from the limiter.
         limiter: What enforces it.
-        warm_us: How long the warm-up took.
         memory_bytes: Resident memory of the worker.
     """
 
     share_effective_percent: float
     limiter: str
-    warm_us: int
     memory_bytes: int
 
 

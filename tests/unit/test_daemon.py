@@ -24,6 +24,8 @@ from gslice.daemon.store import Store
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Failed, Message, RepositoryCall
 from gslice.protos import message
+from gslice.supervise.child import Child
+from gslice.supervise.process import Launch
 
 
 @dataclass
@@ -161,3 +163,63 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
         assert await dropping is dropped
 
     asyncio.run(scenario())
+
+
+def test_a_stop_in_the_middle_of_adoption_ends_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRPC", "HTTP", "METRICS"):
+        monkeypatch.setenv(f"GSLICE_NODE__{name}", "127.0.0.1:0")
+    monkeypatch.setenv("GSLICE_NODE__STATE_DIR", str(tmp_path / "state"))
+    fakes = {"PYTHONPATH": str(Path(__file__).parents[1] / "fakes")}
+
+    async def scenario(store: Store) -> None:
+        daemon = Daemon(load_config(None), store)
+        run_dir = daemon.node.run_dir
+        launch = Launch("child", ("good",), tmp_path / "child.log", fakes)
+        child = await Child.start(run_dir, "w-1", launch, lambda child, received: None)
+        child.detach()
+        with run_dir.listen("w-2") as stuck:  # adoption waits for it
+            stuck.setblocking(False)
+            running = asyncio.create_task(daemon.run(lambda daemon: None))
+            connection, _ = await asyncio.get_running_loop().sock_accept(stuck)
+            with connection:
+                daemon.stop()
+                await running
+        assert await child.process.wait(10)
+        assert list((tmp_path / "state" / "run").iterdir()) == []
+
+    with Store(tmp_path / "gslice.db") as store:
+        asyncio.run(scenario(store))
+
+
+def test_a_second_order_to_stop_does_not_wait_for_what_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRPC", "HTTP", "METRICS"):
+        monkeypatch.setenv(f"GSLICE_NODE__{name}", "127.0.0.1:0")
+    monkeypatch.setenv("GSLICE_NODE__STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("GSLICE_NODE__FRONTENDS", "1")
+
+    async def scenario(store: Store) -> None:
+        daemon, ready = Daemon(load_config(None), store), asyncio.Event()
+        running = asyncio.create_task(daemon.run(lambda daemon: ready.set()))
+        await ready.wait()
+        stopping = asyncio.Event()
+
+        async def ends_slowly() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopping.set()
+                await asyncio.Event().wait()
+
+        daemon.background(ends_slowly())
+        await asyncio.sleep(0)
+        daemon.stop()
+        await stopping.wait()
+        daemon.stop()
+        await running
+
+    with Store(tmp_path / "gslice.db") as store:
+        asyncio.run(asyncio.wait_for(scenario(store), 30))

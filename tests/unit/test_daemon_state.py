@@ -11,9 +11,10 @@ import pytest
 from gslice.core.config import config_for_model, load_config
 from gslice.core.errors import FailedPrecondition, NotFound, Unavailable
 from gslice.core.types import FunctionSpec
+from gslice.daemon import store as store_module
 from gslice.daemon.desired import Desired
 from gslice.daemon.lock import StateLock
-from gslice.daemon.store import EVENTS_MAX, OBSERVATIONS_MAX, OverlayEntry, Store
+from gslice.daemon.store import OBSERVATIONS_MAX, OverlayEntry, Store
 
 NODE = """\
 version: 1
@@ -197,17 +198,18 @@ def test_save_without_a_file_says_so(store: Store) -> None:
         wanted.save()
 
 
-def test_the_store_keeps_a_bounded_past(store: Store) -> None:
+def test_the_store_keeps_a_bounded_past(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "EVENTS_MAX", 3)
     for number in range(OBSERVATIONS_MAX + 5):
         store.observe("a", {"number": number})
     store.observe("b", {"number": -1})
     kept = [observation["number"] for observation in store.observations("a")]
     assert kept == list(range(OBSERVATIONS_MAX + 4, 4, -1))
     assert len(store.observations("b")) == 1
-    for number in range(3):
+    for number in range(5):
         store.add_event("a", str(number))
-    assert [event.text for event in store.events(2)] == ["2", "1"]
-    assert EVENTS_MAX >= 1000
+    assert [event.text for event in store.events(10)] == ["4", "3", "2"]
+    assert [event.text for event in store.events(2)] == ["4", "3"]
 
 
 def test_specs_survive_the_store(store: Store) -> None:

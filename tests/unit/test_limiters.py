@@ -14,6 +14,7 @@ from gslice.device import cgroup
 from gslice.device.cgroup import CgroupLimiter, CgroupRoot, find_root, remove_stale
 from gslice.device.limiter import (
     WEIGHTS,
+    Limiter,
     NoLimiter,
     ThreadsLimiter,
     availability,
@@ -145,6 +146,20 @@ def test_threads_limiter_reads_back_whole_cores() -> None:
         assert NoLimiter(CPUS).apply(10.0, [spinner.tid]) == 100.0
     finally:
         spinner.stop()
+
+
+@pytest.mark.parametrize("limiter", [ThreadsLimiter(CPUS), NoLimiter(CPUS)])
+def test_a_thread_that_has_ended_needs_no_limit(limiter: Limiter) -> None:
+    ended, spinner = Spinner(), Spinner()
+    ended.stop()
+    try:
+        tids = [ended.tid, spinner.tid]
+        assert prioritise(tids, "low")
+        assert os.getpriority(os.PRIO_PROCESS, spinner.tid) == 5
+        assert limiter.apply(100.0, tids) == 100.0
+    finally:
+        spinner.stop()
+    assert limiter.read_effective() == 100.0
 
 
 needs_cgroup = pytest.mark.skipif(find_root()[0] is None, reason=f"no cgroup: {find_root()[1]}")
