@@ -31,18 +31,22 @@ def wrong(text: str) -> PydanticCustomError:
     return PydanticCustomError("gslice", "{text}", {"text": text})
 
 
+def _parsed(value: Any, parse: Callable[[str], Any], expected: str, advice: str = "") -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise wrong(f"must be {expected}")
+    try:
+        return parse(str(value))
+    except InvalidArgument as error:
+        raise wrong(error.message + advice) from error
+
+
 def _words(parse: Callable[[str], Any], what: str, example: str, **instead: Any) -> Any:
     """A validator that reads text with units; `instead` maps words to values."""
 
     def read(value: Any) -> Any:
         if isinstance(value, str) and value in instead:
             return instead[value]
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise wrong(f"must be {what}, as in {example}")
-        try:
-            amount = parse(str(value))
-        except InvalidArgument as error:
-            raise wrong(error.message) from error
+        amount = _parsed(value, parse, f"{what}, as in {example}")
         if amount in instead.values():  # nothing silently means what has a word of its own
             raise wrong(f"must be {what}, not {value}")
         return amount
@@ -230,12 +234,8 @@ def _share(value: Any) -> Any:
         return ShareRange()
     if isinstance(value, dict):
         return value
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise wrong("must be auto, 40% or {min: 20%, max: 60%}")
-    try:
-        parse_percent(str(value))
-    except InvalidArgument as error:
-        raise wrong(f"{error.message}; a share is auto, 40% or {{min: 20%, max: 60%}}") from error
+    forms = "auto, 40% or {min: 20%, max: 60%}"
+    _parsed(value, parse_percent, forms, f"; a share is {forms}")
     return {"min": value, "max": value}
 
 
