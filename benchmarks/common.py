@@ -63,7 +63,8 @@ class Report:
         table = Table(title=self.question, title_justify="left", caption=self._caption())
         heads = list(dict.fromkeys(key for row in self.rows for key in row))
         for head in heads:
-            table.add_column(head, justify="left" if head == "name" else "right")
+            is_name = head == "name"
+            table.add_column(head, justify="left" if is_name else "right", no_wrap=is_name)
         for row in self.rows:
             table.add_row(*(_cell(row.get(head)) for head in heads))
         Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +179,37 @@ def test_bench_counts_errors_by_their_class(echo: tuple[FakeKServe, str]) -> Non
     head, row = result.stdout.splitlines()[1:3]
     assert head.split()[:3] == ["RATE/S", "OK", "ERRORS"]
     assert int(row.split()[2]) == len(servicer.requests) // 3
+
+
+def test_bench_shows_how_far_it_is_on_a_terminal(echo: tuple[FakeKServe, str]) -> None:
+    command = ["bench", "echo", "--concurrency", "2", "--duration", "700ms", "--grpc", echo[1]]
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gslice", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env={**environment, "TERM": "xterm"},
+        start_new_session=True,
+    ) as bench:
+        os.close(terminal)
+        screen = read_all(master).decode()
+        assert bench.wait(60) == 0, screen
+    assert re.search(r"echo.*[━╸╺].*\d+/s  p99 \d", screen), screen
+    assert "\x1b[2K" in screen, "the bar was not taken away"
+    assert re.search(r"RATE/S .*P99\.9 ", re.sub(r"\x1b\[[0-9;]*m", "", screen)), screen
+
+
+def read_all(descriptor: int) -> bytes:
+    """What is written to a terminal until its last user closes it."""
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO is how a terminal says so
+        while chunk := os.read(descriptor, 65536):
+            seen += chunk
+    os.close(descriptor)
+    return seen
 
 
 def test_bench_of_nothing(echo: tuple[FakeKServe, str]) -> None:
