@@ -98,23 +98,29 @@ async def end_strays(node: Node) -> None:
     await asyncio.gather(*(_end_stray(node, name) for name in node.run_dir.names()))
 
 
-def recover(group: Group, frontends: Collection[int]) -> None:
+def recover(group: Group, frontends: Collection[int]) -> list[int]:
     """Cleans a segment of those who died while no daemon looked.
 
     Args:
         group: The segment and its living workers.
         frontends: Indices of the living front-ends.
+
+    Returns:
+        The front-ends to wake.
     """
+    wake = []
     group.segment.rebuild_hints()
     living = {worker.instance for worker in group.workers}
     for instance in set(range(MAX_INSTANCES)) - living:
-        group.segment.requeue(instance, not group.spec.side_effects, device_gone=True)
+        rerun = not group.spec.side_effects
+        wake += group.segment.requeue(instance, rerun, device_gone=True)["wake"]
         group.segment.release_quarantine(instance)
         group.segment.remove_instance(instance)
     for index in set(range(MAX_FRONTENDS)) - set(frontends):
         group.segment.reap_frontend(index)
         for worker in group.workers:
             worker.remove_frontend(index)
+    return wake
 
 
 def best(groups: list[Group], desired: FunctionSpec | None) -> Group:

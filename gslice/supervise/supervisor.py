@@ -102,7 +102,7 @@ class Supervisor:
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
-            recover(group, self.frontends.eventfds())
+            self.frontends.wake(recover(group, self.frontends.eventfds()))
         await function.adopt(chosen.segment, chosen.signature, chosen.workers)
         for group in groups:
             if group is not chosen:

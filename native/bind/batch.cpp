@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <optional>
 
 #include "bind/errors.hpp"
@@ -76,8 +77,18 @@ nb::tuple shape_tuple(const Shape& shape) {
   return nb::tuple(dims);
 }
 
-nb::object input_array(nb::handle_t<BatchView> self, std::uint32_t index) {
-  const BatchView& view = *nb::inst_ptr<BatchView>(self);
+// Keeps the memory of the batch's tensors for as long as a view of them lives: the user may keep
+// one when the batch, and even the instance, is gone.
+nb::capsule owner_of(const BatchView& view) {
+  const std::shared_ptr<void>& buffer = view.checked().buffer();
+  auto owner = std::make_unique<std::shared_ptr<void>>(buffer ? buffer : view.memory);
+  nb::capsule capsule(
+      owner.get(), [](void* held) noexcept { delete static_cast<std::shared_ptr<void>*>(held); });
+  owner.release();
+  return capsule;
+}
+
+nb::object input_array(const BatchView& view, std::uint32_t index) {
   const Tensor& tensor = input_of(view, index);
   const TensorSpec& spec = view.batch->signature().inputs[index];
   if (spec.dtype == DType::kBytes)
@@ -85,14 +96,17 @@ nb::object input_array(nb::handle_t<BatchView> self, std::uint32_t index) {
   std::array<std::size_t, kMaxRank> dims{};
   std::ranges::copy(tensor.shape.view(), dims.begin());
   return nb::cast(
-      nb::ndarray<nb::numpy, nb::ro>(tensor.data, tensor.shape.rank, dims.data(), self, nullptr,
-                                     kArrayTypes[static_cast<std::size_t>(spec.dtype)]));
+      nb::ndarray<nb::numpy, nb::ro>(tensor.data, tensor.shape.rank, dims.data(), owner_of(view),
+                                     nullptr, kArrayTypes[static_cast<std::size_t>(spec.dtype)]));
 }
 
 nb::object input_bytes(const BatchView& view, std::uint32_t index) {
   const Tensor& tensor = input_of(view, index);
-  return nb::steal(PyMemoryView_FromMemory(reinterpret_cast<char*>(tensor.data),
-                                           static_cast<Py_ssize_t>(tensor.bytes), PyBUF_READ));
+  const nb::object array = nb::cast(
+      nb::ndarray<nb::numpy, nb::ro, std::uint8_t>(tensor.data, {tensor.bytes}, owner_of(view)));
+  PyObject* bytes = PyMemoryView_FromObject(array.ptr());
+  if (bytes == nullptr) throw nb::python_error();
+  return nb::steal(bytes);
 }
 
 nb::object output_shape(const BatchView& view, std::uint32_t index) {
@@ -127,7 +141,7 @@ Batch& BatchView::checked() const {
 // ---- warm-up ---------------------------------------------------------------------------------
 
 std::byte* WarmBatch::allocate(std::size_t bytes) {
-  auto& buffer = buffers_.emplace_back(bytes + kTensorAlign);
+  auto& buffer = buffers_->emplace_back(bytes + kTensorAlign);
   const auto at = reinterpret_cast<std::uintptr_t>(buffer.data());
   return buffer.data() + (kTensorAlign - at % kTensorAlign) % kTensorAlign;
 }
@@ -137,6 +151,7 @@ WarmBatch::WarmBatch(const Signature& signature, std::uint32_t lane, std::uint32
                      const std::vector<std::vector<std::int64_t>>& shapes)
     : signature_(signature), own_(signature_, lane, drop_) {
   batch = &own_;
+  memory = buffers_;
   if (nb::len(inputs) != signature_.inputs.size() || shapes.size() != signature_.inputs.size())
     invalid("a warm-up batch needs " + std::to_string(signature_.inputs.size()) + " inputs");
   own_.reset(bucket, bucket);

@@ -14,7 +14,7 @@ namespace gslice {
 // One Python object for each lane; `batch` is set during the engine's call only.
 struct BatchView {
   Batch* batch = nullptr;
-  std::shared_ptr<void> memory;  // keeps what the arrays look at mapped for as long as they live
+  std::shared_ptr<void> memory;  // where tensors lie that are in no lane's buffer
 
   Batch& checked() const;
 };
@@ -32,6 +32,8 @@ class WarmBatch final : public BatchView {
       return Status::Ok();
     }
   };
+  using Buffers = std::vector<std::vector<std::byte>>;
+
   void fill_input(std::uint32_t index, const nanobind::object& given,
                   const std::vector<std::int64_t>& dims);
   void place_outputs();
@@ -40,7 +42,7 @@ class WarmBatch final : public BatchView {
   Signature signature_;
   Drop drop_;
   Batch own_;
-  std::vector<std::vector<std::byte>> buffers_;
+  std::shared_ptr<Buffers> buffers_ = std::make_shared<Buffers>();
 };
 
 void bind_batch(nanobind::module_& module);

@@ -147,12 +147,13 @@ Status Assembly::lay_out(DeviceTable& device) {
   }
   // Grown at once to what the largest batch of this shape needs, so that steady state never does.
   const std::uint32_t largest = std::max(signature_.rows_max, batch_.bucket());
-  std::byte* buffer = device.buffer(batch_.lane(), buffer_bytes(largest), &buffer_grown_);
+  auto buffer = device.buffer(batch_.lane(), buffer_bytes(largest), &buffer_grown_);
   if (buffer == nullptr)
     return Status::Error(
         Code::kResourceExhausted,
         "no memory for a lane buffer of " + std::to_string(buffer_bytes(largest)) + " bytes");
-  bind_buffer(buffer);
+  bind_buffer(buffer.get());
+  batch_.hold(std::move(buffer));
   return Status::Ok();
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -48,8 +49,9 @@ class DeviceTable {
   virtual void close_lane(std::uint32_t lane) = 0;
 
   // The lane's buffer, of at least `bytes`; only while the lane is idle. Null: no memory.
-  // `grown` tells that it was allocated anew, which steady state never does.
-  virtual std::byte* buffer(std::uint32_t lane, std::size_t bytes, bool* grown) = 0;
+  // `grown` tells that it was allocated anew, which steady state never does. The old one lives on
+  // for as long as anybody holds it: an engine's views of a batch may outlive the batch.
+  virtual std::shared_ptr<std::byte> buffer(std::uint32_t lane, std::size_t bytes, bool* grown) = 0;
 
   virtual void copy_in(std::uint32_t lane, std::span<const Copy> gather) = 0;
   virtual void compute(std::uint32_t lane, Batch& batch) = 0;

@@ -53,6 +53,7 @@ void Batch::reset(std::uint32_t rows, std::uint32_t bucket) {
   rows_ = rows;
   bucket_ = bucket;
   copies_ = copied_bytes_ = 0;
+  buffer_.reset();
   std::fill(given_.begin(), given_.end(), false);
   for (Tensor& output : outputs_) output = {};
 }

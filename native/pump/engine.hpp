@@ -4,8 +4,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/signature.hpp"
@@ -77,8 +79,12 @@ class Batch {
   std::uint64_t copies() const { return copies_; }  // made by set_output
   std::uint64_t copied_bytes() const { return copied_bytes_; }
 
-  // For whoever fills the batch: forgets the last one's outputs.
+  // Keeps the memory of its tensors alive; null: they lie in the segment.
+  const std::shared_ptr<void>& buffer() const { return buffer_; }
+
+  // For whoever fills the batch: forgets the last one's outputs and buffer.
   void reset(std::uint32_t rows, std::uint32_t bucket);
+  void hold(std::shared_ptr<void> buffer) { buffer_ = std::move(buffer); }
   Tensor& input_slot(std::uint32_t index) { return inputs_[index]; }
   Tensor& output_slot(std::uint32_t index) { return outputs_[index]; }
 
@@ -94,6 +100,7 @@ class Batch {
   std::vector<Tensor> inputs_;
   std::vector<Tensor> outputs_;
   std::vector<bool> given_;
+  std::shared_ptr<void> buffer_;
   std::uint64_t copies_ = 0;
   std::uint64_t copied_bytes_ = 0;
 };

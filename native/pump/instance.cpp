@@ -128,10 +128,20 @@ void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& repor
   }
   for (const Member& member : assembly.members())
     answer(member, report.status.ok() ? member.status : report.status, report);
-  entry().lane_started_ns[index].store_relaxed(0);
   lane.busy = false;
   --in_flight_;
+  restart_waiting();
+  entry().lane_started_ns[index].store_relaxed(0);
   frontends_.ring(wake_);
+}
+
+// A batch that waited for its turn to compute did not hang: its time counts from the end of the one
+// before it.
+void Instance::restart_waiting() {
+  if (in_flight_ == 0 || !device_->computes_in_turn()) return;
+  const std::int64_t now = now_ns();
+  for (std::size_t i = 0; i < lanes_.size(); ++i)
+    if (lanes_[i].busy) entry().lane_started_ns[i].store_relaxed(now);
 }
 
 void Instance::answer(const Member& member, const Status& status, const LaneReport& report) {

@@ -74,6 +74,7 @@ class Instance {
   std::int64_t launch_next();
   void launch(Lane& lane, std::uint32_t index);
   void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
+  void restart_waiting();
   void answer(const Member& member, const Status& status, const LaneReport& report);
   void report_drained();
   InstanceEntry& entry() { return segment_->header().instances[index_]; }
