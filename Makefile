@@ -57,10 +57,14 @@ $(VENV)/.tools: pyproject.toml | check
 	  'cmake>=3.25' 'ninja>=1.11'
 	@touch $@
 
+# Warnings are errors for developers only (the build folder remembers it for .built): one of a
+# compiler that nobody here has tried must not keep the demo from building.
+$(VENV)/.dev: STRICT := -C cmake.define.GSLICE_WERROR=ON
+
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.tools
 	@mkdir -p build
 	@echo "building gslice and installing its [$*] packages into $(VENV) (minutes, the first time)"
-	@flock build/.lock $(PIP) install -q --prefer-binary --no-build-isolation -e '.[$*]'
+	@flock build/.lock $(PIP) install -q --prefer-binary --no-build-isolation $(STRICT) -e '.[$*]'
 	@touch $@ $(VENV)/.built
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
@@ -112,7 +116,7 @@ native-tsan: $(VENV)/.dev
 comma := ,
 define sanitized
 cmake -S native -B build/$(1) -G Ninja -DGSLICE_PYTHON=OFF -DGSLICE_TESTS=ON \
-  -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O1 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
+  -DGSLICE_WERROR=ON -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O1 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
 ninja -C build/$(1) -j $(JOBS) --quiet
 endef
 

@@ -120,9 +120,12 @@ void set_output(const BatchView& view, std::uint32_t index, const HostArray& arr
   const DType dtype = dtype_of(array, spec.dtype);
   if (dtype == DType::kInvalid)
     invalid("output '" + spec.name + "' has an array of a type that KServe does not know");
-  std::vector<std::int64_t> dims(array.ndim());
-  for (std::size_t i = 0; i < dims.size(); ++i) dims[i] = array.shape(i);
-  raise_if(batch.set_output(index, dtype, dims, bytes_of(array)));
+  if (array.ndim() > kMaxRank)
+    invalid("output '" + spec.name + "' has rank " + std::to_string(array.ndim()) + "; at most " +
+            std::to_string(kMaxRank) + " is possible");
+  std::array<std::int64_t, kMaxRank> dims{};
+  for (std::size_t i = 0; i < array.ndim(); ++i) dims[i] = array.shape(i);
+  raise_if(batch.set_output(index, dtype, std::span(dims).first(array.ndim()), bytes_of(array)));
 }
 
 void set_output_bytes(const BatchView& view, std::uint32_t index, const nb::bytes& data,
@@ -173,7 +176,7 @@ void WarmBatch::fill_input(std::uint32_t index, const nb::object& given,
   } else {
     array = nb::cast<HostArray>(given);
     data = bytes_of(array);
-    if (data.size() != element_count(dims) * dtype_info(spec.dtype).element_bytes)
+    if (data.size() != tensor_bytes(dims, spec.dtype))
       invalid("input '" + spec.name + "' does not have the bytes of its shape " + shape_text(dims));
   }
   Tensor& tensor = own_.input_slot(index);
@@ -187,11 +190,13 @@ void WarmBatch::fill_input(std::uint32_t index, const nb::object& given,
 void WarmBatch::place_outputs() {
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
-    const DeclaredShape declared = declared_shape(spec, signature_.rows_max != 0, own_.bucket());
-    if (!declared.known) continue;
-    const std::size_t bytes =
-        element_count(declared.shape.view()) * dtype_info(spec.dtype).element_bytes;
-    own_.output_slot(i) = {allocate(bytes), bytes, declared.shape};
+    const auto shape = declared_shape(spec, signature_.rows_max != 0, own_.bucket());
+    if (!shape) continue;
+    const auto bytes = tensor_bytes(shape->view(), spec.dtype);
+    if (!bytes)
+      invalid("output '" + spec.name + "' has shape " + shape_text(shape->view()) +
+              ", whose size overflows");
+    own_.output_slot(i) = {allocate(*bytes), *bytes, *shape};
   }
 }
 
