@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.core.types import ELEMENT_BYTES, Signature, TensorSpec
 from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
-from gslice.worker.engines.text import decode_elements, encode_elements
 
 if TYPE_CHECKING:
     from gslice._native import Batch
