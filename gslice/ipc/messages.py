@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, Signature
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 LISTEN_FD = 3  # where a child finds its listening socket
+EXIT_DEVICE_LOST = 75
+"""Exit code of a worker whose device has failed for good; what it claimed is as it was."""
 
 
 # ---- both ways -------------------------------------------------------------------------------
@@ -79,8 +81,9 @@ class WorkerState:
         instance: Its instance index in the segment, -1 before Attach.
         state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
         share_effective_percent: As read back from the limiter.
-        limiter: `cgroup`, `threads` or `none`.
+        limiter: `cgroup`, `threads`, `mps` or `none`.
         memory_bytes: Resident memory of the process after loading.
+        device_memory_bytes: Memory of its GPU that loading took.
     """
 
     worker_id: str
@@ -91,6 +94,7 @@ class WorkerState:
     share_effective_percent: float = 0.0
     limiter: str = "none"
     memory_bytes: int = 0
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,20 +135,36 @@ class RepositoryCall:
 
 
 @dataclass(frozen=True)
+class GpuGrant:
+    """The GPU of a worker. The worker's environment makes it the only one, ordinal 0.
+
+    Attributes:
+        uuid: `GPU-...`, for the worker to check that it is the one.
+        sms: Streaming multiprocessors of the whole GPU: shares are percent of them.
+    """
+
+    uuid: str
+    sms: int
+
+
+@dataclass(frozen=True)
 class Load:
     """Load the model (request; answered by Loaded or Failed).
 
     Attributes:
         spec: The function.
         share_percent: The share to enforce while it prepares and serves.
-        limiter: `cgroup`, `threads` or `none`: what to enforce it with.
-        cpus: The cores of its device.
+        limiter: `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps` (which its
+            environment does, and the worker reads back) or `none`.
+        cpus: The cores of its device; of a GPU, those for its own threads.
+        gpu: Its GPU; None on a CPU device.
     """
 
     spec: FunctionSpec
     share_percent: float
     limiter: str
     cpus: list[int]
+    gpu: GpuGrant | None = None
 
 
 @dataclass(frozen=True)
@@ -154,10 +174,12 @@ class Loaded:
     Attributes:
         signature: What it takes and gives.
         memory_bytes: Resident memory of the worker.
+        device_memory_bytes: Memory of its GPU that loading took.
     """
 
     signature: Signature
     memory_bytes: int
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,12 +204,14 @@ class Ready:
         limiter: What enforces it.
         warm_us: How long the warm-up took.
         memory_bytes: Resident memory of the worker.
+        device_memory_bytes: Memory of its GPU that loading and warming up took.
     """
 
     share_effective_percent: float
     limiter: str
     warm_us: int
     memory_bytes: int
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
