@@ -1,0 +1,153 @@
+"""What a process under test does: `python -m benchmarks.gpu.clients ROLE ARGUMENTS`.
+
+Answers are JSON objects, one a line. A role that waits goes on when a line arrives, or when its
+standard input ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.gpu.driver import OUT_OF_MEMORY, CudaError, Gpu
+from benchmarks.gpu.kernels import Burn, fault
+
+MIB = 1 << 20
+
+
+def tell(**answer: Any) -> None:
+    """One answer."""
+    print(json.dumps(answer), flush=True)
+
+
+def wait() -> None:
+    """Until the other side says so, or has gone."""
+    sys.stdin.readline()
+
+
+def limit(whole: int = 0) -> None:
+    """How many multiprocessors there are, and how long fixed work takes on them."""
+    begun = time.perf_counter()
+    with Gpu() as gpu:
+        context_ms = (time.perf_counter() - begun) * 1e3
+        sms = gpu.multiprocessors()
+        burn_us = Burn(gpu, whole or sms).time_us()
+        tell(pid=os.getpid(), sms=sms, burn_us=burn_us, context_ms=round(context_ms, 1))
+        wait()
+
+
+def rate(seconds: float, waves: float) -> None:
+    """How often a small kernel runs: `waves` below 1 leave multiprocessors free for others."""
+    with Gpu() as gpu:
+        burn = Burn(gpu, gpu.multiprocessors(), waves=waves)
+        burn.time_us(3)
+        tell(pid=os.getpid(), ready=True)
+        wait()
+        runs, end = 0, time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for _ in range(10):
+                burn.launch()
+            gpu.wait(burn.stream)
+            runs += 10
+        tell(runs_per_s=round(runs / seconds, 1))
+
+
+def export() -> None:
+    """Offers device memory that holds 0, 1, 2 and so on to another process."""
+    with Gpu() as gpu:
+        values = (ctypes.c_uint32 * (MIB // 4))(*range(MIB // 4))
+        memory = gpu.allocate(MIB)
+        gpu.upload(memory, ctypes.addressof(values), MIB)
+        tell(handle=gpu.export(memory).hex())
+        wait()
+
+
+def imported(handle: str) -> None:
+    """Reads what `export` offers."""
+    with Gpu() as gpu:
+        memory = gpu.open_export(bytes.fromhex(handle))
+        host = (ctypes.c_uint32 * 4)()
+        gpu.download(ctypes.addressof(host), memory + 4000, ctypes.sizeof(host))
+        gpu.close_export(memory)
+        tell(values=list(host), right=list(host) == [1000, 1001, 1002, 1003])
+
+
+def memory(size_bytes: int) -> None:
+    """Whether so much device memory can be had."""
+    with Gpu() as gpu:
+        try:
+            gpu.free(gpu.allocate(size_bytes))
+        except CudaError as error:
+            tell(allocated=False, code=error.code, out_of_memory=error.code == OUT_OF_MEMORY)
+        else:
+            tell(allocated=True)
+
+
+def pinned(fd: int, size_bytes: int, expect: int, write: int) -> None:
+    """Registers a memory file that others have registered too, and copies through it."""
+    with mmap.mmap(fd, size_bytes) as mapping, Gpu() as gpu:
+        view = ctypes.c_char.from_buffer(mapping)
+        base = ctypes.addressof(view)
+        gpu.register(base, size_bytes)
+        device, stream = gpu.allocate(size_bytes), gpu.stream()
+        gpu.upload(device, base, size_bytes, stream)
+        gpu.wait(stream)
+        back = ctypes.create_string_buffer(size_bytes)
+        gpu.download(ctypes.addressof(back), device, size_bytes)
+        right = back.raw == bytes([expect]) * size_bytes
+        ctypes.memset(back, write, size_bytes)
+        gpu.upload(device, ctypes.addressof(back), size_bytes)
+        gpu.download(base, device, size_bytes, stream)
+        gpu.wait(stream)
+        gpu.unregister(base)
+        tell(right=right)
+        del view
+
+
+def faulty() -> None:
+    """Faults when told to."""
+    gpu = Gpu()
+    tell(pid=os.getpid(), ready=True)
+    wait()
+    try:
+        fault(gpu)
+    except CudaError as error:
+        tell(code=error.code, text=str(error))
+
+
+def bystander() -> None:
+    """Works until something goes wrong, which it tells."""
+    gpu = Gpu()
+    burn = Burn(gpu, gpu.multiprocessors(), turns=2_000)
+    burn.time_us(3)
+    tell(pid=os.getpid(), ready=True)
+    end = time.monotonic() + 20
+    try:
+        while time.monotonic() < end:
+            burn.launch()
+            gpu.wait(burn.stream)
+    except CudaError as error:
+        tell(code=error.code, text=str(error), at=time.monotonic())
+    else:
+        tell(code=0, text="it noticed nothing")
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    role.__name__: role
+    for role in (limit, rate, export, imported, memory, pinned, faulty, bystander)
+}
+
+
+def main() -> None:
+    _, role, arguments = sys.argv
+    ROLES[role](**json.loads(arguments))
+
+
+if __name__ == "__main__":
+    main()
