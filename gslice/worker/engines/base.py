@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+
+from gslice.core.types import Signature
 
 if TYPE_CHECKING:
     from gslice._native import Batch
-    from gslice.core.types import FunctionSpec, Signature, TensorSpec
+    from gslice.core.types import FunctionSpec, TensorSpec
     from gslice.device.cpu import CpuDevice
 
     Call = Callable[[Batch], None]
@@ -54,3 +57,27 @@ class Engine(Protocol):
 def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Whether every tensor has -1 as its first dimension, so that it can be one of rows."""
     return bool(inputs) and all(t.dims and t.dims[0] == -1 for t in (*inputs, *outputs))
+
+
+def fixed_batch(
+    spec: FunctionSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> Signature | None:
+    """A model of a fixed batch size serves smaller batches too, padded to its one bucket.
+
+    Returns:
+        None: its size is not the batch that the function asks for.
+    """
+    rows = spec.batch_max
+    tensors = (*inputs, *outputs)
+    if rows < 1 or not inputs or any(not t.dims or t.dims[0] != rows for t in tensors):
+        return None
+
+    def free_rows(tensor: TensorSpec) -> TensorSpec:
+        return replace(tensor, dims=(-1, *tensor.dims[1:]))
+
+    return Signature(
+        tuple(free_rows(tensor) for tensor in inputs),
+        tuple(free_rows(tensor) for tensor in outputs),
+        rows,
+        (rows,),
+    )

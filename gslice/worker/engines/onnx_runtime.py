@@ -11,13 +11,13 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 
 from gslice.core.errors import LoadFailed
+from gslice.worker.engines.files import check_model_file
 from gslice.worker.engines.onnx_signature import Node, signature
 from gslice.worker.engines.text import decode_elements, encode_elements
 
@@ -60,7 +60,7 @@ class OnnxRuntimeEngine:
 
     def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
         """See `Engine.load`."""
-        _check_file(spec)
+        check_model_file(spec)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings are about how it optimises
         self.threads = options.intra_op_num_threads = spec.threads or device.threads
@@ -186,22 +186,6 @@ def _array(value: ort.OrtValue, kind: Any) -> np.ndarray:
     shape = tuple(value.shape())
     data = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
     return np.ctypeslib.as_array(data).reshape(shape)
-
-
-def _check_file(spec: FunctionSpec) -> None:
-    path = Path(spec.model)
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise LoadFailed(f"function {spec.name}: the model {path} {what}")
-    try:
-        if path.stat().st_size == 0:
-            raise LoadFailed(f"function {spec.name}: the model {path} is empty")
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise LoadFailed(
-            f"function {spec.name}: the model {path} cannot be read: {error.strerror}"
-        ) from error
 
 
 def _reason(spec: FunctionSpec, error: Exception) -> str:

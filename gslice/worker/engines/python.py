@@ -23,21 +23,18 @@ the requests of that batch with INTERNAL and the message. One call runs at a tim
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gslice.core.errors import LoadFailed
-from gslice.core.types import ELEMENT_BYTES, Signature, TensorSpec
-from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
+from gslice.worker.engines.declared import declared_signature, find_object
 from gslice.worker.engines.text import decode_elements, encode_elements
 
 if TYPE_CHECKING:
     from gslice._native import Batch
-    from gslice.core.types import FunctionSpec
+    from gslice.core.types import FunctionSpec, Signature, TensorSpec
     from gslice.device.cpu import CpuDevice
     from gslice.worker.engines.base import Call
 
@@ -58,7 +55,9 @@ class PythonEngine:
 
     def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
         """See `Engine.load`."""
-        cls = _find_class(spec)
+        cls = find_object(spec, "class")
+        if not isinstance(cls, type):
+            raise LoadFailed(f"function {spec.name}: {spec.python} is no class")
         try:
             self._object = cls()
             if hasattr(self._object, "setup"):
@@ -72,9 +71,7 @@ class PythonEngine:
             ) from error
         if not callable(getattr(self._object, "infer", None)):
             raise LoadFailed(f"function {spec.name}: {spec.python} has no method infer")
-        inputs = self._tensors(spec, "inputs")
-        outputs = self._tensors(spec, "outputs")
-        self._signature = Signature(inputs, outputs, self._rows_max(spec, inputs, outputs))
+        self._signature = declared_signature(spec, self._object)
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Call:
@@ -117,64 +114,6 @@ class PythonEngine:
         if place not in self._logged:
             self._logged.add(place)
             _log.error("infer failed; the same failure is not logged again", exc_info=error)
-
-    def _tensors(self, spec: FunctionSpec, kind: str) -> tuple[TensorSpec, ...]:
-        declared = getattr(self._object, kind, None)
-        try:
-            if callable(declared):
-                declared = declared()
-            tensors = tuple(_tensor(item) for item in declared or ())
-        except Exception as error:
-            raise LoadFailed(
-                f"function {spec.name}: {spec.python}.{kind}: {type(error).__name__}: {error}",
-                hint="each is (name, type, dims), such as ('image', 'FP32', [-1, 3, 224, 224])",
-            ) from error
-        if not tensors:
-            raise LoadFailed(
-                f"function {spec.name}: {spec.python} declares no {kind}",
-                hint=f"{kind} = [('x', 'FP32', [-1, 4])] in the class",
-            )
-        return tensors
-
-    def _rows_max(
-        self,
-        spec: FunctionSpec,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-    ) -> int:
-        own = getattr(self._object, "batch_max", None)
-        if own == 0 or not is_batchable(inputs, outputs):
-            return 0
-        if own is None:
-            return spec.batch_max or DEFAULT_ROWS_MAX
-        return min(int(own), spec.batch_max or int(own))
-
-
-def _find_class(spec: FunctionSpec) -> Any:
-    module_name, _, class_name = spec.python.partition(":")
-    if spec.python_path and spec.python_path not in sys.path:
-        sys.path.insert(0, spec.python_path)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        where = f" in {spec.python_path}" if error.name == module_name else ""
-        raise LoadFailed(f"function {spec.name}: no module {error.name!r}{where}") from error
-    except Exception as error:
-        _log.exception("importing %s failed", module_name)
-        raise LoadFailed(
-            f"function {spec.name}: importing {module_name}: {type(error).__name__}: {error}"
-        ) from error
-    cls = getattr(module, class_name, None)
-    if not isinstance(cls, type):
-        raise LoadFailed(f"function {spec.name}: {module_name} has no class {class_name!r}")
-    return cls
-
-
-def _tensor(item: Any) -> TensorSpec:
-    name, dtype, dims = (item.name, item.dtype, item.dims) if isinstance(item, TensorSpec) else item
-    if dtype not in ELEMENT_BYTES:
-        raise ValueError(f"{dtype!r} is no KServe type; use {', '.join(ELEMENT_BYTES)}")
-    return TensorSpec(str(name), dtype, tuple(int(dim) for dim in dims))
 
 
 def _input(batch: Batch, index: int, tensor: TensorSpec) -> np.ndarray:
