@@ -6,7 +6,7 @@ It is the suite's own view of the GPU, beside the native core's: what the two ag
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
 from typing import Any
 
@@ -56,6 +56,16 @@ class Driver:
         code = getattr(self._library, function)(*arguments)
         if code:
             raise CudaError(function, code, self._text(code))
+
+    def ready(self, function: str, *arguments: Any) -> Callable[[], None]:
+        """A call with its arguments made ready, for where every microsecond counts."""
+        entry = getattr(self._library, function)
+
+        def call() -> None:
+            if code := entry(*arguments):
+                raise CudaError(function, code, self._text(code))
+
+        return call
 
     def has(self, function: str) -> bool:
         """Whether the driver exports a function."""

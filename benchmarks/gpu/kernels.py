@@ -62,17 +62,24 @@ class Burn:
         whole_multiprocessors: Of the whole GPU: the work is the same at every share.
         turns: How much arithmetic.
         waves: Blocks for each of these multiprocessors.
+        stream: Where it runs; default: a stream of its own.
     """
 
     def __init__(
-        self, gpu: Gpu, whole_multiprocessors: int, *, turns: int = 20_000, waves: float = WAVES
+        self,
+        gpu: Gpu,
+        whole_multiprocessors: int,
+        *,
+        turns: int = 20_000,
+        waves: float = WAVES,
+        stream: int | None = None,
     ) -> None:
         self._gpu = gpu
         self._blocks = max(1, round(whole_multiprocessors * waves))
         self._kernel = gpu.load(BURN, "burn")
         self._out = gpu.allocate(256)
         self._arguments = (c_void_p(self._out), c_uint(turns))
-        self.stream = gpu.stream()
+        self.stream = gpu.stream() if stream is None else stream
         self._events = (gpu.event(timed=True), gpu.event(timed=True))
 
     def launch(self) -> None:

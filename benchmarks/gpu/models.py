@@ -6,11 +6,16 @@ INT32 token numbers. Weights and arithmetic are FP16, images channels-last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.gpu.graphs import Graph, capture
+from benchmarks.gpu.pumped import Place
 from benchmarks.gpu.step import needed
+from benchmarks.gpu.tensors import tensor_at
+from gslice.core.types import ELEMENT_BYTES
 
 IMAGE = (3, 224, 224)
 TOKENS = 128
@@ -35,6 +40,11 @@ class Model:
     outputs: int
     factory: str
 
+    @property
+    def row_bytes(self) -> int:
+        """Of one row of its input."""
+        return math.prod(self.row) * ELEMENT_BYTES[self.dtype]
+
     def load(self) -> Any:
         """The module, on the current GPU, ready to run."""
         factory: Callable[[], Any] = globals()[self.factory]
@@ -45,6 +55,19 @@ class Model:
         torch = needed("torch")
         dtypes = {"FP32": torch.float32, "UINT8": torch.uint8, "INT32": torch.int32}
         return torch.ones(rows, *self.row, dtype=dtypes[self.dtype], device="cuda")
+
+
+def captured(model: Model, module: Any) -> Callable[[Place], Graph]:
+    """What makes the graph of a model over a batch's memory, on the batch's stream."""
+
+    def capture_at(place: Place) -> Graph:
+        torch = needed("torch")
+        inputs = tensor_at(place.input, (place.bucket, *model.row), model.dtype)
+        outputs = tensor_at(place.output, (place.bucket, model.outputs), "FP32")
+        stream = torch.cuda.ExternalStream(place.stream)
+        return capture(lambda: outputs.copy_(module(inputs)), stream)
+
+    return capture_at
 
 
 MODELS = {
