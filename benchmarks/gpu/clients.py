@@ -10,15 +10,22 @@ import ctypes
 import json
 import mmap
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from benchmarks.gpu.driver import OUT_OF_MEMORY, CudaError, Gpu
 from benchmarks.gpu.kernels import Burn, fault
+from benchmarks.gpu.step import needed
 
 MIB = 1 << 20
+_CURVE_POINT_S = 0.06
+_LEAST_REPLAYS = 8
 
 
 def tell(**answer: Any) -> None:
@@ -26,9 +33,10 @@ def tell(**answer: Any) -> None:
     print(json.dumps(answer), flush=True)
 
 
-def wait() -> None:
-    """Until the other side says so, or has gone."""
-    sys.stdin.readline()
+def wait() -> dict[str, Any]:
+    """Until the other side says so, or has gone; what it says."""
+    said: dict[str, Any] = json.loads(sys.stdin.readline() or "{}")
+    return said
 
 
 def limit(whole: int = 0) -> None:
@@ -138,9 +146,77 @@ def bystander() -> None:
         tell(code=0, text="it noticed nothing")
 
 
+def curve(models: list[str], buckets: list[int]) -> None:
+    """How long replays of models take at this client's share, by batch size."""
+    torch = needed("torch")
+    for module in ("torchvision", "transformers"):
+        needed(module)  # before the GPU is touched: the next share's process does so meanwhile
+    from benchmarks.gpu.graphs import capture
+    from benchmarks.gpu.models import MODELS
+
+    tell(pid=os.getpid(), ready=True)
+    end = time.monotonic() + wait().get("seconds", 0.0)
+    begun = time.perf_counter()
+    gpu = Gpu()
+    tell(sms=gpu.multiprocessors(), context_ms=round((time.perf_counter() - begun) * 1e3, 1))
+    events = (gpu.event(timed=True), gpu.event(timed=True))
+    stream = torch.cuda.Stream()
+    for name in models:
+        model = MODELS[name]
+        module = model.make().cuda()
+        for bucket in buckets:
+            if time.monotonic() >= end:
+                break
+            graph = capture(partial(module, model.ones(bucket)), stream)
+            latency_us = median_us(gpu, graph.executable, stream.cuda_stream, events)
+            tell(model=name, bucket=bucket, latency_us=latency_us)
+    tell(done=True)
+
+
+def median_us(gpu: Gpu, executable: int, stream: int, events: tuple[int, int]) -> float:
+    """The GPU's time of a graph, by events around each replay."""
+    begin, end = events
+    times: list[float] = []
+    until = time.perf_counter() + _CURVE_POINT_S
+    while len(times) < _LEAST_REPLAYS or time.perf_counter() < until:
+        gpu.record(begin, stream)
+        gpu.launch_graph(executable, stream)
+        gpu.record(end, stream)
+        gpu.wait(stream)
+        times.append(gpu.elapsed_us(begin, end))
+    return round(statistics.median(times[1:]), 1)
+
+
+def caller(address: str, function: str, model: str, concurrency: int) -> None:
+    """Calls a served function in a closed loop, each time for as long as it is told."""
+    import uvloop
+
+    uvloop.run(_call(address, function, model, concurrency))
+
+
+async def _call(address: str, function: str, model: str, concurrency: int) -> None:
+    from benchmarks.gpu.models import IMAGE, MODELS
+    from benchmarks.http2 import Connection, Request
+    from benchmarks.load import INFER, closed_loop
+    from benchmarks.wire import infer_request
+
+    row = MODELS[model].row
+    tensor = np.ones((1, *row), np.uint8 if row == IMAGE else np.int32)
+    request = Request(address, INFER, infer_request(function, {"x": tensor}))
+    async with await Connection.connect(address) as connection:
+        await connection.call(request, keep=True)
+        tell(ready=True)
+        while seconds := wait().get("seconds"):
+            load = await closed_loop(connection, request, concurrency, seconds)
+            tell(rps=round(load.rps, 1), p50_us=round(load.p50_us), p99_us=round(load.p99_us))
+
+
 ROLES: dict[str, Callable[..., None]] = {
     role.__name__: role
-    for role in (limit, rate, export, imported, memory, pinned, faulty, bystander)
+    for role in (
+        *(limit, rate, export, imported, memory, pinned, faulty, bystander),
+        *(curve, caller),
+    )
 }
 
 

@@ -22,7 +22,7 @@ from benchmarks.gpu.turns import Run, added_us, spread_percent, take_turns
 
 BATCHES = (1, 4, 8)
 BAR_US = 60.0
-COPY = Model("one copy", (1024,), "FP32", 1024, "")  # nothing but the data path
+COPY = Model("one copy", (1024,), "FP32", 1024)  # nothing but the data path
 
 
 def measure(report: GpuReport, clock: Clock) -> None:
@@ -36,7 +36,7 @@ def measure(report: GpuReport, clock: Clock) -> None:
 
         resnet = MODELS["resnet50"]
         left = 2 * len(BATCHES)
-        for model, capture in ((COPY, copy), (resnet, captured(resnet, resnet.load()))):
+        for model, capture in ((COPY, copy), (resnet, captured(resnet, resnet.make().cuda()))):
             with Pumped(model.row, model.dtype, model.outputs, BATCHES, capture) as pumped:
                 for rows in BATCHES:
                     with Replay(gpu, rows, model.row_bytes, 4 * model.outputs, capture) as replay:

@@ -1,14 +1,14 @@
-"""The models of the suite, with random weights: figures need no download. Imports torch lazily.
+"""The models of the suite, with random weights: no figure needs a download. torch comes lazily.
 
-Each takes rows as a client sends them and gives FP32: images as FP32 or UINT8 planes, text as
-INT32 token numbers. Weights and arithmetic are FP16, images channels-last.
+Each takes rows `x` as a client sends them and gives FP32 rows `y`: images as planes of FP32 or
+UINT8, text as INT32 token numbers. Weights and arithmetic are FP16, images channels-last.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.gpu.graphs import Graph, capture
@@ -27,34 +27,50 @@ class Model:
     """A model of the suite.
 
     Attributes:
-        name: As papers call it.
+        name: As torchvision calls it.
         row: Shape of one row of its input.
         dtype: KServe type of the input.
         outputs: Numbers that it gives for a row.
-        factory: Makes it; in `benchmarks.gpu.models`.
     """
 
     name: str
     row: tuple[int, ...]
     dtype: str
     outputs: int
-    factory: str
 
     @property
     def row_bytes(self) -> int:
         """Of one row of its input."""
         return math.prod(self.row) * ELEMENT_BYTES[self.dtype]
 
-    def load(self) -> Any:
-        """The module, on the current GPU, ready to run."""
-        factory: Callable[[], Any] = globals()[self.factory]
-        return factory().eval().cuda()
+    def make(self) -> Any:
+        """The module, with its signature as gslice's torch engine reads it."""
+        module = _bert() if self.name == "bert_base" else _vision(self.name)
+        module.inputs = [("x", self.dtype, [-1, *self.row])]
+        module.outputs = [("y", "FP32", [-1, self.outputs])]
+        return module.eval()
 
     def ones(self, rows: int) -> Any:
         """An input on the GPU."""
         torch = needed("torch")
         dtypes = {"FP32": torch.float32, "UINT8": torch.uint8, "INT32": torch.int32}
         return torch.ones(rows, *self.row, dtype=dtypes[self.dtype], device="cuda")
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        *(Model(name, IMAGE, "FP32", 1000) for name in ("resnet50", "vgg19")),
+        *(Model(name, IMAGE, "FP32", 1000) for name in ("mobilenet_v2", "densenet121")),
+        Model("bert_base", (TOKENS,), "INT32", 768),
+    )
+}
+
+
+def served(model: str) -> Any:
+    """A factory for gslice's torch engine: images as UINT8, as clients would send them."""
+    chosen = MODELS[model]
+    return (replace(chosen, dtype="UINT8") if chosen.row == IMAGE else chosen).make()
 
 
 def captured(model: Model, module: Any) -> Callable[[Place], Graph]:
@@ -70,52 +86,19 @@ def captured(model: Model, module: Any) -> Callable[[Place], Graph]:
     return capture_at
 
 
-MODELS = {
-    model.name: model
-    for model in (
-        Model("resnet50", IMAGE, "FP32", 1000, "resnet50"),
-        Model("vgg19", IMAGE, "FP32", 1000, "vgg19"),
-        Model("mobilenet_v2", IMAGE, "FP32", 1000, "mobilenet_v2"),
-        Model("densenet121", IMAGE, "FP32", 1000, "densenet121"),
-        Model("bert_base", (TOKENS,), "INT32", 768, "bert_base"),
-    )
-}
-
-
-def resnet50() -> Any:
-    """25.6 million weights."""
-    return _vision("resnet50")
-
-
-def vgg19() -> Any:
-    """143.7 million weights."""
-    return _vision("vgg19")
-
-
-def mobilenet_v2() -> Any:
-    """3.5 million weights."""
-    return _vision("mobilenet_v2")
-
-
-def densenet121() -> Any:
-    """8 million weights."""
-    return _vision("densenet121")
-
-
-def bert_base() -> Any:
-    """110 million weights; gives the pooled state."""
+def _bert() -> Any:
     torch, transformers = needed("torch"), needed("transformers")
 
     class Pooled(torch.nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
-            config = transformers.BertConfig(vocab_size=VOCABULARY, attn_implementation="sdpa")
+            config = transformers.BertConfig(vocab_size=VOCABULARY)
             self.bert = transformers.BertModel(config).half()
 
-        def forward(self, tokens: Any) -> Any:
-            # A mask would be made on the host, which no graph can capture.
-            mask = torch.ones_like(tokens)
-            return self.bert(tokens.long(), attention_mask=mask).pooler_output.float()
+        def forward(self, x: Any) -> Any:
+            # Otherwise the mask is made on the host, which no graph can capture.
+            mask = torch.ones_like(x)
+            return self.bert(x.long(), attention_mask=mask).pooler_output.float()
 
     return Pooled()
 
@@ -129,10 +112,8 @@ def _vision(name: str) -> Any:
             model = torchvision.models.get_model(name, weights=None)
             self.model = model.half().to(memory_format=torch.channels_last)
 
-        def forward(self, images: Any) -> Any:
-            halves = images.half()
-            if images.dtype == torch.uint8:
-                halves = halves * (1 / 255)
-            return self.model(halves.to(memory_format=torch.channels_last)).float()
+        def forward(self, x: Any) -> Any:
+            images = x.half() / 255 if x.dtype == torch.uint8 else x.half()
+            return self.model(images.to(memory_format=torch.channels_last)).float()
 
     return Half()

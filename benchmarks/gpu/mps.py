@@ -158,11 +158,11 @@ class Client:
         words = [text for text in errors.splitlines() if text.strip()]
         return {"failed": (words or [f"ended with code {self._process.returncode}"])[-1]}
 
-    def go_on(self) -> None:
-        """Lets a role that waits go on."""
+    def go_on(self, **said: Any) -> None:
+        """Lets a role that waits go on, with what it is told."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("\n")
+            self._process.stdin.write(json.dumps(said) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             return  # it has ended, and read() says why
@@ -180,5 +180,9 @@ class Client:
         try:
             self._process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends it by force, if it has not ended."""
+        self._process.kill()
+        self._process.communicate()

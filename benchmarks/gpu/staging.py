@@ -30,7 +30,7 @@ def measure(report: GpuReport, clock: Clock) -> None:
     left = len(ROW_BYTES) * len(BATCHES)
     with Gpu() as gpu:
         for row_bytes in ROW_BYTES:
-            model = Model("one copy", (row_bytes // 4,), "FP32", row_bytes // 4, "")
+            model = Model("one copy", (row_bytes // 4,), "FP32", row_bytes // 4)
 
             def copy(place: Place, of: Model = model) -> Captured:
                 return CopyGraph(gpu, place, place.bucket * of.row_bytes)
