@@ -51,6 +51,7 @@ class Worker:
         share_effective_percent: The share as its limiter read it back.
         limiter: What enforces the share.
         memory_bytes: Resident memory after loading.
+        device_memory_bytes: Memory of its GPU that it took, as it measured.
         ready: It has warmed up and its pump runs.
         expected_to_end: Its death is no accident.
     """
@@ -63,6 +64,7 @@ class Worker:
         self.share_effective_percent = 0.0
         self.limiter = "none"
         self.memory_bytes = 0
+        self.device_memory_bytes = 0
         self.ready = False
         self.expected_to_end = False
 

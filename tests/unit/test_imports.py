@@ -24,13 +24,13 @@ LAYERS: dict[str, set[str]] = {
     "client": {"protos"},
     "control": set(),
     "core": set(),
-    "daemon": {"control", "ipc", "protos", "supervise", "telemetry", "_native"},
+    "daemon": {"control", "device", "ipc", "protos", "supervise", "telemetry", "_native"},
     "demo": {"client", "protos"},
     "device": set(),
     "frontend": {"ipc", "protos", "_native"},
     "ipc": {"_native"},
     "protos": set(),
-    "supervise": {"control", "device", "ipc", "_native"},  # device: groups that the dead left
+    "supervise": {"control", "device", "ipc", "_native"},
     "telemetry": set(),
     "worker": {"device", "ipc", "_native"},
 }

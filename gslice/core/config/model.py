@@ -166,7 +166,14 @@ class Device(_Section):
 
     limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green"] = "auto"
     limits: Limits = Limits()
-    cpus: str | list[int] = Field(default="", description="Cores, as in 0-3,6. Default: all.")
+    cpus: str | list[int] = Field(
+        default="",
+        description="Cores, as in 0-3,6. Default: all; of a GPU, for its workers: those near it.",
+    )
+    mps_pipe: str = Field(
+        default="",
+        description="Pipe directory of an MPS control daemon that somebody else runs.",
+    )
 
 
 class Slo(_Section):
