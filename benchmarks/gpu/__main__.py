@@ -57,13 +57,13 @@ def lacking() -> str:
     look = "from benchmarks.gpu.driver import Driver; print(Driver().device_count())"
     answer = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True)
     if answer.returncode != 0:
-        return answer.stderr.strip().splitlines()[-1].partition(": ")[2]
+        return f"no GPU: {_last_line(answer.stderr)}"
     if answer.stdout.strip() == "0":
         return "the NVIDIA driver finds no GPU"
     look = "import gslice._native"
     answer = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True)
     if answer.returncode != 0:
-        reason = answer.stderr.strip().splitlines()[-1]
+        reason = _last_line(answer.stderr)
         return f"{reason}; build it: pip install --no-build-isolation --no-deps -e ."
     return ""
 
@@ -98,6 +98,11 @@ def summarise(outcomes: Sequence[Outcome], folder: Path, minutes: float) -> None
     for outcome in outcomes:
         summary.add(**asdict(outcome))
     summary.report.show()
+
+
+def _last_line(text: str) -> str:
+    """What a process said last, without the error's class."""
+    return text.strip().rpartition("\n")[2].partition(": ")[2]
 
 
 def _list(steps: Sequence[Step], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Kernels as PTX, which every driver since CUDA 11 compiles itself."""
+"""Kernels as PTX, which every driver compiles itself: doctor's timed one, and one that faults."""
 
 from __future__ import annotations
 
@@ -6,44 +6,14 @@ from ctypes import c_uint, c_void_p
 from statistics import median
 
 from benchmarks.gpu.driver import Gpu
-
-THREADS = 1024
-WAVES = 16  # blocks for each multiprocessor of the whole GPU: the last wave hardly shows
-
-BURN = """
-.version 7.0
-.target sm_70
-.address_size 64
-
-.visible .entry burn(.param .u64 out, .param .u32 turns)
-{
-    .reg .pred %p<3>;
-    .reg .f32 %f<3>;
-    .reg .b32 %r<3>;
-    .reg .b64 %d<2>;
-    ld.param.u64 %d1, [out];
-    ld.param.u32 %r1, [turns];
-    mov.u32 %r2, 0;
-    mov.f32 %f1, 0f3F800000;
-    mov.f32 %f2, 0f3F000000;
-LOOP:
-    fma.rn.f32 %f1, %f1, %f2, %f2;
-    add.u32 %r2, %r2, 1;
-    setp.lt.u32 %p1, %r2, %r1;
-    @%p1 bra LOOP;
-    setp.lt.f32 %p2, %f1, 0f00000000;
-    @%p2 st.global.f32 [%d1], %f1;
-    ret;
-}
-"""
-"""Arithmetic alone, `turns` times a thread; the store, never reached, keeps the loop alive."""
+from gslice.device.burn import BLOCKS_PER_SM, ENTRY, PTX, THREADS, TURNS
 
 FAULT = """
 .version 7.0
 .target sm_70
 .address_size 64
 
-.visible .entry fault()
+.visible .entry gslice_fault()
 {
     .reg .b64 %d<2>;
     mov.u64 %d1, 16;
@@ -70,13 +40,13 @@ class Burn:
         gpu: Gpu,
         whole_multiprocessors: int,
         *,
-        turns: int = 20_000,
-        waves: float = WAVES,
+        turns: int = TURNS,
+        waves: float = BLOCKS_PER_SM,
         stream: int | None = None,
     ) -> None:
         self._gpu = gpu
         self._blocks = max(1, round(whole_multiprocessors * waves))
-        self._kernel = gpu.load(BURN, "burn")
+        self._kernel = gpu.load(PTX, ENTRY)
         self._out = gpu.allocate(256)
         self._arguments = (c_void_p(self._out), c_uint(turns))
         self.stream = gpu.stream() if stream is None else stream
@@ -107,5 +77,5 @@ def fault(gpu: Gpu) -> None:
         CudaError: Always, once the GPU has noticed.
     """
     stream = gpu.stream()
-    gpu.launch(gpu.load(FAULT, "fault"), 1, 1, (), stream)
+    gpu.launch(gpu.load(FAULT, "gslice_fault"), 1, 1, (), stream)
     gpu.wait(stream)

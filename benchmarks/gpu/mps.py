@@ -15,19 +15,11 @@ from typing import Any
 
 from benchmarks.common import ROOT
 from benchmarks.gpu.step import Skipped
+from gslice.core.errors import GsliceError
+from gslice.device.inventory import read_inventory
+from gslice.device.mps import find_control, pids_of
 
-CONTROL = "nvidia-cuda-mps-control"
-_PLACES = ("usr/bin", "usr/local/bin", "usr/local/*/bin", "usr/local/*", "opt/*/bin")
 _ANSWER_S = 30.0
-
-
-def find_control() -> str | None:
-    """Where the control binary is; images put it in odd places."""
-    if found := shutil.which(CONTROL):
-        return found
-    root = Path("/")
-    candidates = (path for place in _PLACES for path in sorted(root.glob(f"{place}/{CONTROL}")))
-    return next((str(path) for path in candidates if os.access(path, os.X_OK)), None)
 
 
 class Mps:
@@ -46,10 +38,10 @@ class Mps:
         self._folder = Path()
 
     def __enter__(self) -> Mps:
-        control = find_control()
-        if control is None:
-            raise Skipped(f"{CONTROL} is not on this machine")
-        self._control = control
+        try:
+            self._control = find_control(read_inventory().library)
+        except GsliceError as error:
+            raise Skipped(error.message) from error
         self._folder = Path(tempfile.mkdtemp(prefix="gs-mps-", dir="/tmp"))  # sockets: short paths
         for name in ("pipe", "log"):
             (self._folder / name).mkdir()
@@ -57,7 +49,7 @@ class Mps:
         if started.returncode != 0:
             shutil.rmtree(self._folder)
             words = (started.stdout + started.stderr).strip() or f"code {started.returncode}"
-            raise Skipped(f"{CONTROL} does not start: {words}")
+            raise Skipped(f"MPS does not start: {words}")
         return self
 
     def __exit__(
@@ -86,13 +78,8 @@ class Mps:
 
     def clients(self) -> list[int]:
         """Processes that are attached."""
-        servers = [word for word in self.say("get_server_list").split() if word.isdigit()]
-        return [
-            int(word)
-            for server in servers
-            for word in self.say(f"get_client_list {server}").split()
-            if word.isdigit()
-        ]
+        servers = pids_of(self.say("get_server_list"))
+        return [pid for server in servers for pid in pids_of(self.say(f"get_client_list {server}"))]
 
     def log_tail(self, lines: int = 12) -> dict[str, list[str]]:
         """The last lines of its logs."""
@@ -161,6 +148,8 @@ class Client:
     def go_on(self, **said: Any) -> None:
         """Lets a role that waits go on, with what it is told."""
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return  # read() has told of its end
         try:
             self._process.stdin.write(json.dumps(said) + "\n")
             self._process.stdin.flush()

@@ -19,8 +19,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.gpu.driver import COMPUTE_MAJOR, COMPUTE_MINOR, Gpu
-from benchmarks.gpu.mps import Client, Mps, find_control
+from benchmarks.gpu.mps import Client, Mps
 from benchmarks.gpu.step import needed
+from gslice.core.errors import GsliceError
+from gslice.device.cuda import version_text
+from gslice.device.inventory import read_inventory
+from gslice.device.mps import find_control
 
 MIB = 1 << 20
 IMAGE_BYTES = 602_112  # 3 x 224 x 224 FP32
@@ -49,13 +53,13 @@ def device() -> Answer:
     with Gpu() as gpu:
         capability = f"{gpu.attribute(COMPUTE_MAJOR)}.{gpu.attribute(COMPUTE_MINOR)}"
         sms, version = gpu.multiprocessors(), gpu.version()
-        text = f"{gpu.name()}, {sms} SMs, compute {capability}, driver speaks CUDA {version}"
-    control = find_control()
-    return Answer(
-        control is not None,
-        f"{text}; {'MPS is there' if control else 'no MPS control binary'}",
-        {"sms": sms, "driver": version, "capability": capability},
-    )
+        text = f"{gpu.name()}, {sms} SMs, compute {capability}, CUDA {version_text(version)}"
+    facts = {"sms": sms, "driver": version, "capability": capability}
+    try:
+        control = find_control(read_inventory().library)
+    except GsliceError as error:
+        return Answer(False, f"{text}; {error.message}", facts)
+    return Answer(True, f"{text}; {control}", facts)
 
 
 def limit() -> Answer:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Report, Row, machine, versions
+from gslice.core.errors import GsliceError
+from gslice.device.cuda import version_text
+from gslice.device.inventory import read_inventory
+from gslice.device.nvml import Nvml
 
+_PRIVATE = ("name", "pci_bus_id", "cpus")
 _PACKAGES = ("torch", "torchvision", "transformers", "nvidia-ml-py", "cuda-bindings")
 
 
@@ -93,45 +98,24 @@ class GpuReport:
 def gpu() -> dict[str, Any]:
     """The first GPU, as far as it explains figures; `absent` says why nothing is known."""
     try:
-        pynvml: Any = importlib.import_module("pynvml")
-    except ModuleNotFoundError:
-        return {"absent": "nvidia-ml-py is not installed"}
+        inventory = read_inventory()
+        found = inventory.gpu(0)
+        nvml = Nvml()
+    except GsliceError as error:
+        return {"absent": str(error)}
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return {"absent": f"NVML: {error}"}
-    try:
-        return _describe(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
-    except pynvml.NVMLError as error:
-        return {"absent": f"NVML: {error}"}
+        facts, now = nvml.facts(found.uuid), nvml.reading(found.uuid)
     finally:
-        pynvml.nvmlShutdown()
-
-
-def _describe(nvml: Any, device: Any) -> dict[str, Any]:
-    cuda = nvml.nvmlSystemGetCudaDriverVersion()
-    facts = {
-        "name": _text(nvml.nvmlDeviceGetName(device)),
-        "count": nvml.nvmlDeviceGetCount(),
-        "driver": _text(nvml.nvmlSystemGetDriverVersion()),
-        "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "memory_bytes": nvml.nvmlDeviceGetMemoryInfo(device).total,
+        nvml.close()
+    return {
+        "name": found.name,
+        "count": len(inventory.gpus),
+        "sms": found.sms,
+        "compute_capability": found.compute_capability,
+        "cuda": version_text(inventory.driver_version),
+        **{key: value for key, value in asdict(facts).items() if key not in _PRIVATE},
+        "at_begin": asdict(now),
     }
-    optional = {
-        "pcie_generation": nvml.nvmlDeviceGetCurrPcieLinkGeneration,
-        "pcie_width": nvml.nvmlDeviceGetCurrPcieLinkWidth,
-        "power_limit_mw": nvml.nvmlDeviceGetPowerManagementLimit,
-        "temperature_c": lambda d: nvml.nvmlDeviceGetTemperature(d, nvml.NVML_TEMPERATURE_GPU),
-        "processes": lambda d: len(nvml.nvmlDeviceGetComputeRunningProcesses(d)),
-    }
-    for key, read in optional.items():
-        with contextlib.suppress(nvml.NVMLError):  # a virtual machine may hide some
-            facts[key] = read(device)
-    return facts
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _versions() -> dict[str, str]:

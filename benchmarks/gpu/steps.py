@@ -29,7 +29,7 @@ class Step:
 STEPS = (
     Step("probe", 70, "Which of the facts that the design rests on hold on this GPU?"),
     Step("tests", 65, "Does `pytest -m gpu` pass?"),
-    Step("doctor", 30, "What does `gslice doctor` prove here, and does a timed kernel agree?"),
+    Step("doctor", 30, "What does `gslice doctor` find and prove here?"),
     Step("ablation", 80, "What does each step of the data path save, from pageable to the pump?"),
     Step("dispatch", 30, "What does gslice add to the same copies and a bare graph replay?"),
     Step("staging", 25, "Below which size is one staged copy faster than a copy a slot?"),
