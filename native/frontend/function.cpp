@@ -98,6 +98,9 @@ Status Function::check_deadline(std::uint32_t rows, std::int64_t deadline_ns, st
   const std::uint32_t limit = header.batch_rows_max.load_relaxed();
   Load load{header.batch_estimate_ns.load_relaxed(), header.queued_rows.load_relaxed(),
             limit == 0 ? signature_.rows_max : std::min(limit, signature_.rows_max), 1};
+  // With nothing ahead of it a request is let in whatever the estimate says: only batches that run
+  // correct it, so turning all away by a wrong one would make it last for ever.
+  if (load.queued_rows <= 0) return Status::Ok();
   if (predicted_finish_ns(load, rows, now) <= deadline_ns) return Status::Ok();
   load.instances = pulling_instances();  // touches each instance's line, so only when it matters
   const std::int64_t finish_ns = predicted_finish_ns(load, rows, now);

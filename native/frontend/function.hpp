@@ -55,7 +55,7 @@ class Function {
   Status check_version(std::string_view version) const;
   // kResourceExhausted: larger than the largest slot.
   Status check_size(const Admission& admission) const;
-  // kDeadlineExceeded: past, or the predicted finish is.
+  // kDeadlineExceeded: past, or behind others in the queue and predicted to finish too late.
   Status check_deadline(std::uint32_t rows, std::int64_t deadline_ns, std::int64_t now);
 
   // Writes the admitted request into its leased slot: header, records and tensors.

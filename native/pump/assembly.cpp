@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pump/lane_layout.hpp"
+
 namespace gslice {
 namespace {
 
@@ -94,8 +96,7 @@ Status Assembly::reserve_declared(Member& member) {
       outputs_.emplace_back();
       continue;
     }
-    const std::uint64_t bytes =
-        element_count(declared.shape.view()) * dtype_info(spec.dtype).element_bytes;
+    const std::uint64_t bytes = declared_bytes(spec, declared.shape);
     const auto placed = place(member, i, declared.shape, bytes);
     if (!placed.ok()) return placed.status();
     outputs_.push_back({placed.value(), bytes, declared.shape});
@@ -147,12 +148,13 @@ Status Assembly::lay_out(DeviceTable& device) {
   }
   // Grown at once to what the largest batch of this shape needs, so that steady state never does.
   const std::uint32_t largest = std::max(signature_.rows_max, batch_.bucket());
-  std::byte* buffer = device.buffer(batch_.lane(), buffer_bytes(largest), &buffer_grown_);
+  auto buffer = device.buffer(batch_.lane(), buffer_bytes(largest), &buffer_grown_);
   if (buffer == nullptr)
     return Status::Error(
         Code::kResourceExhausted,
         "no memory for a lane buffer of " + std::to_string(buffer_bytes(largest)) + " bytes");
-  bind_buffer(buffer);
+  bind_buffer(buffer.get());
+  batch_.hold(std::move(buffer));
   return Status::Ok();
 }
 
@@ -177,8 +179,7 @@ void Assembly::bind_in_place() {
 
 // What the tensors of a batch of `bucket` rows take. BYTES tensors: as many as there are now.
 std::size_t Assembly::buffer_bytes(std::uint32_t bucket) {
-  std::size_t total = 0;
-  for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
+  return lane_bytes(signature_, bucket, [&](std::uint32_t i) {
     std::uint64_t bytes = 0;
     for (std::size_t m = 0; m < members_.size(); ++m) bytes += inputs_of(m)[i].bytes;
     if (signature_.inputs[i].dtype == DType::kBytes) {
@@ -187,35 +188,27 @@ std::size_t Assembly::buffer_bytes(std::uint32_t bucket) {
     } else if (batchable()) {
       bytes = bytes / batch_.rows() * bucket;
     }
-    total += align_up(bytes);
-  }
-  for (const TensorSpec& spec : signature_.outputs) {
-    const DeclaredShape declared = declared_shape(spec, batchable(), bucket);
-    if (declared.known)
-      total +=
-          align_up(element_count(declared.shape.view()) * dtype_info(spec.dtype).element_bytes);
-  }
-  return std::max(total, kTensorAlign);
+    return bytes;
+  });
 }
 
 void Assembly::bind_buffer(std::byte* buffer) {
-  std::size_t offset = 0;
+  LaneLayout layout;
   for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
-    const std::size_t end = list_gather(i, offset);
+    const std::size_t offset = layout.next();
+    const std::size_t bytes = list_gather(i, offset) - offset;
     Shape shape = inputs_of(0)[i].shape;
     if (batchable()) shape.dims[0] = batch_.bucket();
-    batch_.input_slot(i) = {buffer + offset, end - offset, shape};
-    offset = align_up(end);
+    batch_.input_slot(i) = {buffer + layout.place(bytes), bytes, shape};
   }
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
-    const DeclaredShape declared =
-        declared_shape(signature_.outputs[i], batchable(), batch_.bucket());
+    const TensorSpec& spec = signature_.outputs[i];
+    const DeclaredShape declared = declared_shape(spec, batchable(), batch_.bucket());
     if (!declared.known) continue;
-    const std::size_t bytes = element_count(declared.shape.view()) *
-                              dtype_info(signature_.outputs[i].dtype).element_bytes;
+    const std::size_t bytes = declared_bytes(spec, declared.shape);
+    const std::size_t offset = layout.place(bytes);
     batch_.output_slot(i) = {buffer + offset, bytes, declared.shape};
     list_scatter(i, offset);
-    offset = align_up(offset + bytes);
   }
 }
 

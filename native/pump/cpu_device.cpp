@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -59,15 +60,19 @@ class CpuDevice::Lane {
     closing_ = false;
   }
 
-  std::byte* buffer(std::size_t bytes, bool* grown) {
+  std::shared_ptr<std::byte> buffer(std::size_t bytes, bool* grown) {
     *grown = bytes > buffer_bytes_;
     if (*grown) {
       buffer_.reset();
-      buffer_.reset(static_cast<std::byte*>(
-          ::operator new(bytes, std::align_val_t{kTensorAlign}, std::nothrow)));
-      buffer_bytes_ = buffer_ ? bytes : 0;
+      buffer_bytes_ = 0;
+      try {
+        buffer_.reset(
+            static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kTensorAlign})), Free{});
+        buffer_bytes_ = bytes;
+      } catch (const std::bad_alloc&) {  // the caller hears of it by the null
+      }
     }
-    return buffer_.get();
+    return buffer_;
   }
 
   void record() {
@@ -154,7 +159,7 @@ class CpuDevice::Lane {
   ComputeTurn& turn_;
   Engine* engine_ = nullptr;
   std::function<void()> done_;
-  std::unique_ptr<std::byte, Free> buffer_;
+  std::shared_ptr<std::byte> buffer_;
   std::size_t buffer_bytes_ = 0;
   std::uint64_t number_ = 0;
   LaneReport report_;
@@ -179,7 +184,7 @@ Status CpuDevice::open_lane(std::uint32_t lane, Engine& engine, std::function<vo
 
 void CpuDevice::close_lane(std::uint32_t lane) { lanes_[lane]->close(); }
 
-std::byte* CpuDevice::buffer(std::uint32_t lane, std::size_t bytes, bool* grown) {
+std::shared_ptr<std::byte> CpuDevice::buffer(std::uint32_t lane, std::size_t bytes, bool* grown) {
   return lanes_[lane]->buffer(bytes, grown);
 }
 

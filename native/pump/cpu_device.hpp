@@ -39,7 +39,7 @@ class CpuDevice final : public DeviceTable {
   bool computes_in_turn() const override { return true; }
   Status open_lane(std::uint32_t lane, Engine& engine, std::function<void()> done) override;
   void close_lane(std::uint32_t lane) override;
-  std::byte* buffer(std::uint32_t lane, std::size_t bytes, bool* grown) override;
+  std::shared_ptr<std::byte> buffer(std::uint32_t lane, std::size_t bytes, bool* grown) override;
   void copy_in(std::uint32_t lane, std::span<const Copy> gather) override;
   void compute(std::uint32_t lane, Batch& batch) override;
   void copy_out(std::uint32_t lane, std::span<const Copy> scatter) override;

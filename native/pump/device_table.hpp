@@ -8,9 +8,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "base/status.hpp"
 #include "pump/engine.hpp"
 
@@ -42,14 +44,19 @@ class DeviceTable {
   // True: lanes compute one at a time, so that a batch beside a running one begins only after it.
   virtual bool computes_in_turn() const = 0;
 
+  // Makes the memory of slots reachable, for as long as lanes are open.
+  virtual Status attach(std::span<std::byte>) { return Status::Ok(); }
+  virtual void detach() {}
+
   // `done` is called, from any thread, whenever poll() may have become true.
   virtual Status open_lane(std::uint32_t lane, Engine& engine, std::function<void()> done) = 0;
   // Waits for what the lane still runs.
   virtual void close_lane(std::uint32_t lane) = 0;
 
   // The lane's buffer, of at least `bytes`; only while the lane is idle. Null: no memory.
-  // `grown` tells that it was allocated anew, which steady state never does.
-  virtual std::byte* buffer(std::uint32_t lane, std::size_t bytes, bool* grown) = 0;
+  // `grown` tells that it was allocated anew, which steady state never does. The old one lives on
+  // for as long as anybody holds it: an engine's views of a batch may outlive the batch.
+  virtual std::shared_ptr<std::byte> buffer(std::uint32_t lane, std::size_t bytes, bool* grown) = 0;
 
   virtual void copy_in(std::uint32_t lane, std::span<const Copy> gather) = 0;
   virtual void compute(std::uint32_t lane, Batch& batch) = 0;
@@ -59,6 +66,12 @@ class DeviceTable {
   // True, once for each record(): the batch is done, and `report` says how it went. When compute
   // fails, nothing is copied out.
   virtual bool poll(std::uint32_t lane, LaneReport& report) = 0;
+
+  // When poll() is worth a call although `done` was not called: not later than `now_ns`: at once.
+  virtual std::int64_t next_poll_ns([[maybe_unused]] std::int64_t now_ns) const { return kNever; }
+  // Why the device is lost to this process for good; ok while it is not. The requests of a batch
+  // that ends then belong to whoever recovers this instance.
+  virtual Status lost() const { return Status::Ok(); }
 
   // Kernel ids of the threads that compute, where the device has any.
   virtual std::vector<int> compute_tids() const { return {}; }

@@ -167,7 +167,8 @@ struct alignas(64) InstanceEntry {
   Shared<std::int32_t> pump_cpu;       // where the pump last ran
   Shared<std::int32_t> producer_cpu;   // where the last ring came from
   Shared<std::int64_t> pump_stamp_ns;  // the pump's last turn
-  std::array<Shared<std::int64_t>, kMaxLanes> lane_started_ns;  // 0: idle; else since when busy
+  std::array<Shared<std::int64_t>, kMaxLanes>
+      lane_started_ns;  // 0: idle; else since when it could run
   Shared<std::int64_t> last_claim_ns;
   Shared<std::uint32_t>
       alone_slot;  // 1 + the slot of its last ALONE claim; the word says if it runs

@@ -63,14 +63,14 @@ Requeued Segment::requeue(std::uint16_t instance, bool may_rerun, std::vector<st
   sweep_blocks(instance, device_gone ? BlockState::kFree : BlockState::kQuarantined);
   rebuild_hints();
   // The dead may have finished a request without telling its front-end, or have taken the 1 of
-  // `armed` without writing the eventfd: whoever has an untaken answer is told now.
+  // `armed` without writing the eventfd: whoever has an untaken answer is told now. Its `armed` is
+  // left as it is: should the caller die before it writes, the next answer must still ring.
   std::array<bool, kMaxFrontends> told{};
   for (std::uint32_t i = 0; i < slot_count_; ++i) {
     const SlotWord word = load_word(i);
     if (word.state == SlotState::kDone && (word.flags & kFlagTaken) == 0 &&
         word.owner < kMaxFrontends && !told[word.owner]) {
       told[word.owner] = true;
-      header_->frontends[word.owner].armed.store(0);
       wake.push_back(word.owner);
     }
   }

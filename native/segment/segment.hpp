@@ -73,6 +73,8 @@ class Segment {
   // The bytes [offset, offset + bytes), or an empty span if any of it lies outside the segment's
   // payload and block areas. The only way from an offset in shared memory to an address.
   std::span<std::byte> bytes_at(std::uint64_t offset, std::uint64_t bytes);
+  // All of them, whole pages: what a device may reach.
+  std::span<std::byte> payloads() { return {base_ + payload_begin_, size_bytes_ - payload_begin_}; }
 
   // ---- front-end ----
   // FREE -> LEASED in the smallest class that holds `payload_bytes`, or a larger one when that is

@@ -250,6 +250,46 @@ TEST(requeue_against_claim_and_release) {
   });
 }
 
+// The dead took the 1 of `armed` and did not write the eventfd; its front-end sleeps, or is just
+// taking that answer. A supervisor that lives wakes it; one that dies before it writes must at
+// least not silence the next answer.
+TEST(requeue_against_a_sleeping_frontend) {
+  for (const bool supervisor_lives : {true, false}) {
+    holds_always(supervisor_lives ? "requeue/asleep" : "requeue/complete/armed", 2, tiny(),
+                 [supervisor_lives](World& world, Fixture& f) {
+                   Pump dead{*f, f.instance, {}, {}}, other{*f, second_instance(f), {}, {}};
+                   submit(*f, {.width = 2});
+                   submit(*f, {.width = 3});
+                   dead.claim();
+                   other.claim();
+                   CHECK(f.done().empty());
+                   CHECK(dead.complete(dead.claimed[0]));
+                   EventFd eventfd;
+                   std::size_t told = 0;
+                   world.fiber([&] {
+                     f->requeue(dead.instance, true, f.wake);
+                     if (supervisor_lives && !f.wake.empty()) eventfd.write();
+                   });
+                   world.fiber([&] {
+                     if (other.complete(other.claimed[0])) eventfd.write();
+                   });
+                   world.fiber([&] {
+                     if (supervisor_lives) eventfd.read();
+                     for (;;) {
+                       for (const Ticket& ticket : f.done()) {
+                         ++told;
+                         f->release(ticket);
+                       }
+                       if (told == 2) return;
+                       eventfd.read();
+                     }
+                   });
+                   CHECK(world.run());
+                   check_idle(*f);
+                 });
+  }
+}
+
 TEST(quarantine_ends_while_its_slot_is_released) {
   holds_always("release/release_quarantine", 3, tiny(), [](World& world, Fixture& f) {
     const Ticket ticket = submit(*f);

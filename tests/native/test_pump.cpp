@@ -313,6 +313,32 @@ TEST(a_batch_grows_in_the_queue_while_another_computes) {
   CHECK(bench.idle());
 }
 
+// What the daemon takes for a hang is the time a batch could run, not its wait for the core.
+TEST(waiting_for_a_turn_to_compute_does_not_count_as_running) {
+  Bench bench(signature({-1, 1}, {-1, 1}, 1));
+  Gate first, second;
+  Instance& instance = bench.serve(
+      [&](Batch& batch) {
+        (values<const float>(batch.input(0))[0] == 1 ? first : second).pass();
+        return twice(batch);
+      },
+      2);
+  CHECK(instance.start().ok());
+  const Ticket a = bench.submit({1, 1}, {1});
+  first.await_visitor();
+  const Ticket b = bench.submit({1, 1}, {2});
+  const InstanceEntry& entry = bench.segment->header().instances[bench.last_index];
+  while (entry.lane_started_ns[1].load_relaxed() == 0) std::this_thread::yield();
+  const std::int64_t turn_ns = now_ns();
+  first.open();
+  second.await_visitor();
+  while (entry.lane_started_ns[0].load_relaxed() != 0) std::this_thread::yield();
+  CHECK(entry.lane_started_ns[1].load_relaxed() >= turn_ns);
+  second.open();
+  CHECK(bench.answer(a).floats() == Floats{2});
+  CHECK(bench.answer(b).floats() == Floats{4});
+}
+
 TEST(a_request_cancelled_while_it_runs_frees_its_slot) {
   Bench bench(signature({-1, 1}, {-1, 1}, 1));
   Gate gate;

@@ -109,8 +109,9 @@ class Worker {
   void run() {
     Claim claim;
     std::vector<std::uint16_t> wake;
-    while (!stops_.load()) {
-      const std::uint32_t seen = segment_.doorbell(instance_);
+    for (;;) {
+      const std::uint32_t seen = segment_.doorbell(instance_);  // before looking at anything
+      if (stops_.load()) return;
       segment_.claim(instance_, kLimits, now_ns(), claim, wake);
       if (dies_.load()) return;
       if (claim.slots.empty()) {
