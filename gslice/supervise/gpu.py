@@ -7,6 +7,8 @@ MPS control daemon, and from what workers read back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -140,6 +142,8 @@ class Gpu:
 
     async def care(self) -> None:
         """Until cancelled: reads its sensors, and looks for a fault that no worker noticed."""
+        with contextlib.suppress(GsliceError):  # it is told by `problem`, and tried again by loads
+            await self.ready()
         while True:
             await asyncio.sleep(_CARE_PERIOD_S)
             if self._nvml is not None and self.found is not None:
@@ -157,8 +161,9 @@ class Gpu:
 
     async def close(self) -> None:
         """Ends its MPS control daemon, if that is ours; its workers have gone."""
-        if self._opening is not None:
-            await asyncio.wait([self._opening])
+        pending = [task for task in (self._opening, self._recovery) if task is not None]
+        if pending:
+            await asyncio.wait(pending)
         await self._mps.close()
 
     async def _open(self) -> None:
@@ -175,12 +180,23 @@ class Gpu:
             if self._shared:
                 how = await self._mps.open(found.uuid, inventory.library)
                 self._event(self.name, f"{how} an MPS control daemon in {self._mps.paths.pipe}")
+                await self._check_adopted()
             self.found, self.problem = found, ""
         except GsliceError as error:
             if self.problem != str(error):
                 self._event(self.name, f"cannot be used: {error}")
             self.problem = str(error)
             raise
+
+    async def _check_adopted(self) -> None:
+        """Ends workers of an earlier daemon whose MPS has ended without them."""
+        if not self.workers:
+            return
+        clients = await self._mps.clients()
+        for worker in self.workers:
+            if self._mps.owned and worker.pid not in clients:
+                self._event(self.name, f"worker {worker.pid} is no client of MPS; it is ended")
+                worker.child.abort()
 
     async def _open_nvml(self, uuid: str) -> None:
         """Facts and readings are good to have; functions run without them, too."""
@@ -205,7 +221,7 @@ class Gpu:
     @property
     def live_resize(self) -> bool:
         """Whether a share can change in place. Under MPS it is fixed when a process starts."""
-        return not self._shared
+        return self.limiter == "none"
 
     @property
     def _shared(self) -> bool:
@@ -339,6 +355,10 @@ class Gpu:
             self._functions.pop(worker.pid, None)
             self._fates.pop(worker.pid, None)
 
+    async def client_gone(self, worker: Worker) -> None:
+        """Returns when a dead worker is no client any more, however long that takes."""
+        await self._mps.end_client(worker.pid, math.inf)
+
     def _fault(self, *dead: int) -> asyncio.Task[list[int]]:
         """What follows a fault; one that is being dealt with is not dealt with twice."""
         if self._recovery is None or self._recovery.done():
@@ -351,6 +371,7 @@ class Gpu:
     async def _recover(self) -> list[int]:
         """Ends every client, waits for a sound server. Returns the culprits, if they are known."""
         clients = dict(self._functions)
+        what = "a fatal fault" if self._mps.alive else "the end of its MPS control daemon"
         victims = list(self.workers)
         for worker in victims:
             worker.child.abort()
@@ -362,7 +383,7 @@ class Gpu:
         guilty = ", ".join(f"function {clients[pid]} (worker {pid})" for pid in culprits)
         self._event(
             self.name,
-            f"a fatal fault reached every function on it ({names}); they are started again; "
+            f"{what} reached every function on it ({names}); they are started again; "
             + (f"MPS blames {guilty}" if guilty else "MPS's log blames nobody"),
         )
         if not sound:

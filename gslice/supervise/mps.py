@@ -29,6 +29,7 @@ QUIT_TIMEOUT_S = 10.0
 CLIENT_END_TIMEOUT_S = 5.0
 RECOVERY_TIMEOUT_S = 30.0
 _POLL_S = 0.02  # MPS has no event to wait for, only commands to ask with
+_POLL_MAX_S = 1.0
 _BLAME_MAX_BYTES = 256 << 10
 
 
@@ -162,14 +163,14 @@ class Mps:
         """`FAULT` if a server is in it, else the status of the server; empty without one."""
         return await asyncio.to_thread(self._status)
 
-    async def end_client(self, pid: int) -> bool:
+    async def end_client(self, pid: int, timeout_s: float = CLIENT_END_TIMEOUT_S) -> bool:
         """Sees to it that a client's work on the GPU is over: takes it out, if it is still in.
 
         Returns:
             True: it is no client any more, so nothing of it can write to memory.
         """
-        deadline = time.monotonic() + CLIENT_END_TIMEOUT_S
-        asked = False
+        deadline = time.monotonic() + timeout_s
+        asked, pause_s = False, _POLL_S
         while time.monotonic() < deadline:
             try:
                 if pid not in await self.clients():
@@ -180,7 +181,8 @@ class Mps:
             except GsliceError:
                 if not self.alive:
                     return True  # the server ends with its control daemon, and clients with it
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_MAX_S)
         return False
 
     # ---- faults ----------------------------------------------------------------------------
