@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.step import needed
 from benchmarks.wire import infer_request, raw_outputs
+from gslice import _native
 from gslice.core.types import Signature, TensorSpec
 from gslice.ipc.native import native_signature
 
 LONGEST_S = 10.0
+STAGING_MAX_BYTES = 16_384
 _NAME = "subject"
 _DTYPES = {"FP32": np.float32, "UINT8": np.uint8, "INT32": np.int32}
 _SLOTS = 64
@@ -76,7 +77,7 @@ class Pumped:
         outputs: FP32 numbers in an output row.
         buckets: Batch sizes, ascending.
         capture: Makes the graph of a bucket.
-        staging_max_bytes: Batches up to this size are gathered on the host; None: the default.
+        staging_max_bytes: Batches up to this size are gathered on the host.
     """
 
     def __init__(
@@ -87,9 +88,8 @@ class Pumped:
         buckets: Sequence[int],
         capture: Callable[[Place], Captured],
         *,
-        staging_max_bytes: int | None = None,
+        staging_max_bytes: int = STAGING_MAX_BYTES,
     ) -> None:
-        self._native = native = needed("gslice._native")
         self._row = np.zeros((1, *row), _DTYPES[dtype])
         self.signature = Signature(
             (TensorSpec("x", dtype, (-1, *row)),),
@@ -98,26 +98,25 @@ class Pumped:
             buckets=tuple(buckets),
         )
         shape = native_signature(self.signature)
-        options = {} if staging_max_bytes is None else {"staging_max_bytes": staging_max_bytes}
-        self.device = native.CudaDevice(0, 1, **options)
-        self._graphs = {}
+        self.device = _native.CudaDevice(0, 1, staging_max_bytes)
+        self._graphs: dict[int, _native.CudaGraph] = {}
         for bucket in sorted(buckets, reverse=True):  # the largest first: the buffer never moves
             inputs = np.zeros((bucket, *row), _DTYPES[dtype])
-            batch = native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], self.device)
+            batch = _native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], self.device)
             place = Place(
                 bucket, batch.input_ptr(0), batch.output_ptr(0), self.device.lane_stream(0)
             )
             graph = capture(place)
             batch.finish()
-            self._graphs[bucket] = native.CudaGraph(graph.executable, graph.keep)
+            self._graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
         payload = -(-(self._row.nbytes + 4 * outputs + 512) // 4096) * 4096
-        self.segment = native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)
+        self.segment = _native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)
         self.segment.activate_frontend(0)
         self._index = self.segment.add_instance()
-        self._instance = native.Instance(
+        self._instance = _native.Instance(
             *(self.segment, self._index, shape, 1, self._prepared, self.device)
         )
-        self._frontend = native.Frontend(0)
+        self._frontend = _native.Frontend(0)
         self._frontend.add_function(_NAME, "1", self.segment, shape, 0)
         self._instance.start()
 
@@ -155,8 +154,7 @@ class Pumped:
 
     def counters(self) -> dict[str, int]:
         """The pump's and the device's."""
-        counters: dict[str, int] = self._instance.counters()
-        return counters
+        return self._instance.counters()
 
-    def _prepared(self, _lane: int, bucket: int) -> Any:
+    def _prepared(self, _lane: int, bucket: int) -> _native.CudaGraph:
         return self._graphs[bucket]
