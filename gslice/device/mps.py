@@ -17,7 +17,6 @@ from pathlib import Path
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 CONTROL = "nvidia-cuda-mps-control"
-SERVER = "nvidia-cuda-mps-server"
 COMMAND_TIMEOUT_S = 5.0
 SOCKET_PATH_BYTES_MAX = 107  # sun_path, less its closing zero
 LONGEST_SOCKET = "control_privileged"
@@ -101,15 +100,15 @@ def find_control(library: str = "") -> str:
     """The control program.
 
     Raises:
-        FailedPrecondition: the driver's MPS programs are not installed.
+        FailedPrecondition: it is not installed.
     """
-    for name in (CONTROL, SERVER):
-        if not find_program(name, library):
-            raise FailedPrecondition(
-                f"{name} is neither on the PATH nor in the driver's folders",
-                hint="install the driver's compute utilities, or set `limiter: none`",
-            )
-    return find_program(CONTROL, library)
+    found = find_program(CONTROL, library)
+    if not found:
+        raise FailedPrecondition(
+            f"{CONTROL} is neither on the PATH nor in the driver's folders",
+            hint="install the driver's compute utilities, or set `limiter: none`",
+        )
+    return found
 
 
 class MpsControl:

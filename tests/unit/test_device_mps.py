@@ -9,7 +9,6 @@ import pytest
 from gslice.core.errors import FailedPrecondition, Unavailable
 from gslice.device.mps import (
     CONTROL,
-    SERVER,
     MpsControl,
     MpsPaths,
     client_environment,
@@ -107,23 +106,22 @@ def test_percentages_of_our_own_environment_do_not_reach_the_daemon(
 
 def test_programs_on_the_path_and_beside_the_driver(tmp_path: Path) -> None:
     on_path = program(tmp_path / "path" / CONTROL, "exit 0")
-    beside = program(tmp_path / "driver" / SERVER, "exit 0")
+    beside = program(tmp_path / "driver" / "nvidia-smi", "exit 0")
     library = str(tmp_path / "driver" / "libcuda.so.1")
     environ = {"PATH": str(tmp_path / "path")}
     assert find_program(CONTROL, library, environ) == on_path
-    assert find_program(SERVER, library, environ) == beside
+    assert find_program("nvidia-smi", library, environ) == beside
     assert find_program("nvidia-no-such-program", library, environ) == ""
 
 
-def test_without_the_server_there_is_no_mps(
+def test_without_the_program_there_is_no_mps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program(tmp_path / CONTROL, "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("gslice.device.mps._FOLDERS", ())
-    with pytest.raises(FailedPrecondition, match=f"{SERVER} is neither on the PATH nor"):
+    with pytest.raises(FailedPrecondition, match=f"{CONTROL} is neither on the PATH nor"):
         find_control()
-    program(tmp_path / SERVER, "exit 0")
+    program(tmp_path / CONTROL, "exit 0")
     assert find_control() == str(tmp_path / CONTROL)
 
 
