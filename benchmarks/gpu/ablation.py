@@ -129,7 +129,7 @@ def measure(report: GpuReport, clock: Clock) -> None:
     """A row for each batch size and arm."""
     torch = needed("torch")
     model = MODELS["resnet50"]
-    module = model.make().cuda()
+    module = model.make()
     capture = captured(model, module)
     report.setting(turn_s=TURN_S, bar_percent=BAR_PERCENT, model=model.name)
     told: list[tuple[int, float, float]] = []

@@ -36,7 +36,7 @@ def measure(report: GpuReport, clock: Clock) -> None:
 
         resnet = MODELS["resnet50"]
         left = 2 * len(BATCHES)
-        for model, capture in ((COPY, copy), (resnet, captured(resnet, resnet.make().cuda()))):
+        for model, capture in ((COPY, copy), (resnet, captured(resnet, resnet.make()))):
             with Pumped(model.row, model.dtype, model.outputs, BATCHES, capture) as pumped:
                 for rows in BATCHES:
                     with Replay(gpu, rows, model.row_bytes, 4 * model.outputs, capture) as replay:
