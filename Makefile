@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc)
 
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
-CXX_FILES := $(shell find native tests/native -name '*.cpp' -o -name '*.hpp')
+CXX_FILES := $(shell find native tests/native tests/fakes -name '*.cpp' -o -name '*.hpp')
 OUT ?= build/overhead.json
 
 # ---- setting up ------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Machine {
   int driver_version() const { return static_cast<int>(settings_.number("driver_version", 13000)); }
   const Fields& settings() const { return settings_; }
 
-  // Bytes that living processes hold of a GPU.
+  // Bytes that living processes hold of a GPU; nothing of them is known without a directory.
   std::uint64_t memory_used_bytes(const Gpu& gpu) const;
   // Processes that live and called cuInit.
   std::vector<int> processes() const;
