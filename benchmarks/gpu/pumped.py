@@ -99,7 +99,7 @@ class Pumped:
         )
         shape = native_signature(self.signature)
         self.device = _native.CudaDevice(0, 1, staging_max_bytes)
-        self._graphs: dict[int, _native.CudaGraph] = {}
+        graphs: dict[int, _native.CudaGraph] = {}
         for bucket in sorted(buckets, reverse=True):  # the largest first: the buffer never moves
             inputs = np.zeros((bucket, *row), _DTYPES[dtype])
             batch = _native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], self.device)
@@ -108,13 +108,14 @@ class Pumped:
             )
             graph = capture(place)
             batch.finish()
-            self._graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
+            graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
         payload = -(-(self._row.nbytes + 4 * outputs + 512) // 4096) * 4096
         self.segment = _native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)
         self.segment.activate_frontend(0)
         self._index = self.segment.add_instance()
         self._instance = _native.Instance(
-            *(self.segment, self._index, shape, 1, self._prepared, self.device)
+            # Not a method of this object: the instance holds it, and would never be collected.
+            *(self.segment, self._index, shape, 1, lambda _, bucket: graphs[bucket], self.device)
         )
         self._frontend = _native.Frontend(0)
         self._frontend.add_function(_NAME, "1", self.segment, shape, 0)
@@ -155,6 +156,3 @@ class Pumped:
     def counters(self) -> dict[str, int]:
         """The pump's and the device's."""
         return self._instance.counters()
-
-    def _prepared(self, _lane: int, bucket: int) -> _native.CudaGraph:
-        return self._graphs[bucket]
