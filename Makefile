@@ -29,6 +29,8 @@ OUT ?= build/overhead.json
 check:  ## name what this machine lacks, with the apt line
 	@missing=(); \
 	if [ -z "$(PYTHON)" ]; then missing+=(python3 python3-venv python3-dev); \
+	elif ! "$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null; then \
+	  echo "PYTHON=$(PYTHON) is no Python of 3.11 to 3.14." >&2; exit 1; \
 	else \
 	  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
 	  "$(PYTHON)" -c 'import pathlib, sysconfig; \
@@ -55,10 +57,14 @@ $(VENV)/.tools: pyproject.toml | check
 	  'cmake>=3.25' 'ninja>=1.11'
 	@touch $@
 
+# Warnings are errors for developers only (the build folder remembers it for .built): one of a
+# compiler that nobody here has tried must not keep the demo from building.
+$(VENV)/.dev: STRICT := -C cmake.define.GSLICE_WERROR=ON
+
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.tools
 	@mkdir -p build
 	@echo "building gslice and installing its [$*] packages into $(VENV) (minutes, the first time)"
-	@flock build/.lock $(PIP) install -q --prefer-binary --no-build-isolation -e '.[$*]'
+	@flock build/.lock $(PIP) install -q --prefer-binary --no-build-isolation $(STRICT) -e '.[$*]'
 	@touch $@ $(VENV)/.built
 
 $(VENV)/.built: $(VENV)/.tools $(NATIVE)
@@ -110,7 +116,7 @@ native-tsan: $(VENV)/.dev
 comma := ,
 define sanitized
 cmake -S native -B build/$(1) -G Ninja -DGSLICE_PYTHON=OFF -DGSLICE_TESTS=ON \
-  -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O1 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
+  -DGSLICE_WERROR=ON -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O1 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
 ninja -C build/$(1) -j $(JOBS) --quiet
 endef
 
@@ -125,6 +131,22 @@ fmt: $(VENV)/.dev  ## put Python and C++ into shape
 .PHONY: protos
 protos: $(VENV)/.dev  ## compile protos/*.proto into gslice/protos
 	$(BIN)/python protos/build.py
+
+# The descriptors promise every protobuf from 5.29 on; each Python that is here tries both ends.
+COMPAT_PYTHONS = $(shell for p in 3.11 3.12 3.13 3.14; do \
+  python$$p -c '' 2>/dev/null && echo python$$p; done; true)
+.PHONY: compat
+compat:  ## the protocols' tests under protobuf 5.29 and the newest, with each Python that is here
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	for python in $(or $(COMPAT_PYTHONS),$(error no python3.11 to 3.14 here)); do for protobuf in '==5.29.*' ''; do \
+	  "$$python" -m venv --clear "$$scratch/venv"; \
+	  "$$scratch/venv/bin/python" -m pip install -q --disable-pip-version-check \
+	    "protobuf$$protobuf" pytest pytest-timeout; \
+	  echo "$$python, protobuf $$("$$scratch/venv/bin/python" -c \
+	    'from google.protobuf import __version__; print(__version__)')"; \
+	  "$$scratch/venv/bin/python" -m pytest -q --noconftest -p no:cacheprovider tests/unit/test_protos.py \
+	    -k 'not client' --deselect tests/unit/test_protos.py::test_both_in_one_process; \
+	done; done
 
 .PHONY: soak
 soak: $(VENV)/.dev $(VENV)/.built  ## long drills

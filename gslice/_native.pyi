@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-KERNEL_THREAD_PREFIX: str
 LAYOUT_VERSION: int
 MAX_FRONTENDS: int
 MAX_INSTANCES: int
@@ -43,12 +42,10 @@ class Segment:
     def size_bytes(self) -> int: ...
     @property
     def generation(self) -> int: ...
-    @property
-    def owner_pid(self) -> int: ...
     # supervisor side; `wake` lists are the front-end indices whose eventfd the caller must write
     def add_instance(self) -> int: ...
     def remove_instance(self, instance: int) -> None: ...
-    def flip(self, old: int | None, new: int | None) -> None: ...
+    def flip(self, old: int | None, next: int | None) -> None: ...
     def may_pull(self, instance: int) -> bool: ...
     def activate_frontend(self, frontend: int) -> None: ...
     def reap_frontend(self, frontend: int) -> int: ...
@@ -69,7 +66,7 @@ class Segment:
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,
     #     "requeued":, "poisoned":}, "rows": int, "executions": int, "copies": int,
     #     "copied_bytes": int, "compute_busy_ns": int, "last_inference_ms": int,
-    #     "batch_rows": np.ndarray[uint64, 129], "estimate_ns": int,
+    #     "batch_rows": np.ndarray[uint64, 129],
     #     "stage": {"queue" | "copy_in" | "compute" | "copy_out" | "total":
     #               {"count": int, "sum_ns": int, "bins": np.ndarray[uint64, 512]}}}
 
@@ -87,14 +84,14 @@ class Frontend:
         """Parses, validates, leases, copies the tensors in and queues.
 
         Returns:
-            A ticket. The answer is ready once `drain` has returned it.
+            A ticket. The answer is ready once `take_done` has returned it.
 
         Raises:
             NotFound, InvalidArgument, ResourceExhausted, DeadlineExceeded, Unavailable.
         """
     def deadline_ns(self, ticket: int) -> int | None: ...  # with the `timeout` parameter applied
     def request_id(self, ticket: int) -> str: ...
-    def drain(self) -> list[int]: ...  # tickets that are DONE, each once; re-arms the eventfd
+    def take_done(self) -> list[int]: ...  # tickets that are DONE, each once; re-arms the eventfd
     def respond(self, ticket: int, stream: bool = False) -> bytes:
         """The serialised ModelInferResponse (or ModelStreamInferResponse); frees the slot.
 

@@ -85,7 +85,7 @@ class Served:
         poll = select.poll()
         poll.register(self.eventfd, select.POLLIN)
         while waiting:
-            waiting -= set(self._frontend.drain())
+            waiting -= set(self._frontend.take_done())
             if waiting:
                 assert poll.poll(WAIT_MS), f"no answer: {self.segment.counts()}"
                 os.eventfd_read(self.eventfd)

@@ -41,7 +41,7 @@ class WorkerProcess:
             listener.listen(2)
             self.pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-P", "-m", "gslice.worker", "--id", "w-1", *arguments],
+                [sys.executable, "-P", "-m", "gslice.worker", *arguments],
                 dict(os.environ),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, listener.fileno(), messages.LISTEN_FD),
@@ -145,7 +145,7 @@ class WorkerProcess:
         """Waits for the answer of a request that was submitted last."""
         poll = select.poll()
         poll.register(self.eventfd, select.POLLIN)
-        while ticket not in self._frontend.drain():
+        while ticket not in self._frontend.take_done():
             assert poll.poll(WAIT_MS), f"no answer: {self.log.read_text()}"
             os.eventfd_read(self.eventfd)
         return answer_arrays(self._frontend.respond(ticket))

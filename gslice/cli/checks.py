@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gslice.cli.output import megabytes
+from gslice.core.figures import megabytes
 
 _PORTS = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
 _SHM = Path("/dev/shm")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, megabytes, milliseconds, percent, print_json, table
+from gslice.cli.output import console, print_json, table
+from gslice.core.figures import megabytes, milliseconds, percent, requested_share
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -51,7 +52,6 @@ def function_table(functions: Any) -> Table:
         right="RATE/S P50 P99 SLO SHARE GRANTED EFFECTIVE QUEUE",
     )
     for function in functions:
-        requested = function.share_requested_percent
         shown.add_row(
             function.name,
             _state(function.state),
@@ -59,7 +59,7 @@ def function_table(functions: Any) -> Table:
             _latency(function.p50_us),
             _promised(function.p99_us, function.slo_p99_us),
             _latency(function.slo_p99_us),
-            percent(requested) if requested else "auto",
+            requested_share(function.share_min_percent, function.share_max_percent),
             percent(function.share_granted_percent),
             percent(function.share_effective_percent),
             str(function.queued + function.in_flight),

@@ -140,6 +140,8 @@ class StatusReader:
         message.reason = function.reason
         message.device = spec.device
         message.share_requested_percent = _requested_percent(function)
+        message.share_min_percent = spec.share.min_percent
+        message.share_max_percent = spec.share.max_percent
         message.share_granted_percent = function.share_granted_percent
         message.slo_p99_us = spec.slo_p99_us
         message.source = function.source

@@ -75,7 +75,7 @@ class Completions:
         """Finishes the futures of all tickets that are done, and arms the doorbell again."""
         with contextlib.suppress(BlockingIOError):  # nothing rang: a call to arm it
             os.eventfd_read(self.eventfd)
-        for ticket in self._native.drain():
+        for ticket in self._native.take_done():
             future = self._forget(ticket)
             if future is not None and not future.done():
                 future.set_result(None)

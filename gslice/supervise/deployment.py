@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
 from gslice.control.slots import slot_classes
 from gslice.core.errors import GsliceError, LoadFailed, Unavailable
 from gslice.supervise.reclaim import reclaim
+from gslice.supervise.tasks import run_all
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from gslice.core.types import FunctionSpec, Signature
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
 
 _IDLE_POLL_S = 0.005
-_T = TypeVar("_T")
 
 
 class Budget(Protocol):
@@ -93,13 +93,13 @@ class Deployment:
         """
         try:
             stage("start", f"{self.spec.instances} worker(s)")
-            await _all(self._start_worker() for _ in range(self.spec.instances))
+            await run_all(self._start_worker() for _ in range(self.spec.instances))
             stage("load", self.spec.model or self.spec.python or self.spec.engine)
-            signatures = await _all(self._load(worker) for worker in self.workers)
+            signatures = await run_all(self._load(worker) for worker in self.workers)
             budget.check_memory(self.spec.device)
             self._open_segment(signatures, budget.segment_bytes())
             stage("warm", "")
-            await _all(self._attach(worker) for worker in self.workers)
+            await run_all(self._attach(worker) for worker in self.workers)
         except BaseException:
             await self.kill()
             raise
@@ -141,6 +141,11 @@ class Deployment:
     # ---- shares, front-ends, health -----------------------------------------------------------
 
     @property
+    def ready(self) -> int:
+        """How many instances are warm."""
+        return sum(worker.ready for worker in self.workers)
+
+    @property
     def share_effective_percent(self) -> float:
         """What the limiters of all instances read back, together."""
         return sum(w.share_effective_percent for w in self.workers if w.ready)
@@ -153,7 +158,7 @@ class Deployment:
     async def set_share(self, share_percent: float) -> None:
         """Changes the share of all instances in place; those still loading follow when ready."""
         self.share_percent = share_percent
-        await _all(self._correct_share(worker) for worker in self.workers if worker.ready)
+        await run_all(self._correct_share(worker) for worker in self.workers if worker.ready)
 
     def add_frontend(self, index: int, eventfd: int) -> None:
         """Lets a front-end in; workers that are not attached yet are told when they are."""
@@ -207,22 +212,27 @@ class Deployment:
         deadline = time.monotonic() + timeout_s
         # Shared memory has no event for "idle" that the daemon could wait for.
         while not (idle := self._idle()) and time.monotonic() < deadline:
-            if not self.workers and not await self._replaced():
+            if not self.workers and not await self._replaced(deadline - time.monotonic()):
                 break
             await asyncio.sleep(_IDLE_POLL_S)
         left_s = max(0.1, deadline - time.monotonic())
-        drained = await _all(worker.drain(left_s) for worker in self.workers)
+        drained = await run_all(worker.drain(left_s) for worker in self.workers)
         return idle and all(drained)
 
     async def stop(self) -> None:
         """Ends all workers in order; what is still queued is answered with an error."""
-        await _all(self._retire(worker, worker.stop()) for worker in list(self.workers))
+        await run_all(self._retire(worker, worker.stop()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
 
     async def kill(self) -> None:
         """Ends all workers at once; what is still queued is answered with an error."""
-        await _all(self._retire(worker, worker.kill()) for worker in list(self.workers))
+        await run_all(self._retire(worker, worker.kill()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
+
+    def detach(self) -> None:
+        """Lets the workers run on without us."""
+        for worker in self.workers:
+            worker.detach()
 
     def fail_queued(self, reason: str) -> None:
         """Answers everything that is queued with UNAVAILABLE."""
@@ -270,13 +280,18 @@ class Deployment:
     def _instance_share(self) -> float:
         return self.share_percent / self.spec.instances
 
-    async def _replaced(self) -> bool:
+    async def _replaced(self, timeout_s: float) -> bool:
         try:
-            await self.replace()
+            async with asyncio.timeout(timeout_s):
+                await self.replace()
+        except TimeoutError:
+            reason = "another worker takes too long to start"
         except GsliceError as error:
-            self.node.event(self.spec.name, f"nobody can answer what still waits: {error.message}")
-            return False
-        return True
+            reason = error.message
+        else:
+            return True
+        self.node.event(self.spec.name, f"nobody can answer what still waits: {reason}")
+        return False
 
     def _watch(self, worker: Worker) -> None:
         self._watches[worker] = HangWatch(self.node.config.hang_timeout_us * 1000)
@@ -286,8 +301,8 @@ class Deployment:
         if worker.expected_to_end:
             return
         self._remove(worker)
-        reclaim(self.node)
         self._on_lost(self, how)
+        reclaim(self.node)
 
     async def _retire(self, worker: Worker, end: Coroutine[None, None, None]) -> None:
         worker.expected_to_end = True
@@ -315,12 +330,3 @@ class Deployment:
         assert self.segment is not None
         counts = self.segment.counts()
         return counts["leased"] == counts["queued"] == counts["claimed"] == 0
-
-
-async def _all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
-    """Runs all to their end, then raises the first error, so that nothing goes on unseen."""
-    results = await asyncio.gather(*coroutines, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError, LoadFailed
 from gslice.ipc.messages import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
-    from gslice.ipc.messages import WorkerState
+    from gslice.ipc.messages import Message, WorkerState
     from gslice.supervise.node import Node
 
 LOAD_TIMEOUT_S = 600.0
@@ -40,6 +40,7 @@ SOCKET_PREFIX = "w-"
 MODULE = "gslice.worker"
 # onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
 ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
+_A = TypeVar("_A")
 
 
 class Worker:
@@ -79,7 +80,7 @@ class Worker:
         name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
         launch = Launch(
             MODULE,
-            ("--id", name, "--orphan-grace-us", str(node.config.orphan_grace_us)),
+            ("--orphan-grace-us", str(node.config.orphan_grace_us)),
             log,
             {**ENVIRONMENT, **spec.environment},
         )
@@ -109,16 +110,13 @@ class Worker:
     async def load(
         self, spec: FunctionSpec, share_percent: float, limiter: str, cpus: list[int]
     ) -> Signature:
-        """Loads the model under its share.
+        """Loads the model, with threads for its share.
 
         Raises:
             LoadFailed: the engine's reason, or that the process died over it.
         """
         order = Load(spec, share_percent, limiter, cpus)
-        try:
-            loaded = await self.child.request(order, Loaded, timeout_s=LOAD_TIMEOUT_S)
-        except GsliceError as error:
-            raise await self._load_failed(spec, "loading", error) from error
+        loaded = await self._prepare(spec, "loading", order, Loaded)
         self.share_percent = share_percent
         self.memory_bytes = loaded.memory_bytes
         return loaded.signature
@@ -140,12 +138,7 @@ class Worker:
         self.instance = instance
         for index, eventfd in eventfds.items():
             self.add_frontend(index, eventfd)
-        try:
-            ready = await self.child.request(
-                Attach(instance), Ready, fds=(segment.fd,), timeout_s=LOAD_TIMEOUT_S
-            )
-        except GsliceError as error:
-            raise await self._load_failed(spec, "warming up", error) from error
+        ready = await self._prepare(spec, "warming up", Attach(instance), Ready, (segment.fd,))
         self.share_effective_percent = ready.share_effective_percent
         self.limiter = ready.limiter
         self.memory_bytes = ready.memory_bytes
@@ -185,10 +178,28 @@ class Worker:
         self.expected_to_end = True
         await self.child.stop(EXIT_TIMEOUT_S)
 
+    def detach(self) -> None:
+        """Lets it run on, for a later daemon."""
+        self.expected_to_end = True
+        self.child.detach()
+
     async def kill(self) -> None:
         """Ends it at once."""
         self.expected_to_end = True
         await self.child.kill()
+
+    async def _prepare(
+        self,
+        spec: FunctionSpec,
+        doing: str,
+        order: Message,
+        answer: type[_A],
+        fds: tuple[int, ...] = (),
+    ) -> _A:
+        try:
+            return await self.child.request(order, answer, fds=fds, timeout_s=LOAD_TIMEOUT_S)
+        except GsliceError as error:
+            raise await self._load_failed(spec, doing, error) from error
 
     async def _load_failed(self, spec: FunctionSpec, doing: str, error: GsliceError) -> LoadFailed:
         if isinstance(error, ChannelClosed):

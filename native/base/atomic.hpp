@@ -81,6 +81,15 @@ class Relaxed {
   std::atomic<T> value_;
 };
 
+// One copy of a plain field that another process may rewrite at any time: what is checked is what
+// is used. The empty asm might have changed the copy, so no compiler reads the field again instead.
+template <typename T>
+T read_once(const T& shared) {
+  T copy = shared;
+  asm volatile("" : "+m"(copy));
+  return copy;
+}
+
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 

@@ -82,11 +82,15 @@ const Tensor& host_input_of(const BatchView& view, std::uint32_t index) {
   return input_of(view, index);
 }
 
-void check_dims(const TensorSpec& spec, std::span<const std::int64_t> dims) {
+// `rows`: of a batch; 0 if it has no such dimension.
+void check_dims(const TensorSpec& spec, std::span<const std::int64_t> dims, std::uint32_t rows) {
   if (dims.size() != spec.dims.size() ||
       std::ranges::any_of(dims, [](std::int64_t dim) { return dim < 0; }))
     invalid("input '" + spec.name + "' needs rank " + std::to_string(spec.dims.size()) +
             " and no negative dims, not " + shape_text(dims));
+  if (rows != 0 && dims[0] != rows)
+    invalid("input '" + spec.name + "' has " + std::to_string(dims[0]) + " rows, the batch has " +
+            std::to_string(rows));
 }
 
 nb::tuple shape_tuple(const Shape& shape) {
@@ -143,9 +147,12 @@ void set_output(const BatchView& view, std::uint32_t index, const HostArray& arr
   const DType dtype = dtype_of(array, spec.dtype);
   if (dtype == DType::kInvalid)
     invalid("output '" + spec.name + "' has an array of a type that KServe does not know");
-  std::vector<std::int64_t> dims(array.ndim());
-  for (std::size_t i = 0; i < dims.size(); ++i) dims[i] = array.shape(i);
-  raise_if(batch.set_output(index, dtype, dims, bytes_of(array)));
+  if (array.ndim() > kMaxRank)
+    invalid("output '" + spec.name + "' has rank " + std::to_string(array.ndim()) + "; at most " +
+            std::to_string(kMaxRank) + " is possible");
+  std::array<std::int64_t, kMaxRank> dims{};
+  for (std::size_t i = 0; i < array.ndim(); ++i) dims[i] = array.shape(i);
+  raise_if(batch.set_output(index, dtype, std::span(dims).first(array.ndim()), bytes_of(array)));
 }
 
 void set_output_ptr(const BatchView& view, std::uint32_t index, std::uintptr_t ptr,
@@ -155,11 +162,14 @@ void set_output_ptr(const BatchView& view, std::uint32_t index, std::uintptr_t p
   if (dtype == DType::kInvalid)
     invalid("output '" + batch.signature().outputs[index].name + "' has the unknown data type '" +
             dtype_name + "'");
-  const std::size_t bytes = element_count(shape) * dtype_info(dtype).element_bytes;
-  if (ptr == 0 && bytes != 0)
+  const auto bytes = tensor_bytes(shape, dtype);
+  if (!bytes)
+    invalid("output '" + batch.signature().outputs[index].name + "' has shape " +
+            shape_text(shape) + ", which is no size");
+  if (ptr == 0 && *bytes != 0)
     invalid("output '" + batch.signature().outputs[index].name + "' has no address");
   raise_if(batch.set_device_output(index, dtype, shape,
-                                   {reinterpret_cast<const std::byte*>(ptr), bytes}));
+                                   {reinterpret_cast<const std::byte*>(ptr), *bytes}));
 }
 
 void set_output_bytes(const BatchView& view, std::uint32_t index, const nb::bytes& data,
@@ -187,7 +197,8 @@ WarmBatch::WarmBatch(const Signature& signature, std::uint32_t lane, std::uint32
   if (nb::len(inputs) != signature_.inputs.size() || shapes.size() != signature_.inputs.size())
     invalid("a warm-up batch needs " + std::to_string(signature_.inputs.size()) + " inputs");
   if (bucket == 0) invalid("a warm-up batch needs rows");
-  for (std::size_t i = 0; i < shapes.size(); ++i) check_dims(signature_.inputs[i], shapes[i]);
+  for (std::size_t i = 0; i < shapes.size(); ++i)
+    check_dims(signature_.inputs[i], shapes[i], signature_.rows_max == 0 ? 0 : bucket);
   own_.reset(bucket, bucket);
   if (device) {
     check_device(*device, signature_, lane);
@@ -209,22 +220,23 @@ WarmBatch::~WarmBatch() {
 // with it what is captured over it, stays where it is.
 void WarmBatch::reserve_lane(const std::vector<std::vector<std::int64_t>>& shapes) {
   const std::uint32_t largest = std::max(signature_.rows_max, own_.bucket());
-  const std::size_t bytes = lane_bytes(signature_, largest, [&](std::uint32_t i) {
-    const TensorSpec& spec = signature_.inputs[i];
-    const std::size_t own = element_count(shapes[i]) * dtype_info(spec.dtype).element_bytes;
-    return signature_.rows_max == 0 ? own : own / own_.bucket() * largest;
+  const auto bytes = lane_bytes(signature_, largest, [&](std::uint32_t i) {
+    std::vector<std::int64_t> dims = shapes[i];
+    if (signature_.rows_max != 0) dims[0] = largest;
+    return tensor_bytes(dims, signature_.inputs[i].dtype);
   });
   bool grown = false;
   std::shared_ptr<std::byte> buffer;
   raise_if([&] {
     const nb::gil_scoped_release release;
     Status status = lane_->begin(own_);
-    if (status.ok()) buffer = lane_->buffer(bytes, &grown);
+    if (status.ok() && bytes) buffer = lane_->buffer(*bytes, &grown);
     return status;
   }());
   if (!buffer)
     raise(Status::Error(Code::kResourceExhausted,
-                        "no memory for a lane buffer of " + std::to_string(bytes) + " bytes"));
+                        "no memory for a lane buffer of " +
+                            (bytes ? std::to_string(*bytes) : "more than 2^62") + " bytes"));
   lane_buffer_ = buffer.get();
   own_.hold(std::move(buffer));
 }
@@ -246,7 +258,7 @@ void WarmBatch::fill_input(std::uint32_t index, const nb::object& given,
   } else {
     array = nb::cast<HostArray>(given);
     data = bytes_of(array);
-    if (data.size() != element_count(dims) * dtype_info(spec.dtype).element_bytes)
+    if (data.size() != tensor_bytes(dims, spec.dtype))
       invalid("input '" + spec.name + "' does not have the bytes of its shape " + shape_text(dims));
   }
   Tensor& tensor = own_.input_slot(index);
@@ -263,10 +275,13 @@ void WarmBatch::fill_input(std::uint32_t index, const nb::object& given,
 void WarmBatch::place_outputs() {
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
-    const DeclaredShape declared = declared_shape(spec, signature_.rows_max != 0, own_.bucket());
-    if (!declared.known) continue;
-    const std::size_t bytes = declared_bytes(spec, declared.shape);
-    own_.output_slot(i) = {allocate(bytes), bytes, declared.shape};
+    const auto shape = declared_shape(spec, signature_.rows_max != 0, own_.bucket());
+    if (!shape) continue;
+    const auto bytes = tensor_bytes(shape->view(), spec.dtype);
+    if (!bytes)
+      invalid("output '" + spec.name + "' has shape " + shape_text(shape->view()) +
+              ", whose size overflows");
+    own_.output_slot(i) = {allocate(*bytes), *bytes, *shape};
   }
 }
 

@@ -31,17 +31,17 @@ struct PyFrontend {
   bool in_use = false;
 };
 
-class Turn {
+class InUse {
  public:
-  explicit Turn(PyFrontend& frontend) : frontend_(frontend) {
+  explicit InUse(PyFrontend& frontend) : frontend_(frontend) {
     if (frontend_.in_use)
       raise(Status::Error(Code::kFailedPrecondition,
                           "this Frontend is in use by another thread; use it from one at a time"));
     frontend_.in_use = true;
   }
-  ~Turn() { frontend_.in_use = false; }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
+  ~InUse() { frontend_.in_use = false; }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
 
  private:
   PyFrontend& frontend_;
@@ -61,14 +61,14 @@ wire::Bytes as_bytes(const nb::bytes& bytes) {
 
 std::int64_t submit(PyFrontend& self, const nb::bytes& request,
                     std::optional<std::int64_t> deadline_ns) {
-  const Turn turn(self);
+  const InUse use(self);
   const wire::Bytes message = as_bytes(request);
   return take_or_raise(run_sized(
       message.size(), [&] { return self.core.submit(message, deadline_ns.value_or(kNever)); }));
 }
 
 nb::bytes respond(PyFrontend& self, TicketId ticket, bool stream) {
-  const Turn turn(self);
+  const InUse use(self);
   const std::size_t bytes = take_or_raise(self.core.begin_answer(ticket, stream));
   PyObject* answer = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes));
   if (answer == nullptr) {
@@ -80,15 +80,15 @@ nb::bytes respond(PyFrontend& self, TicketId ticket, bool stream) {
   return nb::steal<nb::bytes>(answer);
 }
 
-std::vector<TicketId> drain(PyFrontend& self) {
-  const Turn turn(self);
+std::vector<TicketId> take_done(PyFrontend& self) {
+  const InUse use(self);
   std::vector<TicketId> done;
-  self.core.drain(done);
+  self.core.take_done(done);
   return done;
 }
 
 std::optional<std::int64_t> deadline_ns(PyFrontend& self, TicketId ticket) {
-  const Turn turn(self);
+  const InUse use(self);
   const std::int64_t deadline = take_or_raise(self.core.deadline_ns(ticket));
   return deadline == kNever ? std::nullopt : std::optional(deadline);
 }
@@ -209,7 +209,7 @@ void bind_frontend(nb::module_& module) {
           "add_function",
           [](PyFrontend& self, std::string name, std::string version,
              std::shared_ptr<Segment> segment, const Signature& signature, std::int64_t slo_ns) {
-            const Turn turn(self);
+            const InUse use(self);
             raise_if(self.core.add_function(std::move(name), std::move(version), std::move(segment),
                                             signature, slo_ns));
           },
@@ -218,7 +218,7 @@ void bind_frontend(nb::module_& module) {
       .def(
           "remove_function",
           [](PyFrontend& self, std::string_view name) {
-            const Turn turn(self);
+            const InUse use(self);
             self.core.remove_function(name);
           },
           nb::arg("name"))
@@ -227,16 +227,16 @@ void bind_frontend(nb::module_& module) {
       .def(
           "request_id",
           [](PyFrontend& self, TicketId ticket) {
-            const Turn turn(self);
+            const InUse use(self);
             return std::string(take_or_raise(self.core.request_id(ticket)));
           },
           nb::arg("ticket"))
-      .def("drain", &drain)
+      .def("take_done", &take_done)
       .def("respond", &respond, nb::arg("ticket"), nb::arg("stream") = false)
       .def(
           "cancel",
           [](PyFrontend& self, TicketId ticket) {
-            const Turn turn(self);
+            const InUse use(self);
             self.core.cancel(ticket);
           },
           nb::arg("ticket"))

@@ -4,7 +4,6 @@
 #include "segment/layout.hpp"
 
 NB_MODULE(_native, module) {
-  module.attr("KERNEL_THREAD_PREFIX") = "gslice-";
   module.attr("LAYOUT_VERSION") = gslice::kLayoutVersion;
   module.attr("MAX_FRONTENDS") = gslice::kMaxFrontends;
   module.attr("MAX_INSTANCES") = gslice::kMaxInstances;

@@ -45,7 +45,7 @@ void* graph_of(const nb::object& prepared, const Signature& signature) {
   if (!nb::isinstance<CudaGraph>(prepared)) return nullptr;
   for (const auto* tensors : {&signature.inputs, &signature.outputs})
     for (const TensorSpec& tensor : *tensors)
-      if (!declared_shape(tensor, signature.rows_max != 0, 1).known)
+      if (!declared_shape(tensor, signature.rows_max != 0, 1))
         raise(Status::Error(Code::kFailedPrecondition,
                             "a CUDA graph runs one shape only, but '" + tensor.name + "' is " +
                                 shape_text(tensor.dims) + "; prepare a callable"));

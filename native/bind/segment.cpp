@@ -25,25 +25,14 @@ namespace {
 
 using TensorTuple = std::tuple<std::string, std::string, std::vector<std::int64_t>>;
 
-std::vector<TensorSpec> tensor_specs(const std::vector<TensorTuple>& tuples, const char* kind) {
-  if (tuples.size() > kMaxTensors)
-    raise(Status::Error(Code::kInvalidArgument, "a signature has " + std::to_string(tuples.size()) +
-                                                    " " + kind + "s; at most " +
-                                                    std::to_string(kMaxTensors) + " are possible"));
+std::vector<TensorSpec> tensor_specs(const std::vector<TensorTuple>& tuples) {
   std::vector<TensorSpec> specs;
   specs.reserve(tuples.size());
   for (const auto& [name, dtype_name, dims] : tuples) {
     const DType dtype = dtype_from_name(dtype_name);
-    const std::string where = std::string(kind) + " '" + name + "'";
     if (dtype == DType::kInvalid)
       raise(Status::Error(Code::kInvalidArgument,
-                          where + " has the unknown data type '" + dtype_name + "'"));
-    if (dims.size() > kMaxRank)
-      raise(Status::Error(Code::kInvalidArgument, where + " has rank " +
-                                                      std::to_string(dims.size()) + "; at most " +
-                                                      std::to_string(kMaxRank) + " is possible"));
-    if (std::ranges::any_of(dims, [](std::int64_t dim) { return dim < -1; }))
-      raise(Status::Error(Code::kInvalidArgument, where + " has a dimension below -1"));
+                          "tensor '" + name + "' has the unknown data type '" + dtype_name + "'"));
     specs.push_back({name, dtype, dims});
   }
   return specs;
@@ -52,13 +41,9 @@ std::vector<TensorSpec> tensor_specs(const std::vector<TensorTuple>& tuples, con
 Signature make_signature(const std::vector<TensorTuple>& inputs,
                          const std::vector<TensorTuple>& outputs, std::uint32_t rows_max,
                          std::vector<std::uint32_t> buckets) {
-  if (!std::ranges::is_sorted(buckets, std::less_equal<>{}) ||
-      (!buckets.empty() && (buckets.front() == 0 || buckets.back() != rows_max)))
-    raise(Status::Error(
-        Code::kInvalidArgument,
-        "buckets must ascend, start above 0 and end at rows_max " + std::to_string(rows_max)));
-  return {tensor_specs(inputs, "input"), tensor_specs(outputs, "output"), rows_max,
-          std::move(buckets)};
+  Signature made{tensor_specs(inputs), tensor_specs(outputs), rows_max, std::move(buckets)};
+  raise_if(check_signature(made));
+  return made;
 }
 
 std::uint16_t checked_index(std::uint32_t index, std::size_t bound, const char* what) {
@@ -156,7 +141,6 @@ nb::dict stats(Segment& segment) {
   out["compute_busy_ns"] = stats.compute_busy_ns.load_relaxed();
   out["last_inference_ms"] = stats.last_inference_ms.load_relaxed();
   out["batch_rows"] = uint64_array(stats.batch_rows);
-  out["estimate_ns"] = segment.header().batch_estimate_ns.load_relaxed();
   return out;
 }
 
@@ -192,7 +176,6 @@ void bind_segment(nb::module_& module) {
       .def_prop_ro("name", &Segment::name)
       .def_prop_ro("size_bytes", &Segment::size_bytes)
       .def_prop_ro("generation", [](Segment& self) { return self.header().generation; })
-      .def_prop_ro("owner_pid", [](Segment& self) { return self.header().owner_pid; })
       .def("add_instance", [](Segment& self) { return take_or_raise(self.add_instance()); })
       .def(
           "remove_instance",
@@ -207,7 +190,7 @@ void bind_segment(nb::module_& module) {
               raise(Status::Error(Code::kUnavailable,
                                   "the function's lock is held by a process that hangs"));
           },
-          nb::arg("old").none(), nb::arg("new").none())
+          nb::arg("old").none(), nb::arg("next").none())
       .def(
           "may_pull",
           [](Segment& self, std::uint32_t instance) {

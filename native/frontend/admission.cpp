@@ -1,7 +1,6 @@
 #include "frontend/admission.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "base/clock.hpp"
 #include "wire/contents.hpp"
@@ -38,16 +37,6 @@ std::string names_text(const std::vector<TensorSpec>& tensors) {
     out += quoted(tensor.name);
   }
   return out.empty() ? "none" : out;
-}
-
-// The product of dims and an element's size; false where it overflows.
-bool shape_size(std::span<const std::int64_t> dims, std::uint64_t element_bytes,
-                std::uint64_t& elements, std::uint64_t& bytes) {
-  elements = 1;
-  for (const std::int64_t dim : dims)
-    if (__builtin_mul_overflow(elements, static_cast<std::uint64_t>(dim), &elements)) return false;
-  return !__builtin_mul_overflow(elements, element_bytes, &bytes) &&
-         bytes <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
 }
 
 // ---- parameters ------------------------------------------------------------------------------
@@ -130,11 +119,11 @@ Status check_elements(std::string_view name, Bytes data, std::uint64_t expected)
 
 Status check_data(const TensorSpec& spec, const Request& request, AdmittedInput& input) {
   const auto shape = input.view->shape();
-  const std::uint32_t element_bytes = dtype_info(spec.dtype).element_bytes;
-  std::uint64_t elements = 0;
-  if (!shape_size(shape, element_bytes, elements, input.bytes))
+  const auto bytes = tensor_bytes(shape, spec.dtype);
+  if (!bytes)
     return invalid(concat("input ", quoted(spec.name), " has shape ", shape_text(shape),
                           ", whose size overflows"));
+  const std::uint64_t elements = *element_count(shape);
   if (input.typed) {
     const auto size = wire::check_contents(request, *input.view, spec.dtype);
     if (!size.ok()) return size.status();
@@ -149,6 +138,7 @@ Status check_data(const TensorSpec& spec, const Request& request, AdmittedInput&
     input.bytes = input.raw.size();
     return check_elements(spec.name, input.raw, elements);
   }
+  input.bytes = *bytes;
   if (input.raw.size() != input.bytes)
     return invalid(concat("input ", quoted(spec.name), " has ", input.raw.size(),
                           " bytes, expected ", input.bytes, " for ", dtype_info(spec.dtype).name,
@@ -237,19 +227,6 @@ Status choose_outputs(const Signature& signature, const Request& request, Output
   return Status::Ok();
 }
 
-// Aligned size of an output whose shape the rows decide; 0 if the model alone knows it.
-bool declared_bytes(const TensorSpec& output, const Signature& signature, std::uint32_t rows,
-                    std::uint64_t& bytes) {
-  std::array<std::int64_t, kMaxRank> dims{};
-  std::ranges::copy(output.dims, dims.begin());
-  if (signature.rows_max != 0 && !output.dims.empty() && dims[0] == -1) dims[0] = rows;
-  const auto shape = std::span<const std::int64_t>(dims).first(output.dims.size());
-  bytes = 0;
-  std::uint64_t elements = 0;
-  if (std::ranges::any_of(shape, [](std::int64_t dim) { return dim < 0; })) return true;
-  return shape_size(shape, dtype_info(output.dtype).element_bytes, elements, bytes);
-}
-
 Status sum_sizes(const Signature& signature, Admission& admission) {
   constexpr std::uint64_t kMost = std::uint64_t{1} << 62;  // of one tensor, so that sums fit
   admission.input_bytes = admission.output_bytes = 0;
@@ -259,47 +236,19 @@ Status sum_sizes(const Signature& signature, Admission& admission) {
     admission.input_bytes += align_up(input.bytes);  // sent in full, so below the message's 2 GiB
   }
   for (const TensorSpec& output : signature.outputs) {
-    std::uint64_t bytes = 0;
-    const bool fits =
-        declared_bytes(output, signature, admission.rows, bytes) && bytes < kMost / kMaxTensors;
-    if (!fits)
+    const auto shape = declared_shape(output, signature.rows_max != 0, admission.rows);
+    if (!shape) continue;
+    const auto bytes = tensor_bytes(shape->view(), output.dtype);
+    if (!bytes || *bytes >= kMost / kMaxTensors)
       return Status::Error(Code::kResourceExhausted,
                            concat("output ", quoted(output.name), " with ", admission.rows,
                                   " rows is larger than any memory"));
-    admission.output_bytes += align_up(bytes);
-  }
-  return Status::Ok();
-}
-
-Status check_tensors(const std::vector<TensorSpec>& tensors, const char* kind) {
-  if (tensors.size() > kMaxTensors)
-    return invalid(concat("a signature has ", tensors.size(), " ", kind, "s, at most ", kMaxTensors,
-                          " are possible"));
-  for (const TensorSpec& tensor : tensors) {
-    if (tensor.dims.size() > kMaxRank || tensor.dtype >= DType::kInvalid)
-      return invalid(concat("a signature's ", kind, " ", quoted(tensor.name),
-                            " has an unknown data type or a rank above ", kMaxRank));
-    if (std::ranges::any_of(tensor.dims, [](std::int64_t dim) { return dim < -1; }))
-      return invalid(
-          concat("a signature's ", kind, " ", quoted(tensor.name), " has a dimension below -1"));
+    admission.output_bytes += align_up(*bytes);
   }
   return Status::Ok();
 }
 
 }  // namespace
-
-Status check_signature(const Signature& signature) {
-  if (Status status = check_tensors(signature.inputs, "input"); !status.ok()) return status;
-  if (Status status = check_tensors(signature.outputs, "output"); !status.ok()) return status;
-  if (signature.rows_max == 0) return Status::Ok();
-  const bool batchable = !signature.inputs.empty() &&
-                         std::ranges::all_of(signature.inputs, [](const TensorSpec& input) {
-                           return !input.dims.empty() && input.dims[0] == -1;
-                         });
-  return batchable ? Status::Ok()
-                   : invalid(concat("a signature has rows_max ", signature.rows_max,
-                                    ", but not every input has -1 as its first dimension"));
-}
 
 Status admit(const Signature& signature, const Request& request, Admission& admission) {
   admission.rows = 0;

@@ -36,9 +36,6 @@ struct Admission {
   std::int64_t timeout_us = 0;     // of the `timeout` parameter; 0: none
 };
 
-// Whether a front-end can serve such a function: counts, ranks, types, batch dimensions.
-Status check_signature(const Signature& signature);
-
 // kInvalidArgument or kUnimplemented: the message names the tensor, what came and what was
 // expected. The caller puts the function's name in front.
 Status admit(const Signature& signature, const wire::Request& request, Admission& admission);

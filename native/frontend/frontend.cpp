@@ -51,7 +51,6 @@ Status unknown_ticket(TicketId id) {
 
 Frontend::~Frontend() {
   for (auto& function : functions_) {
-    if (!function) continue;
     for (std::uint32_t slot = 0; slot < function->segment().slot_count(); ++slot)
       if (const Pending& pending = function->pending(slot); pending.live)
         function->segment().cancel({slot, pending.generation});
@@ -65,8 +64,8 @@ Result<std::uint32_t> Frontend::new_index() {
   for (std::uint32_t tried = 0; tried < kMaxFunctions; ++tried) {
     const std::uint32_t index = next_index_;
     next_index_ = (next_index_ + 1) % kMaxFunctions;
-    if (index >= functions_.size()) functions_.resize(index + 1);
-    if (!functions_[index]) return index;
+    if (index >= by_index_.size()) by_index_.resize(index + 1);
+    if (by_index_[index] == nullptr) return index;
   }
   return Status::Error(Code::kResourceExhausted,
                        concat("a front-end serves at most ", kMaxFunctions, " functions"));
@@ -77,11 +76,10 @@ Status Frontend::add_function(std::string name, std::string version,
                               std::int64_t slo_ns) {
   if (name.empty() || !wire::is_utf8(name) || !wire::is_utf8(version))
     return Status::Error(Code::kInvalidArgument, "a function's name and version must be UTF-8");
-  if (Status status = check_signature(signature); !status.ok()) return status;
   remove_function(name);
   // The same segment again, with requests in flight: one function must take all of its answers.
   for (const auto& known : functions_) {
-    if (!known || !known->is_same(name, *segment)) continue;
+    if (!known->is_same(name, *segment)) continue;
     known->renew(std::move(version), slo_ns);
     known->retired = false;
     by_name_.emplace(known->name(), known.get());
@@ -92,7 +90,8 @@ Status Frontend::add_function(std::string name, std::string version,
   auto function = std::make_unique<Function>(index.value(), std::move(name), std::move(version),
                                              std::move(segment), std::move(signature), slo_ns);
   by_name_.emplace(function->name(), function.get());
-  functions_[index.value()] = std::move(function);
+  by_index_[index.value()] = function.get();
+  functions_.push_back(std::move(function));
   return Status::Ok();
 }
 
@@ -106,7 +105,9 @@ void Frontend::remove_function(std::string_view name) {
 }
 
 void Frontend::retire_if_idle(Function& function) {
-  if (function.retired && function.in_flight == 0) functions_[function.index()].reset();
+  if (!function.retired || function.in_flight != 0) return;
+  by_index_[function.index()] = nullptr;
+  std::erase_if(functions_, [&](const auto& each) { return each.get() == &function; });
 }
 
 // ---- tickets ---------------------------------------------------------------------------------
@@ -116,8 +117,8 @@ Frontend::Place Frontend::place(TicketId id) const {
   const auto index = static_cast<std::size_t>(bits >> 48);
   const Ticket ticket{static_cast<std::uint32_t>(bits >> 32 & 0xffff),
                       static_cast<std::uint32_t>(bits)};
-  if (index >= functions_.size() || !functions_[index]) return {};
-  Function& function = *functions_[index];
+  if (index >= by_index_.size() || by_index_[index] == nullptr) return {};
+  Function& function = *by_index_[index];
   if (ticket.slot >= function.segment().slot_count()) return {};
   const Pending& pending = function.pending(ticket.slot);
   if (!pending.live || pending.generation != ticket.generation) return {};
@@ -200,10 +201,9 @@ Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, T
 
 // ---- the way out -----------------------------------------------------------------------------
 
-void Frontend::drain(std::vector<TicketId>& done) {
+void Frontend::take_done(std::vector<TicketId>& done) {
   done.clear();
   for (auto& function : functions_) {
-    if (!function) continue;
     taken_.clear();
     function->segment().take_done(index_, taken_);
     for (const Ticket ticket : taken_) {
@@ -221,8 +221,9 @@ Result<std::size_t> Frontend::begin_answer(TicketId id, bool stream) {
   if (!found.function) return unknown_ticket(id);
   Function& function = *found.function;
   if (!function.segment().is_done(found.ticket))
-    return Status::Error(Code::kFailedPrecondition,
-                         concat("ticket ", id, " has no answer yet; wait until drain returns it"));
+    return Status::Error(
+        Code::kFailedPrecondition,
+        concat("ticket ", id, " has no answer yet; wait until take_done returns it"));
   Status status = function.read_answer(found.ticket, stream, answer_);
   if (status.ok()) {
     if (const auto bytes = wire::response_bytes(answer_.response)) {

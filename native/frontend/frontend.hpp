@@ -48,7 +48,7 @@ class Frontend {
   Result<std::string_view> request_id(TicketId id) const;
 
   // The tickets that turned DONE since the last call, and arms the wake-up for the next ones.
-  void drain(std::vector<TicketId>& done);
+  void take_done(std::vector<TicketId>& done);
 
   // The answer in two steps, so that the caller allocates the exact size between them. An error
   // is the request's answer (or kFailedPrecondition: not DONE yet, which keeps the ticket).
@@ -74,7 +74,8 @@ class Frontend {
   void retire_if_idle(Function& function);
 
   std::uint16_t index_;
-  std::vector<std::unique_ptr<Function>> functions_;         // by index; null: free
+  std::vector<std::unique_ptr<Function>> functions_;         // in no order
+  std::vector<Function*> by_index_;                          // null: free
   std::unordered_map<std::string_view, Function*> by_name_;  // keys live in their functions
   std::uint32_t next_index_ = 0;
   std::size_t in_flight_ = 0;

@@ -27,13 +27,6 @@ std::string milliseconds(std::int64_t ns) {
   return text.data();
 }
 
-std::uint64_t largest_payload(Segment& segment) {
-  std::uint64_t largest = 0;
-  for (std::uint32_t i = 0; i < segment.slot_count(); ++i)
-    largest = std::max(largest, segment.slot(i).payload_bytes);
-  return largest;
-}
-
 }  // namespace
 
 Function::Function(std::uint32_t index, std::string name, std::string version,
@@ -44,7 +37,6 @@ Function::Function(std::uint32_t index, std::string name, std::string version,
       segment_(std::move(segment)),
       signature_(std::move(signature)),
       slo_ns_(slo_ns),
-      largest_payload_bytes_(largest_payload(*segment_)),
       pending_(segment_->slot_count()) {}
 
 bool Function::is_same(std::string_view name, Segment& segment) {
@@ -80,12 +72,12 @@ Status Function::check_version(std::string_view version) const {
 
 Status Function::check_size(const Admission& admission) const {
   const std::uint64_t needed = admission.input_bytes + admission.output_bytes;
-  if (needed <= largest_payload_bytes_) return Status::Ok();
-  return Status::Error(
-      Code::kResourceExhausted,
-      concat("the request needs ", needed, " bytes (", admission.input_bytes, " in, ",
-             admission.output_bytes, " out), the largest slot has ", largest_payload_bytes_,
-             "; send fewer rows or raise the function's request_max"));
+  const std::uint64_t largest = segment_->largest_payload_bytes();
+  if (needed <= largest) return Status::Ok();
+  return Status::Error(Code::kResourceExhausted,
+                       concat("the request needs ", needed, " bytes (", admission.input_bytes,
+                              " in, ", admission.output_bytes, " out), the largest slot has ",
+                              largest, "; send fewer rows or raise the function's request_max"));
 }
 
 Status Function::check_deadline(std::uint32_t rows, std::int64_t deadline_ns, std::int64_t now) {
@@ -166,19 +158,16 @@ Status Function::fill(Ticket ticket, const wire::Request& request, const Admissi
 Status Function::read_output(const SlotHeader& slot, std::size_t index, wire::OutputView& output,
                              std::array<std::int64_t, kMaxRank>& dims) {
   const TensorSpec& spec = signature_.outputs[index];
-  const TensorRecord record = slot.outputs[index];  // one copy: what is checked is what is used
+  const TensorRecord record = read_once(slot.outputs[index]);
   const auto wrong = [&](const char* what) {
     return Status::Error(Code::kInternal,
                          concat("output ", quoted(spec.name), " came from the worker with ", what));
   };
   if (record.dtype != spec.dtype) return wrong("another data type than its signature");
   if (record.rank > kMaxRank) return wrong("an impossible rank");
-  std::uint64_t bytes = dtype_info(spec.dtype).element_bytes;
-  for (std::size_t i = 0; i < record.rank; ++i)
-    if (record.dims[i] < 0 ||
-        __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(record.dims[i]), &bytes))
-      return wrong("an impossible shape");
-  if (spec.dtype != DType::kBytes && bytes != record.bytes)
+  const auto bytes = tensor_bytes(std::span(record.dims).first(record.rank), spec.dtype);
+  if (!bytes) return wrong("an impossible shape");
+  if (spec.dtype == DType::kBytes ? record.bytes < *bytes : record.bytes != *bytes)
     return wrong("a size that is not its shape's");
   const auto data = segment_->bytes_at(record.offset, record.bytes);
   if (data.size() != record.bytes) return wrong("data outside its segment");
@@ -190,11 +179,10 @@ Status Function::read_output(const SlotHeader& slot, std::size_t index, wire::Ou
 Status Function::read_answer(Ticket ticket, bool stream, Answer& answer) {
   const SlotHeader& slot = segment_->slot(ticket.slot);
   const Pending& request = pending_[ticket.slot];
-  if (slot.code != static_cast<std::uint32_t>(Code::kOk)) {
-    const std::size_t length = std::min<std::size_t>(slot.message_bytes, kMessageBytes);
+  if (const auto code = static_cast<Code>(read_once(slot.code)); code != Code::kOk) {
+    const std::size_t length = std::min<std::size_t>(read_once(slot.message_bytes), kMessageBytes);
     const std::string message(slot.message.data(), length);
-    return Status::Error(static_cast<Code>(slot.code),
-                         wire::is_utf8(message) ? message : quoted(message));
+    return Status::Error(code, wire::is_utf8(message) ? message : quoted(message));
   }
   if (slot.output_count != signature_.outputs.size())
     return Status::Error(Code::kInternal, concat("the worker gave ", slot.output_count,

@@ -37,7 +37,7 @@ struct Answer {
 
 class Function {
  public:
-  // The segment's classes are read once; `index` is the function's number in tickets.
+  // `index`: the function's number in tickets.
   Function(std::uint32_t index, std::string name, std::string version,
            std::shared_ptr<Segment> segment, Signature signature, std::int64_t slo_ns);
 
@@ -84,7 +84,6 @@ class Function {
   std::shared_ptr<Segment> segment_;
   Signature signature_;
   std::int64_t slo_ns_;
-  std::uint64_t largest_payload_bytes_ = 0;
   std::vector<Pending> pending_;  // by slot
 };
 

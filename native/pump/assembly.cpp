@@ -38,14 +38,15 @@ void Assembly::take(std::span<const Ticket> tickets) {
   stored_ = {};
   buffer_grown_ = false;
   for (const Ticket ticket : tickets) {
-    SlotHeader& header = segment_.slot(ticket.slot);
+    const SlotHeader& header = segment_.slot(ticket.slot);
     Member member;
     member.ticket = ticket;
     member.rows = batchable() ? std::uint32_t{header.rows} : 1;
     member.leased_ns = header.leased_ns;
     member.queued_ns = header.queued_ns;
     member.claimed_ns = header.claimed_ns;
-    member.status = check_inputs(header, member.rows);
+    member.status = check_inputs(header, member);
+    if (member.status.ok()) member.status = find_output_area(member);
     if (member.status.ok()) member.status = reserve_declared(member);
     (member.status.ok() ? members_ : rejected_).push_back(std::move(member));
     inputs_.resize(members_.size() * signature_.inputs.size());
@@ -53,53 +54,63 @@ void Assembly::take(std::span<const Ticket> tickets) {
   }
 }
 
-// Nothing that a front-end wrote is believed: a wrong length here would reach past the segment.
-Status Assembly::check_inputs(const SlotHeader& header, std::uint32_t rows) {
+// Nothing that a front-end wrote is believed: a wrong length here would reach into another's
+// request, or past the segment.
+Status Assembly::check_inputs(const SlotHeader& header, const Member& member) {
   if (header.input_count != signature_.inputs.size()) return corrupt("its inputs");
-  if (batchable() && (rows == 0 || rows > signature_.rows_max)) return corrupt("its rows");
+  if (batchable() && (member.rows == 0 || member.rows > signature_.rows_max))
+    return corrupt("its rows");
   for (std::size_t i = 0; i < signature_.inputs.size(); ++i) {
     const TensorSpec& spec = signature_.inputs[i];
-    const TensorRecord record = header.inputs[i];  // one copy: what is checked is what is used
-    const auto damaged = [&] { return corrupt("input '" + spec.name + "'"); };
-    if (record.rank != spec.dims.size() || record.dtype != spec.dtype) return damaged();
-    const bool text = spec.dtype == DType::kBytes;
-    std::uint64_t bytes = text ? sizeof(std::uint32_t) : dtype_info(spec.dtype).element_bytes;
-    for (std::uint32_t d = 0; d < record.rank; ++d) {
-      const std::int64_t dim = record.dims[d];
-      const bool fits = dim >= 0 && (spec.dims[d] == -1 || dim == spec.dims[d]);
-      if (!fits || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(dim), &bytes))
-        return damaged();
-    }
-    if (batchable() && record.dims[0] != rows) return damaged();
-    // BYTES: no fewer than the lengths of its elements take.
-    if (text ? bytes > record.bytes : bytes != record.bytes) return damaged();
-    const auto data = segment_.bytes_at(record.offset, record.bytes);
-    if (data.size() != record.bytes) return damaged();
-    if (!members_.empty()) {
-      const Shape& first = inputs_of(0)[i].shape;
-      const std::uint32_t from = batchable() ? 1 : 0;
-      if (!std::equal(record.dims.begin() + from, record.dims.begin() + record.rank,
-                      first.dims.begin() + from))
-        return damaged();
-    }
+    const TensorRecord record = read_once(header.inputs[i]);
+    const auto data = segment_.payload_at(member.ticket.slot, record.offset, record.bytes);
+    if (!fits(record, i, member.rows) || data.size() != record.bytes)
+      return corrupt("input '" + spec.name + "'");
     inputs_.push_back({address(data), data.size(), {record.dims, record.rank}});
   }
   return Status::Ok();
 }
 
+// Whether the record is of a tensor that the signature allows, in a batch with the first member.
+bool Assembly::fits(const TensorRecord& record, std::size_t input, std::uint32_t rows) const {
+  const TensorSpec& spec = signature_.inputs[input];
+  if (record.rank != spec.dims.size() || record.dtype != spec.dtype) return false;
+  const auto dims = std::span(record.dims).first(record.rank);
+  for (std::size_t d = 0; d < dims.size(); ++d)
+    if (spec.dims[d] != -1 && dims[d] != spec.dims[d]) return false;
+  const std::size_t from = batchable() ? 1 : 0;
+  if (batchable() && dims[0] != rows) return false;
+  if (!members_.empty() &&
+      !std::ranges::equal(dims.subspan(from), inputs_of(0)[input].shape.view().subspan(from)))
+    return false;
+  const auto bytes = tensor_bytes(dims, spec.dtype);
+  if (!bytes) return false;
+  return spec.dtype == DType::kBytes ? *bytes <= record.bytes : *bytes == record.bytes;
+}
+
+Status Assembly::find_output_area(Member& member) const {
+  const auto area = segment_.output_area(member.ticket.slot);
+  if (!area) return corrupt("its output area");
+  if (area->offset != member.output.offset) member.output_used = 0;
+  member.output = *area;
+  return Status::Ok();
+}
+
 Status Assembly::reserve_declared(Member& member) {
-  slot(member).output_count = static_cast<std::uint32_t>(signature_.outputs.size());
+  segment_.slot(member.ticket.slot).output_count =
+      static_cast<std::uint32_t>(signature_.outputs.size());
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
-    const DeclaredShape declared = declared_shape(spec, batchable(), member.rows);
-    if (!declared.known) {
+    const auto shape = declared_shape(spec, batchable(), member.rows);
+    if (!shape) {
       outputs_.emplace_back();
       continue;
     }
-    const std::uint64_t bytes = declared_bytes(spec, declared.shape);
-    const auto placed = place(member, i, declared.shape, bytes);
+    const auto bytes = tensor_bytes(shape->view(), spec.dtype);
+    if (!bytes) return corrupt("its rows");  // a front-end admits no output that no memory holds
+    const auto placed = place(member, i, *shape, *bytes);
     if (!placed.ok()) return placed.status();
-    outputs_.push_back({placed.value(), bytes, declared.shape});
+    outputs_.push_back({placed.value(), *bytes, *shape});
   }
   return Status::Ok();
 }
@@ -108,15 +119,12 @@ Status Assembly::reserve_declared(Member& member) {
 // its record. What was placed before stays where it is.
 Result<std::byte*> Assembly::place(Member& member, std::uint32_t output, const Shape& shape,
                                    std::uint64_t bytes) {
-  SlotHeader& header = slot(member);
-  const auto start = [&] { return align_up(header.output_offset + member.output_used); };
-  const auto fits = [&] { return start() + bytes <= header.output_offset + header.output_bytes; };
-  if (!fits()) {
-    const std::uint64_t area = header.output_offset;
+  const auto start = [&] { return align_up(member.output.offset + member.output_used); };
+  if (!member.output.holds(start(), bytes)) {
     Status status = segment_.reserve_output(
-        member.ticket, instance_, std::max(bytes + kTensorAlign, header.output_bytes + 1));
-    if (status.ok() && header.output_offset != area) member.output_used = 0;
-    if (status.ok() && !fits()) status = corrupt("its output area");
+        member.ticket, instance_, std::max(bytes + kTensorAlign, member.output.bytes + 1));
+    if (status.ok()) status = find_output_area(member);
+    if (status.ok() && !member.output.holds(start(), bytes)) status = corrupt("its output area");
     if (!status.ok()) {
       status.message = "output '" + signature_.outputs[output].name + "' of " +
                        std::to_string(bytes) + " bytes: " + status.message;
@@ -125,9 +133,8 @@ Result<std::byte*> Assembly::place(Member& member, std::uint32_t output, const S
   }
   const std::uint64_t offset = start();
   const std::span<std::byte> room = segment_.bytes_at(offset, bytes);
-  if (room.size() != bytes) return corrupt("its output area");
-  member.output_used = offset + bytes - header.output_offset;
-  TensorRecord& record = header.outputs[output];
+  member.output_used = offset + bytes - member.output.offset;
+  TensorRecord& record = segment_.slot(member.ticket.slot).outputs[output];
   record.offset = offset;
   record.bytes = bytes;
   record.dims = shape.dims;
@@ -147,12 +154,12 @@ Status Assembly::lay_out(DeviceTable& device) {
     return Status::Ok();
   }
   // Grown at once to what the largest batch of this shape needs, so that steady state never does.
-  const std::uint32_t largest = std::max(signature_.rows_max, batch_.bucket());
-  auto buffer = device.buffer(batch_.lane(), buffer_bytes(largest), &buffer_grown_);
+  const auto bytes = buffer_bytes(std::max(signature_.rows_max, batch_.bucket()));
+  auto buffer = bytes ? device.buffer(batch_.lane(), *bytes, &buffer_grown_) : nullptr;
   if (buffer == nullptr)
-    return Status::Error(
-        Code::kResourceExhausted,
-        "no memory for a lane buffer of " + std::to_string(buffer_bytes(largest)) + " bytes");
+    return Status::Error(Code::kResourceExhausted,
+                         "no memory for a lane buffer of " +
+                             (bytes ? std::to_string(*bytes) : "more than 2^62") + " bytes");
   bind_buffer(buffer.get());
   batch_.hold(std::move(buffer));
   return Status::Ok();
@@ -177,17 +184,20 @@ void Assembly::bind_in_place() {
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) batch_.output_slot(i) = outputs_[i];
 }
 
-// What the tensors of a batch of `bucket` rows take. BYTES tensors: as many as there are now.
-std::size_t Assembly::buffer_bytes(std::uint32_t bucket) {
-  return lane_bytes(signature_, bucket, [&](std::uint32_t i) {
+// Of one row of an input, by the first member. BYTES tensors: of its elements' lengths.
+std::uint64_t Assembly::row_bytes(std::uint32_t input) const {
+  const Shape& shape = inputs_of(0)[input].shape;
+  return *tensor_bytes(shape.view(), signature_.inputs[input].dtype) / members_[0].rows;
+}
+
+// What the tensors of a batch of `bucket` rows take; nothing if that is more than any memory. BYTES
+// tensors: as they are now, and no text in the rows that are added.
+std::optional<std::size_t> Assembly::buffer_bytes(std::uint32_t bucket) const {
+  return lane_bytes(signature_, bucket, [&](std::uint32_t i) -> std::optional<std::uint64_t> {
     std::uint64_t bytes = 0;
+    if (__builtin_mul_overflow(bucket - batch_.rows(), row_bytes(i), &bytes) || bytes > kMostBytes)
+      return std::nullopt;
     for (std::size_t m = 0; m < members_.size(); ++m) bytes += inputs_of(m)[i].bytes;
-    if (signature_.inputs[i].dtype == DType::kBytes) {
-      const std::uint64_t row_elements = element_count(inputs_of(0)[i].shape.view(), 1);
-      bytes += (bucket - batch_.rows()) * row_elements * sizeof(std::uint32_t);
-    } else if (batchable()) {
-      bytes = bytes / batch_.rows() * bucket;
-    }
     return bytes;
   });
 }
@@ -203,11 +213,11 @@ void Assembly::bind_buffer(std::byte* buffer) {
   }
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
-    const DeclaredShape declared = declared_shape(spec, batchable(), batch_.bucket());
-    if (!declared.known) continue;
-    const std::size_t bytes = declared_bytes(spec, declared.shape);
+    const auto shape = declared_shape(spec, batchable(), batch_.bucket());
+    if (!shape) continue;
+    const std::size_t bytes = *tensor_bytes(shape->view(), spec.dtype);
     const std::size_t offset = layout.place(bytes);
-    batch_.output_slot(i) = {buffer + offset, bytes, declared.shape};
+    batch_.output_slot(i) = {buffer + offset, bytes, *shape};
     list_scatter(i, offset);
   }
 }
@@ -220,13 +230,8 @@ std::size_t Assembly::list_gather(std::uint32_t input, std::size_t offset) {
     gather_.push_back({tensor.data, offset, tensor.bytes});
     offset += tensor.bytes;
   }
-  const std::uint64_t padding_rows = batch_.bucket() - batch_.rows();
-  if (padding_rows == 0) return offset;
-  const DType dtype = signature_.inputs[input].dtype;
-  const std::uint64_t element_bytes =
-      dtype == DType::kBytes ? sizeof(std::uint32_t) : dtype_info(dtype).element_bytes;
-  const Shape& shape = inputs_of(0)[input].shape;
-  const std::uint64_t padding = padding_rows * element_count(shape.view(), 1) * element_bytes;
+  const std::uint64_t padding = (batch_.bucket() - batch_.rows()) * row_bytes(input);
+  if (padding == 0) return offset;
   gather_.push_back({nullptr, offset, padding});
   return offset + padding;
 }
@@ -244,7 +249,7 @@ void Assembly::list_scatter(std::uint32_t output, std::size_t offset) {
 // Runs on the lane's thread while the batch does: hands each request its rows at once.
 Status Assembly::store(std::uint32_t output, const Shape& shape, std::span<const std::byte> data) {
   const bool text = signature_.outputs[output].dtype == DType::kBytes;
-  const std::uint64_t row_elements = element_count(shape.view(), batchable() ? 1 : 0);
+  const std::uint64_t row_elements = *element_count(shape.view()) / batch_.bucket();
   const std::uint64_t row_bytes = data.size() / batch_.bucket();
   for (Member& member : members_) {
     std::size_t bytes = member.rows * row_bytes;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,7 +17,8 @@ namespace gslice {
 struct Member {
   Ticket ticket;
   std::uint32_t rows = 0;         // in the batch; 1 if the function is not batchable
-  std::uint64_t output_used = 0;  // bytes of its output area that are taken
+  Area output;                    // its output area, checked to be its own
+  std::uint64_t output_used = 0;  // bytes of that which are taken
   Status status;                  // why it fails although the batch does not
   // Of the slot, which may be another request's as soon as this one is completed.
   std::int64_t leased_ns = 0, queued_ns = 0, claimed_ns = 0;
@@ -48,9 +50,10 @@ class Assembly final : public OutputSink {
   Status store(std::uint32_t output, const Shape& shape, std::span<const std::byte> data) override;
 
  private:
-  SlotHeader& slot(const Member& member) { return segment_.slot(member.ticket.slot); }
   bool batchable() const { return signature_.rows_max != 0; }
-  Status check_inputs(const SlotHeader& header, std::uint32_t rows);
+  Status check_inputs(const SlotHeader& header, const Member& member);
+  bool fits(const TensorRecord& record, std::size_t input, std::uint32_t rows) const;
+  Status find_output_area(Member& member) const;
   Status reserve_declared(Member& member);
   Result<std::byte*> place(Member& member, std::uint32_t output, const Shape& shape,
                            std::uint64_t bytes);
@@ -64,7 +67,8 @@ class Assembly final : public OutputSink {
   }
   bool binds_in_place(const DeviceTable& device);
   void bind_in_place();
-  std::size_t buffer_bytes(std::uint32_t bucket);
+  std::uint64_t row_bytes(std::uint32_t input) const;
+  std::optional<std::size_t> buffer_bytes(std::uint32_t bucket) const;
   void bind_buffer(std::byte* buffer);
   std::size_t list_gather(std::uint32_t input, std::size_t offset);
   void list_scatter(std::uint32_t output, std::size_t offset);

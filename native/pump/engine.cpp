@@ -17,22 +17,6 @@ Shape shape_of(std::span<const std::int64_t> dims) {
 
 }  // namespace
 
-DeclaredShape declared_shape(const TensorSpec& spec, bool batchable, std::uint32_t rows) {
-  DeclaredShape declared;
-  declared.shape.rank = static_cast<std::uint32_t>(spec.dims.size());
-  std::ranges::copy(spec.dims, declared.shape.dims.begin());
-  if (batchable) declared.shape.dims[0] = rows;
-  declared.known = spec.dtype != DType::kBytes &&
-                   std::ranges::all_of(declared.shape.view(), [](auto dim) { return dim >= 0; });
-  return declared;
-}
-
-std::uint64_t element_count(std::span<const std::int64_t> dims, std::size_t first) {
-  std::uint64_t count = 1;
-  for (std::size_t i = first; i < dims.size(); ++i) count *= static_cast<std::uint64_t>(dims[i]);
-  return count;
-}
-
 Result<std::size_t> serialised_bytes(std::span<const std::byte> data, std::uint64_t elements) {
   std::size_t offset = 0;
   for (std::uint64_t i = 0; i < elements; ++i) {
@@ -86,17 +70,19 @@ Status Batch::check_output(std::uint32_t index, DType dtype, std::span<const std
   if (signature_.rows_max != 0 && dims[0] != bucket_)
     return internal(where() + " has " + std::to_string(dims[0]) + " rows, the batch has " +
                     std::to_string(bucket_));
+  const std::optional<std::uint64_t> needed = tensor_bytes(dims, dtype);
+  if (!needed)
+    return internal(where() + " has shape " + shape_text(dims) + ", whose size overflows");
   if (dtype == DType::kBytes) {
-    const auto taken = serialised_bytes(data, element_count(dims));
+    const auto taken = serialised_bytes(data, *element_count(dims));
     if (taken.ok() && taken.value() == data.size()) return Status::Ok();
     return internal(where() + ": " +
                     (taken.ok() ? "more BYTES elements than its shape " + shape_text(dims) + " says"
                                 : taken.status().message));
   }
-  const std::uint64_t needed = element_count(dims) * dtype_info(dtype).element_bytes;
-  if (data.size() != needed)
+  if (data.size() != *needed)
     return internal(where() + " has " + std::to_string(data.size()) + " bytes, its shape " +
-                    shape_text(dims) + " needs " + std::to_string(needed));
+                    shape_text(dims) + " needs " + std::to_string(*needed));
   return Status::Ok();
 }
 

@@ -1,7 +1,6 @@
 // What the pump hands to an engine: one batch of one shape. No Python here; bind/ adapts it.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,25 +13,6 @@
 #include "base/status.hpp"
 
 namespace gslice {
-
-struct Shape {
-  std::array<std::int64_t, kMaxRank> dims{};
-  std::uint32_t rank = 0;
-
-  std::span<const std::int64_t> view() const { return {dims.data(), rank}; }
-  bool operator==(const Shape&) const = default;
-};
-
-// The shape of a batchable or single tensor with `rows` as its batch dimension, and whether that
-// says all of it. Outputs whose shape it does not say come through Batch::set_output.
-struct DeclaredShape {
-  Shape shape;
-  bool known = false;
-};
-DeclaredShape declared_shape(const TensorSpec& spec, bool batchable, std::uint32_t rows);
-
-// Elements of dims, from dimension `first`; the dims must have been bounds-checked.
-std::uint64_t element_count(std::span<const std::int64_t> dims, std::size_t first = 0);
 
 // Bytes that the first `elements` serialised BYTES elements take, or kInternal where they end
 // early.

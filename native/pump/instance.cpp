@@ -20,10 +20,6 @@ Status invalid(std::string message) {
   return Status::Error(Code::kInvalidArgument, std::move(message));
 }
 
-bool has_batch_dimension(const TensorSpec& tensor) {
-  return !tensor.dims.empty() && tensor.dims[0] == -1;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Instance>> Instance::create(std::shared_ptr<Segment> segment,
@@ -37,9 +33,6 @@ Result<std::unique_ptr<Instance>> Instance::create(std::shared_ptr<Segment> segm
   if (lanes == 0 || lanes > kMaxLanes)
     return invalid(std::to_string(lanes) + " lanes; 1 to " + std::to_string(kMaxLanes) +
                    " are possible");
-  if (signature.rows_max != 0 && !(std::ranges::all_of(signature.inputs, has_batch_dimension) &&
-                                   std::ranges::all_of(signature.outputs, has_batch_dimension)))
-    return invalid("a batchable signature needs -1 as the first dimension of every tensor");
   std::unique_ptr<Instance> instance(
       new Instance(std::move(segment), static_cast<std::uint16_t>(index), std::move(signature),
                    lanes, std::move(engine), std::move(device)));
@@ -58,7 +51,7 @@ Instance::Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signat
       engine_(std::move(engine)),
       device_(std::move(device)) {
   for (std::uint32_t i = 0; i < lanes; ++i)
-    lanes_.emplace_back(new Assembly(*segment_, index_, signature_, i));
+    lanes_.push_back({std::make_unique<Assembly>(*segment_, index_, signature_, i)});
 }
 
 Instance::~Instance() { stop(); }
@@ -71,7 +64,10 @@ void Instance::pump_main() {
   pump_tid_.store(gettid());
   pump_tid_.notify_all();
   while (!ended()) turn();
-  if (faulted_) report_fault();
+  if (faulted_)
+    report_fault();
+  else
+    report_drained();
 }
 
 // One turn: the doorbell is read before anything is looked at, so that whatever changes meanwhile
@@ -183,9 +179,6 @@ void Instance::restart_waiting() {
 }
 
 void Instance::answer(const Member& member, const Status& status, const LaneReport& report) {
-  SlotHeader& slot = segment_->slot(member.ticket.slot);
-  slot.compute_ns = report.compute_ns;
-  slot.computed_ns = report.computed_ns;
   std::uint16_t frontend = kNobody;
   if (segment_->complete(member.ticket, index_, status.code, status.message, &frontend))
     wake_.push_back(frontend);
@@ -231,7 +224,7 @@ Status Instance::start() {
 
 bool Instance::drain(std::int64_t timeout_ns) {
   draining_.store(true);
-  if (!pump_.joinable()) return true;
+  if (pump_tid_.load() == 0) return true;  // never started
   segment_->ring(index_);
   std::unique_lock lock(drained_mutex_);
   drained_changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),

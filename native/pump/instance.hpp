@@ -62,7 +62,6 @@ class Instance {
 
  private:
   struct Lane {
-    explicit Lane(Assembly* of) : assembly(of) {}
     std::unique_ptr<Assembly> assembly;
     bool busy = false;
   };

@@ -5,15 +5,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "base/signature.hpp"
-#include "pump/engine.hpp"
 
 namespace gslice {
 
-inline std::size_t declared_bytes(const TensorSpec& spec, const Shape& shape) {
-  return element_count(shape.view()) * dtype_info(spec.dtype).element_bytes;
-}
+inline constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 62;  // so that sums of two fit
 
 // Hands out places one after the other.
 class LaneLayout {
@@ -24,20 +22,28 @@ class LaneLayout {
     return at;
   }
   std::size_t next() const { return next_; }
-  std::size_t bytes() const { return std::max(next_, kLaneAlign); }
+  std::size_t bytes() const { return std::max(next_, kLaneAlign); }  // of nothing none were given
 
  private:
   std::size_t next_ = 0;
 };
 
-// What a batch of `bucket` rows takes; `input_bytes(i)` says how long input i then is.
+// What a batch of `bucket` rows takes, of which `input_bytes(i)` says how long input i then is.
+// Nothing where that, or any tensor, is more than any memory.
 template <typename InputBytes>
-std::size_t lane_bytes(const Signature& signature, std::uint32_t bucket, InputBytes input_bytes) {
+std::optional<std::size_t> lane_bytes(const Signature& signature, std::uint32_t bucket,
+                                      InputBytes input_bytes) {
   LaneLayout layout;
-  for (std::uint32_t i = 0; i < signature.inputs.size(); ++i) layout.place(input_bytes(i));
+  const auto place = [&](std::optional<std::uint64_t> bytes) {
+    if (!bytes || *bytes > kMostBytes) return false;
+    layout.place(*bytes);
+    return layout.bytes() <= kMostBytes;
+  };
+  for (std::uint32_t i = 0; i < signature.inputs.size(); ++i)
+    if (!place(input_bytes(i))) return std::nullopt;
   for (const TensorSpec& spec : signature.outputs) {
-    const DeclaredShape declared = declared_shape(spec, signature.rows_max != 0, bucket);
-    if (declared.known) layout.place(declared_bytes(spec, declared.shape));
+    const auto shape = declared_shape(spec, signature.rows_max != 0, bucket);
+    if (shape && !place(tensor_bytes(shape->view(), spec.dtype))) return std::nullopt;
   }
   return layout.bytes();
 }

@@ -77,7 +77,6 @@ bool Segment::Candidates::keep_batch(std::uint32_t rows_max) {
 void Segment::claim(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
                     std::vector<std::uint16_t>& wake) {
   out.slots.clear();
-  out.rows = 0;
   out.wait_until_ns = kNever;
   if (instance >= kMaxInstances) return;
   const FunctionLock lock(header_->lock, kPatienceNs);
@@ -106,16 +105,11 @@ void Segment::claim(std::uint16_t instance, const ClaimLimits& limits, std::int6
 
   for (const Candidate& candidate : batch) {
     if (!take(candidate, instance)) continue;
-    const std::string_view fault = header_fault(candidate.slot, limits.rows_max);
-    if (!fault.empty()) {
-      fail(candidate.slot, instance, Code::kInternal, fault, wake);
-    } else if (!out.slots.empty() && !same_shape(out.slots.front().slot, candidate.slot)) {
+    if (!out.slots.empty() && !same_shape(out.slots.front().slot, candidate.slot)) {
       put_back(candidate.slot, instance);
     } else {
       slots_[candidate.slot].claimed_ns = now;
-      ++slots_[candidate.slot].attempts;
       out.slots.push_back({candidate.slot, candidate.unpacked().generation});
-      out.rows += candidate.rows;
     }
   }
   // Nothing was left of this batch, but others may be queued: the caller tries again at once.

@@ -22,11 +22,10 @@ void reset(SlotHeader& slot, std::uint16_t frontend, std::uint64_t payload_offse
   slot.deadline_ns = kNever;
   slot.queued_ns = 0;
   slot.leased_ns = now_ns();
-  slot.claimed_ns = slot.compute_ns = slot.computed_ns = slot.done_ns = 0;
+  slot.claimed_ns = 0;
   slot.output_offset = payload_offset;
   slot.output_bytes = payload_bytes;
   slot.output_block = 0;
-  slot.attempts = 0;
   slot.input_count = slot.output_count = slot.message_bytes = 0;
 }
 
@@ -66,11 +65,10 @@ Result<Ticket> Segment::lease(std::uint16_t frontend, std::uint64_t payload_byte
   if (frontend >= kMaxFrontends || header_->frontends[frontend].active.load() != 1)
     return Status::Error(Code::kUnavailable, "front-end " + std::to_string(frontend) +
                                                  " may not lease in the segment of " + name_);
-  const ClassTable& largest = classes_[class_count_ - 1];
-  if (payload_bytes > largest.payload_bytes)
-    return Status::Error(Code::kInvalidArgument,
+  if (payload_bytes > largest_payload_bytes())
+    return Status::Error(Code::kResourceExhausted,
                          "the request needs " + std::to_string(payload_bytes) + " bytes, but " +
-                             name_ + " takes at most " + std::to_string(largest.payload_bytes));
+                             name_ + " takes at most " + std::to_string(largest_payload_bytes()));
   Ticket ticket;
   if (lease_hinted(payload_bytes, frontend, ticket)) return ticket;
   if (scan_for_free() && lease_hinted(payload_bytes, frontend, ticket)) return ticket;

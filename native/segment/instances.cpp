@@ -21,7 +21,6 @@ Result<std::uint16_t> Segment::add_instance() {
     entry.may_pull.store(0);
     entry.sleeping.store(0);
     entry.alone_slot.store(0);
-    entry.pump_cpu.store_relaxed(-1);
     entry.producer_cpu.store_relaxed(-1);
     entry.pump_stamp_ns.store(0);
     entry.last_claim_ns.store(0);
@@ -41,14 +40,14 @@ void Segment::remove_instance(std::uint16_t instance) {
   header_->instances[instance].state.store(kAbsent);
 }
 
-bool Segment::flip(std::uint16_t from, std::uint16_t to) {
+bool Segment::flip(std::uint16_t old, std::uint16_t next) {
   {
     const FunctionLock lock(header_->lock, kPatienceNs);
     if (!lock.held()) return false;
-    if (from < kMaxInstances) header_->instances[from].may_pull.store(0);
-    if (to < kMaxInstances) header_->instances[to].may_pull.store(1);
+    if (old < kMaxInstances) header_->instances[old].may_pull.store(0);
+    if (next < kMaxInstances) header_->instances[next].may_pull.store(1);
   }
-  ring(to);  // what was queued before rang somebody else
+  ring(next);  // what was queued before rang somebody else
   return true;
 }
 

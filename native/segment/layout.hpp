@@ -20,7 +20,7 @@
 namespace gslice {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31306563696c7367;  // "gslice01", little endian
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kMaxSlots = 1024;
 inline constexpr std::size_t kMaxClasses = 3;
 inline constexpr std::size_t kMaxFrontends = 8;
@@ -51,8 +51,10 @@ inline constexpr std::uint8_t kFlagTainted = 4;
 // Set while DONE: the front-end has been told, so no scan tells it again.
 inline constexpr std::uint8_t kFlagTaken = 8;
 
-// {state:8, flags:8, owner:16, generation:32}. The generation grows with every lease, so a stale
-// ticket or a late completion can never touch the slot's next request.
+// {state:8, flags:8, owner:16, generation:32}. The generation grows with every lease, so the
+// compare-and-swap of a stale ticket or of a late completion fails. Plain fields have no such
+// guard: a claimant writes the answer before it swaps, so it must be dead before its slots are
+// given on.
 struct SlotWord {
   SlotState state = SlotState::kFree;
   std::uint8_t flags = 0;
@@ -87,7 +89,6 @@ struct alignas(64) SlotHeader {
   Shared<std::uint64_t> word;
   std::uint64_t payload_offset = 0;            // fixed at creation
   std::uint64_t payload_bytes = 0;             // fixed at creation
-  std::uint32_t slot_class = 0;                // fixed at creation
   Relaxed<std::uint16_t> frontend{kNobody};    // who gets the answer
   Relaxed<std::uint16_t> tainted_by{kNobody};  // with kFlagTainted: the dead instance
   Relaxed<std::uint64_t> shape_key;  // requests with the same key and dims can share a batch
@@ -97,12 +98,11 @@ struct alignas(64) SlotHeader {
   Relaxed<std::int64_t> deadline_ns{kNever};  // kNever: none
   // Stamps of the request's life, CLOCK_MONOTONIC.
   Relaxed<std::int64_t> queued_ns;
-  std::int64_t leased_ns = 0, claimed_ns = 0, compute_ns = 0, computed_ns = 0, done_ns = 0;
+  std::int64_t leased_ns = 0, claimed_ns = 0;
   // The output area: the payload's tail after the inputs, or an overflow block.
   std::uint64_t output_offset = 0;
   std::uint64_t output_bytes = 0;
   Relaxed<std::uint64_t> output_block;  // BlockRef::pack; 0: the payload's tail
-  std::uint32_t attempts = 0;           // times claimed
   std::uint32_t input_count = 0;
   std::uint32_t output_count = 0;
   std::uint32_t message_bytes = 0;
@@ -164,7 +164,6 @@ struct alignas(64) InstanceEntry {
   Shared<std::uint32_t> sleeping;      // 1: the pump waits on `doorbell`
   Shared<std::uint32_t> state;         // 0 absent, 1 present
   Shared<std::uint32_t> may_pull;      // written only under the function's lock
-  Shared<std::int32_t> pump_cpu;       // where the pump last ran
   Shared<std::int32_t> producer_cpu;   // where the last ring came from
   Shared<std::int64_t> pump_stamp_ns;  // the pump's last turn
   std::array<Shared<std::int64_t>, kMaxLanes>
@@ -218,7 +217,6 @@ struct SegmentHeader {
   std::uint32_t header_bytes = 0;  // sizeof(SegmentHeader): another build's layout is refused
   std::uint64_t segment_bytes = 0;
   std::uint64_t generation = 0;  // random, new for each segment
-  std::int32_t owner_pid = 0;    // the daemon that created it
   std::uint32_t slot_count = 0;
   std::uint32_t class_count = 0;
   std::uint32_t block_count = 0;

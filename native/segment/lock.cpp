@@ -33,14 +33,15 @@ FunctionLock::~FunctionLock() {
   if (held_) pthread_mutex_unlock(&mutex_);
 }
 
-bool FunctionLock::initialise(pthread_mutex_t& mutex) {
+int FunctionLock::initialise(pthread_mutex_t& mutex) {
   pthread_mutexattr_t attributes;
-  if (pthread_mutexattr_init(&attributes) != 0) return false;
-  const bool made = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) == 0 &&
-                    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) == 0 &&
-                    pthread_mutex_init(&mutex, &attributes) == 0;
+  int error = pthread_mutexattr_init(&attributes);
+  if (error != 0) return error;
+  error = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+  if (error == 0) error = pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+  if (error == 0) error = pthread_mutex_init(&mutex, &attributes);
   pthread_mutexattr_destroy(&attributes);
-  return made;
+  return error;
 }
 
 }  // namespace gslice

@@ -19,8 +19,8 @@ class FunctionLock {
 
   bool held() const { return held_; }
 
-  // Makes a process-shared, robust mutex in shared memory. False: the system refused.
-  static bool initialise(pthread_mutex_t& mutex);
+  // Makes a process-shared, robust mutex in shared memory. 0, or the error number.
+  static int initialise(pthread_mutex_t& mutex);
 
  private:
   pthread_mutex_t& mutex_;

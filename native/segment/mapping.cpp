@@ -65,9 +65,9 @@ std::string fault_of(std::span<const SlotClassSpec> classes, std::uint64_t block
   return {};
 }
 
-Status system_error(std::string_view what) {
+Status system_error(std::string_view what, int error = errno) {
   return Status::Error(Code::kInternal,
-                       "segment: " + std::string(what) + ": " + std::strerror(errno));
+                       "segment: " + std::string(what) + ": " + std::strerror(error));
 }
 
 Status refused(std::string_view why) {
@@ -106,7 +106,8 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentSpec& spec) {
     return system_error("sealing");
   if (Status mapped = segment->map(segment->fd_, plan.total_bytes); !mapped.ok()) return mapped;
   segment->describe(spec);
-  if (!FunctionLock::initialise(segment->header_->lock)) return system_error("robust mutex");
+  if (const int error = FunctionLock::initialise(segment->header_->lock); error != 0)
+    return system_error("robust mutex", error);
   if (Status checked = segment->check_header(); !checked.ok()) return checked;
   segment->rebuild_hints();
   return segment;
@@ -123,7 +124,6 @@ void Segment::describe(const SegmentSpec& spec) {
   header.header_bytes = sizeof(SegmentHeader);
   header.segment_bytes = plan.total_bytes;
   header.generation = std::uint64_t{random()} << 32 | random();
-  header.owner_pid = getpid();
   header.block_count = spec.block_count;
   header.slots_offset = plan.slots_offset;
   header.blocks_offset = plan.blocks_offset;
@@ -142,7 +142,6 @@ void Segment::describe(const SegmentSpec& spec) {
       slot.word.store(SlotWord{}.pack());
       slot.payload_offset = payload;
       slot.payload_bytes = c.payload_bytes;
-      slot.slot_class = number;
     }
   }
   for (std::uint32_t i = 0; i < spec.block_count; ++i) {
@@ -227,15 +226,21 @@ Status Segment::check_slots() {
   return Status::Ok();
 }
 
-Segment::Area Segment::payload_of(std::uint32_t index) const {
+Area Segment::payload_of(std::uint32_t index) const {
   for (const ClassTable& c : classes_)
     if (index - c.first < c.slots)  // unsigned: also false below `first`
       return {c.payloads.offset + (index - c.first) * c.payload_bytes, c.payload_bytes};
   return {};
 }
 
-Segment::Area Segment::block_area(std::uint32_t block) const {
+Area Segment::block_area(std::uint32_t block) const {
   return {blocks_begin_ + block * block_bytes_, block_bytes_};
+}
+
+std::span<std::byte> Segment::payload_at(std::uint32_t index, std::uint64_t offset,
+                                         std::uint64_t bytes) {
+  if (!payload_of(index).holds(offset, bytes)) return {};
+  return {base_ + offset, bytes};
 }
 
 std::span<std::byte> Segment::bytes_at(std::uint64_t offset, std::uint64_t bytes) {

@@ -61,7 +61,6 @@ void Segment::wait(std::uint16_t instance, std::uint32_t doorbell_seen, std::int
   if (instance >= kMaxInstances) return;
   InstanceEntry& entry = header_->instances[instance];
   const std::int32_t cpu = sched_getcpu();
-  entry.pump_cpu.store_relaxed(cpu);
   const std::int32_t producer_cpu = entry.producer_cpu.load_relaxed();
   if (producer_cpu >= 0 && producer_cpu != cpu) {  // on the same CPU it waits for us to sleep
     const std::int64_t spin_until = std::min(until_ns, now_ns() + kSpinNs);

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,7 +38,6 @@ struct Ticket {
 
 struct Claim {
   std::vector<Ticket> slots;       // CLAIMED by the caller, one shape, in due order
-  std::uint32_t rows = 0;          // sum of their rows (or 0 if not batchable)
   std::int64_t wait_until_ns = 0;  // no slots yet: when the batch delay ends; kNever: empty queue
 };
 
@@ -52,6 +52,15 @@ struct Requeued {
   std::uint32_t poisoned = 0;  // died while alone, or may not run twice: answered with an error
   std::uint32_t freed = 0;     // had been cancelled
   std::uint32_t failed = 0;    // found no overflow block to run in again: answered kUnavailable
+};
+
+// A run of bytes, by offset from the start of the segment.
+struct Area {
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  bool holds(std::uint64_t at, std::uint64_t count) const {
+    return at >= offset && count <= bytes && at - offset <= bytes - count;
+  }
 };
 
 class Segment {
@@ -70,15 +79,19 @@ class Segment {
   std::string_view name() const { return name_; }
   SlotHeader& slot(std::uint32_t index) { return slots_[index]; }  // index must be < slot_count()
   std::uint32_t slot_count() const { return slot_count_; }  // checked copy, not the shared value
-  // The bytes [offset, offset + bytes), or an empty span if any of it lies outside the segment's
-  // payload and block areas. The only way from an offset in shared memory to an address.
+  std::uint64_t largest_payload_bytes() const { return classes_[class_count_ - 1].payload_bytes; }
+
+  // The ways from an offset in shared memory to an address: the bytes [offset, offset + bytes), or
+  // an empty span if any of it lies outside, for `bytes_at` of the segment's payload and block
+  // areas, for `payload_at` of that slot's own payload.
   std::span<std::byte> bytes_at(std::uint64_t offset, std::uint64_t bytes);
+  std::span<std::byte> payload_at(std::uint32_t index, std::uint64_t offset, std::uint64_t bytes);
   // All of them, whole pages: what a device may reach.
   std::span<std::byte> payloads() { return {base_ + payload_begin_, size_bytes_ - payload_begin_}; }
 
   // ---- front-end ----
   // FREE -> LEASED in the smallest class that holds `payload_bytes`, or a larger one when that is
-  // full. kResourceExhausted: no free slot (retriable); kInvalidArgument: larger than any class.
+  // full. kResourceExhausted: no free slot, or larger than any class.
   // Resets the header: outputs area = whole payload, stamps, counts, code.
   Result<Ticket> lease(std::uint16_t frontend, std::uint64_t payload_bytes);
   // LEASED -> QUEUED, then rings the instances that may pull. False: the lease was reaped.
@@ -95,11 +108,15 @@ class Segment {
 
   // ---- pump ----
   // Under the function's lock: if `instance` may pull, claims up to the limits in due order, all
-  // with the shape of the first due one. Requests past their deadline, cancelled ones and those
-  // of an inactive front-end are finished here and never run (`expired` gets the front-ends to
-  // wake). A request flagged ALONE is claimed only when limits.in_flight == 0, and by itself.
+  // with the shape of the first due one. What their headers say is the claimant's to check.
+  // Requests past their deadline, cancelled ones and those of an inactive front-end are finished
+  // here and never run (`wake` gets the front-ends to wake). A request flagged ALONE is claimed
+  // only when limits.in_flight == 0, and by itself.
   void claim(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
              std::vector<std::uint16_t>& wake);
+  // The output area of a CLAIMED slot as its header has it, if it is the slot's own: of its
+  // payload, or a block that was taken for it.
+  std::optional<Area> output_area(std::uint32_t index);
   // An output area of at least `bytes` for a CLAIMED slot: the one it has, or an overflow block.
   Status reserve_output(Ticket ticket, std::uint16_t instance, std::uint64_t bytes);
   // CLAIMED -> DONE with the code and message (message only for errors); if cancelled: -> FREE.
@@ -116,17 +133,18 @@ class Segment {
   // ---- supervisor (one process at a time: the daemon) ----
   Result<std::uint16_t> add_instance();  // present, may not pull
   void remove_instance(std::uint16_t instance);
-  // The swap: under the lock, `from` may no longer pull and `to` may; kNobody: none. Rings `to`.
+  // The swap: under the lock, `old` may no longer pull and `next` may; kNobody: none. Rings `next`.
   // False: the lock could not be taken in time (its holder hangs), and nothing was changed.
-  bool flip(std::uint16_t from, std::uint16_t to);
+  bool flip(std::uint16_t old, std::uint16_t next);
   bool may_pull(std::uint16_t instance);
   void activate_frontend(std::uint16_t frontend);
   // A dead front-end: LEASED, QUEUED, DONE of it -> FREE; CLAIMED: flagged cancelled. How many.
   std::uint32_t reap_frontend(std::uint16_t frontend);
-  // A dead instance: its CLAIMED slots go back to QUEUED, alone, with a fresh output area; the
-  // old area is quarantined until `release_quarantine`. Poisoned ones are answered. Writes into
-  // `wake` the front-ends to wake. `device_gone`: its device side is proven gone already (always so
-  // on the CPU device), so the old area is used again and nothing is quarantined.
+  // A dead instance (it must be: see SlotWord): its CLAIMED slots go back to QUEUED, alone, with a
+  // fresh output area; the old area is quarantined until `release_quarantine`. Poisoned ones are
+  // answered. Writes into `wake` the front-ends to wake. `device_gone`: its device side is proven
+  // gone already (always so on the CPU device), so the old area is used again and nothing is
+  // quarantined.
   Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
                    bool device_gone = false);
   // QUEUED -> DONE with an error, for a function that nobody will serve any more. How many.
@@ -140,13 +158,6 @@ class Segment {
   void rebuild_hints();
 
  private:
-  struct Area {
-    std::uint64_t offset = 0;
-    std::uint64_t bytes = 0;
-    bool holds(std::uint64_t at, std::uint64_t count) const {
-      return at >= offset && count <= bytes && at - offset <= bytes - count;
-    }
-  };
   // Checked copies of the tables' bounds: what the shared header says later is never believed.
   struct ClassTable {
     std::uint32_t first = 0, slots = 0;
@@ -211,8 +222,6 @@ class Segment {
             std::vector<std::uint16_t>& wake);
 
   // ---- request.cpp: what a claimed slot's header says ----
-  std::string_view header_fault(std::uint32_t index, std::uint32_t rows_max);
-  bool owns_output(std::uint32_t index);
   bool same_shape(std::uint32_t index, std::uint32_t other);
   void write_answer(std::uint32_t index, Code code, std::string_view message);
 

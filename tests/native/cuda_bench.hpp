@@ -117,13 +117,13 @@ inline std::shared_ptr<CudaDevice> open_device(
 }
 
 // What an instance does on `device`; it may pull.
-inline Instance& serve_on(Bench& bench, const std::shared_ptr<CudaDevice>& device,
+inline Instance& serve_on(PumpBench& bench, const std::shared_ptr<CudaDevice>& device,
                           std::unique_ptr<Engine> engine) {
   Instance& instance = bench.add_on(device, device->lane_count(), std::move(engine));
   CHECK(bench.segment->flip(kNobody, bench.last_index));
   return instance;
 }
-inline Instance& serve_on(Bench& bench, const std::shared_ptr<CudaDevice>& device,
+inline Instance& serve_on(PumpBench& bench, const std::shared_ptr<CudaDevice>& device,
                           std::function<Status(Batch&)> body, bool blocking = false) {
   return serve_on(bench, device, std::make_unique<CudaEngine>(std::move(body), blocking));
 }

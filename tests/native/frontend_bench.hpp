@@ -13,11 +13,14 @@
 #include "frontend/frontend.hpp"
 #include "proto_builder.hpp"
 #include "segment/segment.hpp"
+#include "tensor_spec.hpp"
 
 namespace gslice::test {
 
-inline TensorSpec tensor(std::string name, DType dtype, std::vector<std::int64_t> dims) {
-  return {std::move(name), dtype, std::move(dims)};
+template <typename T>
+bool failed(const Result<T>& result, Code code, std::string_view words) {
+  return !result.ok() && result.status().code == code &&
+         result.status().message.find(words) != std::string::npos;
 }
 
 // The value by value: Result's own accessors refer into what is often a temporary.
@@ -50,10 +53,10 @@ inline std::shared_ptr<Segment> make_segment(std::uint32_t slots = 4,
   return segment;
 }
 
-class Bench {
+class FrontendBench {
  public:
-  explicit Bench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
-                 std::shared_ptr<Segment> served = make_segment())
+  explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
+                         std::shared_ptr<Segment> served = make_segment())
       : segment(std::move(served)), signature_(std::move(signature)) {
     instance_ = ok(segment->add_instance());
     segment->flip(kNobody, instance_);
@@ -83,9 +86,9 @@ class Bench {
   Result<TicketId> submit(const Proto& message, std::int64_t deadline_ns = kNever) {
     return frontend.submit(message.bytes(), deadline_ns);
   }
-  std::vector<TicketId> drain() {
+  std::vector<TicketId> take_done() {
     std::vector<TicketId> done;
-    frontend.drain(done);
+    frontend.take_done(done);
     return done;
   }
   Result<std::string> answer(TicketId id, bool stream = false) {

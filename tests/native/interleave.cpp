@@ -285,6 +285,6 @@ FunctionLock::FunctionLock(pthread_mutex_t& mutex, std::int64_t) : mutex_(mutex)
 // No schedule point here: a destructor must not throw, and the next access is one anyway.
 FunctionLock::~FunctionLock() { interleave::scheduler().locks.erase(&mutex_); }
 
-bool FunctionLock::initialise(pthread_mutex_t&) { return true; }
+int FunctionLock::initialise(pthread_mutex_t&) { return 0; }
 
 }  // namespace gslice

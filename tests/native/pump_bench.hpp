@@ -19,14 +19,9 @@
 #include "pump/cpu_device.hpp"
 #include "pump/instance.hpp"
 #include "segment/segment.hpp"
+#include "tensor_spec.hpp"
 
 namespace gslice::test {
-
-using Dims = std::vector<std::int64_t>;
-
-inline TensorSpec tensor(std::string name, DType dtype, Dims dims) {
-  return {std::move(name), dtype, std::move(dims)};
-}
 
 inline Signature signature(Dims input, Dims output, std::uint32_t rows_max,
                            std::vector<std::uint32_t> buckets = {}, DType dtype = DType::kFp32) {
@@ -135,17 +130,17 @@ struct Answer {
   }
 };
 
-class Bench {
+class PumpBench {
  public:
-  explicit Bench(Signature of, std::uint64_t payload_bytes = kPageBytes,
-                 std::uint32_t block_count = 4)
+  explicit PumpBench(Signature of, std::uint64_t payload_bytes = kPageBytes,
+                     std::uint32_t block_count = 4)
       : signature(std::move(of)) {
     auto created = Segment::create({"f", {{payload_bytes, 32}}, 4 * kPageBytes, block_count});
     CHECK(created.ok());
     segment = created.take();
     segment->activate_frontend(0);
   }
-  ~Bench() {
+  ~PumpBench() {
     instances.clear();
     close(eventfd_);
   }
@@ -176,11 +171,13 @@ class Bench {
     return *instances.back();
   }
 
-  Ticket submit(const Dims& dims, const std::vector<float>& data) {
+  Ticket submit(const Dims& dims, const std::vector<float>& data,
+                std::int64_t deadline_ns = kNever) {
     return submit_bytes(dims,
-                        {reinterpret_cast<const char*>(data.data()), data.size() * sizeof(float)});
+                        {reinterpret_cast<const char*>(data.data()), data.size() * sizeof(float)},
+                        deadline_ns);
   }
-  Ticket submit_bytes(const Dims& dims, std::string_view data) {
+  Ticket submit_bytes(const Dims& dims, std::string_view data, std::int64_t deadline_ns = kNever) {
     auto leased = segment->lease(0, data.size());
     CHECK(leased.ok());
     const Ticket ticket = leased.value();
@@ -189,6 +186,7 @@ class Bench {
     slot.shape_key = 1;
     for (std::size_t i = signature.rows_max == 0 ? 0 : 1; i < dims.size(); ++i)
       slot.shape_key = slot.shape_key * 1000 + static_cast<std::uint64_t>(dims[i]);
+    slot.deadline_ns = deadline_ns;
     slot.input_count = 1;
     TensorRecord& record = slot.inputs[0];
     record.offset = slot.output_offset;
@@ -203,16 +201,21 @@ class Bench {
     return ticket;
   }
 
+  // Sleeps until somebody writes the front-end's eventfd.
+  void await_bell() {
+    pollfd wait{eventfd_, POLLIN, 0};
+    CHECK_EQ(poll(&wait, 1, 20'000), 1);
+    eventfd_t count = 0;
+    eventfd_read(eventfd_, &count);
+  }
+
   // Waits for the answer as a front-end does, reads it, and frees the slot.
   Answer answer(Ticket ticket) {
     while (!segment->is_done(ticket)) {
       std::vector<Ticket> done;
       segment->take_done(0, done);
       if (segment->is_done(ticket)) break;
-      pollfd wait{eventfd_, POLLIN, 0};
-      CHECK_EQ(poll(&wait, 1, 20'000), 1);
-      eventfd_t count = 0;
-      eventfd_read(eventfd_, &count);
+      await_bell();
     }
     const SlotHeader& slot = segment->slot(ticket.slot);
     Answer out{static_cast<Code>(slot.code), {slot.message.data(), slot.message_bytes}, {}, {}};

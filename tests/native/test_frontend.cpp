@@ -13,15 +13,7 @@ using namespace gslice::test;
 using namespace std::string_literals;
 using namespace std::string_view_literals;
 
-constexpr std::int64_t kSecondNs = 1'000'000'000;
-
 int number(Code code) { return static_cast<int>(code); }
-
-template <typename T>
-bool failed(const Result<T>& result, Code code, std::string_view words) {
-  return !result.ok() && result.status().code == code &&
-         result.status().message.find(words) != std::string::npos;
-}
 
 Proto echo_response(std::string_view id) {
   Proto message;
@@ -30,21 +22,10 @@ Proto echo_response(std::string_view id) {
   return message;
 }
 
-Proto with_timeout(std::int64_t timeout_us) {
-  return echo_request(1).message(
-      4, parameter("timeout", Proto().varint(2, static_cast<std::uint64_t>(timeout_us))));
-}
-
-// Leaves the queue as if it held so many rows that take so long by the batch.
-void publish(Segment& segment, std::int64_t estimate_ns, std::int64_t queued_rows) {
-  segment.header().batch_estimate_ns.store(estimate_ns);
-  segment.header().queued_rows.store(queued_rows);
-}
-
 }  // namespace
 
 TEST(round_trip) {
-  Bench bench;
+  FrontendBench bench;
   CHECK(bench.added.ok());
   const TicketId id = ok(bench.submit(echo_request(2, "request-7")));
   CHECK(id >= 0);
@@ -52,10 +33,10 @@ TEST(round_trip) {
   CHECK_EQ(ok(bench.frontend.request_id(id)), "request-7"sv);
   CHECK_EQ(ok(bench.frontend.deadline_ns(id)), kNever);
   CHECK_EQ(static_cast<std::uint32_t>(bench.slot(id).rows), 2u);
-  CHECK(bench.drain().empty());
+  CHECK(bench.take_done().empty());
   CHECK_EQ(bench.serve(), 1u);
-  CHECK(bench.drain() == std::vector{id});
-  CHECK(bench.drain().empty());
+  CHECK(bench.take_done() == std::vector{id});
+  CHECK(bench.take_done().empty());
 
   const Proto expected = echo_response("request-7")
                              .message(5, input("y", "FP32", {2, 4}))
@@ -67,7 +48,7 @@ TEST(round_trip) {
 }
 
 TEST(stream_answers_are_wrapped_and_final) {
-  Bench bench;
+  FrontendBench bench;
   const TicketId id = ok(bench.submit(echo_request(1)));
   bench.serve();
   const Proto inner = echo_response("")
@@ -82,7 +63,7 @@ TEST(requested_outputs_in_the_order_asked_for) {
                             {tensor("p", DType::kInt32, {}), tensor("q", DType::kBytes, {-1})},
                             0,
                             {}};
-  Bench bench(signature);
+  FrontendBench bench(signature);
   const std::string strings = elements({"one", ""});
   const auto request = [&](std::initializer_list<std::string_view> outputs) {
     Proto message;
@@ -115,7 +96,7 @@ TEST(requested_outputs_in_the_order_asked_for) {
 }
 
 TEST(typed_contents_arrive_as_raw) {
-  Bench bench;
+  FrontendBench bench;
   const std::string raw = raw_of<float>({1, 2, 3, 4});
   const Proto typed = input("x", "FP32", {1, 4}).message(5, Proto().text(6, raw));
   const TicketId id = ok(bench.submit(Proto().text(1, "echo").message(5, typed)));
@@ -127,7 +108,7 @@ TEST(lease_layout) {
                             {tensor("p", DType::kUint8, {-1, 3}), tensor("q", DType::kFp64, {-1})},
                             4,
                             {}};
-  Bench bench(signature, 0, make_segment(1, 2 * kPageBytes));
+  FrontendBench bench(signature, 0, make_segment(1, 2 * kPageBytes));
   const Proto message = Proto()
                             .text(1, "echo")
                             .message(5, input("a", "UINT8", {2, 3}))
@@ -148,7 +129,7 @@ TEST(lease_layout) {
 TEST(shape_key_ignores_rows_alone) {
   const Signature signature{
       {tensor("x", DType::kFp32, {-1, -1})}, {tensor("y", DType::kFp32, {-1, -1})}, 8, {}};
-  Bench bench(signature);
+  FrontendBench bench(signature);
   const auto key = [&](std::int64_t rows, std::int64_t width) {
     const Proto message =
         Proto()
@@ -165,93 +146,8 @@ TEST(shape_key_ignores_rows_alone) {
   CHECK(bench.idle());
 }
 
-TEST(deadlines) {
-  Bench bench(echo_signature(), 30'000'000);
-  const std::int64_t before = now_ns();
-  CHECK(failed(bench.submit(echo_request(1), before - 5'000'000), Code::kDeadlineExceeded,
-               "function \"echo\": the deadline passed "));
-  CHECK_EQ(bench.outcome(Outcome::kRejected), 1u);
-  CHECK(bench.idle());
-
-  // The caller's deadline, the parameter's, and the earlier of both.
-  TicketId id = ok(bench.submit(echo_request(1), before + kSecondNs));
-  CHECK_EQ(ok(bench.frontend.deadline_ns(id)), before + kSecondNs);
-  CHECK_EQ(std::int64_t{bench.slot(id).deadline_ns}, before + kSecondNs);
-  bench.frontend.cancel(id);
-  id = ok(bench.submit(with_timeout(2'000'000), before + kSecondNs));
-  CHECK_EQ(ok(bench.frontend.deadline_ns(id)), before + kSecondNs);
-  bench.frontend.cancel(id);
-  id = ok(bench.submit(with_timeout(500'000), before + kSecondNs));
-  CHECK(ok(bench.frontend.deadline_ns(id)) >= before + kSecondNs / 2);
-  CHECK(ok(bench.frontend.deadline_ns(id)) <= now_ns() + kSecondNs / 2);
-  bench.frontend.cancel(id);
-  id = ok(bench.submit(with_timeout(std::numeric_limits<std::int64_t>::max())));
-  CHECK_EQ(ok(bench.frontend.deadline_ns(id)), kNever);
-  bench.frontend.cancel(id);
-  CHECK(bench.idle());
-}
-
-TEST(due_by_deadline_promise_or_age) {
-  for (const auto& [slo_ns, deadline_in_ns, due_in_ns] :
-       std::vector<std::array<std::int64_t, 3>>{{30'000'000, 0, 30'000'000},
-                                                {30 * kSecondNs, 10 * kSecondNs, 10 * kSecondNs},
-                                                {0, 0, kSecondNs},
-                                                {0, 5 * kSecondNs, kSecondNs}}) {
-    Bench bench(echo_signature(), slo_ns);
-    const std::int64_t before = now_ns();
-    const std::int64_t deadline = deadline_in_ns == 0 ? kNever : before + deadline_in_ns;
-    const TicketId id = ok(bench.submit(echo_request(1), deadline));
-    CHECK(bench.slot(id).due_ns >= before + due_in_ns);
-    CHECK(bench.slot(id).due_ns <= now_ns() + due_in_ns);
-  }
-}
-
-TEST(predicted_finish_is_pure_and_saturates) {
-  const auto finish = [](Load load, std::uint32_t rows) {
-    return predicted_finish_ns(load, rows, 1000);
-  };
-  CHECK_EQ(finish({0, 100, 4, 1}, 1), 1000);  // no estimate yet
-  CHECK_EQ(finish({10, 0, 4, 1}, 1), 1010);   // its own batch
-  CHECK_EQ(finish({10, 3, 4, 1}, 1), 1010);   // shares the batch ahead
-  CHECK_EQ(finish({10, 4, 4, 1}, 1), 1020);   // the next one
-  CHECK_EQ(finish({10, 16, 4, 2}, 1), 1030);  // 5 batches on 2 instances
-  CHECK_EQ(finish({10, -7, 0, 0}, 0), 1010);  // a drifted hint, not batchable
-  CHECK_EQ(finish({kNever / 2, 100, 1, 1}, 1), kNever);
-}
-
-TEST(predicted_finish_turns_away_at_once) {
-  Bench bench;
-  publish(*bench.segment, 10'000'000, 80);  // 11 batches of 8: 110 ms
-  const auto late = bench.submit(echo_request(1), now_ns() + 50'000'000);
-  CHECK(failed(late, Code::kDeadlineExceeded, "the answer is predicted in 110.000 ms"));
-  CHECK(failed(late, Code::kDeadlineExceeded, "after the deadline in "));
-  CHECK_EQ(bench.outcome(Outcome::kRejected), 1u);
-  CHECK(bench.submit(echo_request(1), now_ns() + kSecondNs).ok());
-  CHECK(bench.submit(echo_request(1)).ok());
-
-  // A second instance that pulls halves the wait.
-  publish(*bench.segment, 10'000'000, 80);
-  CHECK(!bench.submit(echo_request(1), now_ns() + 80'000'000).ok());
-  const std::uint16_t second = ok(bench.segment->add_instance());
-  bench.segment->flip(kNobody, second);
-  CHECK(bench.submit(echo_request(1), now_ns() + 80'000'000).ok());
-}
-
-// The first batch was slow, and no deadline is as long: who finds nobody ahead of him is let in, so
-// that his batch can put the estimate right.
-TEST(a_bad_estimate_turns_nobody_away_for_good) {
-  Bench bench;
-  bench.segment->header().batch_estimate_ns.store(2 * kSecondNs);
-  CHECK(failed(bench.submit(echo_request(1), now_ns() - 1), Code::kDeadlineExceeded, "passed"));
-  CHECK(bench.submit(echo_request(1), now_ns() + kSecondNs).ok());
-  CHECK(failed(bench.submit(echo_request(1), now_ns() + kSecondNs), Code::kDeadlineExceeded,
-               "1 rows are queued"));
-  CHECK_EQ(bench.serve(), 1u);
-  CHECK(bench.submit(echo_request(1), now_ns() + kSecondNs).ok());
-}
-
 TEST(a_full_queue_and_a_request_too_large) {
-  Bench bench(echo_signature(), 0, make_segment(2));
+  FrontendBench bench(echo_signature(), 0, make_segment(2));
   const TicketId first = ok(bench.submit(echo_request(1)));
   CHECK(bench.submit(echo_request(1)).ok());
   CHECK(failed(bench.submit(echo_request(1)), Code::kResourceExhausted, "function \"echo\": "));
@@ -260,7 +156,7 @@ TEST(a_full_queue_and_a_request_too_large) {
 
   const Signature wide{
       {tensor("x", DType::kFp32, {-1, 2000})}, {tensor("y", DType::kFp32, {-1, 2000})}, 8, {}};
-  Bench small(wide, 0, make_segment(1, 2 * kPageBytes));
+  FrontendBench small(wide, 0, make_segment(1, 2 * kPageBytes));
   const Proto message = Proto()
                             .text(1, "echo")
                             .message(5, input("x", "FP32", {1, 2000}))
@@ -272,7 +168,7 @@ TEST(a_full_queue_and_a_request_too_large) {
 }
 
 TEST(cancel_in_every_state) {
-  Bench bench;
+  FrontendBench bench;
   const TicketId queued = ok(bench.submit(echo_request(1)));
   bench.frontend.cancel(queued);
   CHECK(bench.idle());
@@ -287,13 +183,13 @@ TEST(cancel_in_every_state) {
   CHECK_EQ(free_slots(*bench.segment), bench.segment->slot_count() - 1);
   bench.complete(batch);
   CHECK(bench.idle());
-  CHECK(bench.drain().empty());
+  CHECK(bench.take_done().empty());
 
   const TicketId done = ok(bench.submit(echo_request(1)));
   bench.serve();
   bench.frontend.cancel(done);
   CHECK(bench.idle());
-  CHECK(bench.drain().empty());
+  CHECK(bench.take_done().empty());
 
   // The slot's next request is not the stale ticket's.
   const TicketId next = ok(bench.submit(echo_request(1)));
@@ -303,7 +199,7 @@ TEST(cancel_in_every_state) {
 }
 
 TEST(tickets_that_are_not_in_flight) {
-  Bench bench;
+  FrontendBench bench;
   const TicketId id = ok(bench.submit(echo_request(1)));
   CHECK(failed(bench.answer(id), Code::kFailedPrecondition, "has no answer yet"));
   CHECK_EQ(bench.frontend.in_flight(), 1u);
@@ -320,17 +216,17 @@ TEST(tickets_that_are_not_in_flight) {
 }
 
 TEST(an_error_is_the_answer) {
-  Bench bench;
+  FrontendBench bench;
   const TicketId id = ok(bench.submit(echo_request(1)));
   bench.complete(bench.claim(), Code::kInternal, "ValueError: no such thing");
-  CHECK(bench.drain() == std::vector{id});
+  CHECK(bench.take_done() == std::vector{id});
   CHECK(failed(bench.answer(id), Code::kInternal, "function \"echo\": ValueError: no such thing"));
   CHECK(bench.idle());
 }
 
 TEST(a_wild_worker_is_an_internal_error) {
   const auto answer_after = [](auto&& damage) {
-    Bench bench;
+    FrontendBench bench;
     const TicketId id = ok(bench.submit(echo_request(1)));
     bench.serve();
     damage(bench.slot(id));
@@ -367,60 +263,10 @@ TEST(a_wild_worker_is_an_internal_error) {
            "13 function \"echo\": \"a\\xff\\x0a\""s);
 }
 
-TEST(remove_keeps_the_segment_until_the_last_answer) {
-  Bench bench;
-  std::weak_ptr<Segment> watch = bench.segment;
-  const TicketId id = ok(bench.submit(echo_request(1)));
-  bench.frontend.remove_function("echo");
-  bench.frontend.remove_function("echo");
-  CHECK(failed(bench.submit(echo_request(1)), Code::kNotFound, "\"echo\" is not served here"));
-  bench.serve();
-  bench.segment.reset();
-  CHECK(!watch.expired());
-  CHECK(bench.drain() == std::vector{id});
-  CHECK(bench.answer(id).ok());
-  CHECK(watch.expired());
-}
-
-TEST(replace_serves_both_until_the_old_is_done) {
-  Bench bench;
-  const TicketId old_id = ok(bench.submit(echo_request(1, "old")));
-  Bench other(echo_signature(), 0, make_segment());
-  CHECK(bench.frontend.add_function("echo", "2", other.segment, echo_signature(), 0).ok());
-  const TicketId new_id = ok(bench.submit(echo_request(2, "new")));
-  CHECK(old_id >> 48 != new_id >> 48);
-  CHECK_EQ(bench.serve(), 1u);
-  CHECK_EQ(other.serve(), 1u);
-  CHECK(bench.drain() == (std::vector{old_id, new_id}));
-  CHECK(ok(bench.answer(new_id))
-            .find("\x12\x01"
-                  "2") != std::string::npos);
-  CHECK(ok(bench.answer(old_id))
-            .find("\x12\x01"
-                  "1") != std::string::npos);
-  CHECK_EQ(bench.frontend.in_flight(), 0u);
-}
-
-TEST(a_function_that_comes_back_finishes_what_it_had) {
-  Bench bench;
-  const TicketId before = ok(bench.submit(echo_request(1, "before")));
-  bench.frontend.remove_function("echo");
-  CHECK(!bench.submit(echo_request(1)).ok());
-  const auto again = ok(Segment::open(bench.segment->fd()));
-  CHECK(bench.frontend.add_function("echo", "1", again, echo_signature(), 0).ok());
-  const TicketId after = ok(bench.submit(echo_request(2, "after")));
-  while (bench.serve() != 0) {
-  }
-  CHECK(bench.drain() == (std::vector{before, after}));
-  CHECK(ok(bench.answer(before)).find("before") != std::string::npos);
-  CHECK(ok(bench.answer(after)).find("after") != std::string::npos);
-  CHECK(bench.idle());
-}
-
 TEST(destruction_gives_everything_up) {
   const auto segment = make_segment();
   {
-    Bench bench(echo_signature(), 0, segment);
+    FrontendBench bench(echo_signature(), 0, segment);
     CHECK(bench.submit(echo_request(1)).ok());
     CHECK(bench.submit(echo_request(1)).ok());
     bench.serve();
@@ -432,7 +278,7 @@ TEST(destruction_gives_everything_up) {
 
 TEST(answers_of_a_dead_predecessor_are_freed) {
   const auto segment = make_segment();
-  Bench bench(echo_signature(), 0, segment);
+  FrontendBench bench(echo_signature(), 0, segment);
   const Ticket lost = ok(segment->lease(0, 64));
   SlotHeader& slot = segment->slot(lost.slot);
   const TicketId model = ok(bench.submit(echo_request(1)));
@@ -443,33 +289,7 @@ TEST(answers_of_a_dead_predecessor_are_freed) {
   CHECK(segment->queue(lost));
   while (bench.serve() != 0) {
   }
-  CHECK(bench.drain() == std::vector{model});
+  CHECK(bench.take_done() == std::vector{model});
   CHECK(bench.answer(model).ok());
   CHECK(bench.idle());
-}
-
-TEST(a_removed_front_end_is_told) {
-  const auto segment = make_segment();
-  Bench bench(echo_signature(), 0, segment);
-  segment->reap_frontend(0);
-  CHECK(failed(bench.submit(echo_request(1)), Code::kUnavailable, "function \"echo\": "));
-  CHECK(bench.idle());
-}
-
-TEST(signatures_that_cannot_be_served) {
-  Frontend frontend(0);
-  const auto segment = make_segment();
-  const auto add = [&](Signature signature, std::string name = "f") {
-    return frontend.add_function(std::move(name), "1", segment, std::move(signature), 0);
-  };
-  CHECK(add(echo_signature()).ok());
-  CHECK(!add(echo_signature(), "").ok());
-  CHECK(!add(echo_signature(), "\xff").ok());
-  CHECK(!add({{tensor("x", DType::kFp32, {1, 4})}, {}, 8, {}}).ok());
-  CHECK(!add({{tensor("x", DType::kFp32, {})}, {}, 8, {}}).ok());
-  CHECK(!add({{}, {}, 8, {}}).ok());
-  CHECK(!add({{tensor("x", DType::kInvalid, {1})}, {}, 0, {}}).ok());
-  CHECK(!add({{tensor("x", DType::kFp32, {-2})}, {}, 0, {}}).ok());
-  CHECK(!add({{tensor("x", DType::kFp32, {1, 1, 1, 1, 1, 1, 1, 1, 1})}, {}, 0, {}}).ok());
-  CHECK(!add({std::vector(kMaxTensors + 1, tensor("x", DType::kFp32, {1})), {}, 0, {}}).ok());
 }

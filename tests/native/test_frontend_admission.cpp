@@ -30,7 +30,7 @@ Proto good() { return to_echo().message(5, x()).message(5, s()).text(7, kX).text
 
 // "<code> <message>" of a request that must not be admitted.
 std::string refusal(const Proto& message, Signature signature = two_inputs()) {
-  Bench bench(std::move(signature));
+  FrontendBench bench(std::move(signature));
   const auto result = bench.submit(message);
   CHECK(!result.ok());
   CHECK(bench.idle());
@@ -46,7 +46,7 @@ std::string invalid(std::string_view words) { return "3 function \"echo\": " + s
 }  // namespace
 
 TEST(good_requests) {
-  Bench bench(two_inputs());
+  FrontendBench bench(two_inputs());
   CHECK(bench.submit(good()).ok());
   CHECK(bench.submit(good().text(2, "1")).ok());
   CHECK(bench.submit(good().message(4, parameter("priority", Proto().varint(5, 1)))).ok());
@@ -54,7 +54,7 @@ TEST(good_requests) {
 }
 
 TEST(unknown_functions_and_versions) {
-  Bench bench;
+  FrontendBench bench;
   auto result = bench.submit(Proto().text(1, "nobody"));
   CHECK(result.status().code == Code::kNotFound);
   CHECK_EQ(result.status().message, "function \"nobody\" is not served here"s);
@@ -129,7 +129,7 @@ TEST(shapes) {
 TEST(sizes_that_overflow) {
   const Signature wild{{tensor("x", DType::kFp32, {-1, -1, -1})}, {}, 8, {}};
   const auto shaped = [&](std::initializer_list<std::int64_t> shape) {
-    Bench bench(wild);
+    FrontendBench bench(wild);
     const auto result = bench.submit(to_echo().message(5, x(shape)).text(7, kX));
     CHECK(bench.idle());
     return result.status().message;

@@ -1,30 +1,15 @@
 // The steady state of the data path allocates nothing: every `new` of this program is counted.
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
+#include "allocations.hpp"
 #include "check.hpp"
 #include "frontend_bench.hpp"
-
-namespace {
-std::atomic<std::size_t> allocations{0};
-}  // namespace
-
-void* operator new(std::size_t bytes) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc{};
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
 using namespace gslice;
 using namespace gslice::test;
 
-// One request through submit, drain and answer; how often those allocated.
-std::size_t allocations_of_a_request(Bench& bench, const Proto& message, std::string& out,
+// One request through submit, take_done and answer; how often those allocated.
+std::size_t allocations_of_a_request(FrontendBench& bench, const Proto& message, std::string& out,
                                      std::vector<TicketId>& done) {
   const std::size_t before_submit = allocations.load();
   const auto id = bench.frontend.submit(message.bytes(), now_ns() + 1'000'000'000);
@@ -32,7 +17,7 @@ std::size_t allocations_of_a_request(Bench& bench, const Proto& message, std::st
   CHECK(id.ok());
   CHECK_EQ(bench.serve(), 1u);
   const std::size_t before_answer = allocations.load();
-  bench.frontend.drain(done);
+  bench.frontend.take_done(done);
   const auto bytes = bench.frontend.begin_answer(done.front(), false);
   CHECK(bytes.ok());
   CHECK(bytes.value() <= out.size());
@@ -43,7 +28,7 @@ std::size_t allocations_of_a_request(Bench& bench, const Proto& message, std::st
 }  // namespace
 
 TEST(no_allocation_once_warm) {
-  Bench bench(echo_signature(), 0, make_segment(1));
+  FrontendBench bench(echo_signature(), 0, make_segment(1));
   const Proto raw = echo_request(8, "an id that is longer than a short string can hold in place")
                         .message(4, parameter("timeout", Proto().varint(2, 1'000'000)))
                         .message(6, Proto().text(1, "y"));

@@ -263,6 +263,30 @@ TEST(deaths_lose_nothing) {
   check_all_free(*segment);
 }
 
+TEST(deaths_beside_an_instance_that_lives_lose_nothing) {
+  const auto segment = make_segment(24, 24);
+  const auto survivor = start_worker(*segment);
+  CHECK(segment->flip(kNobody, survivor->instance()));
+  std::uint64_t requeued = 0;
+  const Totals totals = produce(*segment, [&](const std::atomic<int>& running) {
+    while (running.load() > 0) {
+      const std::unique_ptr<Worker> mortal = start_worker(*segment);
+      const std::uint16_t dead = mortal->instance();
+      CHECK(segment->flip(kNobody, dead));
+      mortal->stop(true);
+      segment->remove_instance(dead);
+      std::vector<std::uint16_t> wake;
+      requeued += segment->requeue(dead, true, wake).requeued;
+      segment->release_quarantine(dead);
+    }
+  });
+  CHECK_EQ(totals.wrong, 0u);
+  CHECK(requeued > 0);
+  survivor->stop(false);
+  segment->remove_instance(survivor->instance());
+  check_all_free(*segment);
+}
+
 TEST(dead_frontends_are_reaped_under_load) {
   const auto segment = make_segment(24, 4);
   const auto worker = start_worker(*segment);

@@ -224,6 +224,30 @@ def test_a_batch_is_valid_only_during_its_call() -> None:
             kept[0].input_array(0)
 
 
+def test_what_the_user_keeps_of_a_batch_stays_readable() -> None:
+    tensors = (TensorSpec("x", "FP32", (-1, -1)), TensorSpec("s", "BYTES", (-1, -1)))
+    kept: list[tuple[np.ndarray, memoryview]] = []
+
+    def call(batch: _native.Batch) -> None:
+        kept.append((batch.input_array(0), batch.input_bytes(1)))
+        batch.set_output(0, batch.input_array(0))
+        batch.set_output_bytes(1, batch.input_bytes(1).tobytes(), batch.input_shape(1))
+
+    def inputs(width: int) -> dict[str, np.ndarray]:
+        return {"x": np.full((1, width), width, np.float32), "s": np.full((1, width), b"text")}
+
+    served = Served(FunctionSpec("f"), engine=PlainEngine(Signature(tensors, tensors, 4), call))
+    widths = (20_000, 40_000, 1)  # each gathered: in a buffer, in a larger one; where it lies
+    for width in widths:
+        served.infer_together([inputs(width)] * (1 if width == 1 else 2))
+    served.close()
+    del served
+    for width, (array, text) in zip(widths, kept, strict=True):
+        assert (array == width).all()
+        assert bytes(text).count(b"text") == array.size
+        assert text.readonly
+
+
 # ---- identity --------------------------------------------------------------------------------
 
 

@@ -239,7 +239,7 @@ class Served:
         ticket = self.frontend.submit(message.SerializeToString(), None)
         assert self.frontend.request_id(ticket) == message.id
         give_up = time.monotonic() + 20
-        while ticket not in self.frontend.drain():
+        while ticket not in self.frontend.take_done():
             readable, _, _ = select.select([self.eventfd], [], [], give_up - time.monotonic())
             assert readable, "no answer in 20 s"
             os.eventfd_read(self.eventfd)
@@ -353,3 +353,17 @@ class TestFrontend:
 def test_index_out_of_range():
     with pytest.raises(InvalidArgument, match="front-end 99 is out of range"):
         _native.Frontend(99)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dims", "rows_max", "buckets", "words"),
+    [
+        ("FLOAT", [-1], 0, [], "tensor 'x' has the unknown data type 'FLOAT'"),
+        ("FP32", [1] * 9, 0, [], "input 'x' has rank 9; at most 8 is possible"),
+        ("FP32", [4], 8, [], "tensor 'x' has shape [4]; a signature that batches rows needs -1"),
+        ("FP32", [-1], 8, [4, 2, 8], "buckets must ascend, start above 0 and end at rows_max 8"),
+    ],
+)
+def test_signatures_that_cannot_be_served(dtype, dims, rows_max, buckets, words):
+    with pytest.raises(InvalidArgument, match=re.escape(words)):
+        _native.Signature([("x", dtype, dims)], [], rows_max, buckets)
