@@ -29,6 +29,8 @@ OUT ?= build/overhead.json
 check:  ## name what this machine lacks, with the apt line
 	@missing=(); \
 	if [ -z "$(PYTHON)" ]; then missing+=(python3 python3-venv python3-dev); \
+	elif ! "$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null; then \
+	  echo "PYTHON=$(PYTHON) is no Python of 3.11 to 3.14." >&2; exit 1; \
 	else \
 	  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
 	  "$(PYTHON)" -c 'import pathlib, sysconfig; \
@@ -125,6 +127,22 @@ fmt: $(VENV)/.dev  ## put Python and C++ into shape
 .PHONY: protos
 protos: $(VENV)/.dev  ## compile protos/*.proto into gslice/protos
 	$(BIN)/python protos/build.py
+
+# The descriptors promise every protobuf from 5.29 on; each Python that is here tries both ends.
+COMPAT_PYTHONS = $(shell for p in 3.11 3.12 3.13 3.14; do \
+  python$$p -c '' 2>/dev/null && echo python$$p; done; true)
+.PHONY: compat
+compat:  ## the protocols' tests under protobuf 5.29 and the newest, with each Python that is here
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	for python in $(or $(COMPAT_PYTHONS),$(error no python3.11 to 3.14 here)); do for protobuf in '==5.29.*' ''; do \
+	  "$$python" -m venv --clear "$$scratch/venv"; \
+	  "$$scratch/venv/bin/python" -m pip install -q --disable-pip-version-check \
+	    "protobuf$$protobuf" pytest pytest-timeout; \
+	  echo "$$python, protobuf $$("$$scratch/venv/bin/python" -c \
+	    'from google.protobuf import __version__; print(__version__)')"; \
+	  "$$scratch/venv/bin/python" -m pytest -q --noconftest -p no:cacheprovider tests/unit/test_protos.py \
+	    -k 'not client' --deselect tests/unit/test_protos.py::test_both_in_one_process; \
+	done; done
 
 .PHONY: soak
 soak: $(VENV)/.dev $(VENV)/.built  ## long drills

@@ -1,7 +1,8 @@
 """onnxruntime by itself, in a process of its own: the other side of several comparisons.
 
 `python -m benchmarks.bare MODEL` loads the model with one thread and runs it once on ones of the
-given shape. Then, for every line on standard input with a number of seconds, it runs the model for
+given shape. It imports what such a script needs and nothing else: its memory is compared with a
+worker's. Then, for every line on standard input with a number of seconds, it runs the model for
 so long and prints the runs a second. It ends when standard input closes.
 """
 
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.common import ROOT, pinned
+from benchmarks.cores import ROOT, pinned
 
 
 class Bare:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: one JSON format, medians with their spread, pinning, a table.
+"""What every benchmark shares: one JSON format, medians with their spread, a table.
 
 A result file:
 
@@ -14,24 +14,23 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cores import ROOT
+
 Row = dict[str, Any]
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop")
 
 
@@ -64,7 +63,8 @@ class Report:
         table = Table(title=self.question, title_justify="left", caption=self._caption())
         heads = list(dict.fromkeys(key for row in self.rows for key in row))
         for head in heads:
-            table.add_column(head, justify="left" if head == "name" else "right")
+            is_name = head == "name"
+            table.add_column(head, justify="left" if is_name else "right", no_wrap=is_name)
         for row in self.rows:
             table.add_row(*(_cell(row.get(head)) for head in heads))
         Console(width=None if sys.stdout.isatty() else 200).print(table)
@@ -93,7 +93,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "kernel": platform.release(),
         "load_1min": os.getloadavg()[0],
         "scheduling": _scheduling(),
@@ -141,41 +141,6 @@ def medians(runs: Sequence[Mapping[str, float]], spread_of: Collection[str] = ()
             spread = 100 * (max(values) - min(values)) / middle
             row[f"{key}_spread_percent"] = round(spread, 1)
     return row
-
-
-def percentile(ascending: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile of values that are sorted already."""
-    return ascending[max(0, math.ceil(percent / 100 * len(ascending)) - 1)]
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Which core is whose.
-
-    Attributes:
-        server: Core of every process of the server.
-        client: Core of the load client.
-    """
-
-    server: int
-    client: int
-
-
-def two_cores() -> Cores:
-    """The first two cores that this process may use; one core twice where there is no second."""
-    mine = sorted(os.sched_getaffinity(0))
-    return Cores(server=mine[0], client=mine[1 if len(mine) > 1 else 0])
-
-
-def pinned(core: int) -> Callable[[], None]:
-    """A `preexec_fn` that keeps a child, and whatever it starts, on one core."""
-    return lambda: os.sched_setaffinity(0, {core})
-
-
-def pin_process(pid: int, cores: Collection[int]) -> None:
-    """Moves every thread of a running process."""
-    for thread in psutil.Process(pid).threads():
-        os.sched_setaffinity(thread.id, cores)
 
 
 def _cpu_model() -> str:

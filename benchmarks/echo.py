@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benchmarks.common import ROOT, pinned
+from benchmarks.cores import ROOT, pinned
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 METHOD = "/benchmarks.Echo/Echo"

@@ -1,15 +1,18 @@
 """What does gslice cost at rest? `python -m benchmarks.footprint`
 
 Resident memory of the idle daemon and front-end; the time from starting `gslice serve` to the first
-accepted connection, and to the model being ready; and how much more memory a worker holds than a
-plain script with the same imports and the same model after one inference. Both of these are alive
-while their proportional set sizes are read, so that what they share is split evenly.
+accepted connection, and to the model being ready; how long `gslice --help` takes; and how much more
+memory a worker holds than a plain script with the same imports and the same model after one
+inference. Both of these are alive while their proportional set sizes are read, so that what they
+share is split evenly.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +22,8 @@ import psutil
 import uvloop
 
 from benchmarks.bare import bare_onnxruntime
-from benchmarks.common import Report, Row, arguments, finish, medians, two_cores
+from benchmarks.common import Report, Row, arguments, finish, medians
+from benchmarks.cores import two_cores
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
 
@@ -54,6 +58,7 @@ async def measure() -> Row:
                     "accepting_s": accepting_s,
                     "ready_s": ready_s,
                     "model_load_s": bare.load_s,
+                    "help_ms": await asyncio.to_thread(_help_ms),
                     **_memory(await node.refresh(), bare.pid),
                 }
             finally:
@@ -71,6 +76,12 @@ def _memory(status: Any, plain_pid: int) -> Row:
         "worker_added_pss_mb": (worker.pss - plain.pss) / MIB,
         "worker_added_uss_mb": (worker.uss - plain.uss) / MIB,
     }
+
+
+def _help_ms() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gslice", "--help"], capture_output=True, check=True)
+    return (time.perf_counter() - start) * 1e3
 
 
 def _free_port() -> int:
@@ -97,7 +108,8 @@ def main() -> None:
     repeats = 1 if options.quick else 5
     report = Report(QUESTION, {"repeats": repeats})
     runs = [uvloop.run(measure()) for _ in range(repeats)]
-    report.rows = [{"name": "pp-ocr detector", **medians(runs, ("accepting_s", "ready_s"))}]
+    row = medians(runs, ("accepting_s", "ready_s", "help_ms"))
+    report.rows = [{"name": "pp-ocr detector", **row}]
     finish(report, options.json)
 
 

@@ -1,13 +1,12 @@
-"""Closed loops: as many calls in flight as asked for, each followed by the next at once."""
+"""A closed loop over a bare connection: what a load phase gave."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
-from benchmarks.common import percentile
 from benchmarks.http2 import Connection, Request
+from gslice.client import load
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -47,26 +46,14 @@ async def closed_loop(
         concurrency: Calls in flight.
         seconds: How long to start new calls.
     """
-    latencies_ns: list[int] = []
-    clock = time.perf_counter_ns
-    end_ns = clock() + int(seconds * 1e9)
-
-    async def loop() -> None:
-        while (start_ns := clock()) < end_ns:
-            await connection.call(request)
-            latencies_ns.append(clock() - start_ns)
-
-    start_ns, cpu_start_ns = clock(), time.process_time_ns()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(loop())
-    elapsed_ns, cpu_ns = clock() - start_ns, time.process_time_ns() - cpu_start_ns
-
-    latencies_ns.sort()
+    outcome, cpu_start_ns = load.Outcome(), time.process_time_ns()
+    await load.closed_loop(lambda: connection.call(request), concurrency, seconds, outcome)
+    cpu_ns = time.process_time_ns() - cpu_start_ns
+    ascending = sorted(outcome.latencies_us)
     return Load(
-        requests=len(latencies_ns),
-        seconds=elapsed_ns / 1e9,
-        p50_us=percentile(latencies_ns, 50) / 1e3,
-        p99_us=percentile(latencies_ns, 99) / 1e3,
-        client_cpu_us=cpu_ns / 1e3 / len(latencies_ns),
+        requests=outcome.ok,
+        seconds=outcome.elapsed_s,
+        p50_us=load.percentile(ascending, 50),
+        p99_us=load.percentile(ascending, 99),
+        client_cpu_us=cpu_ns / 1e3 / outcome.ok,
     )

@@ -5,7 +5,7 @@ A B A B, with a bare grpc.aio echo server among them: whatever it costs is the p
 Python on this machine. The load client (benchmarks/http2.py) sends bytes that were laid out
 beforehand and decodes nothing; its own processor time is `client_cpu_us`.
 
-`engine_us` is the median time that a batch spent in the engine, from the function's own counters.
+`engine_us` is the mean time that a batch spent in the engine, from the function's own counters.
 `added_us` is p50 minus that: with one call in flight it is what the server and gRPC add; with more
 it contains waiting for the engine and for the core. `copies_per_request` counts the copies of a
 tensor inside the server's processes: those that gslice counts itself, and gRPC's own two.
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from benchmarks.common import Cores, Report, Row, arguments, finish, medians, two_cores
+from benchmarks.common import Report, Row, arguments, finish, medians
+from benchmarks.cores import Cores, two_cores
 from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, Load, closed_loop
@@ -137,7 +138,7 @@ async def _run_served(node: ServedNode, subject: Subject, concurrency: int, seco
     after = Counters.read(segment)
     return _figures(
         load,
-        engine_us=after.compute_median_us_since(before),
+        engine_us=after.compute_mean_us_since(before),
         copies=after.copies_per_request_since(before) + GRPC_COPIES,
     )
 

@@ -18,7 +18,8 @@ import numpy as np
 import uvloop
 
 from benchmarks.bare import bare_onnxruntime
-from benchmarks.common import Cores, Report, Row, arguments, finish, medians, pin_process, two_cores
+from benchmarks.common import Report, Row, arguments, finish, medians
+from benchmarks.cores import Cores, pin_process, two_cores
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, closed_loop
 from benchmarks.wire import infer_request

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gslice._native import Segment, histogram_bounds_us
+from gslice._native import Segment
 from gslice.core.errors import NotFound
 from gslice.protos import message
-from gslice.telemetry.window import percentile_us
 
 DTYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
 
@@ -41,24 +40,26 @@ class Counters:
     Attributes:
         ok: Requests answered.
         copies: Copies of tensors in front-end and worker.
-        compute_bins: How many computations took how long, by bin.
+        batches: Batches computed.
+        compute_ns: Time that the engine spent in them together.
     """
 
     ok: int
     copies: int
-    compute_bins: NDArray[np.uint64]
+    batches: int
+    compute_ns: int
 
     @classmethod
     def read(cls, segment: Segment) -> Counters:
         """Reads them."""
         stats = segment.stats()
-        bins = np.array(stats["stage"]["compute"]["bins"], copy=True)
-        return cls(stats["outcome"]["ok"], stats["copies"], bins)
+        compute = stats["stage"]["compute"]
+        return cls(stats["outcome"]["ok"], stats["copies"], compute["count"], compute["sum_ns"])
 
-    def compute_median_us_since(self, earlier: Counters) -> float:
-        """Median time that the engine took for a batch, since an earlier reading."""
-        bins = (self.compute_bins - earlier.compute_bins).astype(np.int64)
-        return percentile_us(bins, histogram_bounds_us(), 0.5)
+    def compute_mean_us_since(self, earlier: Counters) -> float:
+        """Mean time that the engine took for a batch, since an earlier reading."""
+        batches = self.batches - earlier.batches
+        return (self.compute_ns - earlier.compute_ns) / 1e3 / batches if batches else 0.0
 
     def copies_per_request_since(self, earlier: Counters) -> float:
         """Copies of a request's tensors, since an earlier reading."""

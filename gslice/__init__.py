@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 __all__ = ["Client", "__version__", "aio", "errors"]
 
 if TYPE_CHECKING:
-    from gslice.client import Client, aio
-    from gslice.core import errors
+    from gslice import aio, errors
+    from gslice.client import Client
 
 
 def __getattr__(name: str) -> Any:
@@ -19,11 +19,11 @@ def __getattr__(name: str) -> Any:
 
         return Client
     if name == "aio":
-        import gslice.client.aio as aio
+        import gslice.aio as aio
 
         return aio
     if name == "errors":
-        import gslice.core.errors as errors
+        import gslice.errors as errors
 
         return errors
     raise AttributeError(f"module 'gslice' has no attribute {name!r}")

@@ -19,6 +19,8 @@ from grpc_tools import protoc
 
 SOURCES = Path(__file__).resolve().parent
 TARGET = SOURCES.parent / "gslice" / "protos"
+# The older name of a protocol, with the same bytes on the wire; many tools still ask for it first.
+ALIASES = {"reflection_v1alpha.proto": ("reflection.proto", "reflection.v1", "reflection.v1alpha")}
 SETS: dict[str, tuple[str, ...]] = {
     "kserve": ("kserve.proto",),
     "health": ("health.proto",),
@@ -35,10 +37,14 @@ def compile_set(name: str) -> bytes:
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "set.binpb"
+        for alias, (source, package, older) in ALIASES.items():
+            text = (SOURCES / source).read_text(encoding="utf-8")
+            (Path(scratch) / alias).write_text(text.replace(package, older), encoding="utf-8")
         status = protoc.main(
             [
                 "protoc",
                 f"--proto_path={SOURCES}",
+                f"--proto_path={scratch}",
                 f"--descriptor_set_out={out}",
                 "--include_imports",
                 *SETS[name],

@@ -41,6 +41,7 @@ class Node:
         functions: What goes under `functions`.
         node: Settings that replace or add to those of a test node.
         devices: What goes under `devices`.
+        defaults: What goes under `defaults`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Node:
         *,
         node: Mapping[str, Any] | None = None,
         devices: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
         self.config_path = directory / "node.yaml"
@@ -67,7 +69,7 @@ class Node:
             "orphan_grace": "30s",
             "pinned_memory": "512MiB",
         }
-        self.write_config(functions, settings | dict(node or {}), devices)
+        self.write_config(functions, settings | dict(node or {}), devices, defaults)
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -76,6 +78,7 @@ class Node:
         functions: Mapping[str, Any],
         node: Mapping[str, Any],
         devices: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         """Writes node.yaml; a running daemon does not see it."""
         config: dict[str, Any] = {
@@ -85,6 +88,8 @@ class Node:
         }
         if devices is not None:
             config["devices"] = {name: dict(body) for name, body in devices.items()}
+        if defaults is not None:
+            config["defaults"] = dict(defaults)
         with self.config_path.open("w") as file:
             YAML().dump(config, file)
 

@@ -41,7 +41,7 @@ class WorkerProcess:
             listener.listen(2)
             self.pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-P", "-m", "gslice.worker", "--id", "w-1", *arguments],
+                [sys.executable, "-P", "-m", "gslice.worker", *arguments],
                 dict(os.environ),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, listener.fileno(), messages.LISTEN_FD),

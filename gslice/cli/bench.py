@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, milliseconds, print_json, show_warning, table
+from gslice.cli.output import console, print_json, show_warning, table
 from gslice.core.errors import InvalidArgument
+from gslice.core.figures import milliseconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,7 +172,7 @@ def _report(plan: _Plan, outcome: Outcome, batch: int) -> dict[str, Any]:
     lateness = sorted(outcome.lateness_us)
 
     def figure(value: float) -> float | None:
-        return round(value, 1) if value == value else None  # NaN is not JSON
+        return round(value, 1) if math.isfinite(value) else None  # NaN is not JSON
 
     latency_us = {key: figure(percentile(ascending, at)) for key, at in _PERCENTILES.items()}
     mean = sum(ascending) / len(ascending) if ascending else float("nan")

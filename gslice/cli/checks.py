@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gslice.cli.output import megabytes
+from gslice.core.figures import megabytes
 
 _PORTS = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
 _SHM = Path("/dev/shm")
@@ -47,7 +47,6 @@ def machine_checks() -> list[Check]:
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
         check_limiters(),
-        check_gpu(),
     ]
     return checks + [check_port(what, port) for what, port in _PORTS.items()]
 
@@ -145,13 +144,6 @@ def check_limiters() -> Check:
         hint = "; ".join(lacking)
         return Check("CPU limiter", "warn", detail, f"without {hint}")
     return Check("CPU limiter", "ok", detail)
-
-
-def check_gpu() -> Check:
-    """Whether there is a GPU that this build cannot use yet."""
-    if Path("/dev/nvidiactl").exists():
-        return Check("GPU", "note", "there is one, but this build has no CUDA path yet")
-    return Check("GPU", "note", "none; functions run on the CPU device")
 
 
 def check_port(what: str, port: int) -> Check:

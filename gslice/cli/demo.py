@@ -41,6 +41,6 @@ def demo(
     from gslice.demo.run import Options, run
 
     people = console(sys.stderr if as_json else sys.stdout)
-    answer = run(found, Options(out=out.resolve(), seconds=seconds, keep=keep), people)
+    answer = run(found, Options(out=out, seconds=seconds, keep=keep), people)
     if as_json:
         print_json(answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, milliseconds, print_json, table
+from gslice.cli.output import console, print_json, table
 from gslice.core.errors import InvalidArgument
+from gslice.core.figures import milliseconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,13 +51,13 @@ def infer(
     BYTES inputs. Several values go to the inputs in their order.
     """
     from gslice.cli.images import SCALES
-    from gslice.cli.inputs import parse_inputs
+    from gslice.cli.inputs import file_text, parse_inputs
     from gslice.client import Client
     from gslice.core.units import parse_duration
 
     if scale not in SCALES:
         raise InvalidArgument(f"--scale {scale}: no such scale", hint=f"use {_SCALES}")
-    names = labels.read_text(encoding="utf-8").splitlines() if labels is not None else []
+    names = file_text(labels).splitlines() if labels is not None else []
     timeout_s = parse_duration(timeout) / 1e6
     with Client(options.serving_address(grpc, state_dir), timeout_s=timeout_s) as client:
         arrays = parse_inputs(inputs, client.metadata(name), scale)
@@ -125,12 +128,15 @@ def _report(name: str, latency_us: float, outputs: dict[str, np.ndarray]) -> dic
 
 
 def _json_values(value: Any) -> Any:
-    """Values as JSON has them: bytes as text, what is no number by its name."""
+    """Values as JSON has them: bytes as text, or base64 where they are none, NaN by its name."""
     if isinstance(value, list):
         return [_json_values(entry) for entry in value]
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    if isinstance(value, float) and not -1.8e308 < value < 1.8e308:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"b64": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
@@ -138,10 +144,17 @@ def _json_values(value: Any) -> Any:
 def _save(out: Path, outputs: dict[str, np.ndarray]) -> None:
     import numpy as np
 
-    def plain(array: np.ndarray) -> np.ndarray:
+    def plain(name: str, array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind != "O":
+            return array
+        if any(element.endswith(b"\0") for element in array.flat):
+            raise InvalidArgument(
+                f"output {name!r} has elements that end in a zero byte, which .npz would cut off",
+                hint="--json shows them whole",
+            )
         # Objects would be pickled, and nobody should have to unpickle an answer.
-        return array.astype(np.bytes_) if array.dtype.kind == "O" else array
+        return array.astype(np.bytes_)
 
+    arrays: dict[str, Any] = {name: plain(name, array) for name, array in outputs.items()}
     with out.open("wb") as stream:  # savez would add a suffix of its own to a path
-        arrays: dict[str, Any] = {name: plain(array) for name, array in outputs.items()}
         np.savez(stream, **arrays)

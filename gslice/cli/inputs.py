@@ -67,7 +67,7 @@ def _read_whole(text: str, specs: dict[str, TensorSpec]) -> dict[str, np.ndarray
     if path.suffix == ".npz":
         return {name: array for name, array in _load_npz(path).items() if _known(name, specs)}
     if path.suffix == ".json" or text.lstrip().startswith("{"):
-        value = _json(_file_text(path) if path.suffix == ".json" else text, text)
+        value = _json(file_text(path), text) if path.suffix == ".json" else _json(text)
         if isinstance(value, dict):
             named = value.get("inputs", value) if "inputs" not in specs else value
             if not isinstance(named, dict):
@@ -88,14 +88,14 @@ def _read(text: str, spec: TensorSpec, scale: str) -> np.ndarray:
     if suffix == ".npy":
         return _load_npy(path, spec)
     if suffix == ".json":
-        return as_array(_json(_file_text(path), text), spec)
+        return as_array(_json(file_text(path), text), spec)
     if suffix in SUFFIXES and spec.dtype != "BYTES":
         return read_image(path, spec, scale)
     if _is_file(path):
         return _from_bytes(path.read_bytes(), spec, text)
     if spec.dtype == "BYTES" and not text.startswith("["):
         return as_array(text, spec)
-    return as_array(_json(text, text), spec)
+    return as_array(_json(text), spec)
 
 
 def _is_file(path: Path) -> bool:
@@ -117,11 +117,13 @@ def _from_bytes(data: bytes, spec: TensorSpec, name: str = "standard input") -> 
         ) from error
 
 
-def _json(text: str, name: str) -> Any:
+def _json(text: str, file: str = "") -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        shown = name if len(name) <= 60 else name[:57] + "..."
+    except (ValueError, RecursionError) as error:
+        if file:
+            raise InvalidArgument(f"{file} is not JSON: {error}") from error
+        shown = text if len(text) <= 60 else text[:57] + "..."
         raise InvalidArgument(
             f"{shown!r} is no file and no JSON", hint="give a file, JSON, or text for BYTES"
         ) from error
@@ -146,7 +148,13 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
         raise InvalidArgument(f"{path} is not a .npz file: {error}") from error
 
 
-def _file_text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """What a text file holds.
+
+    Raises:
+        InvalidArgument: it is not UTF-8 text.
+        NotFound: there is no such file.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gslice.cli import bench, config, demo, doctor, infer, init, logs, models, serve, status
+from gslice.cli import bench, config, demo, doctor, functions, infer, init, logs, serve, status
 from gslice.cli.output import show_error
 from gslice.core.errors import GsliceError
 
@@ -59,10 +59,10 @@ app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
 app.command("ps")(status.processes)
 app.command("status")(status.status)
-app.command("load")(models.load)
-app.command("unload")(models.unload)
-app.command("diff")(models.diff)
-app.command("save")(models.save)
+app.command("load")(functions.load)
+app.command("unload")(functions.unload)
+app.command("diff")(functions.diff)
+app.command("save")(functions.save)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)

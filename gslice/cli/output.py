@@ -75,27 +75,3 @@ def show_warning(text: str) -> None:
 def _styled(text: str, ansi: str) -> str:
     plain = not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
     return text if plain else f"\x1b[{ansi}m{text}\x1b[0m"
-
-
-def milliseconds(duration_us: float) -> str:
-    """A latency with three significant digits, such as `0.412 ms` or `12.3 ms`."""
-    value = duration_us / 1000
-    if value >= 1000:
-        return f"{value / 1000:.2f} s"
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:.{digits}f} ms"
-
-
-def megabytes(size_bytes: float) -> str:
-    """A size for people, such as `12.3 MiB`."""
-    value = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"
-
-
-def percent(share_percent: float) -> str:
-    """A share for people, such as `25%`."""
-    return f"{share_percent:.0f}%" if share_percent >= 10 else f"{share_percent:.2g}%"

@@ -77,6 +77,8 @@ async def _announce_functions(daemon: Daemon) -> None:
         serving = function.state == "READY"
         detail = f"on {function.device}" if serving else reason_of(function)
         print(f"{function.name}: {function.state} {detail}")
+    if changed := daemon.desired.changed:
+        print(f"changed at run time, see `gslice diff`: {', '.join(changed)}")
     ready = sum(function.state == "READY" for function in status.functions)
     print(f"ready: {ready} of {len(status.functions)} functions serve; Ctrl-C stops", flush=True)
 

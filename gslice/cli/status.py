@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, megabytes, milliseconds, percent, print_json, table
+from gslice.cli.output import console, print_json, table
+from gslice.core.figures import megabytes, milliseconds, percent, requested_share
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -51,7 +52,6 @@ def function_table(functions: Any) -> Table:
         right="RATE/S P50 P99 SLO SHARE GRANTED EFFECTIVE QUEUE",
     )
     for function in functions:
-        requested = function.share_requested_percent
         shown.add_row(
             function.name,
             _state(function.state),
@@ -59,7 +59,7 @@ def function_table(functions: Any) -> Table:
             _latency(function.p50_us),
             _promised(function.p99_us, function.slo_p99_us),
             _latency(function.slo_p99_us),
-            percent(requested) if requested else "auto",
+            requested_share(function.share_min_percent, function.share_max_percent),
             percent(function.share_granted_percent),
             percent(function.share_effective_percent),
             str(function.queued + function.in_flight),
@@ -72,8 +72,8 @@ def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
         *("FUNCTION", "ENGINE", "DEVICE", "LIMITER", "OK", "FAILED", "QUEUED", "RUNNING"),
-        *("ROWS/BATCH", "SEGMENT", "MEMORY", "FROM"),
-        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY",
+        *("ROWS/BATCH", "SEGMENT", "MEMORY", "GPU-MEMORY", "FROM"),
+        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY GPU-MEMORY",
     )
     for function in functions:
         shown.add_row(
@@ -88,6 +88,7 @@ def count_table(functions: Any) -> Table:
             f"{function.batch_mean_rows:.1f}" if function.batch_mean_rows else "-",
             megabytes(function.segment_bytes),
             megabytes(sum(worker.rss_bytes for worker in function.workers)),
+            megabytes(function.device_memory_bytes) if function.device_memory_bytes else "-",
             function.source,
         )
     return shown
@@ -147,6 +148,7 @@ def _whole_node(found: Any) -> Group:
         *(Text(line) for line in lines),
         Text(),
         _device_table(found.devices),
+        *_gpu_lines(found.devices),
         Text(),
         _frontend_table(found.frontends),
         Text(),
@@ -170,6 +172,33 @@ def _device_table(devices: Any) -> Table:
             f"{megabytes(used)} of {megabytes(most)}" if most else megabytes(used),
         )
     return shown
+
+
+def _gpu_lines(devices: Any) -> list[Any]:
+    """What each GPU is and does, and why one cannot be used."""
+    from rich.text import Text
+
+    lines = []
+    for device in devices:
+        if device.problem:
+            lines.append(Text(f"{device.name}: {device.problem}", style="red"))
+        elif device.HasField("gpu"):
+            lines.append(Text(f"{device.name}: {_gpu_text(device.gpu)}"))
+    return lines
+
+
+def _gpu_text(gpu: Any) -> str:
+    parts = [
+        gpu.name,
+        f"{gpu.sms} SMs",
+        f"{gpu.utilization_percent:.0f}% busy",
+        f"{gpu.power_w:.0f} of {gpu.power_limit_w:.0f} W",
+        f"{gpu.temperature_c:.0f} C",
+        f"PCIe {gpu.pcie_generation} x{gpu.pcie_width}",
+    ]
+    if gpu.numa_node >= 0:
+        parts.append(f"NUMA node {gpu.numa_node}")
+    return ", ".join(parts)
 
 
 def _frontend_table(frontends: Any) -> Table:

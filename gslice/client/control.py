@@ -62,14 +62,20 @@ class Control:
         """A `Status` whenever something changes, and at least every `interval_ms`."""
         return self._stream("Watch", "WatchRequest", interval_ms=interval_ms)
 
-    def load(self, name: str, function_yaml: str = "") -> Iterator[Any]:
+    def load(
+        self, name: str, function_yaml: str = "", base_dir: Path | None = None
+    ) -> Iterator[Any]:
         """Loads a function; a `Stage` each as they pass.
 
         Args:
             name: The function's.
             function_yaml: The body under `functions.<name>`; empty: as node.yaml declares it.
+            base_dir: Where relative paths in the body start; None: where node.yaml is.
         """
-        return self._stream("Load", "LoadRequest", name=name, function_yaml=function_yaml)
+        start = str(base_dir.absolute()) if base_dir is not None else ""
+        return self._stream(
+            "Load", "LoadRequest", name=name, function_yaml=function_yaml, base_dir=start
+        )
 
     def unload(self, name: str) -> Iterator[Any]:
         """Drains and removes a function; a `Stage` each as they pass."""
@@ -81,7 +87,8 @@ class Control:
 
     def save(self, *, discard_overlay: bool = False) -> Any:
         """Writes what runs into node.yaml, or drops the difference: a `SaveReply`."""
-        return self._call("Save", "SaveRequest", discard_overlay=discard_overlay)
+        # It may load functions, which takes what it takes.
+        return self._call("Save", "SaveRequest", timeout_s=None, discard_overlay=discard_overlay)
 
     def logs(self, name: str, lines: int, *, follow: bool = False) -> Iterator[str]:
         """Lines of a function's, the front-end's or the daemon's log."""
@@ -92,10 +99,17 @@ class Control:
         """Asks the daemon to stop in order; it answers before it ends."""
         self._call("Shutdown", "ShutdownRequest", drain_timeout_ms=drain_timeout_ms)
 
-    def _call(self, method: str, request: str, **fields: Any) -> Any:
+    def _call(
+        self,
+        method: str,
+        request: str,
+        *,
+        timeout_s: float | None = CALL_TIMEOUT_S,
+        **fields: Any,
+    ) -> Any:
         call = getattr(self._stub, method)
         try:
-            return call(message(f"{_PACKAGE}.{request}")(**fields), timeout=CALL_TIMEOUT_S)
+            return call(message(f"{_PACKAGE}.{request}")(**fields), timeout=timeout_s)
         except grpc.RpcError as error:
             raise self._error(error) from error
 

@@ -111,12 +111,15 @@ class Client:
         try:
             for answer in stream:
                 yield calls.stream_result(answer)
+            if failures:
+                raise failures[0]
         except grpc.RpcError as error:
             raise calls.error_of(error) from None
+        except InvalidArgument:
+            self._signatures.pop(name, None)  # the function may have been replaced
+            raise
         finally:
             stream.cancel()
-        if failures:
-            raise failures[0]
 
     def live(self, timeout_s: float | None = None) -> bool:
         """Whether a server answers."""
@@ -172,8 +175,14 @@ class Client:
         timeout_s: float | None,
         request_id: str,
     ) -> Call[Outputs]:
-        signature = self._signatures.get(name)
-        if signature is None and calls.needs_signature(inputs):
+        cached = self._signatures.get(name)
+        if cached is not None:
+            try:
+                return calls.infer(name, inputs, outputs, request_id, cached)
+            except InvalidArgument:
+                self._signatures.pop(name, None)  # the function may have been replaced
+        signature = None
+        if calls.needs_signature(inputs):
             signature = self._signatures[name] = self.metadata(name, timeout_s)
         return calls.infer(name, inputs, outputs, request_id, signature)
 

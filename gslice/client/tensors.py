@@ -75,20 +75,46 @@ def needs_spec(value: Any) -> bool:
 def as_array(value: Any, spec: TensorSpec) -> np.ndarray:
     """`value` as the array that the input takes; a lone scalar or text gets the input's rank.
 
+    Numbers become the input's type if they keep their values; floats may be rounded to floats.
+
     Raises:
         InvalidArgument: Its values or its shape do not fit the input.
     """
+    is_bits = isinstance(value, np.ndarray) and value.dtype == DTYPES["UINT16"]
     if spec.dtype == "BYTES":
-        dtype: np.dtype[Any] = np.dtype(object)
-    elif spec.dtype == "BF16":
-        dtype = bf16_dtype()
+        array = np.asarray(value, dtype=object)
+    elif spec.dtype == "BF16" and is_bits:
+        array = value.view(bf16_dtype())
+    elif spec.dtype == "BF16" and bf16_dtype() == DTYPES["UINT16"]:
+        raise InvalidArgument(
+            f"input {spec.name!r} takes BF16, which NumPy has no type for",
+            hint="pip install ml_dtypes, or give the bits as an array of uint16",
+        )
     else:
-        dtype = DTYPES[spec.dtype]
-    try:
-        array = np.asarray(value, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgument(f"input {spec.name!r} does not fit {spec.dtype}: {error}") from error
+        array = _numbers(value, spec, bf16_dtype() if spec.dtype == "BF16" else DTYPES[spec.dtype])
     return array.reshape((1,) * len(spec.dims)) if array.ndim == 0 else array
+
+
+def _numbers(value: Any, spec: TensorSpec, dtype: np.dtype[Any]) -> np.ndarray:
+    def unfit(why: object) -> InvalidArgument:
+        return InvalidArgument(f"input {spec.name!r} does not fit {spec.dtype}: {why}")
+
+    try:
+        with np.errstate(all="ignore"):  # what a cast loses is looked for below
+            given = np.asarray(value)
+            array = given if given.dtype == dtype else np.asarray(value, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise unfit(error) from error
+    if given.dtype.kind not in "biuf" and given.dtype.name != "bfloat16":
+        raise unfit(f"{given.dtype} is no number")
+    if dtype.kind in "biu":
+        lost = np.flatnonzero(array != given)
+    else:
+        lost = np.flatnonzero(np.isfinite(given) & ~np.isfinite(array))
+    if lost.size:
+        first = lost[0]
+        raise unfit(f"{given.flat[first]} would become {array.flat[first]}")
+    return array
 
 
 def encode(array: np.ndarray, dtype: str) -> bytes:

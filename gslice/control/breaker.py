@@ -15,7 +15,7 @@ class RestartPolicy:
     Attributes:
         first_delay_us: Wait before the second restart in a window; the first is immediate.
         max_delay_us: Longest wait.
-        deaths_max: Deaths within the window after which the function counts as failed.
+        deaths_max: Deaths of one process within the window that make it a crash loop.
         window_us: Deaths older than this are forgotten.
     """
 
@@ -26,30 +26,36 @@ class RestartPolicy:
 
 
 class Breaker:
-    """Remembers the deaths of one process and decides what follows."""
+    """Remembers the deaths of processes that do the same, and decides what follows."""
 
     def __init__(self, policy: RestartPolicy | None = None) -> None:
         self._policy = policy or RestartPolicy()
-        self._deaths_us: deque[int] = deque(maxlen=self._policy.deaths_max)
+        self._deaths_us: deque[int] = deque()
 
-    def death(self, now_us: int) -> int | None:
+    def death(self, now_us: int, processes: int = 1) -> int | None:
         """Takes a death into account.
 
         Args:
             now_us: The time, on any clock that never goes back.
+            processes: How many there are. What kills one may kill all at once, and that is a
+                first death for each of them.
 
         Returns:
             How long to wait before the restart, in microseconds; None: a crash loop, give up.
         """
-        while self._deaths_us and now_us - self._deaths_us[0] >= self._policy.window_us:
-            self._deaths_us.popleft()
+        deaths_max = self._policy.deaths_max * processes
         self._deaths_us.append(now_us)
-        recent = len(self._deaths_us)
-        if recent >= self._policy.deaths_max:
+        while (
+            now_us - self._deaths_us[0] >= self._policy.window_us
+            or len(self._deaths_us) > deaths_max
+        ):
+            self._deaths_us.popleft()
+        if len(self._deaths_us) == deaths_max:
             return None
-        if recent == 1:
+        each = -(-len(self._deaths_us) // processes)
+        if each == 1:
             return 0
-        return min(self._policy.first_delay_us << (recent - 2), self._policy.max_delay_us)
+        return min(self._policy.first_delay_us << (each - 2), self._policy.max_delay_us)
 
     def reset(self) -> None:
         """Forgets all deaths: an operator wants another try."""

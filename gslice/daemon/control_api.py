@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from gslice.core.errors import GsliceError, NotFound
+from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.protos import message
 from gslice.protos.rpc import generic_handler
 from gslice.supervise.frontends import LOG_NAME
-from gslice.supervise.logs import follow, last_lines
-from gslice.supervise.supervisor import DAEMON_LOG_NAME
+from gslice.supervise.logs import DAEMON_LOG_NAME, follow, last_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -45,10 +44,19 @@ class ControlServer:
         self._server.add_generic_rpc_handlers((generic_handler(SERVICE, Servicer(daemon)),))
 
     async def start(self) -> None:
-        """Listens; a socket that a dead daemon left is replaced."""
-        self._path.unlink(missing_ok=True)
-        self._server.add_insecure_port(f"unix:{self._path}")
-        self._path.chmod(0o600)
+        """Listens; a socket that a dead daemon left is replaced.
+
+        Raises:
+            Unavailable: no socket can be made there.
+        """
+        try:
+            self._path.unlink(missing_ok=True)
+            self._server.add_insecure_port(f"unix:{self._path}")
+            self._path.chmod(0o600)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(
+                f"cannot listen on {self._path}: {error}", hint="is the state directory ours alone?"
+            ) from error
         await self._server.start()
 
     async def stop(self) -> None:
@@ -79,7 +87,9 @@ class Servicer:
     async def Load(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Adds a function, or loads a declared one."""
         try:
-            spec = self._daemon.spec_from_yaml(request.name, request.function_yaml)
+            spec = self._daemon.spec_from_yaml(
+                request.name, request.function_yaml, request.base_dir
+            )
         except GsliceError as error:
             await _abort(context, error)
         async for stage in self._stages(lambda stage: self._daemon.load(spec, stage)):
@@ -102,15 +112,16 @@ class Servicer:
     async def Save(self, request: Any, context: Any) -> Any:
         """Writes the overlay into node.yaml, or drops it."""
         try:
-            if request.discard_overlay:
-                path = self._daemon.desired.path
-                # It must not stop half-way when the caller leaves.
-                changes = await asyncio.shield(self._daemon.background(self._daemon.discard()))
-            else:
-                path, changes = self._daemon.save()
+            order = self._daemon.discard() if request.discard_overlay else self._daemon.save()
+            # It must not stop half-way when the caller leaves.
+            saved = await asyncio.shield(self._daemon.background(order))
         except GsliceError as error:
             await _abort(context, error)
-        return message("gslice.v1.SaveReply")(path=str(path or ""), changes=_changes(changes))
+        return message("gslice.v1.SaveReply")(
+            path=str(saved.path or ""),
+            changes=_changes(saved.changes),
+            overruled=saved.overruled,
+        )
 
     async def Logs(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The last log lines of a process, then what follows."""

@@ -7,7 +7,8 @@ import contextlib
 import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from gslice._native import histogram_bounds_us
 from gslice.core.config import function_from_yaml
@@ -23,17 +24,20 @@ from gslice.daemon.http import HttpServer, health
 from gslice.daemon.status import Addresses, StatusReader
 from gslice.ipc.codec import to_json
 from gslice.ipc.messages import Failed, Ok, RepositoryCall
+from gslice.supervise.adoption import end_strays
+from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.node import Node
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.supervisor import Supervisor
+from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
 
-    from gslice.core.config import Config, SettingChange
+    from gslice.core.config import Config
     from gslice.core.types import FunctionSpec
     from gslice.daemon.control_api import ControlServer
+    from gslice.daemon.desired import Saved
     from gslice.daemon.store import Store
     from gslice.ipc.channel import Received
     from gslice.supervise.child import Child
@@ -68,7 +72,7 @@ class Daemon:
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(DAEMON_LOG_NAME, self._event)
         self._http: list[HttpServer] = []
         self._control: ControlServer | None = None
 
@@ -88,7 +92,7 @@ class Daemon:
             on_ready: Called once, when clients can connect; functions may still be loading.
 
         Raises:
-            GsliceError: it could not start; nothing is left running.
+            GsliceError: it could not start. What an earlier daemon left runs on, and nothing else.
         """
         start = asyncio.create_task(self._start())
         stop = asyncio.create_task(self._stop_asked.wait())
@@ -99,10 +103,16 @@ class Daemon:
                 on_ready(self)
             await stop
         finally:
+            failed = start.done() and start.exception() is not None
             start.cancel()
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
-            await self._stop()
+            self._draining = True
+            self.node.changes.notify()
+            try:
+                await (self._fail() if failed else self._stop())
+            finally:
+                await self._close()
 
     def stop(self, drain_s: float | None = None) -> None:
         """Asks for the staged stop; asked again, for a quick one."""
@@ -120,6 +130,8 @@ class Daemon:
         for function in self.supervisor.functions.values():
             function.source = self.desired.source(function.name)
         reclaim(self.node)
+        for gpu in self.node.gpus.values():
+            self.background(gpu.care())
         # They start up while this process imports gRPC.
         frontends = asyncio.create_task(self.supervisor.frontends.start())
         self.background(self._load_wanted(wanted))
@@ -155,13 +167,14 @@ class Daemon:
     async def _start_control(self) -> None:
         from gslice.daemon.control_api import ControlServer
 
-        self._control = ControlServer(self, self._config.node.state_dir / "control.sock")
-        await self._control.start()
+        control = ControlServer(self, self._config.node.state_dir / "control.sock")
+        await control.start()
+        self._control = control
 
     async def _load_wanted(self, wanted: dict[str, FunctionSpec]) -> None:
         """Loads what does not run as wanted already, side by side."""
         running = self.supervisor.functions
-        missing = [s for n, s in wanted.items() if n not in running or running[n].spec != s]
+        missing = [s for n, s in wanted.items() if n not in running or not running[n].runs(s)]
         await asyncio.gather(*(self._try_to_load(spec) for spec in missing))
         self._loaded = True
         self.node.changes.notify()
@@ -172,44 +185,56 @@ class Daemon:
             await self._load(spec, lambda stage, detail: None)
 
     async def _stop(self) -> None:
-        self._draining = True
-        self.node.changes.notify()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        graceful = asyncio.create_task(self.supervisor.stop(self._drain_s))
+        """The staged stop, until somebody is in a hurry; then the end of what is left."""
+        drain = asyncio.create_task(self._drain())
         hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({graceful, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        drain.cancel()
         hurry.cancel()
-        if not graceful.done():
-            graceful.cancel()
-        results = await asyncio.gather(graceful, hurry, return_exceptions=True)
+        drained, _ = await asyncio.gather(drain, hurry, return_exceptions=True)
         await self.supervisor.kill()
-        if self._control is not None:
-            await self._control.stop()
+        await end_strays(self.node)
+        if isinstance(drained, Exception):
+            raise drained
+
+    async def _drain(self) -> None:
+        await self._tasks.cancel()
+        await self.supervisor.stop(self._drain_s)
+
+    async def _fail(self) -> None:
+        """Ends what was begun; but what an earlier daemon left goes on, for the next one."""
+        await self._tasks.cancel()
+        if self.supervisor.found:
+            await self.supervisor.leave()
+        else:
+            await self.supervisor.stop(self._drain_s)
+
+    async def _close(self) -> None:
         for server in self._http:
             await asyncio.to_thread(server.close)
+        if self._control is not None:
+            await self._control.stop()
         reclaim(self.node)
         self.node.run_dir.close()
-        if isinstance(results[0], Exception):
-            raise results[0]
 
     # ---- orders ------------------------------------------------------------------------------
 
-    def spec_from_yaml(self, name: str, body: str) -> FunctionSpec:
+    def spec_from_yaml(self, name: str, body: str, base_dir: str = "") -> FunctionSpec:
         """The function that an order is about.
 
         Args:
             name: The function's.
             body: YAML or JSON of what stands under functions.<name>; empty: as declared.
+            base_dir: Where relative paths in it start; empty: where node.yaml is.
 
         Raises:
             GsliceError: what is wrong with it, or that none is declared.
         """
         if not body.strip():
             return self.desired.declared(name)
-        base_dir = self.desired.path.parent if self.desired.path else self._config.node.state_dir
-        return function_from_yaml(name, body, base_dir, config=self._config)
+        path = self.desired.path
+        usual_dir = path.parent if path is not None else self._config.node.state_dir
+        return function_from_yaml(name, body, Path(base_dir or usual_dir), config=self._config)
 
     async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         """Loads a function on somebody's order; it stays wanted from then on.
@@ -233,34 +258,35 @@ class Daemon:
         self.node.event(name, "unloaded")
         stage("done", "")
 
-    def save(self) -> tuple[Path, list[SettingChange]]:
-        """Writes what is wanted into node.yaml; see `Desired.save`."""
-        path, changes = self.desired.save()
+    async def save(self) -> Saved:
+        """Writes what is wanted into node.yaml, and follows that where it wins: `Desired.save`."""
+        saved = self.desired.save()
         for function in self.supervisor.functions.values():
             function.source = "file"
-        self.node.event("daemon", f"{len(changes)} change(s) saved to {path}")
+        self.node.event("daemon", f"{len(saved.changes)} change(s) saved to {saved.path}")
         self.node.changes.notify()
-        return path, changes
+        await self._follow_desired(saved.overruled)
+        return saved
 
-    async def discard(self) -> list[SettingChange]:
+    async def discard(self) -> Saved:
         """Drops the overlay, and goes back to what node.yaml says."""
-        changes = self.desired.discard()
-        wanted = self.desired.functions
-        for name in list(self.supervisor.functions):
-            if name not in wanted:
-                await self.supervisor.unload(name, lambda stage, detail: None)
-        await self._load_wanted(wanted)
-        self.node.event("daemon", f"{len(changes)} run-time change(s) dropped")
-        return changes
+        dropped = self.desired.discard()
+        await self._follow_desired({*self.supervisor.functions, *self.desired.functions})
+        self.node.event("daemon", f"{len(dropped.changes)} run-time change(s) dropped")
+        return dropped
 
     def background(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         """Runs something that ends with the daemon at the latest."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._tasks.start(work)
 
     # ---- parts -----------------------------------------------------------------------------
+
+    async def _follow_desired(self, names: Iterable[str]) -> None:
+        """Of these functions, unloads what is not wanted and loads what does not run as wanted."""
+        wanted = self.desired.functions
+        for name in self.supervisor.functions.keys() & names - wanted.keys():
+            await self.supervisor.unload(name, lambda stage, detail: None)
+        await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
 
     async def _load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         begun_s = time.monotonic()

@@ -6,19 +6,23 @@ wins and an event says so.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gslice.core.config import diff_functions, save_functions
+from gslice.core.config import diff_functions, load_config, save_functions
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.daemon.store import OverlayEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from gslice.core.config import Config, SettingChange
     from gslice.core.types import FunctionSpec
     from gslice.daemon.store import Store
+
+_EDITED = "node.yaml changed it after it was changed at run time; node.yaml wins"
+_ASKED = "dropped what was changed at run time: the command line names it"
 
 
 def conflicts(file: Mapping[str, FunctionSpec], overlay: Mapping[str, OverlayEntry]) -> list[str]:
@@ -39,6 +43,21 @@ def merge(
     return merged
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What became of the overlay.
+
+    Attributes:
+        path: The node.yaml; None without.
+        changes: What was written into it, or dropped.
+        overruled: Functions that somebody edited there after they were changed at run time.
+    """
+
+    path: Path | None
+    changes: list[SettingChange]
+    overruled: list[str] = field(default_factory=list)
+
+
 class Desired:
     """The desired state of the node's functions.
 
@@ -50,13 +69,14 @@ class Desired:
 
     def __init__(self, config: Config, store: Store, event: Callable[[str, str], None]) -> None:
         self._path = config.path
+        self._gpus = config.gpus
         self._file = dict(config.functions)
         self._store = store
+        self._event = event
         self._overlay = store.overlay()
-        for name in conflicts(self._file, self._overlay):
-            del self._overlay[name]
-            store.drop_overlay(name)
-            event(name, "node.yaml changed it after it was changed at run time; node.yaml wins")
+        self._overrule(conflicts(self._file, self._overlay), _EDITED)
+        if self._path is None:  # somebody asks for it now, and cannot have saved what was before
+            self._overrule(self._overlay.keys() & self._file.keys(), _ASKED)
 
     @property
     def functions(self) -> dict[str, FunctionSpec]:
@@ -67,6 +87,11 @@ class Desired:
     def path(self) -> Path | None:
         """The node.yaml; None when the node was started without."""
         return self._path
+
+    @property
+    def changed(self) -> list[str]:
+        """Functions that were changed at run time, oldest first."""
+        return list(self._overlay)
 
     def source(self, name: str) -> str:
         """Where the wish for a function comes from: `file` or `overlay`."""
@@ -97,29 +122,39 @@ class Desired:
         """Every setting in which what is wanted differs from the file."""
         return diff_functions(self._file, self.functions, self._base_dir)
 
-    def save(self) -> tuple[Path, list[SettingChange]]:
+    def save(self) -> Saved:
         """Writes the overlay into node.yaml and empties it.
 
+        The file is read again: a function that was edited there meanwhile is wanted as edited.
+
         Raises:
-            FailedPrecondition: the node was started without a node.yaml.
-            ConfigError: the file cannot be read any more; nothing was changed.
+            FailedPrecondition: the node was started without a node.yaml, or it cannot be written.
+            NotFound: it cannot be read.
+            ConfigError: it is wrong. In each case, nothing was changed.
         """
         if self._path is None:
             raise FailedPrecondition(
                 "the node was started without a node.yaml, so there is nothing to save to",
                 hint="write one with `gslice init` and start with it",
             )
-        changes = self.diff()
-        save_functions(self._path, {name: entry.spec for name, entry in self._overlay.items()})
-        self._file = self.functions
+        edited = load_config(self._path, find_gpus=lambda: self._gpus).functions
+        overruled = conflicts(edited, self._overlay)
+        kept = {name: e for name, e in self._overlay.items() if name not in overruled}
+        changes = diff_functions(edited, merge(edited, kept), self._base_dir)
+        changed = {name: entry.spec for name, entry in kept.items()}
+        save_functions(self._path, changed, self._gpus)
+        self._overrule(overruled, _EDITED)
+        # Other functions that were edited there are wanted so when the node starts again.
+        as_edited = {name: OverlayEntry(edited.get(name), None) for name in overruled}
+        self._file = merge(self._file, {**kept, **as_edited})
         self._forget_overlay()
-        return self._path, changes
+        return Saved(self._path, changes, overruled)
 
-    def discard(self) -> list[SettingChange]:
+    def discard(self) -> Saved:
         """Drops the overlay: the file's functions are wanted again."""
         changes = self.diff()
         self._forget_overlay()
-        return changes
+        return Saved(self._path, changes)
 
     def _change(self, name: str, spec: FunctionSpec | None) -> None:
         base = self._file.get(name)
@@ -130,6 +165,12 @@ class Desired:
         entry = OverlayEntry(spec, base)
         self._store.put_overlay(name, entry)
         self._overlay[name] = entry
+
+    def _overrule(self, names: Iterable[str], why: str) -> None:
+        for name in names:
+            self._store.drop_overlay(name)
+            del self._overlay[name]
+            self._event(name, why)
 
     def _forget_overlay(self) -> None:
         for name in self._overlay:

@@ -46,7 +46,7 @@ def run(
         log_to_stderr: Log there too, and not only to `<state_dir>/log/daemon.log`.
 
     Raises:
-        GsliceError: it could not start; nothing is left running.
+        GsliceError: it could not start. What an earlier daemon left runs on, and nothing else.
     """
     state_dir = config.node.state_dir
     with StateLock(state_dir), Store(state_dir / "gslice.db") as store:

@@ -34,7 +34,7 @@ def find() -> Assets:
     Raises:
         FailedPrecondition: A package is missing, or lacks the file; the hint says what to install.
     """
-    for module in ("cv2", "onnxruntime", "PIL"):
+    for module in ("cv2", "onnxruntime", "PIL", "psutil"):
         _package(module)
     return Assets(
         detector=_file("rapidocr", "models/*_det_*.onnx"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def _segments(pid: int) -> Iterator[str]:
 
 
 def _cgroups() -> Iterator[Path]:
-    if _CGROUP_ROOT.is_dir():
-        yield from (p for p in _CGROUP_ROOT.rglob("*gslice*") if p.is_dir())
+    for directory, names, _ in os.walk(_CGROUP_ROOT):  # passes by what vanishes on the way
+        yield from (Path(directory, name) for name in names if "gslice" in name)
 
 
 def _empty(cgroup: Path) -> bool:

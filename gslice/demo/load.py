@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gslice.client.aio import Client
+from gslice.client.load import Outcome, closed_loop, percentile
+from gslice.core.errors import GsliceError
 from gslice.demo.ocr import Infer, Tensor
 
 Inputs = Mapping[str, Tensor]
+
+_REFRESH_S = 0.25
 
 
 class Recorder:
@@ -34,30 +36,22 @@ class Recorder:
 
 
 @dataclass
-class Measured:
+class Measured(Outcome):
     """One function under load.
 
     Attributes:
-        seconds: How long the load lasted.
-        latencies_us: One an answered request, unordered.
         batch_mean_rows: Rows a batch, as the worker ran them; known at the end.
     """
 
-    seconds: float = 0.0
-    latencies_us: list[float] = field(default_factory=list)
     batch_mean_rows: float = 0.0
 
-    @property
-    def rate_per_s(self) -> float:
-        """Answered requests a second."""
-        return len(self.latencies_us) / self.seconds if self.seconds else 0.0
+    def failed(self, error: GsliceError) -> None:
+        """The first failure ends the load."""
+        raise error
 
     def percentile_us(self, percent: float) -> float:
         """The nearest-rank percentile; 0 when nothing was answered."""
-        ascending = sorted(self.latencies_us)
-        if not ascending:
-            return 0.0
-        return ascending[max(0, math.ceil(percent / 100 * len(ascending)) - 1)]
+        return percentile(sorted(self.latencies_us), percent) if self.ok else 0.0
 
 
 async def drive(
@@ -65,7 +59,7 @@ async def drive(
     requests: Mapping[str, Sequence[Inputs]],
     concurrency: Mapping[str, int],
     seconds: float,
-    progress: Callable[[float, Mapping[str, Measured]], None],
+    progress: Callable[[Mapping[str, Measured]], None],
 ) -> dict[str, Measured]:
     """Calls all functions at once, each in its own closed loops.
 
@@ -74,7 +68,7 @@ async def drive(
         requests: Inputs by function; they are sent in turn.
         concurrency: Calls in flight, by function.
         seconds: How long to start new calls.
-        progress: Told after every answer: elapsed seconds and what is measured so far.
+        progress: Told now and then what is measured so far.
 
     Returns:
         What was measured, by function.
@@ -84,28 +78,26 @@ async def drive(
     """
     before = await _batches(client, requests)
     measured = {function: Measured() for function in requests}
-    start = time.perf_counter()
 
-    async def loop(function: str, inputs: itertools.cycle[Inputs]) -> None:
-        mine = measured[function]
-        while (sent := time.perf_counter()) - start < seconds:
-            await client.infer(function, next(inputs))
-            answered = time.perf_counter()
-            mine.latencies_us.append((answered - sent) * 1e6)
-            mine.seconds = answered - start
-            progress(mine.seconds, measured)
+    async def load(function: str) -> None:
+        inputs = itertools.cycle(requests[function])
+        await closed_loop(
+            lambda: client.infer(function, next(inputs)),
+            concurrency[function],
+            seconds,
+            measured[function],
+        )
 
-    tasks = [
-        asyncio.create_task(loop(function, inputs))
-        for function, sent in requests.items()
-        for inputs in itertools.repeat(itertools.cycle(sent), concurrency[function])
-    ]
+    loads = [asyncio.ensure_future(load(function)) for function in requests]
+    ended = asyncio.gather(*loads)
     try:
-        await asyncio.gather(*tasks)
+        while not (await asyncio.wait({ended}, timeout=_REFRESH_S))[0]:
+            progress(measured)
+        await ended
     finally:
-        for task in tasks:
+        for task in loads:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*loads, return_exceptions=True)
 
     for function, (rows, batches) in (await _batches(client, requests)).items():
         rows_before, batches_before = before[function]

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from gslice.core.figures import milliseconds, percent
 from gslice.demo.filetype import FileType
 from gslice.demo.load import Measured
 from gslice.demo.ocr import Line
@@ -49,11 +50,11 @@ class FunctionFigures:
         return (
             self.name,
             f"{self.rate_per_s:,.1f}",
-            _milliseconds(self.p50_us),
-            _milliseconds(self.p99_us),
+            milliseconds(self.p50_us),
+            milliseconds(self.p99_us),
             f"{self.batch_mean_rows:.2f}",
-            _percent(self.share_requested_percent) if self.share_requested_percent else "auto",
-            _percent(self.share_effective_percent),
+            percent(self.share_requested_percent) if self.share_requested_percent else "auto",
+            percent(self.share_effective_percent),
         )
 
 
@@ -69,7 +70,7 @@ def function_figures(
     return [
         FunctionFigures(
             name=function.name,
-            requests=len(measured[function.name].latencies_us),
+            requests=measured[function.name].ok,
             rate_per_s=measured[function.name].rate_per_s,
             p50_us=measured[function.name].percentile_us(50),
             p99_us=measured[function.name].percentile_us(99),
@@ -121,12 +122,3 @@ def as_json(
         "functions": [asdict(row) for row in figures],
         "picture": picture,
     }
-
-
-def _milliseconds(value_us: float) -> str:
-    value_ms = value_us / 1e3
-    return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.1f} ms"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0f} %" if abs(value - round(value)) < 0.05 else f"{value:.1f} %"

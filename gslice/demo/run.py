@@ -143,9 +143,10 @@ async def _load(
     )
     task = progress.add_task("load", total=seconds, rates="")
 
-    def show(elapsed: float, measured: Mapping[str, Measured]) -> None:
+    def show(measured: Mapping[str, Measured]) -> None:
         rates = "  ".join(f"{name} {m.rate_per_s:,.0f}/s" for name, m in measured.items())
-        progress.update(task, completed=min(elapsed, seconds), rates=rates)
+        elapsed_s = max(m.elapsed_s for m in measured.values())
+        progress.update(task, completed=min(elapsed_s, seconds), rates=rates)
 
     with progress:
         async with AsyncClient(address) as client:

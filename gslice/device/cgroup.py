@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gslice.core.errors import FailedPrecondition
+from gslice.device.tasks import pin
 
 PREFIX = "gslice."
 PERIOD_US = 5_000
@@ -182,6 +183,7 @@ class CgroupLimiter:
             quota_us = max(QUOTA_MIN_US, round(cores * period_us))
         try:
             _write_quota(self._root, group, quota_us, period_us)
+            pin(compute_tids, self._cpus)
             for tid in compute_tids:
                 self._move(group, tid)
         except OSError as error:
@@ -191,8 +193,7 @@ class CgroupLimiter:
         return self.read_effective()
 
     def _move(self, group: Path, tid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):  # a thread that has ended needs no limit
-            os.sched_setaffinity(tid, self._cpus)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             threads = "cgroup.threads" if self._root.version == 2 else "tasks"
             (group / threads).write_text(str(tid))
 

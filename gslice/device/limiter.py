@@ -6,6 +6,7 @@ loop stay outside, so that a throttled function still answers, completes and dra
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from gslice.core.errors import FailedPrecondition, InvalidArgument
 from gslice.device.cgroup import CgroupLimiter, find_root
+from gslice.device.tasks import pin
 
 WEIGHTS = {"low": 1 / 3, "normal": 1.0, "high": 3.0}
 """A priority's part of a contended core, against a normal function's."""
@@ -34,7 +36,8 @@ def prioritise(compute_tids: Sequence[int], priority: str) -> bool:
     """
     try:
         for tid in compute_tids:
-            os.setpriority(os.PRIO_PROCESS, tid, _NICENESS[priority])
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, tid, _NICENESS[priority])
     except PermissionError:
         return False
     return True
@@ -89,13 +92,15 @@ class ThreadsLimiter:
         first = os.getpid() % len(self._cpus)  # neighbours do not all meet on the first core
         chosen = {self._cpus[(first + i) % len(self._cpus)] for i in range(count)}
         self._tids = list(compute_tids)
-        for tid in self._tids:
-            os.sched_setaffinity(tid, chosen)
+        pin(self._tids, chosen)
         return self.read_effective()
 
     def read_effective(self) -> float:
         """See `Limiter.read_effective`."""
-        allowed = [len(os.sched_getaffinity(tid)) for tid in self._tids]
+        allowed = []
+        for tid in self._tids:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                allowed.append(len(os.sched_getaffinity(tid)))
         return 100.0 * max(allowed, default=len(self._cpus)) / len(self._cpus)
 
     def release(self) -> None:
@@ -117,8 +122,7 @@ class NoLimiter:
 
     def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
         """See `Limiter.apply`; the share is not looked at."""
-        for tid in compute_tids:
-            os.sched_setaffinity(tid, self._cpus)
+        pin(compute_tids, self._cpus)
         return self.read_effective()
 
     def read_effective(self) -> float:

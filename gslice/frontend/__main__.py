@@ -9,13 +9,12 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
 
 import uvloop
 
-from gslice import __version__, _native
+from gslice import _native
 from gslice.core.errors import GsliceError
 from gslice.frontend.catalogue import Catalogue
 from gslice.frontend.completions import Completions
@@ -25,8 +24,7 @@ from gslice.frontend.orders import Orders
 from gslice.frontend.readiness import Readiness
 from gslice.frontend.server import Server
 from gslice.frontend.servicer import InferenceServicer
-from gslice.ipc import messages
-from gslice.ipc.process import adopt_listener, start_ticks
+from gslice.ipc import messages, process
 
 MESSAGE_LIMIT_BYTES = (2 << 30) - 1  # protobuf's own
 
@@ -74,17 +72,10 @@ async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None
             state=server.state,
             in_flight=native.in_flight,
         )
-        return messages.Hello(
-            protocol=messages.PROTOCOL_VERSION,
-            role="frontend",
-            pid=os.getpid(),
-            started=start_ticks(),
-            version=__version__,
-            frontend=state,
-        )
+        return process.hello(frontend=state)
 
     link = DaemonLink(
-        adopt_listener(), completions.eventfd, hello, orders.obey, ended.set, orphan_grace_s
+        process.adopt_listener(), completions.eventfd, hello, orders.obey, ended.set, orphan_grace_s
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)

@@ -53,19 +53,15 @@ class Hello:
 
     Attributes:
         protocol: PROTOCOL_VERSION of the child.
-        role: `worker` or `frontend`.
         pid: Its process id.
         started: Its start time in clock ticks since boot, from /proc, against pid reuse.
-        version: gslice version.
         worker: Present for workers.
         frontend: Present for front-ends.
     """
 
     protocol: int
-    role: str
     pid: int
     started: int
-    version: str
     worker: WorkerState | None = None
     frontend: FrontendState | None = None
 
@@ -75,24 +71,28 @@ class WorkerState:
     """What a worker holds.
 
     Attributes:
-        worker_id: Its id, as in its socket's name.
         spec: The function it loaded, None before Load.
         signature: Of that function, None before it is loaded.
         instance: Its instance index in the segment, -1 before Attach.
         state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
+        share_percent: As ordered last.
         share_effective_percent: As read back from the limiter.
         limiter: `cgroup`, `threads`, `mps` or `none`.
+        limiter_ordered: As in Load.
+        cpus: Likewise.
         memory_bytes: Resident memory of the process after loading.
         device_memory_bytes: Memory of its GPU that loading took.
     """
 
-    worker_id: str
     spec: FunctionSpec | None = None
     signature: Signature | None = None
     instance: int = -1
     state: str = "empty"
+    share_percent: float = 0.0
     share_effective_percent: float = 0.0
     limiter: str = "none"
+    limiter_ordered: str = ""
+    cpus: list[int] = field(default_factory=list)
     memory_bytes: int = 0
     device_memory_bytes: int = 0
 
@@ -153,9 +153,10 @@ class Load:
 
     Attributes:
         spec: The function.
-        share_percent: The share to enforce while it prepares and serves.
-        limiter: `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps` (which its
-            environment does, and the worker reads back) or `none`.
+        share_percent: The share to hold it to from Attach on. While it loads and warms up, only the
+            engine's threads are as many as the share is worth.
+        limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps`,
+            which its environment does and the worker reads back, or `none`.
         cpus: The cores of its device; of a GPU, those for its own threads.
         gpu: Its GPU; None on a CPU device.
     """
@@ -202,14 +203,12 @@ class Ready:
     Attributes:
         share_effective_percent: Read back from the limiter.
         limiter: What enforces it.
-        warm_us: How long the warm-up took.
         memory_bytes: Resident memory of the worker.
         device_memory_bytes: Memory of its GPU that loading and warming up took.
     """
 
     share_effective_percent: float
     limiter: str
-    warm_us: int
     memory_bytes: int
     device_memory_bytes: int = 0
 

@@ -7,7 +7,13 @@ import socket
 from pathlib import Path
 
 from gslice.core.errors import FailedPrecondition, NotFound
-from gslice.ipc.messages import LISTEN_FD
+from gslice.ipc.messages import (
+    LISTEN_FD,
+    PROTOCOL_VERSION,
+    FrontendState,
+    Hello,
+    WorkerState,
+)
 
 
 def start_ticks(pid: int | None = None) -> int:
@@ -25,6 +31,11 @@ def start_ticks(pid: int | None = None) -> int:
         raise NotFound(f"there is no process {pid}") from None
     # The command name may hold blanks and parentheses; fields are counted from its last ')'.
     return int(stat.rpartition(")")[2].split()[19])
+
+
+def hello(worker: WorkerState | None = None, frontend: FrontendState | None = None) -> Hello:
+    """What this process says first to a daemon."""
+    return Hello(PROTOCOL_VERSION, os.getpid(), start_ticks(), worker, frontend)
 
 
 def resident_bytes(pid: int | None = None) -> int:

@@ -41,12 +41,15 @@ class Group:
         spec: What they loaded.
         signature: Of it.
         workers: Ready ones.
+        outdated: They were loaded for other cores, or for another limiter, than their device has
+            now.
     """
 
     segment: Segment
     spec: FunctionSpec
     signature: Signature
     workers: list[Worker] = field(default_factory=list)
+    outdated: bool = False
 
     @property
     def pulling(self) -> bool:
@@ -61,12 +64,18 @@ class Found:
     Attributes:
         frontends: Front-ends.
         groups: Functions that are served, one group for each segment.
-        useless: Workers that serve nothing yet, or no more.
+        useless: Workers that serve nothing yet, or no more, or on a device that is gone.
     """
 
     frontends: list[Child] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     useless: list[Child] = field(default_factory=list)
+
+    @property
+    def children(self) -> list[Child]:
+        """All."""
+        workers = [worker.child for group in self.groups for worker in group.workers]
+        return [*self.frontends, *workers, *self.useless]
 
 
 async def find_children(node: Node, on_call: Callable[[Child, Received], None]) -> Found:
@@ -82,6 +91,11 @@ async def find_children(node: Node, on_call: Callable[[Child, Received], None]) 
         elif not _join_group(node, found, child):
             found.useless.append(child)
     return found
+
+
+async def end_strays(node: Node) -> None:
+    """Ends the children that this daemon never got to lead: a stop came first."""
+    await asyncio.gather(*(_end_stray(node, name) for name in node.run_dir.names()))
 
 
 def recover(group: Group, frontends: Collection[int]) -> None:
@@ -163,6 +177,11 @@ async def _adopt(node: Node, name: str, on_call: Callable[[Child, Received], Non
     return None
 
 
+async def _end_stray(node: Node, name: str) -> None:
+    await _end(node, name)
+    node.run_dir.remove(name)
+
+
 async def _end(node: Node, name: str) -> bool:
     """Ends a child that cannot be led; False: it is gone already."""
     noted = node.run_dir.process_of(name)
@@ -186,12 +205,17 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         return False
     if state.state != "ready" or state.instance < 0:
         return False
+    device = node.devices.get(state.spec.device)
+    if device is None:
+        node.event(state.spec.name, f"there is no device {state.spec.device} any more")
+        return False
     worker = Worker.adopted(child, state, node.log_path(state.spec.name))
-    for group in found.groups:
-        if group.segment.generation == segment.generation:
-            group.workers.append(worker)
-            return True
-    found.groups.append(Group(segment, state.spec, state.signature, [worker]))
+    group = next((g for g in found.groups if g.segment.generation == segment.generation), None)
+    if group is None:
+        group = Group(segment, state.spec, state.signature)
+        found.groups.append(group)
+    group.workers.append(worker)
+    group.outdated |= not device.fits(state.cpus, state.limiter_ordered)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import ResourceExhausted
@@ -38,12 +39,17 @@ class NodeBudget:
     def check_memory(self, device: str) -> None:
         """See `Budget.check_memory`."""
         limit = self._node.device(device).memory_limit_bytes
-        deployments = [d for d in self._deployments() if d.spec.device == device]
-        used = {d.spec.name: sum(w.memory_bytes for w in d.workers) for d in deployments}
-        if limit and sum(used.values()) > limit:
+        on_gpu = device in self._node.gpus
+        used: Counter[str] = Counter()
+        for deployment in self._deployments():  # of the same name, while one is loaded anew
+            if deployment.spec.device == device:
+                used[deployment.spec.name] += sum(
+                    w.device_memory_bytes if on_gpu else w.memory_bytes for w in deployment.workers
+                )
+        if limit and used.total() > limit:
             parts = " + ".join(f"{name} {_mib(size)}" for name, size in sorted(used.items()))
             raise ResourceExhausted(
-                f"device {device}: workers take {parts} = {_mib(sum(used.values()))}, "
+                f"device {device}: workers take {parts} = {_mib(used.total())}, "
                 f"more than its memory limit of {_mib(limit)}",
                 hint="raise the limit, or unload a function",
             )

@@ -70,23 +70,31 @@ class Child:
             on_call: Takes what the child says on its own account.
 
         Raises:
-            Unavailable: it died or said nothing in time; the message has its last line.
+            Unavailable: it died or said nothing in time, and the message has its last line; or
+                the node is short of processes, descriptors or space.
             FailedPrecondition: it speaks another protocol.
         """
         child = cls(run_dir, name, on_call)
-        with run_dir.listen(name) as listener:
-            child._process = process.start(launch, listener)
-        run_dir.note(name, child._process.pid, child._process.started)
-        child._process.death.add_done_callback(child._gone)
         try:
+            with run_dir.listen(name) as listener:
+                child._process = process.start(launch, listener)
+            child._process.death.add_done_callback(child._gone)
+            run_dir.note(name, child._process.pid, child._process.started)
             child._connect()
             await child._shake_hands(HELLO_TIMEOUT_S)
         except (ChannelClosed, DeadlineExceeded, NotFound) as error:
             await child.kill()
             reason = last_line(launch.log) or error.message
             raise Unavailable(
-                f"{launch.module} {child._process.death.result()} while starting: {reason}"
+                f"{launch.module} {child.process.death.result()} while starting: {reason}"
             ) from None
+        except OSError as error:
+            await child.kill()
+            run_dir.remove(name)
+            raise Unavailable(
+                f"{launch.module} cannot be started: {error}",
+                hint="the node is short of processes, descriptors or disk space",
+            ) from error
         except BaseException:
             await child.kill()
             raise
@@ -164,6 +172,8 @@ class Child:
         """Leaves it running, for a later daemon."""
         if self._channel is not None:
             self._channel.close()
+        for fd in self.take_fds():
+            os.close(fd)
 
     def _connect(self) -> None:
         connection = self._run_dir.connect(self.name)
@@ -217,7 +227,5 @@ class Child:
 
     def _close(self) -> None:
         self.detach()
-        for fd in self.take_fds():
-            os.close(fd)
         if self._process is not None and not self._process.alive:
             self._run_dir.remove(self.name)

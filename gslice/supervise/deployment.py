@@ -6,25 +6,28 @@ A function that is loaded anew gets a second deployment beside the first; the sw
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
 from gslice.control.slots import slot_classes
 from gslice.core.errors import GsliceError, LoadFailed, Unavailable
+from gslice.supervise.clients import Burial
 from gslice.supervise.reclaim import reclaim
+from gslice.supervise.tasks import Tasks, run_all
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.clients import Clients
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
 
 _IDLE_POLL_S = 0.005
-_T = TypeVar("_T")
 
 
 class Budget(Protocol):
@@ -50,7 +53,7 @@ class Deployment:
         share_percent: The function's share of its device.
         frontends: Who leases slots and takes answers.
         on_lost: Called after a worker's death that nobody ordered, when its requests are queued
-            again: the deployment and how the worker died.
+            again: the deployment, how the worker died, and whether it may be to blame itself.
 
     Attributes:
         segment: None until the model is loaded and its signature known.
@@ -64,7 +67,7 @@ class Deployment:
         spec: FunctionSpec,
         share_percent: float,
         frontends: Frontends,
-        on_lost: Callable[[Deployment, str], None],
+        on_lost: Callable[[Deployment, str, bool], None],
     ) -> None:
         self.node = node
         self.spec = spec
@@ -74,6 +77,9 @@ class Deployment:
         self.workers: list[Worker] = []
         self._watches: dict[Worker, HangWatch] = {}
         self._device = node.device(spec.device)
+        self._gpu = node.gpus.get(spec.device)
+        self._bound = False  # a share that is fixed at a process's start has been used
+        self._burying = Tasks(spec.name, node.event)
         self._frontends = frontends
         self._on_lost = on_lost
 
@@ -93,13 +99,13 @@ class Deployment:
         """
         try:
             stage("start", f"{self.spec.instances} worker(s)")
-            await _all(self._start_worker() for _ in range(self.spec.instances))
+            await run_all(self._start_worker() for _ in range(self.spec.instances))
             stage("load", self.spec.model or self.spec.python or self.spec.engine)
-            signatures = await _all(self._load(worker) for worker in self.workers)
+            signatures = await run_all(self._load(worker) for worker in self.workers)
             budget.check_memory(self.spec.device)
             self._open_segment(signatures, budget.segment_bytes())
             stage("warm", "")
-            await _all(self._attach(worker) for worker in self.workers)
+            await run_all(self._attach(worker) for worker in self.workers)
         except BaseException:
             await self.kill()
             raise
@@ -110,6 +116,7 @@ class Deployment:
         self.signature = signature
         for worker in workers:
             self.workers.append(worker)
+            self._bind(worker)
             self._watch(worker)
 
     async def replace(self) -> None:
@@ -141,6 +148,11 @@ class Deployment:
     # ---- shares, front-ends, health -----------------------------------------------------------
 
     @property
+    def ready(self) -> int:
+        """How many instances are warm."""
+        return sum(worker.ready for worker in self.workers)
+
+    @property
     def share_effective_percent(self) -> float:
         """What the limiters of all instances read back, together."""
         return sum(w.share_effective_percent for w in self.workers if w.ready)
@@ -150,10 +162,25 @@ class Deployment:
         """What enforces the share; empty while nothing runs."""
         return next((w.limiter for w in self.workers if w.ready), "")
 
+    @property
+    def live_resize(self) -> bool:
+        """Whether a share can change in place; else it is that of the processes' start."""
+        return self._gpu is None or self._gpu.live_resize
+
+    def has_share(self, share_percent: float) -> bool:
+        """Whether it has what such a share is worth; where it can be set in place, it has."""
+        return (
+            self._gpu is None
+            or self._gpu.live_resize
+            or self._gpu.same_share(self.share_percent, share_percent)
+        )
+
     async def set_share(self, share_percent: float) -> None:
         """Changes the share of all instances in place; those still loading follow when ready."""
+        if self._bound and not self.live_resize:
+            return
         self.share_percent = share_percent
-        await _all(self._correct_share(worker) for worker in self.workers if worker.ready)
+        await run_all(self._correct_share(worker) for worker in self.workers if worker.ready)
 
     def add_frontend(self, index: int, eventfd: int) -> None:
         """Lets a front-end in; workers that are not attached yet are told when they are."""
@@ -189,7 +216,8 @@ class Deployment:
             )
         ]
         for worker in hung:
-            worker.child.abort()
+            del self._watches[worker]
+            self._burying.start(worker.abort())
         return hung
 
     # ---- end -------------------------------------------------------------------------------
@@ -207,22 +235,29 @@ class Deployment:
         deadline = time.monotonic() + timeout_s
         # Shared memory has no event for "idle" that the daemon could wait for.
         while not (idle := self._idle()) and time.monotonic() < deadline:
-            if not self.workers and not await self._replaced():
+            if not self.workers and not await self._replaced(deadline - time.monotonic()):
                 break
             await asyncio.sleep(_IDLE_POLL_S)
         left_s = max(0.1, deadline - time.monotonic())
-        drained = await _all(worker.drain(left_s) for worker in self.workers)
+        drained = await run_all(worker.drain(left_s) for worker in self.workers)
         return idle and all(drained)
 
     async def stop(self) -> None:
         """Ends all workers in order; what is still queued is answered with an error."""
-        await _all(self._retire(worker, worker.stop()) for worker in list(self.workers))
+        await self._burying.cancel()
+        await run_all(self._retire(worker, worker.stop()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
 
     async def kill(self) -> None:
         """Ends all workers at once; what is still queued is answered with an error."""
-        await _all(self._retire(worker, worker.kill()) for worker in list(self.workers))
+        await self._burying.cancel()
+        await run_all(self._retire(worker, worker.kill()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
+
+    def detach(self) -> None:
+        """Lets the workers run on without us."""
+        for worker in self.workers:
+            worker.detach()
 
     def fail_queued(self, reason: str) -> None:
         """Answers everything that is queued with UNAVAILABLE."""
@@ -233,13 +268,29 @@ class Deployment:
     # ---- parts -----------------------------------------------------------------------------
 
     async def _start_worker(self) -> Worker:
-        worker = await Worker.start(self.node, self.spec)
+        environment: dict[str, str] = {}
+        if self._gpu is not None:
+            await self._gpu.ready()
+            environment = self._gpu.environment(self.spec, self._instance_share)
+            self._bound = True
+        worker = await Worker.start(self.node, self.spec, environment)
         self.workers.append(worker)
+        self._bind(worker)
         return worker
 
+    def _bind(self, worker: Worker) -> None:
+        if self._gpu is not None:
+            self._bound = True
+            self._gpu.clients.add(worker, self.spec.name)
+            worker.before_kill = functools.partial(self._gpu.clients.end, worker)
+
     async def _load(self, worker: Worker) -> Signature:
-        device = self._device
-        return await worker.load(self.spec, self._instance_share, device.limiter, list(device.cpus))
+        device, gpu, share = self._device, self._gpu, self._instance_share
+        if gpu is None:
+            return await worker.load(self.spec, share, device.limiter, list(device.cpus))
+        signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
+        await gpu.check_client(worker, self.spec.name)
+        return signature
 
     def _open_segment(self, signatures: Sequence[Signature], budget_bytes: int) -> None:
         self.signature = signatures[0]
@@ -259,6 +310,8 @@ class Deployment:
         assert self.segment is not None
         instance = self.segment.add_instance()
         await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
+        if self._gpu is not None:
+            self._gpu.check_share(worker, self.spec.name)
         await self._correct_share(worker)
         self._watch(worker)
 
@@ -270,13 +323,18 @@ class Deployment:
     def _instance_share(self) -> float:
         return self.share_percent / self.spec.instances
 
-    async def _replaced(self) -> bool:
+    async def _replaced(self, timeout_s: float) -> bool:
         try:
-            await self.replace()
+            async with asyncio.timeout(timeout_s):
+                await self.replace()
+        except TimeoutError:
+            reason = "another worker takes too long to start"
         except GsliceError as error:
-            self.node.event(self.spec.name, f"nobody can answer what still waits: {error.message}")
-            return False
-        return True
+            reason = error.message
+        else:
+            return True
+        self.node.event(self.spec.name, f"nobody can answer what still waits: {reason}")
+        return False
 
     def _watch(self, worker: Worker) -> None:
         self._watches[worker] = HangWatch(self.node.config.hang_timeout_us * 1000)
@@ -285,19 +343,33 @@ class Deployment:
     def _lost(self, worker: Worker, how: str) -> None:
         if worker.expected_to_end:
             return
-        self._remove(worker)
+        if self._gpu is None:
+            self._accept_death(worker, how, Burial())
+        else:
+            worker.ready = False
+            self._watches.pop(worker, None)
+            self._burying.start(self._bury(self._gpu.clients, worker, how))
+
+    async def _bury(self, clients: Clients, worker: Worker, how: str) -> None:
+        self._accept_death(worker, how, await clients.bury(worker, how))
+
+    def _accept_death(self, worker: Worker, how: str, burial: Burial) -> None:
+        self._remove(worker, burial)
+        self._on_lost(self, how, burial.blamed)
         reclaim(self.node)
-        self._on_lost(self, how)
 
     async def _retire(self, worker: Worker, end: Coroutine[None, None, None]) -> None:
         worker.expected_to_end = True
         await end
-        self._remove(worker)
+        burial = Burial()
+        if self._gpu is not None:
+            burial = await self._gpu.clients.bury(worker, worker.death.result())
+        self._remove(worker, burial)
 
     async def _discard(self, worker: Worker) -> None:
         await self._retire(worker, worker.kill())
 
-    def _remove(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker, burial: Burial) -> None:
         """Takes a dead worker's instance out of the segment; its requests are queued again."""
         if worker not in self.workers:
             return
@@ -305,22 +377,21 @@ class Deployment:
         self._watches.pop(worker, None)
         if self.segment is None or worker.instance < 0:
             return
-        # On the CPU device nothing outlives the process that could still write.
-        may_rerun = not self.spec.side_effects
-        result = self.segment.requeue(worker.instance, may_rerun, device_gone=True)
-        self.segment.remove_instance(worker.instance)
+        may_rerun, gone = not self.spec.side_effects, burial.device_gone
+        result = self.segment.requeue(worker.instance, may_rerun, device_gone=gone)
         self._frontends.wake(result["wake"])
+        if gone:
+            self.segment.remove_instance(worker.instance)
+        elif self._gpu is not None:
+            self._burying.start(self._release(self._gpu.clients, self.segment, worker))
+
+    async def _release(self, clients: Clients, segment: Segment, worker: Worker) -> None:
+        """Gives back what a dead worker's device could still write to, once it cannot."""
+        await clients.gone(worker)
+        segment.release_quarantine(worker.instance)
+        segment.remove_instance(worker.instance)
 
     def _idle(self) -> bool:
         assert self.segment is not None
         counts = self.segment.counts()
         return counts["leased"] == counts["queued"] == counts["claimed"] == 0
-
-
-async def _all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
-    """Runs all to their end, then raises the first error, so that nothing goes on unseen."""
-    results = await asyncio.gather(*coroutines, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results  # type: ignore[return-value]

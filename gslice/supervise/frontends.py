@@ -26,6 +26,7 @@ from gslice.ipc.messages import (
 )
 from gslice.supervise.child import Child
 from gslice.supervise.process import Launch
+from gslice.supervise.tasks import Tasks, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -104,10 +105,24 @@ class Frontends:
         self._frontends: dict[int, Frontend] = {}
         self._listings: dict[str, Listing] = {}
         self._breaker = Breaker()
-        self._restarting: set[asyncio.Task[None]] = set()
+        self._restarting = Tasks(LOG_NAME, node.event)
         self._closing = False
 
     # ---- life ------------------------------------------------------------------------------
+
+    def check_address(self, found: Iterable[FrontendState | None]) -> None:
+        """Checks that front-ends can listen, before anything is changed.
+
+        Args:
+            found: Front-ends of an earlier daemon. One that has the port will give it up, should it
+                not be adopted.
+
+        Raises:
+            Unavailable: somebody else listens there.
+        """
+        port = _port(self.address)
+        if port not in {_port(state.address) for state in found if state is not None}:
+            _refuse_taken(self.address)
 
     async def start(self) -> None:
         """Starts those that are missing; returns when all accept calls.
@@ -121,7 +136,7 @@ class Frontends:
         # Port 0: the first one finds a port, which the others then share.
         while missing and self.address.endswith(":0"):
             await self._start_one(missing.pop(0))
-        await asyncio.gather(*(self._start_one(index) for index in missing))
+        await run_all(self._start_one(index) for index in missing)
 
     async def adopt(self, child: Child, state: FrontendState) -> None:
         """Takes over a front-end that is serving, if it serves as the settings say now."""
@@ -145,19 +160,25 @@ class Frontends:
     async def drain(self, timeout_s: float) -> None:
         """Has all report not ready, accept nothing new and finish the calls in flight."""
         self._closing = True
-        for task in self._restarting:
-            task.cancel()
+        await self._restarting.cancel()
         for frontend in self._frontends.values():
             frontend.state = "draining"
         order = DrainFrontend(timeout_ms=round(timeout_s * 1000))
         frontends = self._frontends.values()
-        await asyncio.gather(*(_obey(f, order, (), timeout_s + 1.0) for f in frontends))
+        await asyncio.gather(*(self._obey(f, order, (), timeout_s + 1.0) for f in frontends))
 
     async def stop(self, timeout_s: float) -> None:
         """Ends all."""
         self._closing = True
         await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
         self._listings.clear()
+
+    async def leave(self) -> None:
+        """Lets all run on, for the next daemon."""
+        self._closing = True
+        await self._restarting.cancel()
+        for frontend in self.all():
+            frontend.child.detach()
 
     # ---- what they know ----------------------------------------------------------------------
 
@@ -188,7 +209,7 @@ class Frontends:
 
     def all(self) -> list[Frontend]:
         """Those that run, by index."""
-        return [self._frontends[index] for index in sorted(self._frontends)]
+        return sorted(self._frontends.values(), key=lambda frontend: frontend.index)
 
     # ---- parts -----------------------------------------------------------------------------
 
@@ -239,19 +260,18 @@ class Frontends:
         if self._closing or frontend.state == "starting":
             return
         self._node.event(LOG_NAME, f"front-end {frontend.index} {how}; starting another")
-        task = asyncio.get_running_loop().create_task(self._restart(frontend.index))
-        self._restarting.add(task)
-        task.add_done_callback(self._restarting.discard)
+        self._restarting.start(self._restart(frontend.index))
 
     async def _restart(self, index: int) -> None:
         """Tries until it works: without a front-end the node is of no use."""
         while not self._closing:
-            delay_us = self._breaker.death(time.monotonic_ns() // 1000)
+            config = self._node.config
+            delay_us = self._breaker.death(time.monotonic_ns() // 1000, config.frontends)
             delay_s = _RESTART_DELAY_MAX_S if delay_us is None else delay_us / 1e6
             await asyncio.sleep(delay_s)
             try:
                 await self._start_one(index)
-            except GsliceError as error:
+            except (GsliceError, OSError) as error:
                 self._node.event(LOG_NAME, f"front-end {index} did not start: {error}")
             else:
                 self.restarts += 1
@@ -261,11 +281,27 @@ class Frontends:
         """Sends orders to all, in their order, and waits until all have followed."""
         await asyncio.gather(
             *(
-                _obey(frontend, order, fds, ORDER_TIMEOUT_S)
+                self._obey(frontend, order, fds, ORDER_TIMEOUT_S)
                 for order, fds in orders
                 for frontend in self._frontends.values()
             )
         )
+
+    async def _obey(
+        self, frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float
+    ) -> None:
+        """Has a front-end follow an order, and waits for it.
+
+        One that dies over it, hangs or refuses is started again with everything that it must know.
+        """
+        try:
+            await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
+        except ChannelClosed:
+            return
+        except GsliceError as error:
+            name = type(order).__name__
+            self._node.event(LOG_NAME, f"front-end {frontend.index} is killed, for {name}: {error}")
+            frontend.child.abort()
 
 
 def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tuple[int, ...]]]:
@@ -275,6 +311,10 @@ def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tupl
         orders.append((AddFunction(listing.spec, listing.signature), (listing.segment.fd,)))
     orders.append((SetFunction(listing.spec.name, listing.state, listing.reason, listing.spec), ()))
     return orders
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def _refuse_taken(address: str) -> None:
@@ -288,16 +328,3 @@ def _refuse_taken(address: str) -> None:
             f"cannot listen on {address}: {error.strerror or error}",
             hint="choose another address, or stop what listens there",
         ) from error
-
-
-async def _obey(frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float) -> None:
-    """Has a front-end follow an order, and waits for it.
-
-    One that dies over it, hangs or refuses is started again with everything that it must know.
-    """
-    try:
-        await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
-    except ChannelClosed:
-        return
-    except GsliceError:
-        frontend.child.abort()

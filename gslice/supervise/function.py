@@ -6,6 +6,7 @@ Orders (load, unload) come one at a time; deaths come whenever they like.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ from gslice.core.errors import GsliceError
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
 from gslice.supervise.logs import last_lines, shortened
+from gslice.supervise.resize import Resizing
+from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
@@ -48,6 +51,8 @@ class Function:
         accepting: Front-ends take requests for it: it serves, or has them wait for a new worker.
         admitted: It counts when its device is divided.
         share_granted_percent: Its part of the device.
+        outdated: What serves was loaded for other cores, or for another limiter, than its device
+            has now.
         restarts: Workers started in place of dead ones.
         lock: Held by whoever carries out an order.
     """
@@ -67,6 +72,7 @@ class Function:
         self.accepting = False
         self.admitted = False
         self.share_granted_percent = 0.0
+        self.outdated = False
         self.restarts = 0
         self.lock = asyncio.Lock()
         self._node = node
@@ -75,8 +81,11 @@ class Function:
         self._on_failed = on_failed
         self._deployment: Deployment | None = None  # the one that serves
         self._next: Deployment | None = None  # the one that is being loaded
+        self._retiring: list[Deployment] = []  # those that finish what they have
+        self._load_ordered = False
         self._breaker = Breaker()
-        self._restarting: set[asyncio.Task[None]] = set()
+        self._restarting = Tasks(spec.name, node.event)
+        self._resizing = Resizing(self, node.event)
 
     # ---- what can be seen --------------------------------------------------------------------
 
@@ -92,13 +101,19 @@ class Function:
 
     @property
     def deployments(self) -> list[Deployment]:
-        """All that runs: during a load, the old and the new."""
+        """All that runs: around a load, the old and the new."""
+        return list(dict.fromkeys([*self.lasting, *self._retiring]))
+
+    @property
+    def lasting(self) -> list[Deployment]:
+        """What serves, and what is being loaded to serve next."""
         return [d for d in (self._deployment, self._next) if d is not None]
 
     @property
     def segment(self) -> Segment | None:
         """The segment that serves."""
-        return self._deployment.segment if self._deployment else None
+        deployment = self._deployment
+        return deployment.segment if deployment else None
 
     @property
     def serving(self) -> bool:
@@ -107,10 +122,22 @@ class Function:
 
     # ---- orders; the caller holds the lock -----------------------------------------------------
 
+    @contextlib.contextmanager
+    def load_ordered(self) -> Iterator[None]:
+        """Around a load, from its plan on: it decides what becomes of the function.
+
+        Workers that keep dying meanwhile take neither its share nor its place from it.
+        """
+        self._load_ordered = True
+        try:
+            yield
+        finally:
+            self._load_ordered = False
+
     async def announce(self) -> None:
         """Says that it is about to be loaded, unless it accepts requests already."""
         if not self.accepting:
-            await self._cancel_restarts()
+            await self._restarting.cancel()
             self._set_state("LOADING", "it is being loaded")
             await self._show("LOADING")
 
@@ -133,13 +160,15 @@ class Function:
         except BaseException:
             self._next = None
             raise
-        await self._cancel_restarts()  # not earlier: what served before may have to serve on
+        await self._restarting.cancel()  # not earlier: what served before may have to serve on
         stage("swap", "")
         new.serve()
         self.spec = spec
         self._deployment, self._next = new, None
-        self.accepting = True
+        self.accepting, self.outdated = True, False
         self._set_state("READY")
+        # Nobody replaced those that died while the others warmed up.
+        self._replace_missing(new, "died before the others were warm")
         await self._show("READY")
         if old is not None:
             await self._retire(old, stage)
@@ -148,7 +177,8 @@ class Function:
         """Has all accepted requests answered, ends the workers, and is forgotten."""
         self.accepting = False
         self._set_state("UNLOADING", "it is being unloaded")
-        await self._cancel_restarts()
+        await self._restarting.cancel()
+        await self._resizing.cancel()
         await self._show("UNLOADING")
         if self._deployment is not None:
             await self._retire(self._deployment, stage)
@@ -170,9 +200,8 @@ class Function:
         deployment.serve()
         self._deployment, self.accepting = deployment, True
         self._set_state("READY")
+        self._replace_missing(deployment, "ended while no daemon ran")
         await self._show("READY")
-        for _ in range(self.spec.instances - len(workers)):
-            self._worker_lost(deployment, "ended while no daemon ran")
 
     async def retire(
         self,
@@ -186,34 +215,56 @@ class Function:
         left_over.adopt(segment, signature, workers)
         await self._retire(left_over, lambda stage, detail: None)
 
-    async def set_share(self, spec: FunctionSpec) -> None:
+    def runs(self, spec: FunctionSpec) -> bool:
+        """Whether it is as wanted, or has failed to be."""
+        return self.spec == spec and not self.outdated
+
+    def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
+        """Whether what serves can go on with other settings: only its share differs."""
+        only_share = before != after and dataclasses.replace(before, share=after.share) == after
+        deployment = self._deployment
+        fits = deployment is None or deployment.has_share(self.share_granted_percent)
+        return only_share and self.accepting and not self.outdated and fits
+
+    def set_share(self, spec: FunctionSpec) -> None:
         """Takes over a new requested share; the supervisor grants it."""
         self.spec = spec
         if self._deployment is not None:
             self._deployment.spec = dataclasses.replace(self._deployment.spec, share=spec.share)
 
     async def grant(self, share_percent: float) -> None:
-        """Sets the share in place, on all that runs."""
+        """Sets the share in place, on what serves and on what is being loaded.
+
+        Where it is fixed when a process starts, what serves is loaded anew beside itself.
+        """
         self.share_granted_percent = share_percent
-        for deployment in self.deployments:
+        for deployment in self.lasting:
             await deployment.set_share(share_percent)
+        self._resizing.order()
 
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
         self.admitted, self.share_granted_percent = False, 0.0
-        self.accepting = False
-        self._set_state("FAILED", reason.removeprefix(f"function {self.name}: "))
-        await self._show("UNAVAILABLE")
+        await self._refuse("FAILED", "UNAVAILABLE", reason.removeprefix(f"function {self.name}: "))
 
     async def stop(self, drain_s: float) -> None:
         """Ends it with the daemon: finishes what was claimed, then ends the workers."""
-        await self._cancel_restarts()
+        self.accepting = False
+        await self._restarting.cancel()
+        await self._resizing.cancel()
         self._set_state("UNLOADING", "the daemon is stopping")
         if self._next is not None:
             await self._next.kill()  # its load fails, and says so to whoever asked for it
         if self._deployment is not None:
             await self._deployment.drain(drain_s)
             await self._deployment.stop()
+
+    async def leave(self) -> None:
+        """Lets what runs run on, for the next daemon."""
+        await self._restarting.cancel()
+        await self._resizing.cancel()
+        for deployment in self.deployments:
+            deployment.detach()
 
     # ---- front-ends, hangs -----------------------------------------------------------------------
 
@@ -238,18 +289,30 @@ class Function:
 
     # ---- deaths --------------------------------------------------------------------------------
 
-    def _worker_lost(self, deployment: Deployment, how: str) -> None:
-        """A worker died; its requests wait in the queue already."""
+    def _replace_missing(self, deployment: Deployment, how: str) -> None:
+        """Starts workers in place of those that died before anybody watched."""
+        for _ in range(deployment.spec.instances - len(deployment.workers)):
+            self._worker_lost(deployment, how)
+
+    def _worker_lost(self, deployment: Deployment, how: str, blamed: bool = True) -> None:
+        """A worker died; its requests wait in the queue already.
+
+        Args:
+            deployment: Its.
+            how: In words.
+            blamed: False: it died of what another function did, which is no crash loop of ours.
+        """
         self._node.event(self.name, f"a worker {how}")
-        if deployment is not self._deployment or self.state == "UNLOADING":
+        if deployment is not self._deployment or not self.accepting:
             return
-        delay_us = self._breaker.death(time.monotonic_ns() // 1000)
-        if not deployment.workers:
+        delay_us = self._death(deployment) if blamed else 0
+        if not deployment.ready:
             # Front-ends go on accepting: what comes waits in the queue for the new worker.
             self._set_state("LOADING", f"its worker {how}; starting another")
-        task = asyncio.get_running_loop().create_task(self._restart(deployment, how, delay_us))
-        self._restarting.add(task)
-        task.add_done_callback(self._restarting.discard)
+        self._restarting.start(self._restart(deployment, how, delay_us))
+
+    def _death(self, deployment: Deployment) -> int | None:
+        return self._breaker.death(time.monotonic_ns() // 1000, deployment.spec.instances)
 
     async def _restart(self, deployment: Deployment, how: str, delay_us: int | None) -> None:
         while delay_us is not None:
@@ -258,31 +321,43 @@ class Function:
                 await deployment.replace()
             except GsliceError as error:
                 how = error.message
-                delay_us = self._breaker.death(time.monotonic_ns() // 1000)
+            except OSError as error:  # the node is short of something, which may pass
+                how = f"could not be started: {error}"
             else:
                 self.restarts += 1
                 self._node.event(self.name, "a worker was started in its place")
                 self._set_state("READY")
                 return
+            delay_us = self._death(deployment)
         await self._give_up(deployment, how)
 
     async def _give_up(self, deployment: Deployment, how: str) -> None:
         log = last_lines(self._node.log_path(self.name), LAST_LINES)
         lines = " | ".join(shortened(line, LINE_MAX_CHARS) for line in log)
         reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
-        if deployment.workers:
+        if not deployment.ready:
+            # Others may be on their way; they would serve what has been given up.
+            await self._restarting.cancel()
+        if count := deployment.ready:
             wanted = deployment.spec.instances
-            self._set_state("READY", f"{len(deployment.workers)} of {wanted} instances: {reason}")
-            return
-        self._node.event(self.name, f"failed: {reason}")
-        if self._next is None:
+            self._set_state("READY", f"{count} of {wanted} instances: {reason}")
+        elif self._load_ordered:  # it needs the share, and decides what becomes of the function
+            self._node.event(self.name, f"given up until it is loaded: {reason}")
+            await self._refuse("LOADING", "LOADING", reason)
+        else:
+            self._node.event(self.name, f"failed: {reason}")
             await self.fail(reason)
             self._on_failed()
-        else:  # its successor needs the share, and decides what becomes of the function
-            self.accepting = False
-            self._set_state("LOADING", reason)
-            await self._show("LOADING")
-        deployment.fail_queued(reason)
+
+    async def _refuse(self, state: str, shown: str, reason: str) -> None:
+        """Takes no more requests; what waits is answered, even if a load interrupts us."""
+        self.accepting = False
+        self._set_state(state, reason)
+        try:
+            await self._show(shown)
+        finally:
+            if self._deployment is not None:
+                self._deployment.fail_queued(reason)
 
     # ---- parts -----------------------------------------------------------------------------
 
@@ -293,12 +368,14 @@ class Function:
 
     async def _retire(self, old: Deployment, stage: Callable[[str, str], None]) -> None:
         """Ends a deployment that front-ends send nothing to any more."""
+        self._retiring.append(old)
         try:
             stage("drain", "")
             drained = await old.drain(self._node.config.drain_timeout_us / 1e6)
             stage("exit", "" if drained else "some requests were not answered in time")
         finally:
-            await old.stop()  # a stop of the daemon cancels us; nobody else knows it any more
+            await old.stop()  # also where a stop of the daemon cancels us
+            self._retiring.remove(old)
 
     def _set_state(self, state: str, reason: str = "") -> None:
         self.state, self.reason = state, shortened(reason)
@@ -312,9 +389,3 @@ class Function:
         await self._frontends.show(
             Listing(deployment.spec, state, self.reason, deployment.segment, deployment.signature)
         )
-
-    async def _cancel_restarts(self) -> None:
-        tasks = list(self._restarting)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+DAEMON_LOG_NAME = "daemon"
 LOG_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10

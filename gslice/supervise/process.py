@@ -66,7 +66,7 @@ class Process:
             # The order matters: from here on the id cannot be given to another process unnoticed.
             if start_ticks(pid) != started:
                 raise NotFound(f"process {pid} is not the one that was started")
-        except NotFound:
+        except BaseException:
             os.close(self._pidfd)
             raise
         self._loop.add_reader(self._pidfd, self._ended)
@@ -98,7 +98,7 @@ class Process:
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        how = _reap(self._pidfd)
+        how = _reap(self.pid, self._pidfd)
         os.close(self._pidfd)
         self.death.set_result(how)
 
@@ -144,12 +144,24 @@ def spawn(
         setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
     )
-    return Process(pid, start_ticks(pid))
-
-
-def _reap(pidfd: int) -> str:
-    """Collects the exit status of our own child; another's is not ours to see."""
     try:
+        return Process(pid, start_ticks(pid))
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _reap(pid: int, pidfd: int) -> str:
+    """Collects the exit status of our own child, and ends what it started and left behind.
+
+    Another's status is not ours to see, nor is its group ours to kill: once its parent has reaped
+    it, the id may be another process's.
+    """
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        with contextlib.suppress(OSError):  # what took another user's identity is beyond us
+            os.killpg(pid, signal.SIGKILL)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return "ended"

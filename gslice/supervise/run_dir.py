@@ -28,8 +28,12 @@ class RunDir:
         """Binds the socket of a child about to start, in place of a dead one's."""
         self.remove(name)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(self._address(name))
-        listener.listen(2)
+        try:
+            listener.bind(self._address(name))
+            listener.listen(2)
+        except OSError:
+            listener.close()
+            raise
         return listener
 
     def connect(self, name: str) -> socket.socket:

@@ -1,31 +1,25 @@
-"""Owns every function and every front-end of the node, and divides the devices among them."""
+"""Owns every function and every front-end of the node."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING
 
-from gslice.control.shares import allocate, shrinks_first
-from gslice.core.errors import (
-    GsliceError,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
+from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
-from gslice.supervise.logs import rotate
+from gslice.supervise.logs import DAEMON_LOG_NAME, rotate
+from gslice.supervise.sharing import Sharing
+from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from gslice.core.types import FunctionSpec
     from gslice.ipc.channel import Received
@@ -33,7 +27,6 @@ if TYPE_CHECKING:
     from gslice.supervise.child import Child
     from gslice.supervise.node import Node
 
-DAEMON_LOG_NAME = "daemon"
 SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _CARE_PERIOD_MAX_S = 1.0
 _LOST = "its workers died while no daemon ran; starting others"
@@ -49,6 +42,7 @@ class Supervisor:
     Attributes:
         functions: By name, in the order in which they were asked for.
         frontends: The front-ends.
+        found: Children that an earlier daemon left.
     """
 
     def __init__(self, node: Node, on_call: Callable[[Child, Received], None]) -> None:
@@ -57,9 +51,10 @@ class Supervisor:
         self._on_call = on_call
         self._budget = NodeBudget(node, self.functions)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
-        self._sharing = asyncio.Lock()
+        self.found: list[Child] = []
+        self._sharing = Sharing(node, self.functions)
         self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
     # ---- adoption ----------------------------------------------------------------------------
 
@@ -70,8 +65,15 @@ class Supervisor:
 
         Args:
             desired: The functions wanted, by name.
+
+        Raises:
+            Unavailable: somebody else listens where the front-ends should.
         """
         found = await find_children(self.node, self._on_call)
+        self.found = found.children
+        self.frontends.check_address([c.hello.frontend for c in found.frontends])
+        # What they have claimed must be theirs no more when it is queued again.
+        await asyncio.gather(*(child.kill() for child in found.useless))
         for child in found.frontends:
             assert child.hello.frontend is not None
             await self.frontends.adopt(child, child.hello.frontend)
@@ -87,8 +89,7 @@ class Supervisor:
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
-        await asyncio.gather(*(child.kill() for child in found.useless))
-        await self.share_out()
+        await self._sharing.share_out()
         await asyncio.gather(
             *(self.unload(name, _unheard) for name in by_name if name not in desired)
         )
@@ -98,6 +99,7 @@ class Supervisor:
         function = self._new_function(chosen.spec)
         function.admitted = True
         function.share_granted_percent = sum(w.share_percent for w in chosen.workers)
+        function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
             recover(group, self.frontends.eventfds())
@@ -146,8 +148,8 @@ class Supervisor:
             if self.functions.get(name) is not function:
                 raise NotFound(f"there is no function {name}")
             await function.unload(stage)
-            del self.functions[name]
-        await self.share_out()
+            self.functions.pop(name, None)  # a stop forgets all
+        await self._sharing.share_out()
         self.node.changes.notify()
 
     def function(self, name: str) -> Function:
@@ -161,20 +163,6 @@ class Supervisor:
         except KeyError:
             known = ", ".join(sorted(self.functions)) or "none"
             raise NotFound(f"there is no function {name}", hint=f"functions: {known}") from None
-
-    async def share_out(self) -> None:
-        """Divides the devices among what holds a share; shrinks go before grows."""
-        async with self._sharing:
-            try:
-                target = self._division(f.spec for f in self._admitted())
-            except ResourceExhausted as error:
-                # Adopted under other limits; they keep their shares until they are loaded anew.
-                self.node.event(DAEMON_LOG_NAME, f"shares stay as they are: {error}")
-                return
-            current = {f.name: f.share_granted_percent for f in self._admitted()}
-            for name, share in shrinks_first(current, target):
-                await self._grant(self.functions[name], share)
-        self.node.changes.notify()
 
     # ---- care ------------------------------------------------------------------------------
 
@@ -192,14 +180,17 @@ class Supervisor:
                 except OSError as error:
                     self.node.event(name, f"its log could not be moved away: {error}")
 
+    # ---- end -------------------------------------------------------------------------------
+
     async def stop(self, drain_s: float) -> None:
         """Staged end: stop accepting and drain, then close everything."""
         self._closing = True
         await self.frontends.drain(drain_s)
         await self.frontends.stop(drain_s)
         await asyncio.gather(*(f.stop(drain_s) for f in self.functions.values()))
-        await self._end_tasks()
+        await self._tasks.cancel()
         self.functions.clear()
+        await self._close_gpus()
 
     async def kill(self) -> None:
         """The end without grace: every child is killed."""
@@ -210,8 +201,22 @@ class Supervisor:
                 await deployment.kill()
         for child in children:
             await child.kill()
+        await self._close_gpus()
+
+    async def leave(self) -> None:
+        """Lets everything run on, for the next daemon."""
+        self._closing = True
+        await self.frontends.leave()
+        await asyncio.gather(*(f.leave() for f in self.functions.values()))
+        await self._tasks.cancel()
+        for child in self.found:
+            child.detach()
+        self.functions.clear()
 
     # ---- parts -----------------------------------------------------------------------------
+
+    async def _close_gpus(self) -> None:
+        await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
 
     def _refuse_reserved(self, name: str) -> None:
         if name in (LOG_NAME, DAEMON_LOG_NAME):
@@ -239,64 +244,30 @@ class Supervisor:
         source: str,
         stage: Callable[[str, str], None],
     ) -> None:
-        before, was_accepting = function.spec, function.accepting
-        try:
-            self._admit(function, spec)  # before anything waits: first come, first served
-            await function.announce()
-            await self.share_out()
-            if was_accepting and _only_share_differs(before, spec):
-                await function.set_share(spec)
-            else:
-                await function.load(spec, stage)
-        except GsliceError as error:
-            if function.accepting:
-                function.spec = before
-            else:
-                await function.fail(error.message)
-            await self.share_out()
-            raise
+        before = function.spec
+        with function.load_ordered():
+            try:
+                if self._closing:
+                    raise Unavailable("the daemon is stopping")
+                self._sharing.admit(function, spec)  # before anything waits: first come
+                await function.announce()
+                await self._sharing.share_out()
+                if function.takes_in_place(before, spec):
+                    function.set_share(spec)
+                else:
+                    await function.load(spec, stage)
+            except GsliceError as error:
+                if function.accepting:
+                    function.spec = before
+                else:
+                    await function.fail(error.message)
+                await self._sharing.share_out()
+                raise
         function.source = source
         self.node.changes.notify()
 
-    def _admit(self, function: Function, spec: FunctionSpec) -> None:
-        """Counts a function in, if its device can hold it."""
-        if self._closing:
-            raise Unavailable("the daemon is stopping")
-        others = [f.spec for f in self._admitted() if f is not function]
-        self._division([*others, spec])
-        function.spec, function.admitted = spec, True
-
-    def _admitted(self) -> list[Function]:
-        return [f for f in self.functions.values() if f.admitted]
-
-    def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
-        """The share of each function on its device."""
-        by_device: dict[str, dict[str, FunctionSpec]] = {}
-        for spec in specs:
-            by_device.setdefault(spec.device, {})[spec.name] = spec
-        division: dict[str, float] = {}
-        for device, functions in by_device.items():
-            limit = self.node.device(device).share_limit_percent
-            requests = {name: spec.share for name, spec in functions.items()}
-            division |= allocate(requests, limit, device)
-        return division
-
-    async def _grant(self, function: Function, share_percent: float) -> None:
-        try:
-            await function.grant(share_percent)
-        except GsliceError as error:
-            # A worker that dies over it gets the share when it is started again.
-            self.node.event(function.name, f"its share could not be set: {error}")
-
     def _failed(self) -> None:
-        task = asyncio.get_running_loop().create_task(self.share_out())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _end_tasks(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.start(self._sharing.share_out())
 
     def _frontend_up(self, index: int, eventfd: int) -> None:
         for function in self.functions.values():
@@ -305,10 +276,6 @@ class Supervisor:
     def _frontend_down(self, index: int) -> None:
         for function in self.functions.values():
             function.remove_frontend(index)
-
-
-def _only_share_differs(before: FunctionSpec, after: FunctionSpec) -> bool:
-    return before != after and dataclasses.replace(before, share=after.share) == after
 
 
 def _unheard(stage: str, detail: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import TYPE_CHECKING
 
 from gslice import _native
@@ -29,27 +28,28 @@ class ServedFunction:
     """A loaded function: its engine, its share and, once attached, its pump.
 
     Args:
-        order: What to load, and the share to hold it to.
+        order: What to load, and the share to hold it to once it is attached. Until then nothing is
+            limited: threads that a library starts inherit the limits of the thread that loads, and
+            the pump and the control loop must have none.
 
     Raises:
         LoadFailed: The engine's reason.
     """
 
     def __init__(self, order: Load) -> None:
+        self.order = order
         self.spec = order.spec
         self.index = -1
-        self.warm_us = 0
         self.segment: _native.Segment | None = None
         self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
-        self._share_percent = order.share_percent
-        self._limiter_name = order.limiter
+        self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
         os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
         before = thread_ids()
         self._engine = make_engine(self.spec.engine)
         self.signature: Signature = self._engine.load(
-            self.spec, CpuDevice(self._cpus, self._share_percent)
+            self.spec, CpuDevice(self._cpus, self.share_percent)
         )
         self._engine_tids = thread_ids() - before
 
@@ -79,10 +79,8 @@ class ServedFunction:
         if self._instance is not None:
             raise FailedPrecondition(f"function {self.spec.name} is attached already")
         segment = _native.Segment.open(segment_fd)
-        started = time.monotonic_ns()
         if not self._engine.native:
             warm_up(self._engine, self.spec, self.signature)
-        self.warm_us = (time.monotonic_ns() - started) // 1000
         instance = _native.Instance(
             segment,
             index,
@@ -108,7 +106,7 @@ class ServedFunction:
         """
         if not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
-        self._share_percent = share_percent
+        self.share_percent = share_percent
         if self._instance is None:
             return self.share_effective_percent
         self._limiter.apply(share_percent, self._compute_tids())
@@ -138,13 +136,13 @@ class ServedFunction:
 
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()
-        self._limiter = make_limiter(self._limiter_name, self._cpus, spec.name, spec.priority)
-        self._limiter.apply(self._share_percent, tids)
+        self._limiter = make_limiter(self.order.limiter, self._cpus, spec.name, spec.priority)
+        self._limiter.apply(self.share_percent, tids)
         if not prioritise(tids, spec.priority):
             _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
         effective = self.share_effective_percent
         _log.info(
-            "share %g %%, effective %g %% by %s", self._share_percent, effective, self.limiter
+            "share %g %%, effective %g %% by %s", self.share_percent, effective, self.limiter
         )
 
     def _compute_tids(self) -> list[int]:

@@ -6,26 +6,30 @@ orphan grace, and whoever connects within is told everything by Hello, which is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import gslice
-from gslice.core.errors import ChannelClosed, FailedPrecondition, GsliceError, Internal
+from gslice.core.errors import (
+    ChannelClosed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    GsliceError,
+    Internal,
+)
 from gslice.ipc.channel import Channel, Received
 from gslice.ipc.messages import (
-    PROTOCOL_VERSION,
     AddFrontend,
     Attach,
     Drain,
     Exit,
     Failed,
-    Hello,
     Load,
     Loaded,
     Message,
@@ -36,10 +40,12 @@ from gslice.ipc.messages import (
     ShareSet,
     WorkerState,
 )
-from gslice.ipc.process import resident_bytes, start_ticks
+from gslice.ipc.process import hello, resident_bytes
 from gslice.worker.function import ServedFunction
 
 _log = logging.getLogger(__name__)
+
+_SIGNALS_MAX = 4096
 
 LAST_DRAIN_S = 10.0
 """How long requests in flight may take when no daemon says so."""
@@ -50,13 +56,11 @@ class Worker:
 
     Args:
         listener: Where daemons connect.
-        worker_id: As in the name of its socket.
         orphan_grace_s: How long to serve without a daemon.
     """
 
-    def __init__(self, listener: socket.socket, worker_id: str, orphan_grace_s: float) -> None:
+    def __init__(self, listener: socket.socket, orphan_grace_s: float) -> None:
         self._listener = listener
-        self._id = worker_id
         self._orphan_grace_s = orphan_grace_s
         self._channels: dict[int, Channel] = {}
         self._function: ServedFunction | None = None
@@ -94,7 +98,7 @@ class Worker:
             if fd == self._listener.fileno():
                 self._accept()
             elif fd == self._terminated.fileno():
-                self._end("SIGTERM")
+                self._signalled()
             elif fd in self._channels:
                 self._receive(self._channels[fd])
 
@@ -117,8 +121,12 @@ class Worker:
         channel = Channel(connection)
         segment = self._function.segment if self._function else None
         try:
-            channel.send(self._hello(), [segment.fd] if segment else [])
+            channel.send(hello(worker=self._told()), [segment.fd] if segment else [])
         except ChannelClosed:
+            channel.close()
+            return
+        except Exception:  # whoever cannot be greeted must not end what serves
+            _log.exception("a daemon could not be told what is served here")
             channel.close()
             return
         self._met_daemon = True
@@ -168,28 +176,19 @@ class Worker:
         if self._state != "empty":
             raise FailedPrecondition(f"this worker is {self._state}; it loads one function only")
         self._state = "loading"
-        try:
+        with self._passing_to("loaded"):
             self._function = ServedFunction(order)
-        except BaseException:
-            self._state = "failed"
-            raise
-        self._state = "loaded"
         return Loaded(self._function.signature, resident_bytes())
 
     def _on_attach(self, order: Attach, received: Received) -> Message:
         function = self._loaded()
         segment_fd = received.take_fd()
         try:
-            function.attach(segment_fd, order.instance, self._eventfds)
-        except BaseException:
-            self._state = "failed"
-            raise
+            with self._passing_to("ready"):
+                function.attach(segment_fd, order.instance, self._eventfds)
         finally:
             os.close(segment_fd)
-        self._state = "ready"
-        return Ready(
-            function.share_effective_percent, function.limiter, function.warm_us, resident_bytes()
-        )
+        return Ready(function.share_effective_percent, function.limiter, resident_bytes())
 
     def _on_add_frontend(self, order: AddFrontend, received: Received) -> Message:
         eventfd = received.take_fd()
@@ -210,12 +209,21 @@ class Worker:
 
     def _on_drain(self, order: Drain, _received: Received) -> Message:
         self._state = "draining"
-        if self._loaded().drain(order.timeout_ms / 1000):
-            return Ok()
-        return Failed(4, f"batches were still in flight after {order.timeout_ms} ms")
+        if not self._loaded().drain(order.timeout_ms / 1000):
+            raise DeadlineExceeded(f"batches were still in flight after {order.timeout_ms} ms")
+        return Ok()
 
     def _on_exit(self, _order: Exit, _received: Received) -> None:
         self._running = False
+
+    @contextlib.contextmanager
+    def _passing_to(self, state: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._state = "failed"
+            raise
+        self._state = state
 
     def _loaded(self) -> ServedFunction:
         if self._function is None:
@@ -229,27 +237,21 @@ class Worker:
 
     # ---- life --------------------------------------------------------------------------------
 
-    def _hello(self) -> Hello:
+    def _told(self) -> WorkerState:
         function = self._function
-        state = WorkerState(worker_id=self._id, state=self._state)
-        if function is not None:
-            state = WorkerState(
-                worker_id=self._id,
-                spec=function.spec,
-                signature=function.signature,
-                instance=function.index,
-                state=self._state,
-                share_effective_percent=function.share_effective_percent,
-                limiter=function.limiter,
-                memory_bytes=resident_bytes(),
-            )
-        return Hello(
-            protocol=PROTOCOL_VERSION,
-            role="worker",
-            pid=os.getpid(),
-            started=start_ticks(),
-            version=gslice.__version__,
-            worker=state,
+        if function is None:
+            return WorkerState(state=self._state)
+        return WorkerState(
+            spec=function.spec,
+            signature=function.signature,
+            instance=function.index,
+            state=self._state,
+            share_percent=function.share_percent,
+            share_effective_percent=function.share_effective_percent,
+            limiter=function.limiter,
+            limiter_ordered=function.order.limiter,
+            cpus=function.order.cpus,
+            memory_bytes=resident_bytes(),
         )
 
     def _catch_signals(self) -> None:
@@ -258,6 +260,11 @@ class Worker:
         signal.signal(signal.SIGTERM, lambda *_: None)
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno())
+
+    def _signalled(self) -> None:
+        # The wake-up socket tells of every signal that has a handler, the user's included.
+        if signal.SIGTERM in self._terminated.recv(_SIGNALS_MAX):
+            self._end("SIGTERM")
 
     def _end(self, reason: str) -> None:
         _log.info("ending: %s", reason)

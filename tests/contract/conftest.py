@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 import tritonclient.grpc as triton
 
 from gslice.core.types import FunctionSpec, Signature
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from direct import FrontendProcess, LocalFunction, signature
+from tests.contract.direct import FrontendProcess, LocalFunction, signature
 
 MESSAGE_BYTES = 32 << 20  # the limit that the tests' front-end is started with
 

@@ -82,7 +82,7 @@ class FrontendProcess:
         received = self._channel.recv()
         hello = received.message
         assert isinstance(hello, messages.Hello)
-        assert (hello.protocol, hello.role, hello.pid) == (1, "frontend", self.pid)
+        assert (hello.protocol, hello.pid) == (messages.PROTOCOL_VERSION, self.pid)
         assert hello.frontend is not None
         eventfd = received.take_fd()
         if self.eventfd < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_dtypes
 import numpy as np
 import pytest
-from direct import signature
 
 import gslice
 from gslice.client import calls, tensors
@@ -26,6 +26,7 @@ from gslice.core.errors import (
 from gslice.core.types import Signature, TensorSpec
 from gslice.ipc import messages
 from gslice.protos import message
+from tests.contract.direct import signature
 
 NUMBERS = [
     np.bool_,
@@ -83,6 +84,51 @@ def test_uint16_stays_uint16(serve, client):
     assert client.infer("echo", {"x": sent})["y"].dtype == np.uint16
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "words"),
+    [
+        ("INT64", [1.7], "1.7 would become 1"),
+        ("INT64", [float("nan")], "NaN"),
+        ("UINT8", [300], "out of bounds|300 would become 44"),
+        ("INT8", np.array([200], np.uint8), "200 would become -56"),
+        ("INT32", np.array([2**40]), "1099511627776 would become 0"),
+        ("BOOL", [2], "2 would become True"),
+        ("FP16", [1e6], "1000000.0 would become inf"),
+        ("FP32", ["1"], "is no number"),
+        ("FP32", [None], "is no number"),
+        ("INT64", [2**63], "would become|too large"),
+    ],
+)
+def test_values_that_would_change_are_refused(dtype, value, words):
+    spec = TensorSpec("x", dtype, (-1,))
+    with pytest.raises(InvalidArgument, match=rf"input 'x' does not fit {dtype}: .*({words})"):
+        tensors.as_array(value, spec)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("INT64", [2.0, -1]),
+        ("UINT64", [2**64 - 1, 1]),
+        ("BOOL", [0, 1]),
+        ("FP32", [0.1, 2**24 + 1, float("inf"), float("nan")]),
+        ("FP16", np.array([0.1, 3], np.float64)),
+        ("UINT8", np.arange(256)),
+        ("FP32", np.array([0.5], ml_dtypes.bfloat16)),
+    ],
+)
+def test_values_that_stay_are_fitted(dtype, value):
+    array = tensors.as_array(value, TensorSpec("x", dtype, (-1,)))
+    assert array.dtype == tensors.DTYPES[dtype]
+    np.testing.assert_array_equal(array, np.array(value, array.dtype))
+
+
+def test_bits_of_bf16_stay_bits():
+    bits = np.array([0x3F80], np.uint16)
+    array = tensors.as_array(bits, TensorSpec("x", "BF16", (-1,)))
+    assert (array.dtype, array.tolist()) == (ml_dtypes.bfloat16, [1.0])
+
+
 def test_without_ml_dtypes(serve, frontend):
     code = (
         "import sys; sys.modules['ml_dtypes'] = None\n"
@@ -92,6 +138,9 @@ def test_without_ml_dtypes(serve, frontend):
         "    got = client.infer('echo', {'x': bits})['y']\n"
         "    assert got.dtype == np.uint16, got.dtype\n"
         "    np.testing.assert_array_equal(got, bits)\n"
+        "    try: client.infer('echo', {'x': [[0.5, 1, 1, 1]]})\n"
+        "    except gslice.errors.InvalidArgument as error: assert 'ml_dtypes' in str(error)\n"
+        "    else: raise AssertionError('taken for bits')\n"
     )
     serve("echo", signature("BF16"))
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -217,6 +266,25 @@ def test_a_stale_signature_is_forgotten(serve, client):
     with pytest.raises(InvalidArgument):
         client.infer("echo", {"x": [[1, 2]]})
     assert client.infer("echo", {"x": [[1, 2]]})["y"].dtype == np.int8
+
+
+def test_a_stale_signature_is_no_hindrance(serve, client):
+    serve("echo", signature("INT64", (-1, 2)))
+    client.infer("echo", {"x": [[1, 2]]})
+    serve("echo", signature("FP32", (-1, 2)))
+    assert client.infer("echo", {"x": [[0.5, 2]]})["y"].tolist() == [[0.5, 2]]
+
+
+@pytest.mark.parametrize(("old", "new"), [("FP32", "INT8"), ("INT64", "BYTES")])
+def test_a_stream_forgets_a_stale_signature(serve, client, old, new):
+    value = ["a", "b"] if new == "BYTES" else [1, 2]
+    serve("echo", signature(old, (-1, 2)))
+    client.infer("echo", {"x": [[1, 2]]})
+    serve("echo", signature(new, (-1, 2)))
+    with contextlib.suppress(InvalidArgument):  # only the server could tell the first one
+        list(client.infer_stream("echo", [{"x": [value]}]))
+    (outputs,) = client.infer_stream("echo", [{"x": [value]}])
+    assert outputs["y"].dtype == (object if new == "BYTES" else np.int8)
 
 
 # ---- the other calls -----------------------------------------------------------------------------
@@ -346,6 +414,25 @@ def test_aio_streams(serve, frontend):
         with pytest.raises(NotFound, match="nobody"):
             async for _ in client.infer_stream("nobody", [{"x": [1]}]):
                 pass
+
+    run(frontend, scenario)
+
+
+def test_an_aio_stream_forgets_a_stale_signature(serve, frontend):
+    serve("echo", signature("FP32", (-1, 2)))
+
+    async def scenario(client):
+        async def dtypes():
+            stream = client.infer_stream("echo", [{"x": [[1, 2]]}])
+            return [outputs["y"].dtype async for outputs in stream]
+
+        assert await dtypes() == [np.float32]
+        await asyncio.to_thread(serve, "echo", signature("INT8", (-1, 2)))
+        with pytest.raises(InvalidArgument):
+            await dtypes()
+        assert await dtypes() == [np.int8]
+        await asyncio.to_thread(serve, "echo", signature("BYTES", (-1, 2)))
+        assert (await client.infer("echo", {"x": [["a", "b"]]}))["y"].tolist() == [[b"a", b"b"]]
 
     run(frontend, scenario)
 

@@ -11,9 +11,10 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from direct import WAIT_S
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
+
+from tests.contract.direct import WAIT_S
 
 CALL = "/inference.GRPCInferenceService/ModelInfer"
 DATA, HEADERS, SETTINGS = 0, 1, 4  # HTTP/2 frame types

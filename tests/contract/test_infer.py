@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -9,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from direct import signature
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from gslice.core.types import Signature, TensorSpec
+from tests.contract.direct import signature
 
 NUMBERS = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
 NUMBERS += ["FP16", "FP32", "FP64"]
@@ -46,7 +47,8 @@ def tensor(name, array, dtype=None):
 
 def raises(status, *words):
     return pytest.raises(
-        InferenceServerException, match=f"(?s)StatusCode.{status}.*{'.*'.join(words)}"
+        InferenceServerException,
+        match=f"(?s)StatusCode.{status}.*{'.*'.join(map(re.escape, words))}",
     )
 
 
@@ -187,33 +189,33 @@ def test_unknown_version(serve, client):
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "dtype", "words"),
+    ("name", "array", "told"),
     [
-        ("z", np.zeros((1, 4), np.float32), None, ["z"]),
-        ("x", np.zeros((1, 4), np.int32), None, ["x", "INT32", "FP32"]),
-        ("x", np.zeros((1, 5), np.float32), None, ["x", "5"]),
-        ("x", np.zeros(4, np.float32), None, ["x"]),
-        ("x", np.zeros((9, 4), np.float32), None, ["9", "8"]),
-        ("x", np.zeros((0, 4), np.float32), None, ["x"]),
+        ("z", np.zeros((1, 4), np.float32), 'there is no input "z"; the inputs are "x"'),
+        ("x", np.zeros((1, 4), np.int32), 'input "x" is "INT32", expected FP32'),
+        ("x", np.zeros((1, 5), np.float32), 'input "x" has shape [1, 5], expected [-1, 4]'),
+        ("x", np.zeros(4, np.float32), 'input "x" has shape [4], expected [-1, 4]: rank 1, not 2'),
+        ("x", np.zeros((9, 4), np.float32), 'input "x" has shape [9, 4], expected [-1, 4] with 1'),
+        ("x", np.zeros((0, 4), np.float32), 'input "x" has shape [0, 4], expected [-1, 4] with 1'),
     ],
     ids=["name", "dtype", "shape", "rank", "rows", "no rows"],
 )
-def test_wrong_tensor(serve, client, name, array, dtype, words):
+def test_wrong_tensor(serve, client, name, array, told):
     serve("echo")
-    with raises("INVALID_ARGUMENT", *words):
-        client.infer("echo", [tensor(name, array, dtype)])
+    with raises("INVALID_ARGUMENT", f'function "echo": {told}'):
+        client.infer("echo", [tensor(name, array)])
 
 
 def test_unknown_output(serve, client):
     serve("echo")
     x = tensor("x", np.zeros((1, 4), np.float32))
-    with raises("INVALID_ARGUMENT", "nothing"):
+    with raises("INVALID_ARGUMENT", 'there is no output "nothing"; the outputs are "y"'):
         client.infer("echo", [x], outputs=[triton.InferRequestedOutput("nothing")])
 
 
 def test_an_input_is_missing(serve, client):
     serve("pair", two_by_two())
-    with raises("INVALID_ARGUMENT", "b"):
+    with raises("INVALID_ARGUMENT", 'input "b" is missing; the inputs are "a", "b"'):
         client.infer("pair", [tensor("a", np.zeros((1, 2), np.float32))])
 
 
@@ -232,27 +234,53 @@ def edit_dims(*dims):
     return edit
 
 
+def twice(request):
+    request.inputs.add().CopyFrom(request.inputs[0])
+    request.raw_input_contents.append(bytes(16))
+
+
+# What is done to a good request, and what its answer tells.
 MALFORMED = {
-    "too few bytes": lambda r: r.raw_input_contents.__setitem__(0, bytes(15)),
-    "too many bytes": lambda r: r.raw_input_contents.__setitem__(0, bytes(17)),
-    "no bytes at all": lambda r: r.raw_input_contents.pop(),
-    "a tensor too many": lambda r: r.raw_input_contents.append(bytes(16)),
-    "raw and typed": lambda r: r.inputs[0].contents.fp32_contents.extend([1, 2, 3, 4]),
-    "negative dims": edit_dims(1, -4),
-    "overflowing dims": edit_dims(2**32, 2**32),
-    "huge rows": edit_dims(2**62, 4),
-    "the same input twice": lambda r: r.inputs.add().CopyFrom(r.inputs[0]),
-    "a type nobody knows": lambda r: setattr(r.inputs[0], "datatype", "FP8"),
+    "too few bytes": (
+        lambda r: r.raw_input_contents.__setitem__(0, bytes(15)),
+        'input "x" has 15 bytes, expected 16',
+    ),
+    "too many bytes": (
+        lambda r: r.raw_input_contents.__setitem__(0, bytes(17)),
+        'input "x" has 17 bytes, expected 16',
+    ),
+    "no bytes at all": (
+        lambda r: r.raw_input_contents.pop(),
+        'input "x" has 0 elements in its contents, expected 4',
+    ),
+    "a tensor too many": (
+        lambda r: r.raw_input_contents.append(bytes(16)),
+        "2 raw_input_contents for its 1 inputs",
+    ),
+    "raw and typed": (
+        lambda r: r.inputs[0].contents.fp32_contents.extend([1, 2, 3, 4]),
+        'input "x" has contents and the request has raw_input_contents; send one',
+    ),
+    "negative dims": (edit_dims(1, -4), "expected [-1, 4]: dimension 1 is negative"),
+    "overflowing dims": (edit_dims(2**32, 2**32), "has shape [4294967296, 4294967296], expected"),
+    "huge rows": (edit_dims(2**62, 4), "has shape [4611686018427387904, 4], expected [-1, 4] with"),
+    "the same input twice": (twice, 'input "x" came twice'),
+    "a type nobody knows": (
+        lambda r: setattr(r.inputs[0], "datatype", "FP8"),
+        'input "x" is "FP8", expected FP32',
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed(serve, channel, name):
     serve("echo")
+    edit, told = MALFORMED[name]
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
     with pytest.raises(grpc.RpcError) as error:
-        stub.ModelInfer(build(MALFORMED[name]))
+        stub.ModelInfer(build(edit))
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, error.value
+    assert told in error.value.details()
     assert stub.ModelInfer(build(lambda request: None)).raw_output_contents[0] == bytes(16)
 
 

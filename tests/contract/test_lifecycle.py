@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from direct import WAIT_S, FrontendProcess, LocalFunction, signature, wait_until
 
 from gslice import Client
 from gslice.core.errors import (
@@ -25,6 +24,7 @@ from gslice.core.types import FunctionSpec
 from gslice.ipc import messages
 from gslice.protos import message
 from gslice.protos.rpc import Stub
+from tests.contract.direct import WAIT_S, FrontendProcess, LocalFunction, signature, wait_until
 
 X = {"x": np.ones((1, 4), np.float32)}
 

@@ -8,6 +8,7 @@ place, because kernels may sum in another order for another batch size.
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_batched_answers_are_each_ones_own(client, node, paths):
         np.testing.assert_allclose(result.as_numpy("y"), expected, rtol=2e-5, atol=2e-4)
     (after,) = client.get_inference_statistics("affine").model_stats
     assert after.inference_count - before.inference_count == sum(len(x) for x in sent)
-    assert after.execution_count - before.execution_count <= 300
+    assert after.execution_count - before.execution_count < 300, "nothing was batched"
 
 
 def test_one_batch_equals_onnxruntimes_batch(client, paths):
@@ -182,17 +183,21 @@ def test_stream_over_several_models(client, node, paths):
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs", "words"),
+    ("name", "inputs", "told"),
     [
-        ("affine", {"x": random(1, 9)}, "x.*9"),
-        ("affine", {"x": random(17, 8)}, "17.*16"),
-        ("fixed_batch", {"x": random(3, 3)}, "x"),
-        ("scalar", {"x": random(1)}, "x"),
-        ("multi", {"a": random(2, 4), "b": random(3, 4), "c": np.zeros(2, np.uint8)}, "rows|dim"),
+        ("affine", {"x": random(1, 9)}, 'input "x" has shape [1, 9], expected [-1, 8]'),
+        ("affine", {"x": random(17, 8)}, "shape [17, 8], expected [-1, 8] with 1 to 16 rows"),
+        ("fixed_batch", {"x": random(3, 3)}, 'input "x" has shape [3, 3], expected [2, 3]'),
+        ("scalar", {"x": random(1)}, 'input "x" has shape [1], expected []: rank 1, not 0'),
+        (
+            "multi",
+            {"a": random(2, 4), "b": random(3, 4), "c": np.zeros(2, np.uint8)},
+            'input "b" has 3 rows, but an input before it has 2',
+        ),
     ],
 )
-def test_wrong_shapes(client, name, inputs, words):
-    with pytest.raises(InferenceServerException, match=rf"(?s)INVALID_ARGUMENT.*{words}"):
+def test_wrong_shapes(client, name, inputs, told):
+    with pytest.raises(InferenceServerException, match=f"INVALID_ARGUMENT.*{re.escape(told)}"):
         client.infer(name, tensors(inputs))
 
 

@@ -9,7 +9,6 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from direct import signature
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -19,6 +18,7 @@ from gslice.frontend.answers import EXTENSIONS
 from gslice.ipc import messages
 from gslice.protos import message, pool
 from gslice.protos.rpc import Stub
+from tests.contract.direct import signature
 
 
 def fails(status, words=""):

@@ -10,10 +10,10 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from direct import WAIT_S, signature, wait_until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gslice.frontend.stream import IN_FLIGHT_MAX
+from tests.contract.direct import WAIT_S, signature, wait_until
 
 
 def tensor(array):

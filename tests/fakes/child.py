@@ -2,10 +2,11 @@
 
 Modes: `good`, `silent` (never says Hello), `dies` (ends at once, with a last line), `old` (speaks
 another protocol), `liar` (says it is another process), `deaf` (ignores Exit), `rude` (answers an
-order by closing its channel, and lives on).
+order by closing its channel, and lives on), `parent` (starts a process, whose id it logs).
 """
 
 import os
+import subprocess
 import sys
 import time
 
@@ -17,6 +18,9 @@ mode = sys.argv[1]
 if mode == "dies":
     print("the last line", flush=True)
     sys.exit(3)
+if mode == "parent":
+    sleeper = [sys.executable, "-c", "import signal; signal.pause()"]
+    print(subprocess.Popen(sleeper).pid, flush=True)
 listener = adopt_listener()
 while True:
     channel = Channel(listener.accept()[0])
@@ -25,11 +29,9 @@ while True:
     channel.send(
         messages.Hello(
             protocol=0 if mode == "old" else messages.PROTOCOL_VERSION,
-            role="worker",
             pid=1 if mode == "liar" else os.getpid(),
             started=start_ticks(1 if mode == "liar" else None),
-            version="test",
-            worker=messages.WorkerState("w"),
+            worker=messages.WorkerState(),
         )
     )
     try:

@@ -28,6 +28,8 @@ class FakeControl:
     def __init__(self, status: Any) -> None:
         self.status = status
         self.changes: list[Any] = []
+        self.overruled: list[str] = []
+        self.time_left_s: dict[str, float] = {}
         self.stages = [
             control_message("Stage", name="plan", elapsed_ms=0.5, detail="share 40%"),
             control_message("Stage", name="done", elapsed_ms=1234.0),
@@ -50,11 +52,18 @@ class FakeControl:
     Unload = Load
 
     def Diff(self, request: Any, context: Any) -> Any:
+        self.time_left_s["Diff"] = context.time_remaining()
         return control_message("DiffReply", changes=self.changes)
 
     def Save(self, request: Any, context: Any) -> Any:
+        self.time_left_s["Save"] = context.time_remaining()
         self.asked.append(request)
-        return control_message("SaveReply", path="/etc/node.yaml", changes=self.changes)
+        return control_message(
+            "SaveReply",
+            path=self.status.config_path,
+            changes=self.changes,
+            overruled=self.overruled,
+        )
 
     def Logs(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)

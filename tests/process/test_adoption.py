@@ -147,22 +147,82 @@ def test_a_worker_that_cannot_answer_is_ended_and_replaced(start_node, zoo) -> N
     assert node.client().infer("echo", numbers(1))["y"].tolist() == [[1]]
 
 
-def test_a_daemon_that_cannot_start_leaves_the_children_alone(start_node, zoo) -> None:
+@pytest.mark.parametrize("port", ["grpc", "http", "metrics"])
+def test_a_daemon_that_cannot_start_leaves_the_children_alone(start_node, zoo, port: str) -> None:
     node = start_node({"echo": zoo("Echo")})
-    settings = {"grpc": node.grpc_address, "state_dir": "./state", "metrics": ANY_PORT}
+    pids = node.worker_pids("echo"), node.frontend_pids()
+    settings = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT}
+    settings["state_dir"] = "./state"
     taken = socket.create_server(("127.0.0.1", 0))
     with taken, Traffic(node, "echo", clients=2) as traffic:
         node.kill_daemon()
-        http = f"127.0.0.1:{taken.getsockname()[1]}"
-        node.write_config({"echo": zoo("Echo")}, {**settings, "http": http})
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        node.write_config({"echo": zoo("Echo")}, {**settings, port: address})
         node.start(ready=False)
         assert node.wait_exit() == 1
-        assert f"cannot listen on {http}" in node.output()
+        assert f"cannot listen on {address}" in node.output()
         traffic.wait_answers(20)
-        node.write_config({"echo": zoo("Echo")}, {**settings, "http": ANY_PORT})
+        node.write_config({"echo": zoo("Echo")}, settings)
         node.start()
         traffic.wait_answers(20)
     traffic.assert_each_answered_once()
+    assert (node.worker_pids("echo"), node.frontend_pids()) == pids
+
+
+def test_what_was_adopted_serves_on_when_the_start_fails_later(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo")})
+    pids = node.worker_pids("echo"), node.frontend_pids()
+    with Traffic(node, "echo", clients=2) as traffic:
+        node.kill_daemon()
+        control = node.state_dir / "control.sock"
+        control.unlink()
+        control.mkdir()  # no socket can be made there
+        node.start(ready=False)
+        assert node.wait_exit() == 1
+        assert f"cannot listen on {control}" in node.output()
+        traffic.wait_answers(20)
+        control.rmdir()
+        node.start()
+        traffic.wait_answers(20)
+    traffic.assert_each_answered_once()
+    assert (node.worker_pids("echo"), node.frontend_pids()) == pids
+
+
+def test_other_cores_of_a_device_are_taken_up(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo", share="50%")}, devices={"cpu": {"limiter": "threads"}})
+    before = node.worker_pids("echo")
+    settings = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT}
+    settings["state_dir"] = "./state"
+    with Traffic(node, "echo", clients=2) as traffic:
+        traffic.wait_answers(20)
+        node.kill_daemon()
+        bodies = {"echo": zoo("Echo", share="50%")}
+        node.write_config(bodies, settings, {"cpu": {"limiter": "threads", "cpus": "0"}})
+        node.start()
+        traffic.wait_answers(20)
+        (pid,) = node.worker_pids("echo")
+        assert [pid] != before
+        assert os.sched_getaffinity(pid) == {0}
+        node.kill_daemon()
+        node.start()
+        assert node.worker_pids("echo") == [pid]
+    traffic.assert_each_answered_once()
+
+
+def test_functions_of_a_device_that_is_gone_are_loaded_on_theirs(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo"), "same": zoo("Echo")})
+    settings = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT}
+    settings["state_dir"] = "./state"
+    with Traffic(node, "echo", clients=2) as traffic:
+        traffic.wait_answers(20)
+        node.kill_daemon()
+        bodies = {"echo": zoo("Echo"), "same": zoo("Echo")}
+        node.write_config(bodies, settings, {"cpu:0-0": {}})
+        node.start()
+        traffic.wait_answers(20)
+    assert {type(error) for error in traffic.errors} <= {Unavailable}
+    assert traffic.answers.total() + len(traffic.errors) == traffic.sent
+    assert [(f.state, f.device) for f in node.status().functions] == [("READY", "cpu:0-0")] * 2
 
 
 def test_a_new_address_is_taken_up(start_node, zoo) -> None:

@@ -73,7 +73,23 @@ def test_one_of_two_instances_dies(start_node, zoo) -> None:
         traffic.wait_answers(50)
         kill_and_wait(pids[0])
         assert node.function("echo").state == "READY"
-        node.wait_function("echo", lambda f: len({w.pid for w in f.workers} | {pids[1]}) == 2)
+        node.wait_function(
+            "echo", lambda f: len({w.pid for w in f.workers if w.state == "READY"} - {pids[0]}) == 2
+        )
+        traffic.wait_answers(50)
+    traffic.assert_each_answered_once()
+
+
+def test_all_instances_die_at_once_and_all_come_back(start_node, zoo) -> None:
+    node = start_node({"echo": zoo("Echo", instances=5)})
+    pids = set(node.worker_pids("echo"))
+    with Traffic(node, "echo") as traffic:
+        traffic.wait_answers(50)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        node.wait_function(
+            "echo", lambda f: len({w.pid for w in f.workers if w.state == "READY"} - pids) == 5
+        )
         traffic.wait_answers(50)
     traffic.assert_each_answered_once()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -12,10 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytest.importorskip("rapidocr", reason="needs the demo extra")
-pytest.importorskip("magika", reason="needs the demo extra")
-pytest.importorskip("skimage", reason="needs the demo extra")
-
+HEADS = ["function", "requests/s", "p50", "p99", "mean batch", "share requested", "effective"]
 WORDS = ("Region-based segmentation", "markers", "background", "histogram of grey values")
 TIMEOUT_S = 90
 
@@ -91,6 +89,19 @@ def test_reads_the_page_measures_and_leaves_nothing(start_demo, scratch):
         assert 0 < row["p50_us"] <= row["p99_us"]
         assert row["batch_mean_rows"] >= 1
         assert 0 < row["share_effective_percent"] <= 100
+    assert {name: row["share_requested_percent"] for name, row in functions.items()} == {
+        "detector": 25,
+        "recognizer": 50,
+        "filetype": 0,  # auto
+    }
+    shown = [re.split(r"\s{2,}", line.strip()) for line in err.splitlines()]
+    head = shown.index(HEADS)
+    assert [(row[0], row[5]) for row in shown[head + 1 : head + 4]] == [
+        ("detector", "25%"),
+        ("recognizer", "50%"),
+        ("filetype", "auto"),
+    ]
+    assert all(len(row) == len(HEADS) for row in shown[head + 1 : head + 4])
     assert "left behind: no process, socket, cgroup or segment" in err
 
     from PIL import Image

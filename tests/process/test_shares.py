@@ -16,13 +16,11 @@ ONE_CORE = {"cpu": {"cpus": "0"}}
 
 
 ITERATIONS = 20_000
-ATTEMPTS = 5
-QUIET_WAIT_S = 30
+PATIENCE_S = 60  # others compute on the core, too, but not for ever
 
 
-def wait_for_a_quiet_core(core: int) -> None:
+def wait_for_a_quiet_core(core: int, deadline: float) -> None:
     """Shares of a core can only be measured while nobody else computes on it."""
-    deadline = time.monotonic() + QUIET_WAIT_S
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -31,10 +29,8 @@ def wait_for_a_quiet_core(core: int) -> None:
             while time.monotonic() < begun_s + 0.5:
                 pass
             free = (time.thread_time() - own_s) / (time.monotonic() - begun_s)
-            if free > 0.85:
+            if free > 0.85 or time.monotonic() > deadline:
                 return
-            if time.monotonic() > deadline:
-                pytest.skip(f"others compute on core {core}: only {free:.0%} of it is free")
     finally:
         os.sched_setaffinity(0, before)
 
@@ -50,19 +46,21 @@ def cpu_s_per_request() -> float:
 def work_done_percent(node: Node, name: str, low: float, high: float) -> float:
     """Work done in a second of the wall clock, in percent of what one core can do.
 
-    Tried again while other processes of the machine take so much that it is out of bounds.
+    Tried again, for a while, when other processes of the machine take so much that it is out of
+    bounds.
     """
-    cost_s, found = cpu_s_per_request(), 0.0
-    for _ in range(ATTEMPTS):
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        wait_for_a_quiet_core(0, deadline)
+        cost_s = cpu_s_per_request()
         with Traffic(node, name, clients=2) as traffic:
             traffic.wait_answers(5)
             begun_s, done = time.monotonic(), traffic.answers.total()
             traffic.wait_answers(40)
             rate = (traffic.answers.total() - done) / (time.monotonic() - begun_s)
         found = 100 * rate * cost_s
-        if low < found < high:
-            break
-    return found
+        if low < found < high or time.monotonic() > deadline:
+            return found
 
 
 def set_share(node: Node, name: str, body: dict, share: str) -> list[str]:
@@ -70,6 +68,7 @@ def set_share(node: Node, name: str, body: dict, share: str) -> list[str]:
         return [s.name for s in control.load(name, json.dumps({**body, "share": share}))]
 
 
+@pytest.mark.timeout(4 * PATIENCE_S)
 def test_a_quarter_gets_about_a_quarter_of_the_work_done(start_node, zoo) -> None:
     body = zoo("Burns", args={"iterations": ITERATIONS})
     node = start_node({"burns": {**body, "share": "25%"}}, devices=ONE_CORE)
@@ -77,7 +76,6 @@ def test_a_quarter_gets_about_a_quarter_of_the_work_done(start_node, zoo) -> Non
     if found.limiter != "cgroup":
         pytest.skip("no control group can be made here, and whole cores cannot be a quarter")
     assert found.share_effective_percent == pytest.approx(25, abs=0.5)
-    wait_for_a_quiet_core(0)
     quarter = work_done_percent(node, "burns", 19, 30)
     assert 19 < quarter < 30
     (pid,) = node.worker_pids("burns")
@@ -104,9 +102,10 @@ def test_an_over_commit_is_refused_with_the_sum(start_node, identity) -> None:
     assert "a 60% + b 50% = 110%" in found["b"].reason
 
 
-def test_instances_divide_the_share(start_node, identity) -> None:
-    node = start_node({"a": {**identity, "share": "50%", "instances": 2}})
+def test_instances_divide_the_share(start_node, zoo) -> None:
+    node = start_node({"a": zoo("Burns", share="50%", instances=2)})
     found = node.function("a")
     assert found.share_granted_percent == 50
-    if found.limiter == "cgroup":
-        assert found.share_effective_percent == pytest.approx(50, abs=1)
+    if found.limiter != "cgroup":
+        pytest.skip("no control group can be made here, and whole cores do not divide")
+    assert found.share_effective_percent == pytest.approx(50, abs=1)

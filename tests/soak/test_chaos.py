@@ -105,7 +105,8 @@ def test_chaos(start_node, zoo, identity, tmp_path: Path, seed: int, say) -> Non
             used.append(quiet(node, chaos, traffic, ledger))
         traffic.pause()
         check(ledger, chaos)
-    warm, last = used[min(WARM_ROUNDS, len(used) - 1)], used[-1]
+    assert len(used) > WARM_ROUNDS + 1, "too short to tell growth from warming up"
+    warm, last = used[WARM_ROUNDS], used[-1]
     for role, use in last.items():
         say(f"{role}: {warm.get(role)} -> {use}")
     assert growth(warm, last, rss_bytes=32 * MIB, fds=6, threads=4) == []

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.common import Report, medians, percentile, two_cores
+from benchmarks.common import Report, medians
+from benchmarks.cores import ROOT, two_cores
 from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import closed_loop
+from benchmarks.wire import Counters
+from gslice.client.load import percentile
 
 RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
 KEYS = {"question", "command", "time", "commit", "machine", "versions", "settings", "rows"}
@@ -36,6 +41,27 @@ def test_percentile_is_the_nearest_rank():
     assert percentile(values, 50) == 50
     assert percentile(values, 99) == 99
     assert percentile([7.0], 99) == 7
+
+
+def test_the_engines_time_is_a_mean_over_batches():
+    before = Counters(ok=10, copies=40, batches=8, compute_ns=8_000_000)
+    after = Counters(ok=14, copies=48, batches=10, compute_ns=37_500_000)
+    assert after.compute_mean_us_since(before) == 14_750.0
+    assert after.copies_per_request_since(before) == 2
+    assert before.compute_mean_us_since(before) == 0
+
+
+def test_the_plain_script_is_plain():
+    """A worker's memory is compared with it: nothing of ours may make it larger."""
+    code = (
+        "import argparse, contextlib, json, os, subprocess, sys, time, pathlib, dataclasses\n"
+        "import collections.abc, numpy, onnxruntime; before = set(sys.modules)\n"
+        "import benchmarks.bare; print(sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "['benchmarks', 'benchmarks.bare', 'benchmarks.cores']"
 
 
 def test_report_is_written_and_shown(tmp_path, capsys):

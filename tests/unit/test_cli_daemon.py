@@ -30,6 +30,7 @@ def example_status() -> Any:
         state="SERVING",
         grpc_address="127.0.0.1:8001",
         state_dir="/state",
+        config_path="/etc/node.yaml",
     )
     status.devices.add(
         name="cpu", kind="cpu", limiter="cgroup", cpus=[0, 1], share_limit_percent=100.0
@@ -43,6 +44,8 @@ def example_status() -> Any:
         device="cpu",
         limiter="cgroup",
         share_requested_percent=40.0,
+        share_min_percent=40.0,
+        share_max_percent=40.0,
         share_granted_percent=40.0,
         share_effective_percent=39.9,
         rate_per_s=123.4,
@@ -93,16 +96,14 @@ def test_a_dead_daemons_socket(state_dir: Path) -> None:
         (["load", "f", "--slo", "1ms"], "--slo needs a model to go with"),
         (["load", "f", "m", "-f", "x"], "MODEL and --file exclude each other"),
         (["load", "f", "-f", "x"], "x: No such file or directory"),
-        (
-            ["load", "f", "m.onnx", "--share", "4"],
-            "f:1: functions.f.share: '4' has no percent sign",
-        ),
+        (["load", "f", "-f", "empty.yaml"], "empty.yaml is empty"),
         (["bench", "f"], "give --rate for an open loop or --concurrency for a closed one"),
         (["bench", "f", "--rate", "1", "--duration", "3"], "'3' has no unit; write it as 30ms"),
         (["infer", "f", "1", "--scale", "x"], "--scale x: no such scale"),
     ],
 )
-def test_wrong_options_are_named(args: list[str], told: str) -> None:
+def test_wrong_options_are_named(args: list[str], told: str, here: Path) -> None:
+    (here / "empty.yaml").write_text("\n")
     assert failing(*args)[0].startswith(f"error: {told}")
 
 
@@ -144,22 +145,22 @@ def test_watching_as_json_is_a_line_each(control: FakeControl) -> None:
     assert [json.loads(line)["pid"] for line in lines] == [7, 7]
 
 
-def test_load_shows_stages_and_sends_absolute_paths(control: FakeControl, here: Path) -> None:
+def test_load_shows_stages_and_sends_where_paths_start(control: FakeControl, here: Path) -> None:
     shown = gslice("load", "f", "m.onnx", "--share", "40%", "--slo", "30ms").stdout
     assert shown.splitlines() == [" 0.500 ms  plan    share 40%", "   1.23 s  done"]
     assert control.asked[0].name == "f"
-    assert control.asked[0].function_yaml == (
-        f"model: {here}/m.onnx\nshare: 40%\nslo: {{p99: 30ms}}"
-    )
+    body = {"model": "m.onnx", "share": "40%", "slo": {"p99": "30ms"}}
+    assert json.loads(control.asked[0].function_yaml) == body
+    assert control.asked[0].base_dir == str(here)
 
 
 def test_load_from_a_file_starts_its_paths_there(control: FakeControl, here: Path) -> None:
     (here / "sub").mkdir()
-    (here / "sub/f.yaml").write_text("python: tag.py:Tagger\nargs: {a: 1}\n")
+    text = "python: tag.py:Tagger\nlanes: 2  # the default, and so meant\n"
+    (here / "sub/f.yaml").write_text(text)
     gslice("load", "f", "-f", "sub/f.yaml")
-    assert control.asked[0].function_yaml == (
-        f"python: tag:Tagger\npython_path: {here}/sub\nargs: {{a: 1}}"
-    )
+    assert control.asked[0].function_yaml == text
+    assert control.asked[0].base_dir == f"{here}/sub"
 
 
 def test_load_of_what_is_declared_sends_no_text(control: FakeControl) -> None:
@@ -191,6 +192,27 @@ def test_diff_and_save(control: FakeControl) -> None:
     assert gslice("save").stdout.splitlines()[-1] == "wrote 1 change into /etc/node.yaml"
     assert "dropped 1 change" in gslice("save", "--discard-overlay").stdout
     assert [request.discard_overlay for request in control.asked] == [False, False, True]
+
+
+def test_without_a_node_yaml_nobody_is_told_to_save(control: FakeControl) -> None:
+    control.status.config_path = ""
+    assert gslice("diff").stdout == "what runs is what the command line says\n"
+    control.changes = [control_message("Change", path="functions.f.share", running_value="40%")]
+    assert gslice("diff").stdout.splitlines()[-1] == "`gslice save --discard-overlay` drops this"
+
+
+def test_save_tells_what_an_edit_overruled(control: FakeControl) -> None:
+    control.overruled = ["f"]
+    assert gslice("save").stderr == (
+        "warning: f was edited in /etc/node.yaml meanwhile, and runs as that says\n"
+    )
+
+
+def test_save_waits_for_what_it_loads(control: FakeControl) -> None:
+    gslice("diff")
+    gslice("save", "--discard-overlay")
+    assert control.time_left_s["Diff"] < 60
+    assert control.time_left_s["Save"] > 1e6
 
 
 def test_logs(control: FakeControl) -> None:

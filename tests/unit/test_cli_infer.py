@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,7 +81,10 @@ def test_text_longer_than_a_file_name_is_text(echo: tuple[FakeKServe, str]) -> N
     [
         (["bad.npz"], "error: bad.npz is not a .npz file: File is not a zip file"),
         (["folder.json"], "error: folder.json: Is a directory"),
-        (["1", "hi", "--labels", "none.txt"], "error: none.txt: No such file or directory"),
+        (["bad.json"], "error: bad.json is not JSON: Expecting value: line 1 column 6 (char 5)"),
+        (["x.npy", "hi"], "error: input 'X' does not fit FP32: 1e+300 would become inf"),
+        (["1", "hi", "--labels", "latin.txt"], "error: latin.txt is not UTF-8 text"),
+        (["1", "hi", "--labels", "none.txt"], "error: there is no file none.txt"),
         (["[1,2,3,4]", "hi", "--out", "no/o.npz"], "error: no/o.npz: No such file or directory"),
     ],
 )
@@ -83,7 +93,29 @@ def test_files_that_cannot_be_used_are_named(
 ) -> None:
     (here / "bad.npz").write_bytes(b"PK\x03\x04 no zip")
     (here / "folder.json").mkdir()
+    (here / "bad.json").write_text('{"a":')
+    (here / "latin.txt").write_bytes(b"\xe9\n")
+    np.save(here / "x.npy", np.full(4, 1e300))
     assert failing("infer", "echo", "--grpc", echo[1], *arguments) == [told]
+
+
+def test_an_answer_is_written_whole_or_not_at_all(echo: tuple[FakeKServe, str], here: Path) -> None:
+    (here / "t.bin").write_bytes(b"ends in\0")
+    args = ["infer", "echo", "[1,2,3,4]", "t.bin", "--grpc", echo[1]]
+    assert failing(*args, "--out", "o.npz") == [
+        "error: output 'out_T' has elements that end in a zero byte, which .npz would cut off",
+        "hint: --json shows them whole",
+    ]
+    assert not (here / "o.npz").exists()
+    shown = json.loads(gslice(*args, "--json").stdout)
+    assert shown["outputs"]["out_T"]["values"] == [["ends in\0"]]
+
+
+def test_json_shows_bytes_that_are_no_text(echo: tuple[FakeKServe, str], here: Path) -> None:
+    (here / "t.bin").write_bytes(b"\xff\0")
+    args = ["infer", "echo", "[1,2,3,4]", "t.bin", "--grpc", echo[1], "--json"]
+    shown = json.loads(gslice(*args).stdout)
+    assert shown["outputs"]["out_T"]["values"] == [[{"b64": "/wA="}]]
 
 
 def test_scores_are_shown_by_their_highest(here: Path) -> None:
@@ -147,6 +179,37 @@ def test_bench_counts_errors_by_their_class(echo: tuple[FakeKServe, str]) -> Non
     head, row = result.stdout.splitlines()[1:3]
     assert head.split()[:3] == ["RATE/S", "OK", "ERRORS"]
     assert int(row.split()[2]) == len(servicer.requests) // 3
+
+
+def test_bench_shows_how_far_it_is_on_a_terminal(echo: tuple[FakeKServe, str]) -> None:
+    command = ["bench", "echo", "--concurrency", "2", "--duration", "700ms", "--grpc", echo[1]]
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gslice", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env={**environment, "TERM": "xterm"},
+        start_new_session=True,
+    ) as bench:
+        os.close(terminal)
+        screen = read_all(master).decode()
+        assert bench.wait(60) == 0, screen
+    assert re.search(r"echo.*[━╸╺].*\d+/s  p99 \d", screen), screen
+    assert "\x1b[2K" in screen, "the bar was not taken away"
+    assert re.search(r"RATE/S .*P99\.9 ", re.sub(r"\x1b\[[0-9;]*m", "", screen)), screen
+
+
+def read_all(descriptor: int) -> bytes:
+    """What is written to a terminal until its last user closes it."""
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO is how a terminal says so
+        while chunk := os.read(descriptor, 65536):
+            seen += chunk
+    os.close(descriptor)
+    return seen
 
 
 def test_bench_of_nothing(echo: tuple[FakeKServe, str]) -> None:

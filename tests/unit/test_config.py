@@ -26,29 +26,7 @@ from gslice.core.config import (
 from gslice.core.config.load import load_config_text
 from gslice.core.errors import ConfigError, InvalidArgument
 from gslice.core.types import FunctionSpec, ShareBounds
-
-NODE = """\
-version: 1
-node: {grpc: 127.0.0.1:9001, http: 127.0.0.1:9000, metrics: 127.0.0.1:9002, state_dir: ./state}
-devices: {cpu: {limiter: none, limits: {share: 80%, memory: 60GiB}}}     # default: auto
-defaults: {slo: {p99: 50ms}, batch: {max: 16, delay: auto}}
-functions:
-  detector: {model: ./detector.onnx, slo: {p99: 30ms}, share: auto, priority: high,
-             queue: {max: 128}, warmup: samples/detector.npz}
-  # labels pictures
-  tagger: {python: my_pkg.tagger:Tagger, args: {threshold: 0.4}, share: 10%}  # fixed
-"""
-
-
-@pytest.fixture
-def node_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "node.yaml"
-    path.write_text(NODE)
-    return path
-
-
-def load(path: Path, **environ: str):
-    return load_config(path, environ=environ)
+from tests.unit.conftest import load
 
 
 def problems(path: Path, text: str, **environ: str) -> list[str]:
@@ -238,6 +216,8 @@ def test_names_with_other_characters_are_reached_with_underscores(tmp_path: Path
         ),
         ("GSLICE_NODE__", "x", "not a setting; write it as GSLICE_NODE__GRPC"),
         ("GSLICE_NODE__GRPC", "{", "'{' is not valid YAML"),
+        ("GSLICE_NODE__GRPC", "2024-13-45", "'2024-13-45' is not valid YAML"),
+        ("GSLICE_NODE__GRPC", "[" * 5000, f"'{'[' * 57}...' is not valid YAML"),
     ],
 )
 def test_a_wrong_variable_is_named(node_yaml: Path, variable: str, value: str, told: str) -> None:

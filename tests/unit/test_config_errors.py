@@ -152,6 +152,10 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:2: devices.cpu:5-2: '5-2' is not a range of cores; write it as 0-3",
         ),
         (
+            "version: 1\ndevices: 5\n",
+            "node.yaml:2: devices: must be a mapping, as in {key: value}, not 5",
+        ),
+        (
             "version: 1\ndevices: {gpu: {}}\n",
             "node.yaml:2: devices.gpu: is not a device; write cpu, cpu:0-1 or cuda:0",
         ),
@@ -163,6 +167,27 @@ def problems(path: Path, text: str) -> list[str]:
 )
 def test_one_problem_is_one_line(tmp_path: Path, text: str, told: str) -> None:
     assert problems(tmp_path / "node.yaml", text) == [told]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("node: {hang_timeout: 0}", "node.hang_timeout: must be at least 100ms"),
+        ("node: {hang_timeout: 99ms}", "node.hang_timeout: must be at least 100ms"),
+        ("node: {pinned_memory: 0}", "node.pinned_memory: must be a size or `auto`, not 0"),
+        ("node: {request_max: 0B}", "node.request_max: must be at least 1B"),
+        ("defaults: {queue: {request_max: 0}}", "defaults.queue.request_max: must be at least 1B"),
+        ("defaults: {slo: {p99: 0ms}}", "defaults.slo.p99: must be a duration or `none`, not 0ms"),
+        ("defaults: {batch: {max: 0}}", "defaults.batch.max: must be at least 1, or `auto`"),
+        (
+            "devices: {cpu: {limits: {memory: 0}}}",
+            "devices.cpu.limits.memory: must be a size or `none`, not 0",
+        ),
+    ],
+)
+def test_nothing_is_not_taken_for_everything(tmp_path: Path, setting: str, told: str) -> None:
+    text = f"version: 1\n{setting}\n"
+    assert problems(tmp_path / "node.yaml", text) == [f"node.yaml:2: {told}"]
 
 
 def test_all_problems_of_a_file_come_together_in_its_order(tmp_path: Path) -> None:

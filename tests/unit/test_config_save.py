@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,34 +11,10 @@ from gslice.core.config import (
     diff_functions,
     function_from_yaml,
     function_to_yaml,
-    load_config,
     save_functions,
 )
 from gslice.core.types import FunctionSpec, ShareBounds
-
-NODE = """\
-version: 1
-node: {grpc: 127.0.0.1:9001, http: 127.0.0.1:9000, metrics: 127.0.0.1:9002, state_dir: ./state}
-devices: {cpu: {limiter: none, limits: {share: 80%, memory: 60GiB}}}     # default: auto
-defaults: {slo: {p99: 50ms}, batch: {max: 16, delay: auto}}
-functions:
-  detector: {model: ./detector.onnx, slo: {p99: 30ms}, share: auto, priority: high,
-             queue: {max: 128}, warmup: samples/detector.npz}
-  # labels pictures
-  tagger: {python: my_pkg.tagger:Tagger, args: {threshold: 0.4}, share: 10%}  # fixed
-"""
-
-
-@pytest.fixture
-def node_yaml(tmp_path: Path) -> Path:
-    path = tmp_path / "node.yaml"
-    path.write_text(NODE)
-    return path
-
-
-def load(path: Path):
-    return load_config(path, environ={})
-
+from tests.unit.conftest import NODE, load
 
 shares = st.one_of(
     st.just(ShareBounds()),
@@ -58,7 +33,7 @@ specs = st.builds(
     batch_max=st.integers(0, 65_536),
     delay_us=st.integers(-1, 10**6),
     queue_max=st.integers(1, 1024),
-    request_max_bytes=st.integers(0, 64 << 20),
+    request_max_bytes=st.integers(1, 64 << 20),
     warmup=st.sampled_from(["", "/base/w.npz"]),
     side_effects=st.booleans(),
     threads=st.integers(0, 64),

@@ -24,6 +24,16 @@ def test_reset_gives_another_try() -> None:
     assert breaker.death(2) == 0
 
 
+def test_each_of_several_has_deaths_of_its_own() -> None:
+    breaker = Breaker(RestartPolicy(deaths_max=2))
+    assert [breaker.death(0, 3) for _ in range(6)] == [0, 0, 0, 100_000, 100_000, None]
+
+
+def test_a_loop_that_goes_on_is_still_one() -> None:
+    breaker = Breaker(RestartPolicy(deaths_max=2))
+    assert [breaker.death(now) for now in range(5)] == [0, None, None, None, None]
+
+
 @given(gaps=st.lists(st.integers(0, 100 * SECOND_US), max_size=50))
 def test_never_more_restarts_in_a_window_than_allowed(gaps: list[int]) -> None:
     policy = RestartPolicy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +19,13 @@ from gslice.core.errors import InvalidArgument, PermissionDenied, Unavailable
 from gslice.core.types import FunctionSpec
 from gslice.daemon.control_api import Servicer
 from gslice.daemon.daemon import Daemon, json_body, refuse_other_code
+from gslice.daemon.desired import Saved
 from gslice.daemon.store import Store
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Failed, Message, RepositoryCall
 from gslice.protos import message
+from gslice.supervise.child import Child
+from gslice.supervise.process import Launch
 
 
 @dataclass
@@ -66,6 +70,24 @@ def test_clients_tune_a_function_but_choose_no_code(other: dict[str, Any]) -> No
     refuse_other_code(dataclasses.replace(declared, batch_max=4, threads=1), declared)
     with pytest.raises(PermissionDenied, match="clients may not change its"):
         refuse_other_code(dataclasses.replace(declared, **other), declared)
+
+
+def test_a_body_is_read_as_node_yaml_would_be(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "node.yaml"
+    core = min(os.sched_getaffinity(0))
+    path.write_text(
+        f"version: 1\nnode: {{state_dir: ./state}}\ndevices: {{'cpu:{core}': {{}}}}\n"
+        "defaults: {slo: {p99: 50ms}, batch: {max: 16}}\n"
+    )
+
+    async def scenario() -> FunctionSpec:
+        daemon = Daemon(load_config(path, environ={}), store)
+        body = f"{{model: m.onnx, device: 'cpu:{core}', batch: {{max: auto}}}}"
+        return daemon.spec_from_yaml("f", body, "/models")
+
+    assert asyncio.run(scenario()) == FunctionSpec(
+        "f", model="/models/m.onnx", device=f"cpu:{core}", slo_p99_us=50_000, batch_max=0
+    )
 
 
 def test_a_client_is_answered_whatever_comes_between(
@@ -124,9 +146,11 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
     async def scenario() -> None:
         daemon, go_on = make_daemon(tmp_path, store), asyncio.Event()
 
-        async def discard() -> list[object]:
+        dropped = Saved(None, [])
+
+        async def discard() -> Saved:
             await go_on.wait()
-            return []
+            return dropped
 
         monkeypatch.setattr(daemon, "discard", discard)
         request = message("gslice.v1.SaveRequest")(discard_overlay=True)
@@ -136,6 +160,66 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
         call.cancel()
         await asyncio.wait([call])
         go_on.set()
-        assert await dropping == []
+        assert await dropping is dropped
 
     asyncio.run(scenario())
+
+
+def test_a_stop_in_the_middle_of_adoption_ends_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRPC", "HTTP", "METRICS"):
+        monkeypatch.setenv(f"GSLICE_NODE__{name}", "127.0.0.1:0")
+    monkeypatch.setenv("GSLICE_NODE__STATE_DIR", str(tmp_path / "state"))
+    fakes = {"PYTHONPATH": str(Path(__file__).parents[1] / "fakes")}
+
+    async def scenario(store: Store) -> None:
+        daemon = Daemon(load_config(None), store)
+        run_dir = daemon.node.run_dir
+        launch = Launch("child", ("good",), tmp_path / "child.log", fakes)
+        child = await Child.start(run_dir, "w-1", launch, lambda child, received: None)
+        child.detach()
+        with run_dir.listen("w-2") as stuck:  # adoption waits for it
+            stuck.setblocking(False)
+            running = asyncio.create_task(daemon.run(lambda daemon: None))
+            connection, _ = await asyncio.get_running_loop().sock_accept(stuck)
+            with connection:
+                daemon.stop()
+                await running
+        assert await child.process.wait(10)
+        assert list((tmp_path / "state" / "run").iterdir()) == []
+
+    with Store(tmp_path / "gslice.db") as store:
+        asyncio.run(scenario(store))
+
+
+def test_a_second_order_to_stop_does_not_wait_for_what_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GRPC", "HTTP", "METRICS"):
+        monkeypatch.setenv(f"GSLICE_NODE__{name}", "127.0.0.1:0")
+    monkeypatch.setenv("GSLICE_NODE__STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("GSLICE_NODE__FRONTENDS", "1")
+
+    async def scenario(store: Store) -> None:
+        daemon, ready = Daemon(load_config(None), store), asyncio.Event()
+        running = asyncio.create_task(daemon.run(lambda daemon: ready.set()))
+        await ready.wait()
+        stopping = asyncio.Event()
+
+        async def ends_slowly() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopping.set()
+                await asyncio.Event().wait()
+
+        daemon.background(ends_slowly())
+        await asyncio.sleep(0)
+        daemon.stop()
+        await stopping.wait()
+        daemon.stop()
+        await running
+
+    with Store(tmp_path / "gslice.db") as store:
+        asyncio.run(asyncio.wait_for(scenario(store), 30))

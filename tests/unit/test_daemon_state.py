@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from gslice.core.config import load_config
+from gslice.core.config import config_for_model, load_config
 from gslice.core.errors import FailedPrecondition, NotFound, Unavailable
 from gslice.core.types import FunctionSpec
+from gslice.daemon import store as store_module
 from gslice.daemon.desired import Desired
 from gslice.daemon.lock import StateLock
-from gslice.daemon.store import EVENTS_MAX, OBSERVATIONS_MAX, OverlayEntry, Store
+from gslice.daemon.store import OBSERVATIONS_MAX, OverlayEntry, Store
 
 NODE = """\
 version: 1
@@ -110,9 +112,9 @@ def test_save_writes_the_overlay_into_the_file_with_its_comments(
     wanted.put(changed(wanted.functions["a"], queue_max=7))
     wanted.remove("b")
     before = wanted.functions
-    path, changes = wanted.save()
-    assert path == node_yaml
-    assert [change.path for change in changes] == ["functions.a.queue.max", "functions.b"]
+    saved = wanted.save()
+    assert (saved.path, saved.overruled) == (node_yaml, [])
+    assert [change.path for change in saved.changes] == ["functions.a.queue.max", "functions.b"]
     assert "# the one that matters" in node_yaml.read_text()
     assert wanted.diff() == []
     assert store.overlay() == {}
@@ -122,9 +124,72 @@ def test_save_writes_the_overlay_into_the_file_with_its_comments(
 def test_discard_goes_back_to_the_file(node_yaml: Path, store: Store) -> None:
     wanted = desired(node_yaml, store)
     wanted.remove("b")
-    assert [change.path for change in wanted.discard()] == ["functions.b"]
+    assert [change.path for change in wanted.discard().changes] == ["functions.b"]
     assert "b" in wanted.functions
     assert store.overlay() == {}
+
+
+def test_save_keeps_what_was_edited_meanwhile_and_an_event_says_so(
+    node_yaml: Path, store: Store
+) -> None:
+    wanted = desired(node_yaml, store)
+    wanted.put(changed(wanted.functions["a"], queue_max=7))
+    wanted.put(FunctionSpec("c", model="/c.onnx"))
+    node_yaml.write_text(NODE.replace("40%", "50%"))
+    saved = wanted.save()
+    assert saved.overruled == ["a"]
+    assert [change.path for change in saved.changes] == ["functions.c"]
+    assert "share: 50%" in node_yaml.read_text()
+    assert "queue" not in node_yaml.read_text()
+    (event,) = store.events()
+    assert (event.subject, "node.yaml wins" in event.text) == ("a", True)
+    assert wanted.functions == load_config(node_yaml, environ={}).functions
+    assert wanted.diff() == []
+    assert store.overlay() == {}
+
+
+def test_save_keeps_that_a_function_was_deleted_meanwhile(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    wanted.put(changed(wanted.functions["a"], queue_max=7))
+    node_yaml.write_text("version: 1\nfunctions: {b: {model: ./b.onnx}}\n")
+    assert wanted.save().overruled == ["a"]
+    assert list(wanted.functions) == ["b"]
+
+
+def test_save_into_a_file_that_is_gone_changes_nothing(node_yaml: Path, store: Store) -> None:
+    wanted = desired(node_yaml, store)
+    wanted.remove("b")
+    node_yaml.unlink()
+    with pytest.raises(NotFound, match=f"{node_yaml}: No such file"):
+        wanted.save()
+    assert list(store.overlay()) == ["b"]
+
+
+def test_save_into_a_file_that_cannot_be_replaced_names_it(
+    node_yaml: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    wanted = desired(node_yaml, store)
+    wanted.remove("b")
+    monkeypatch.setattr("tempfile.mkstemp", denied)
+    with pytest.raises(FailedPrecondition, match=f"cannot write {node_yaml}: Permission denied"):
+        wanted.save()
+    assert list(store.overlay()) == ["b"]
+
+
+def test_without_a_file_the_command_line_wins_over_its_overlay(store: Store) -> None:
+    def served(name: str) -> Desired:
+        return Desired(config_for_model(Path(f"/{name}.onnx"), environ={}), store, store.add_event)
+
+    first = served("m")
+    first.remove("m")
+    first.put(FunctionSpec("b", model="/b.onnx"))
+    second = served("m")
+    assert list(second.functions) == ["m", "b"]
+    assert second.changed == ["b"]
+    assert [event.subject for event in store.events()] == ["m"]
 
 
 def test_save_without_a_file_says_so(store: Store) -> None:
@@ -133,17 +198,18 @@ def test_save_without_a_file_says_so(store: Store) -> None:
         wanted.save()
 
 
-def test_the_store_keeps_a_bounded_past(store: Store) -> None:
+def test_the_store_keeps_a_bounded_past(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "EVENTS_MAX", 3)
     for number in range(OBSERVATIONS_MAX + 5):
         store.observe("a", {"number": number})
     store.observe("b", {"number": -1})
     kept = [observation["number"] for observation in store.observations("a")]
     assert kept == list(range(OBSERVATIONS_MAX + 4, 4, -1))
     assert len(store.observations("b")) == 1
-    for number in range(3):
+    for number in range(5):
         store.add_event("a", str(number))
-    assert [event.text for event in store.events(2)] == ["2", "1"]
-    assert EVENTS_MAX >= 1000
+    assert [event.text for event in store.events(10)] == ["4", "3", "2"]
+    assert [event.text for event in store.events(2)] == ["4", "3"]
 
 
 def test_specs_survive_the_store(store: Store) -> None:

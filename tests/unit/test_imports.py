@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # What each layer may import of gslice besides itself. `core` is free to all, and `gslice` itself
 # (its version) too.
 LAYERS: dict[str, set[str]] = {
-    "__init__": {"client"},
+    "__init__": {"client", "aio", "errors"},
     "__main__": {"cli"},
+    "aio": {"client"},
     # The last three only inside the commands that are about them: serve, demo, doctor.
     "cli": {"client", "protos", "daemon", "demo", "device", "_native"},
     "client": {"protos"},
@@ -27,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "daemon": {"control", "device", "ipc", "protos", "supervise", "telemetry", "_native"},
     "demo": {"client", "protos"},
     "device": set(),
+    "errors": set(),
     "frontend": {"ipc", "protos", "_native"},
     "ipc": {"_native"},
     "protos": set(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from gslice.device import cgroup
 from gslice.device.cgroup import CgroupLimiter, CgroupRoot, find_root, remove_stale
 from gslice.device.limiter import (
     WEIGHTS,
+    Limiter,
     NoLimiter,
     ThreadsLimiter,
     availability,
@@ -145,6 +147,58 @@ def test_threads_limiter_reads_back_whole_cores() -> None:
         assert NoLimiter(CPUS).apply(10.0, [spinner.tid]) == 100.0
     finally:
         spinner.stop()
+
+
+@pytest.mark.parametrize("limiter", [ThreadsLimiter(CPUS), NoLimiter(CPUS)])
+def test_a_thread_that_has_ended_needs_no_limit(limiter: Limiter) -> None:
+    ended, spinner = Spinner(), Spinner()
+    ended.stop()
+    try:
+        tids = [ended.tid, spinner.tid]
+        assert prioritise(tids, "low")
+        assert os.getpriority(os.PRIO_PROCESS, spinner.tid) == 5
+        assert limiter.apply(100.0, tids) == 100.0
+    finally:
+        spinner.stop()
+    assert limiter.read_effective() == 100.0
+
+
+class Burner:
+    """Threads that compute side by side, without Python's lock, until they are stopped."""
+
+    def __init__(self, count: int) -> None:
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+        self.tids = [thread.native_id or 0 for thread in self._threads]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2000)
+
+    def cores_used(self, wall_s: float) -> float:
+        """Processor time that all threads together got, in cores."""
+        clocks = [time.pthread_getcpuclockid(thread.ident or 0) for thread in self._threads]
+        began_s, before_s = time.monotonic(), sum(map(time.clock_gettime, clocks))
+        self._stop.wait(wall_s)
+        used_s = sum(map(time.clock_gettime, clocks)) - before_s
+        return used_s / (time.monotonic() - began_s)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="one core cannot be divided into whole ones")
+def test_threads_limiter_limits_the_work_done() -> None:
+    burner, limiter = Burner(2), ThreadsLimiter(CPUS[:2])
+    try:
+        assert limiter.apply(50.0, burner.tids) == 50.0
+        assert 0 < burner.cores_used(1.0) < 1.05  # two where nothing limits and nobody else works
+    finally:
+        burner.stop()
 
 
 needs_cgroup = pytest.mark.skipif(find_root()[0] is None, reason=f"no cgroup: {find_root()[1]}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
-from gslice.protos import pool, service
+from gslice.protos import message, pool, service
 
 SERVICE = "inference.GRPCInferenceService"
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +43,60 @@ def test_both_in_one_process(imports):
         [sys.executable, "-c", imports + ROUND_TRIP], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+VALUES = {"string": "é", "bytes": b"\xff", "bool": True, "float": 0.5, "double": -1.5}
+
+
+def filled(descriptor, depth=3):
+    """A message with something in every field, as deep as asked for."""
+    made = message(descriptor.full_name)()
+    for field in descriptor.fields:
+        inner = field.message_type
+        if inner is not None and (depth == 0 or inner.GetOptions().map_entry):
+            continue
+        if inner is not None:
+            value = filled(inner, depth - 1)
+        elif field.enum_type is not None:
+            value = field.enum_type.values[-1].number
+        else:
+            kind = descriptor_pb2.FieldDescriptorProto.Type.Name(field.type)
+            value = VALUES.get(kind.removeprefix("TYPE_").lower(), 7)
+        repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == 3
+        if repeated:
+            getattr(made, field.name).append(value)
+        elif inner is not None:
+            getattr(made, field.name).CopyFrom(value)
+        else:
+            setattr(made, field.name, value)
+    return made
+
+
+@pytest.mark.parametrize("name", ["kserve", "health", "reflection", "gslice_control"])
+def test_every_message_survives_the_wire(name):
+    for descriptor in pool().FindFileByName(f"{name}.proto").message_types_by_name.values():
+        sent = filled(descriptor)
+        data = sent.SerializeToString()
+        assert message(descriptor.full_name).FromString(data) == sent
+        is_plain = any(f.message_type is None for f in descriptor.fields)
+        assert data or not is_plain, f"{descriptor.full_name} lost its fields"
+
+
+def test_every_call_has_its_messages():
+    for name in (SERVICE, "gslice.v1.Control", "grpc.health.v1.Health"):
+        for method in service(name).methods:
+            for kind in (method.input_type, method.output_type):
+                assert message(kind.full_name).DESCRIPTOR is kind
+
+
+def test_the_older_reflection_is_the_same_but_for_its_name():
+    new, old = (pool().FindFileByName(f"reflection{end}.proto") for end in ("", "_v1alpha"))
+    assert old.package == f"{new.package}alpha"
+    for name, ours in new.message_types_by_name.items():
+        theirs = old.message_types_by_name[name]
+        assert [(f.name, f.number, f.type) for f in ours.fields] == [
+            (f.name, f.number, f.type) for f in theirs.fields
+        ]
 
 
 def _fields(descriptor):

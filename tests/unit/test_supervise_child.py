@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Coroutine
@@ -17,6 +18,7 @@ from gslice.supervise import child as child_module
 from gslice.supervise.child import Child
 from gslice.supervise.process import Launch, Process
 from gslice.supervise.run_dir import RunDir
+from tests.node import wait_pidfd
 
 FAKES = Path(__file__).parents[1] / "fakes"
 
@@ -158,3 +160,49 @@ def test_sockets_work_in_a_directory_deeper_than_a_socket_address(tmp_path: Path
     listener.close()
     deep.remove("w-1")
     deep.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(RunDir, "listen"), (os, "posix_spawn"), (os, "pidfd_open"), (RunDir, "note")],
+)
+def test_a_shortage_fails_the_start_and_leaves_nothing(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
+    spawned = []
+    spawn = os.posix_spawn
+
+    def spawns(*args: Any, **settings: Any) -> int:
+        spawned.append(spawn(*args, **settings))
+        return spawned[-1]
+
+    def short(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def short_of_processes(*_: object, **__: object) -> int:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "posix_spawn", spawns)
+    monkeypatch.setattr(where, name, short_of_processes if name == "posix_spawn" else short)
+
+    async def scenario() -> None:
+        with pytest.raises(Unavailable, match=r"child cannot be started: .*short of processes"):
+            await start(run_dir, "good")
+
+    asyncio.run(scenario())
+    assert len(spawned) == (1 if name in ("pidfd_open", "note") else 0)
+    assert all(gone(pid) for pid in spawned)
+    assert list(run_dir.path.iterdir()) == []
+
+
+def test_what_a_killed_child_had_started_goes_with_it(run_dir: RunDir) -> None:
+    async def scenario() -> None:
+        child = await start(run_dir, "parent")
+        (grandchild,) = map(int, (run_dir.path.parent / "child.log").read_text().split())
+        pidfd = os.pidfd_open(grandchild)
+        child.abort()
+        assert await child.process.wait(10)
+        assert wait_pidfd(pidfd, 10)
+        os.close(pidfd)
+
+    asyncio.run(scenario())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from gslice.core.errors import InvalidArgument, LoadFailed, from_code
 from gslice.core.types import FunctionSpec, ShareBounds
 from gslice.ipc.messages import RemoveFunction
 from gslice.supervise.adoption import _segments_of
-from gslice.supervise.frontends import Frontend, _obey
+from gslice.supervise.frontends import Frontend
 from gslice.supervise.function import Function
 from gslice.supervise.logs import TEXT_MAX_CHARS
 from gslice.supervise.node import Node
 from gslice.supervise.supervisor import Supervisor
+from gslice.supervise.tasks import Tasks
 
 SPEC = FunctionSpec("a", model="/a.onnx", share=ShareBounds(80, 80))
 
@@ -25,22 +28,65 @@ SPEC = FunctionSpec("a", model="/a.onnx", share=ShareBounds(80, 80))
 class Running:
     """A deployment of two instances, of which one died."""
 
-    spec = SPEC
     segment = signature = None
-    workers = ("the other",)
 
-    def __init__(self) -> None:
+    def __init__(self, spec: FunctionSpec = SPEC, ready: int = 1) -> None:
+        self.spec = spec
+        self.workers = ["one"] * ready
         self.may_start = asyncio.Event()
+        self.answered: list[str] = []
+        self.shares: list[float] = []
+
+    @property
+    def ready(self) -> int:
+        return len(self.workers)
+
+    async def start(self, *_: object) -> None:
+        """It is warm already."""
+
+    def serve(self) -> None:
+        """Nothing pulls."""
+
+    def has_share(self, share_percent: float) -> bool:
+        return True
 
     async def replace(self) -> None:
         await self.may_start.wait()
+        self.workers.append("another")
+
+    async def set_share(self, share_percent: float) -> None:
+        self.shares.append(share_percent)
+
+    async def drain(self, timeout_s: float) -> bool:
+        await self.may_start.wait()
+        return True
+
+    async def stop(self) -> None:
+        self.workers.clear()
+
+    def fail_queued(self, reason: str) -> None:
+        self.answered.append(reason)
 
 
 class Broken(Running):
-    """A deployment that does not start."""
+    """A deployment that does not start, and whose workers do not either."""
 
     async def start(self, *_: object) -> None:
         raise LoadFailed("no such model")
+
+    async def replace(self) -> None:
+        raise LoadFailed("no such model")
+
+
+def unheard(stage: str, detail: str) -> None:
+    """Stages of a load that nobody watches."""
+
+
+def serves(function: Function, deployment: Any) -> Any:
+    """Has a function be served by a deployment."""
+    function._deployment = deployment
+    function.state, function.accepting = "READY", True
+    return deployment
 
 
 def make_supervisor(tmp_path: Path, events: list[str]) -> Supervisor:
@@ -60,16 +106,161 @@ def test_a_restart_goes_on_through_a_load_that_fails(
 ) -> None:
     async def scenario() -> None:
         function = add(make_supervisor(tmp_path, []), SPEC)
-        running: Any = Running()
-        function._deployment, function.state = running, "READY"
+        running = serves(function, Running())
         monkeypatch.setattr(function, "_make", lambda spec: Broken())
         function._worker_lost(running, "killed by SIGKILL")
         (restart,) = function._restarting
         with pytest.raises(LoadFailed):
-            await function.load(SPEC, lambda stage, detail: None)
+            await function.load(SPEC, unheard)
         running.may_start.set()
         await restart
         assert (function.state, function.restarts) == ("READY", 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_function_that_was_given_up_does_not_come_back_by_itself(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=2))
+        running = serves(function, Running(function.spec, ready=0))
+        function._worker_lost(running, "died")  # another is on its way
+        await asyncio.sleep(0)
+        await function._give_up(running, "died")
+        running.may_start.set()
+        await function._restarting.cancel()
+        assert list(function._restarting) == []
+        assert (function.state, function.accepting, running.workers) == ("FAILED", False, [])
+        assert "workers keep dying" in running.answered[0]
+
+    asyncio.run(scenario())
+
+
+def test_deaths_of_all_instances_at_once_are_no_crash_loop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=5))
+        running = serves(function, Running(function.spec, ready=0))
+        running.may_start.set()
+        for _ in range(5):
+            function._worker_lost(running, "killed by SIGKILL")
+        await asyncio.gather(*function._restarting)
+        assert (function.state, function.restarts, running.ready) == ("READY", 5, 5)
+
+    asyncio.run(scenario())
+
+
+def test_an_instance_that_died_while_others_warmed_up_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=2))
+        new = Running(function.spec, ready=1)
+        new.may_start.set()
+        monkeypatch.setattr(function, "_make", lambda spec: new)
+        await function.load(function.spec, unheard)
+        assert function.state == "READY"
+        await asyncio.gather(*function._restarting)
+        assert (new.ready, function.restarts) == (2, 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
+    class Short(Running):
+        tries = 0
+
+        async def replace(self) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise OSError(errno.EMFILE, "Too many open files")
+            self.workers.append("another")
+
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), SPEC)
+        function._worker_lost(serves(function, Short(ready=0)), "died")
+        await asyncio.gather(*function._restarting)
+        assert (function.state, function.restarts) == ("READY", 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_task_that_breaks_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    async def breaks() -> None:
+        raise ZeroDivisionError("by zero")
+
+    async def scenario() -> None:
+        events: list[tuple[str, str]] = []
+        tasks = Tasks("a", lambda subject, text: events.append((subject, text)))
+        await asyncio.wait([tasks.start(breaks())])
+        assert events == [("a", "a task ended with ZeroDivisionError: by zero")]
+        assert list(tasks) == []
+
+    asyncio.run(scenario())
+    assert "Traceback" in caplog.text
+
+
+def test_what_waits_is_answered_even_if_a_load_interrupts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, [])
+        function = add(supervisor, SPEC)
+        running, told = serves(function, Running(ready=0)), asyncio.Event()
+
+        async def slow(listing: object) -> None:
+            told.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(supervisor.frontends, "show", slow)
+        failing = asyncio.create_task(function.fail("workers keep dying"))
+        await told.wait()
+        failing.cancel()
+        await asyncio.wait([failing])
+        assert running.answered == ["workers keep dying"]
+
+    asyncio.run(scenario())
+
+
+def test_a_crash_loop_does_not_take_the_share_of_a_load_that_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, [])
+        function = add(supervisor, SPEC)
+        running, loaded_with = serves(function, Running(ready=0)), []
+
+        async def dies_meanwhile() -> None:
+            await function._give_up(running, "died")
+
+        async def load(spec: FunctionSpec, stage: object) -> None:
+            loaded_with.append((function.admitted, function.state))
+
+        monkeypatch.setattr(supervisor._sharing, "share_out", dies_meanwhile)
+        monkeypatch.setattr(function, "load", load)
+        # Only the share differs, but nobody is left who could take it in place.
+        await supervisor.load(dataclasses.replace(SPEC, share=ShareBounds(50, 50)), unheard)
+        assert loaded_with == [(True, "LOADING")]
+
+    asyncio.run(scenario())
+
+
+def test_a_deployment_that_retires_is_known_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), SPEC)
+        old, new = serves(function, Running()), Running()
+        monkeypatch.setattr(function, "_make", lambda spec: new)
+        draining = asyncio.Event()
+        load = asyncio.create_task(
+            function.load(SPEC, lambda stage, detail: stage == "drain" and draining.set())
+        )
+        await draining.wait()
+        assert function.deployments == [new, old]
+        await function.grant(30)
+        assert (old.shares, new.shares) == ([], [30])
+        old.may_start.set()
+        await load
+        assert function.deployments == [new]
 
     asyncio.run(scenario())
 
@@ -88,7 +279,7 @@ def test_settings_that_fit_into_no_message_are_refused(tmp_path: Path) -> None:
         supervisor = make_supervisor(tmp_path, [])
         spec = FunctionSpec("a", model="/a.onnx", args={"text": "\u00e9" * 30_000})
         with pytest.raises(InvalidArgument, match=r"function a: its settings take 18\d+ bytes"):
-            await supervisor.load(spec, lambda stage, detail: None)
+            await supervisor.load(spec, unheard)
         assert supervisor.functions == {}
 
     asyncio.run(scenario())
@@ -101,27 +292,52 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
         for name in ("a", "b"):
             spec = FunctionSpec(name, model="/a.onnx", share=ShareBounds(80, 80))
             add(supervisor, spec).share_granted_percent = 50
-        await supervisor.share_out()
+        await supervisor._sharing.share_out()
         assert [f.share_granted_percent for f in supervisor.functions.values()] == [50, 50]
         assert "shares stay as they are: device cpu: a 80% + b 80% = 160%" in events[0]
 
     asyncio.run(scenario())
 
 
+def test_a_function_that_goes_while_shares_are_given_out_disturbs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, [])
+        for name in ("a", "b"):
+            add(supervisor, FunctionSpec(name, model="/a.onnx", share=ShareBounds(30, 30)))
+        first, second = supervisor.functions.values()
+
+        async def goes(share_percent: float) -> None:
+            del supervisor.functions["b"]
+
+        monkeypatch.setattr(first, "grant", goes)
+        await supervisor._sharing.share_out()
+        assert second.share_granted_percent == 0
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("code", [3, 4, 13])
-def test_a_frontend_that_refuses_an_order_is_started_anew(code: int) -> None:
+def test_a_frontend_that_refuses_an_order_is_started_anew(code: int, tmp_path: Path) -> None:
     class Child:
         aborted = False
 
         async def request(self, *_: object, **__: object) -> None:
-            raise from_code(code, "no")
+            raise from_code(code, "the reason")
 
         def abort(self) -> None:
             self.aborted = True
 
-    child: Any = Child()
-    asyncio.run(_obey(Frontend(0, child, -1), RemoveFunction("a"), (), 1.0))
-    assert child.aborted
+    async def scenario() -> None:
+        events: list[str] = []
+        child: Any = Child()
+        frontends = make_supervisor(tmp_path, events).frontends
+        await frontends._obey(Frontend(0, child, -1), RemoveFunction("a"), (), 1.0)
+        assert child.aborted
+        assert events == ["front-end 0 is killed, for RemoveFunction: the reason"]
+
+    asyncio.run(scenario())
 
 
 def test_a_process_that_is_gone_holds_no_segments() -> None:

@@ -48,6 +48,27 @@ class Waiter:
 '''
 
 
+SIGNALS = '''
+import signal
+import threading
+
+import numpy as np
+
+class Signals:
+    """Handles SIGUSR1, and says when it has."""
+    inputs = [("x", "FP32", [-1, 8])]
+    outputs = [("handled", "BOOL", [-1, 1])]
+
+    def setup(self):
+        self.handled = threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: self.handled.set())
+
+    def infer(self, inputs):
+        handled = self.handled.wait(10) if inputs["x"].any() else False
+        return {"handled": np.full((len(inputs["x"]), 1), handled)}
+'''
+
+
 @pytest.fixture
 def affine(tmp_path: Path) -> FunctionSpec:
     return FunctionSpec("affine", model=str(models.affine(tmp_path)))
@@ -82,9 +103,9 @@ class Waiter:
 def test_from_the_first_word_to_the_last(affine: FunctionSpec) -> None:
     with WorkerProcess() as worker:
         hello, fds = worker.connect()
-        assert (hello.protocol, hello.role, hello.pid) == (1, "worker", worker.pid)
+        assert (hello.protocol, hello.pid) == (messages.PROTOCOL_VERSION, worker.pid)
         assert hello.started == start_ticks(worker.pid)
-        assert hello.worker == messages.WorkerState("w-1")
+        assert hello.worker == messages.WorkerState()
         assert fds == []
         ready = worker.serve(affine)
         assert (ready.share_effective_percent, ready.limiter) == (100.0, "none")
@@ -162,13 +183,15 @@ def test_a_later_daemon_adopts_what_serves(affine: FunctionSpec) -> None:
         hello, fds = worker.connect()
         assert hello.worker is not None
         assert hello.worker == messages.WorkerState(
-            worker_id="w-1",
             spec=affine,
             signature=worker.signature,
             instance=0,
             state="ready",
+            share_percent=100,
             share_effective_percent=ready.share_effective_percent,
             limiter="none",
+            limiter_ordered="none",
+            cpus=CPUS,
             memory_bytes=hello.worker.memory_bytes,
         )
         (fd,) = fds
@@ -243,6 +266,18 @@ def test_drain_says_when_it_takes_too_long(tmp_path: Path) -> None:
 
 def _nothing_left(worker: WorkerProcess) -> None:
     assert not list(Path("/sys/fs/cgroup").glob(f"**/gslice.*-{worker.pid}"))
+
+
+def test_other_signals_are_the_users(tmp_path: Path) -> None:
+    (tmp_path / "signals_code.py").write_text(SIGNALS)
+    code = {"engine": "python", "python": "signals_code:Signals", "python_path": str(tmp_path)}
+    with WorkerProcess() as worker:
+        worker.serve(FunctionSpec("signals", **code))
+        os.kill(worker.pid, signal.SIGUSR1)
+        assert worker.infer(X)["handled"].tolist() == [[True]]
+        worker.request(messages.SetShare(100.0), messages.ShareSet)
+        os.kill(worker.pid, signal.SIGTERM)
+        assert worker.wait_exit() == 0
 
 
 # ---- shares ----------------------------------------------------------------------------------

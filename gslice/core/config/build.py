@@ -50,7 +50,7 @@ class Builder:
     def config(self, file: model.NodeFile, path: Path | None) -> Config:
         """The configuration of a whole file."""
         node = self.node(file.node)
-        devices = self.devices({} if file.devices == "auto" else file.devices)
+        devices = self.devices(file.devices)
         functions = {
             name: self.function(name, function, file.defaults, devices, node.request_max_bytes)
             for name, function in file.functions.items()

@@ -137,8 +137,9 @@ def parse_value(text: str) -> Any:
     """
     try:
         return _Plainer(Document("", {})).plain(new_yaml().load(text), ())
-    except YAMLError as error:
-        raise ConfigError(f"{text!r} is not valid YAML") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        raise ConfigError(f"{shown!r} is not valid YAML") from error
 
 
 @dataclass

@@ -31,20 +31,36 @@ def wrong(text: str) -> PydanticCustomError:
     return PydanticCustomError("gslice", "{text}", {"text": text})
 
 
+def _parsed(value: Any, parse: Callable[[str], Any], expected: str, advice: str = "") -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise wrong(f"must be {expected}")
+    try:
+        return parse(str(value))
+    except InvalidArgument as error:
+        raise wrong(error.message + advice) from error
+
+
 def _words(parse: Callable[[str], Any], what: str, example: str, **instead: Any) -> Any:
     """A validator that reads text with units; `instead` maps words to values."""
 
     def read(value: Any) -> Any:
         if isinstance(value, str) and value in instead:
             return instead[value]
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise wrong(f"must be {what}, as in {example}")
-        try:
-            return parse(str(value))
-        except InvalidArgument as error:
-            raise wrong(error.message) from error
+        amount = _parsed(value, parse, f"{what}, as in {example}")
+        if amount in instead.values():  # nothing silently means what has a word of its own
+            raise wrong(f"must be {what}, not {value}")
+        return amount
 
     return BeforeValidator(read)
+
+
+def _at_least(least: int, text: str) -> AfterValidator:
+    def check(value: int) -> int:
+        if value < least:
+            raise wrong(f"must be at least {text}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _text_schema(pattern: str, *examples: str) -> WithJsonSchema:
@@ -74,6 +90,7 @@ Size = Annotated[
     _words(parse_size, "a size", "64MiB"),
     _text_schema(f"^{_SIZE_PATTERN}$", "64MiB", "1GB"),
 ]
+PositiveSize = Annotated[Size, _at_least(1, "1B")]
 SizeOrAuto = Annotated[
     int,
     _words(parse_size, "a size or `auto`", "4GiB", auto=0),
@@ -99,6 +116,8 @@ def _address(value: Any) -> Any:
 
 
 def _count_or_auto(value: Any) -> Any:
+    if value == 0 and not isinstance(value, bool):
+        raise wrong("must be at least 1, or `auto`")
     return 0 if value == "auto" else value
 
 
@@ -145,13 +164,13 @@ class Node(_Section):
         default="", description="Default: $GSLICE_STATE_DIR, else the user's state."
     )
     orphan_grace: Duration = 60_000_000
-    hang_timeout: Duration = 30_000_000
+    hang_timeout: Annotated[Duration, _at_least(100_000, "100ms")] = 30_000_000
     drain_timeout: Duration = 10_000_000
     pinned_memory: SizeOrAuto = Field(
         default=0, description="Budget of all requests' tensors together."
     )
     frontends: int = Field(default=1, ge=1, le=8)
-    request_max: Size = 64 << 20
+    request_max: PositiveSize = 64 << 20
 
 
 class Limits(_Section):
@@ -193,7 +212,7 @@ class Queue(_Section):
     """`queue`: how much may wait."""
 
     max: int = Field(default=256, ge=1, le=1024)
-    request_max: Size = 32 << 20
+    request_max: PositiveSize = 32 << 20
 
 
 class Defaults(_Section):
@@ -222,12 +241,8 @@ def _share(value: Any) -> Any:
         return ShareRange()
     if isinstance(value, dict):
         return value
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise wrong("must be auto, 40% or {min: 20%, max: 60%}")
-    try:
-        parse_percent(str(value))
-    except InvalidArgument as error:
-        raise wrong(f"{error.message}; a share is auto, 40% or {{min: 20%, max: 60%}}") from error
+    forms = "auto, 40% or {min: 20%, max: 60%}"
+    _parsed(value, parse_percent, forms, f"; a share is {forms}")
     return {"min": value, "max": value}
 
 
@@ -322,11 +337,20 @@ def _check_name(name: str) -> str:
 FunctionName = Annotated[str, AfterValidator(_check_name)]
 
 
+def _or_auto_schema(schema: dict[str, Any]) -> None:
+    mapping = {key: schema.pop(key) for key in ("type", "additionalProperties")}
+    schema["anyOf"] = [mapping, {"const": "auto"}]
+
+
 class NodeFile(_Section):
     """The whole of node.yaml."""
 
     version: Literal[1]
     node: Node = Node()
-    devices: dict[str, Device] | Literal["auto"] = "auto"
+    devices: Annotated[
+        dict[str, Device],
+        BeforeValidator(lambda value: {} if value == "auto" else value),
+        Field(json_schema_extra=_or_auto_schema),
+    ] = Field(default_factory=dict, description="Default: auto, one CPU device of all cores.")
     defaults: Defaults = Defaults()
     functions: dict[FunctionName, Function] = Field(default_factory=dict)

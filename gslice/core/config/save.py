@@ -36,13 +36,20 @@ def save_functions(path: Path, changes: Changes, gpus: Sequence[str] = ()) -> No
 
     Raises:
         ConfigError: the file as it stands is wrong.
-        FailedPrecondition: its way of writing leaves no room for the change.
+        FailedPrecondition: its way of writing leaves no room for the change, or the system does not
+            let it be replaced.
     """
     path = path.resolve()
-    text = path.read_text(encoding="utf-8")
-    edited = _edited(path, text, changes, gpus)
-    if edited != text:
-        _replace(path, edited)
+    try:
+        text = path.read_text(encoding="utf-8")
+        edited = _edited(path, text, changes, gpus)
+        if edited != text:
+            _replace(path, edited)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"cannot write {path}: {error.strerror}",
+            hint="its directory must be writable, too: the file is replaced in one step",
+        ) from error
 
 
 def _edited(path: Path, text: str, changes: Changes, gpus: Sequence[str]) -> str:

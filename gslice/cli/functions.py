@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, milliseconds, print_json, table
+from gslice.cli.output import console, print_json, show_warning, table
 from gslice.core.errors import InvalidArgument, LoadFailed, NotFound
+from gslice.core.figures import milliseconds
 
 Name = Annotated[str, typer.Argument(help="The function's name.", metavar="NAME")]
 
@@ -37,9 +38,9 @@ def load(
     NAME alone loads what node.yaml declares, again if it runs. With MODEL or --file it is added at
     run time: `gslice diff` shows it then, `gslice save` keeps it.
     """
-    body = _function_yaml(name, model, file, {"share": share, "slo": slo, "device": device})
+    body, base_dir = _function_yaml(model, file, {"share": share, "slo": slo, "device": device})
     with options.connect(state_dir) as control:
-        _show_stages(name, control.load(name, body), as_json)
+        _show_stages(name, control.load(name, body, base_dir), as_json)
 
 
 def unload(name: Name, state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
@@ -52,13 +53,17 @@ def diff(state_dir: options.StateDir = None, as_json: options.Json = False) -> N
     """Show how what runs differs from node.yaml."""
     with options.connect(state_dir) as control:
         changes = control.diff().changes
+        has_file = bool(control.status().config_path)
     if as_json:
         _print_changes_json(changes)
     elif changes:
         _print_changes(changes)
-        console().print("\n`gslice save` writes this into node.yaml; --discard-overlay drops it")
+        advice = "`gslice save --discard-overlay` drops this"
+        if has_file:
+            advice = "`gslice save` writes this into node.yaml; --discard-overlay drops it"
+        console().print(f"\n{advice}")
     else:
-        console().print("what runs is what node.yaml says")
+        console().print(f"what runs is what {'node.yaml' if has_file else 'the command line'} says")
 
 
 def save(
@@ -78,9 +83,11 @@ def save(
         return
     count = len(reply.changes)
     _print_changes(reply.changes)
+    for name in reply.overruled:
+        show_warning(f"{name} was edited in {reply.path} meanwhile, and runs as that says")
     what = f"{count} change{'s' if count != 1 else ''}"
     if discard_overlay:
-        console().print(f"dropped {what}; the node is as {reply.path or 'it was started'} says")
+        console().print(f"dropped {what}; the node is as {reply.path or 'the command line'} says")
     elif count:
         console().print(f"wrote {what} into {reply.path}")
     else:
@@ -88,41 +95,41 @@ def save(
 
 
 def _function_yaml(
-    name: str, model: Path | None, file: Path | None, settings: dict[str, str]
-) -> str:
-    """The checked body to send, with absolute paths; empty to load what is declared."""
-    given = {key: value for key, value in settings.items() if value}
+    model: Path | None, file: Path | None, settings: dict[str, str]
+) -> tuple[str, Path | None]:
+    """The body to send, empty to load what is declared, and where its paths start.
+
+    Only the daemon can check it: it knows its devices, and the defaults of its node.yaml.
+    """
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value}
     if model is None and file is None:
         if given:
             raise InvalidArgument(
                 f"--{next(iter(given))} needs a model to go with",
                 hint="give MODEL or --file, or change the function in node.yaml",
             )
-        return ""
-    if model is not None and file is not None:
-        raise InvalidArgument("MODEL and --file exclude each other", hint="give one of them")
-
-    from gslice.core.config import function_from_yaml, function_to_yaml
-
-    if model is not None:
+        return "", None
+    if file is None:
         if "slo" in given:
-            given["slo"] = {"p99": given["slo"]}  # type: ignore[assignment]
-        text, base_dir = json.dumps({"model": str(model), **given}), Path.cwd()
-    elif given:
+            given["slo"] = {"p99": given["slo"]}
+        return json.dumps({"model": str(model), **given}), Path.cwd()
+    if model is not None:
+        raise InvalidArgument("MODEL and --file exclude each other", hint="give one of them")
+    if given:
         raise InvalidArgument(f"--{next(iter(given))} and --file exclude each other")
-    else:
-        assert file is not None
-        text, base_dir = _read(file), file.absolute().parent
-    return function_to_yaml(function_from_yaml(name, text, base_dir))
+    return _read(file), file.absolute().parent
 
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise NotFound(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{file} is not UTF-8 text") from error
+    if not text.strip():
+        raise InvalidArgument(f"{file} is empty", hint="leave it out to load what is declared")
+    return text
 
 
 def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> None:

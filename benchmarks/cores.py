@@ -1,0 +1,40 @@
+"""Who runs on which core. Light: what a child imports would count as its own memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which core is whose.
+
+    Attributes:
+        server: Core of every process of the server.
+        client: Core of the load client.
+    """
+
+    server: int
+    client: int
+
+
+def two_cores() -> Cores:
+    """The first two cores that this process may use; one core twice where there is no second."""
+    mine = sorted(os.sched_getaffinity(0))
+    return Cores(server=mine[0], client=mine[1 if len(mine) > 1 else 0])
+
+
+def pinned(core: int) -> Callable[[], None]:
+    """A `preexec_fn` that keeps a child, and whatever it starts, on one core."""
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def pin_process(pid: int, cores: Collection[int]) -> None:
+    """Moves every thread of a running process."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)

@@ -1,0 +1,82 @@
+"""Divides the devices among the functions that count on them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gslice.control.shares import allocate, shrinks_first
+from gslice.core.errors import GsliceError, ResourceExhausted
+from gslice.supervise.logs import DAEMON_LOG_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gslice.core.types import FunctionSpec
+    from gslice.supervise.function import Function
+    from gslice.supervise.node import Node
+
+
+class Sharing:
+    """Who may have a share, and how much everybody gets.
+
+    Args:
+        node: The node.
+        functions: What runs, by name; read when asked.
+    """
+
+    def __init__(self, node: Node, functions: Mapping[str, Function]) -> None:
+        self._node = node
+        self._functions = functions
+        self._lock = asyncio.Lock()
+
+    def admit(self, function: Function, spec: FunctionSpec) -> None:
+        """Counts a function in, if its device can hold it.
+
+        Raises:
+            ResourceExhausted: fixed shares and minima do not fit.
+            NotFound: there is no such device.
+        """
+        others = [f.spec for f in self._admitted() if f is not function]
+        self._division([*others, spec])
+        function.spec, function.admitted = spec, True
+
+    async def share_out(self) -> None:
+        """Divides the devices among all that are admitted; shrinks go before grows."""
+        async with self._lock:
+            admitted = {f.name: f for f in self._admitted()}
+            try:
+                target = self._division(f.spec for f in admitted.values())
+            except ResourceExhausted as error:
+                # Adopted under other limits; they keep their shares until they are loaded anew.
+                self._node.event(DAEMON_LOG_NAME, f"shares stay as they are: {error}")
+                return
+            current = {name: f.share_granted_percent for name, f in admitted.items()}
+            for name, share_percent in shrinks_first(current, target):
+                function = admitted[name]
+                # It may have failed, or been unloaded, while another took its share.
+                if function.admitted and self._functions.get(name) is function:
+                    await self._grant(function, share_percent)
+        self._node.changes.notify()
+
+    def _admitted(self) -> list[Function]:
+        return [f for f in self._functions.values() if f.admitted]
+
+    def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
+        """The share of each function on its device."""
+        by_device: dict[str, dict[str, FunctionSpec]] = {}
+        for spec in specs:
+            by_device.setdefault(spec.device, {})[spec.name] = spec
+        division: dict[str, float] = {}
+        for device, functions in by_device.items():
+            limit = self._node.device(device).share_limit_percent
+            requests = {name: spec.share for name, spec in functions.items()}
+            division |= allocate(requests, limit, device)
+        return division
+
+    async def _grant(self, function: Function, share_percent: float) -> None:
+        try:
+            await function.grant(share_percent)
+        except GsliceError as error:
+            # A worker that dies over it gets the share when it is started again.
+            self._node.event(function.name, f"its share could not be set: {error}")

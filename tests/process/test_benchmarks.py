@@ -1,0 +1,41 @@
+"""Every benchmark runs, and writes what it found in the common format."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cores import ROOT
+
+# One figure of each that only a run which worked gives, and its bounds: they are no measurements.
+FIGURES = {
+    "overhead": {"rps": (1, 1e6), "p50_us": (1, 1e8), "copies_per_request": (2, 8)},
+    "saturation": {"bare_rps": (0.1, 1e6), "gslice_rps": (0.1, 1e6), "ratio": (0.01, 10)},
+    "footprint": {"accepting_s": (0.01, 60), "help_ms": (1, 60_000), "worker_pss_mb": (10, 1000)},
+}
+ROWS = {"overhead": 6, "saturation": 2, "footprint": 1}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_quick_run_gives_every_figure(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["settings"]["repeats"] == 1
+    assert len(result["rows"]) == ROWS[name]
+    for row in result["rows"]:
+        assert row["name"] in done.stdout
+        for figure, (low, high) in FIGURES[name].items():
+            assert low <= row[figure] <= high, (row["name"], figure)
