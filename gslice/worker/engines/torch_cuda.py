@@ -64,7 +64,7 @@ class CudaMemory:
         """See `Memory.give`. Its memory goes back to the pool of the stream, behind the copy."""
         batch.set_output_ptr(index, result.data_ptr(), tuple(result.shape), tensor.dtype)
 
-    def capture(self, batch: _native.Batch, work: Callable[[], None]) -> CudaGraph:
+    def capture(self, batch: _native.Batch, call: Callable[[_native.Batch], None]) -> CudaGraph:
         """See `Memory.capture`."""
         pool = self._pools.setdefault(batch.lane, torch.cuda.graph_pool_handle())
         stream = self._stream(batch.stream)
@@ -72,7 +72,7 @@ class CudaMemory:
         with torch.cuda.graph(
             graph.graph, pool=pool, stream=stream, capture_error_mode="thread_local"
         ):
-            work()
+            call(batch)
         with torch.cuda.stream(stream):
             graph.finish()
         return graph

@@ -89,7 +89,7 @@ class TorchEngine:
         call = self._call
         assert call is not None
         try:
-            graph = self._memory.capture(batch, lambda: call(batch))
+            graph = self._memory.capture(batch, call)
         except Exception as error:
             _log.warning(
                 "batches of %d rows run without a graph, for they cannot be captured: %s: %s",
