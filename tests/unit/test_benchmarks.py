@@ -11,7 +11,7 @@ from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import closed_loop
 
-RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("*.json"))
 KEYS = {"question", "command", "time", "commit", "machine", "versions", "settings", "rows"}
 OVERHEAD_KEYS = {
     "name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from benchmarks.common import ROOT
 from benchmarks.gpu import ablation, curves, doctor, mix, probe, staging
 from benchmarks.gpu.__main__ import lacking, main, run
 from benchmarks.gpu.mps import Client, Mps
+from benchmarks.gpu.questions import QUESTIONS
 from benchmarks.gpu.report import GpuReport, gpu
 from benchmarks.gpu.runner import run_step
 from benchmarks.gpu.step import Clock, Skipped, needed
@@ -114,6 +116,16 @@ def test_every_step_says_what_it_takes():
 def test_what_is_not_installed_is_named():
     with pytest.raises(Skipped, match="needs the package no_such_package"):
         needed("no_such_package.inner")
+
+
+def test_the_evidence_page_names_what_there_is():
+    page = (ROOT / "docs" / "gpu_evidence.md").read_text()
+    for path in re.findall(r"`((?:tests|benchmarks/results)/[\w./]+\.\w+)`", page):
+        assert (ROOT / path).is_file(), path
+    for step in STEPS:
+        assert f"| `{step.name}` |" in page
+    for question in QUESTIONS:
+        assert f"| `{question}` |" in page
 
 
 # ---- the command -----------------------------------------------------------------------------
