@@ -126,6 +126,13 @@ fmt: $(VENV)/.dev  ## put Python and C++ into shape
 protos: $(VENV)/.dev  ## compile protos/*.proto into gslice/protos
 	$(BIN)/python protos/build.py
 
+# torch is hundreds of megabytes, so [dev] does without; its tests are skipped where it is missing.
+.PHONY: test-torch
+test-torch: $(VENV)/.dev $(VENV)/.built  ## install torch, and run the tests that need it
+	$(PIP) install -q 'torch>=2.5'
+	$(BIN)/python -m pytest tests/unit/test_engine_torch.py tests/unit/test_engines_gpu.py \
+	  tests/process/test_torch.py
+
 .PHONY: soak
 soak: $(VENV)/.dev $(VENV)/.built  ## long drills
 	$(BIN)/python -m pytest -m soak --timeout 3600
