@@ -159,8 +159,8 @@ class CudaGraph:
 
     def __init__(self, executable: int, keep: object) -> None: ...
 
-def device_view(pointer: int, shape: Sequence[int], dtype: str, ordinal: int) -> Any:
-    """A contiguous tensor in a CUDA device's memory, to take over by its `__dlpack__()`.
+def dlpack_capsule(pointer: int, shape: Sequence[int], dtype: str, ordinal: int) -> Any:
+    """A contiguous tensor in a CUDA device's memory, as DLPack hands it over.
 
     It keeps nothing alive and waits for nothing: both are the caller's to see to.
 

@@ -163,11 +163,15 @@ def curve(models: list[str], buckets: list[int]) -> None:
     stream = torch.cuda.Stream()
     for name in models:
         model = MODELS[name]
-        module = model.make().cuda()
+        module = model.make()
         for bucket in buckets:
             if time.monotonic() >= end:
                 break
-            graph = capture(partial(module, model.ones(bucket)), stream)
+            try:
+                graph = capture(partial(module, model.ones(bucket)), stream)
+            except RuntimeError as error:  # one that cannot be captured, or does not fit
+                tell(model=name, bucket=bucket, lacking=str(error).splitlines()[0])
+                break
             latency_us = median_us(gpu, graph.executable, stream.cuda_stream, events)
             tell(model=name, bucket=bucket, latency_us=latency_us)
     tell(done=True)

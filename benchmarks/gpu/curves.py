@@ -87,7 +87,7 @@ def knee_percent(rows: list[dict[str, Any]], model: str) -> int:
     latency: dict[int, float] = {
         row["percent"]: row["latency_us"]
         for row in rows
-        if row["model"] == model and row["bucket"] == KNEE_BUCKET
+        if row["model"] == model and row["bucket"] == KNEE_BUCKET and "latency_us" in row
     }
     if 100 not in latency:
         return 0

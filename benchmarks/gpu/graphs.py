@@ -44,7 +44,9 @@ def capture(run: Callable[[], object], stream: Any) -> Graph:
             run()
     stream.synchronize()
     graph = torch.cuda.CUDAGraph(keep_graph=True)
-    with torch.inference_mode(), torch.cuda.graph(graph, stream=stream):
+    # Of this thread alone: the pump's threads use CUDA as well.
+    captured = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+    with torch.inference_mode(), captured:
         run()
     graph.instantiate()
     if hasattr(graph, "raw_cuda_graph_exec"):

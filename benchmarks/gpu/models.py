@@ -20,6 +20,8 @@ from gslice.core.types import ELEMENT_BYTES
 IMAGE = (3, 224, 224)
 TOKENS = 128
 VOCABULARY = 30_522
+# Untrained, its residual branches would add up beyond what FP16 holds.
+_OPTIONS = {"resnet50": {"zero_init_residual": True}}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Model:
         return math.prod(self.row) * ELEMENT_BYTES[self.dtype]
 
     def make(self) -> Any:
-        """The module, with its signature as gslice's torch engine reads it."""
-        module = _bert() if self.name == "bert_base" else _vision(self.name)
+        """The module, with its signature as gslice's torch engine reads it; on the GPU if any."""
+        torch = needed("torch")
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            module = _bert() if self.name == "bert_base" else _vision(self.name)
         module.inputs = [("x", self.dtype, [-1, *self.row])]
         module.outputs = [("y", "FP32", [-1, self.outputs])]
         return module.eval()
@@ -96,9 +100,7 @@ def _bert() -> Any:
             self.bert = transformers.BertModel(config).half()
 
         def forward(self, x: Any) -> Any:
-            # Otherwise the mask is made on the host, which no graph can capture.
-            mask = torch.ones_like(x)
-            return self.bert(x.long(), attention_mask=mask).pooler_output.float()
+            return self.bert(x.long()).pooler_output.float()
 
     return Pooled()
 
@@ -109,7 +111,7 @@ def _vision(name: str) -> Any:
     class Half(torch.nn.Module):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
             super().__init__()
-            model = torchvision.models.get_model(name, weights=None)
+            model = torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
             self.model = model.half().to(memory_format=torch.channels_last)
 
         def forward(self, x: Any) -> Any:

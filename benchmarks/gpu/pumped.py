@@ -7,7 +7,7 @@ moment the front-end sees every request DONE.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,6 +55,10 @@ class Place:
     stream: int
 
 
+Capture = Callable[[Place], Captured]
+"""Makes the graph of a batch."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """How long one batch took.
@@ -86,7 +90,7 @@ class Pumped:
         dtype: str,
         outputs: int,
         buckets: Sequence[int],
-        capture: Callable[[Place], Captured],
+        capture: Capture,
         *,
         staging_max_bytes: int = STAGING_MAX_BYTES,
     ) -> None:
@@ -99,7 +103,7 @@ class Pumped:
         )
         shape = native_signature(self.signature)
         self.device = _native.CudaDevice(0, 1, staging_max_bytes)
-        self._graphs: dict[int, _native.CudaGraph] = {}
+        graphs: dict[int, _native.CudaGraph] = {}
         for bucket in sorted(buckets, reverse=True):  # the largest first: the buffer never moves
             inputs = np.zeros((bucket, *row), _DTYPES[dtype])
             batch = _native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], self.device)
@@ -108,13 +112,14 @@ class Pumped:
             )
             graph = capture(place)
             batch.finish()
-            self._graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
+            graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
         payload = -(-(self._row.nbytes + 4 * outputs + 512) // 4096) * 4096
         self.segment = _native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)
         self.segment.activate_frontend(0)
         self._index = self.segment.add_instance()
         self._instance = _native.Instance(
-            *(self.segment, self._index, shape, 1, self._prepared, self.device)
+            # Not a method of this object: the instance holds it, and would never be collected.
+            *(self.segment, self._index, shape, 1, lambda _, bucket: graphs[bucket], self.device)
         )
         self._frontend = _native.Frontend(0)
         self._frontend.add_function(_NAME, "1", self.segment, shape, 0)
@@ -152,9 +157,8 @@ class Pumped:
         """What the last batch gave, a row for each request."""
         return np.stack([np.frombuffer(raw_outputs(a)[0], np.float32) for a in self.answers])
 
-    def counters(self) -> dict[str, int]:
-        """The pump's and the device's."""
-        return self._instance.counters()
-
-    def _prepared(self, _lane: int, bucket: int) -> _native.CudaGraph:
-        return self._graphs[bucket]
+    def counters(self, since: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The pump's and the device's; with an earlier reading: what was added."""
+        return {
+            name: n - (since or {}).get(name, 0) for name, n in self._instance.counters().items()
+        }

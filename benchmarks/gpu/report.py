@@ -100,22 +100,29 @@ def gpu() -> dict[str, Any]:
     try:
         inventory = read_inventory()
         found = inventory.gpu(0)
-        nvml = Nvml()
     except GsliceError as error:
         return {"absent": str(error)}
-    try:
-        facts, now = nvml.facts(found.uuid), nvml.reading(found.uuid)
-    finally:
-        nvml.close()
     return {
         "name": found.name,
         "count": len(inventory.gpus),
         "sms": found.sms,
         "compute_capability": found.compute_capability,
+        "memory_bytes": found.memory_bytes,
         "cuda": version_text(inventory.driver_version),
-        **{key: value for key, value in asdict(facts).items() if key not in _PRIVATE},
-        "at_begin": asdict(now),
+        **_nvml(found.uuid),
     }
+
+
+def _nvml(uuid: str) -> dict[str, Any]:
+    try:
+        nvml = Nvml()
+    except GsliceError as error:
+        return {"nvml": str(error)}
+    try:
+        facts, now = asdict(nvml.facts(uuid)), asdict(nvml.reading(uuid))
+    finally:
+        nvml.close()
+    return {key: value for key, value in facts.items() if key not in _PRIVATE} | {"now": now}
 
 
 def _versions() -> dict[str, str]:

@@ -70,10 +70,11 @@ def check_extension() -> Check:
 
 def check_engines() -> Check:
     """What can run models, by its version, without importing it."""
-    version = _module("onnxruntime")
-    detail = ", ".join([*([f"onnxruntime {version}"] if version else []), "python", "identity"])
-    if not version:
-        return Check("engines", "warn", detail, "for ONNX models: pip install 'gslice[cpu]'")
+    found = [f"{name} {version}" for name in ("onnxruntime", "torch") if (version := _module(name))]
+    detail = ", ".join([*found, "python", "identity"])
+    if not found:
+        hint = "pip install 'gslice[cpu]' for ONNX models, 'gslice[torch]' for PyTorch's"
+        return Check("engines", "warn", detail, hint)
     return Check("engines", "ok", detail)
 
 

@@ -82,7 +82,7 @@ class FunctionSpec:
         model: Absolute path of the model file; empty where code makes the model.
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
             `python_path` put on sys.path.
-        args: Keyword arguments of the user's `setup` or factory; for `identity`: inputs and outputs.
+        args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors.
         device: Device name, such as `cpu`.
         share: Requested share.
         instances: Loaded copies.

@@ -96,7 +96,7 @@ void bind_cuda(nb::module_& module) {
       .def_prop_ro("memory_bytes", [](const CudaDevice& self) { return self.info().memory_bytes; })
       .def("memory_free_bytes",
            [](CudaDevice& self) {
-             return take_or_raise(opened(self).context().memory_free_bytes());
+             return take_or_raise(opened(self).context_of()->memory_free_bytes());
            })
       .def("lane_stream", &lane_stream, nb::arg("lane"))
       .def("order", &order_streams, nb::arg("before"), nb::arg("after"))

@@ -31,7 +31,7 @@ class CudaDevice final : public DeviceTable {
   const DeviceInfo& info() const { return info_; }
   std::uint32_t lane_count() const { return lane_count_; }
   const std::shared_ptr<CudaLane>& lane(std::uint32_t index) { return lanes_[index]; }
-  Context& context() { return *context_; }
+  const std::shared_ptr<Context>& context_of() const { return context_; }  // null once closed
   const Counters& counters() const { return *counters_; }
 
   bool binds_slots() const override { return false; }

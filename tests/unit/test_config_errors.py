@@ -89,18 +89,28 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\nfunctions: {f: {share: auto}}\n",
-            "node.yaml:2: functions.f: says nothing to serve; add one of model, python, identity",
+            "node.yaml:2: functions.f: says nothing to serve; add one of model, torch, python,"
+            " identity",
         ),
         (
             "version: 1\nfunctions: {f: {model: }}\n",
-            "node.yaml:2: functions.f: says nothing to serve; add one of model, python, identity",
+            "node.yaml:2: functions.f: says nothing to serve; add one of model, torch, python,"
+            " identity",
         ),
         (
             "version: 1\nfunctions: {f: {python: tagger}}\n",
             "node.yaml:2: functions.f: python: 'tagger' must be module:Class, as in tagger:Tagger",
         ),
         (
-            "version: 1\nfunctions: {f: {model: m, environment: {A: true}}}\n",
+            "version: 1\nfunctions: {f: {torch: tagger}}\n",
+            "node.yaml:2: functions.f: torch: 'tagger' must be module:factory, as in tagger:make",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.onnx, precision: fp16}}\n",
+            "node.yaml:2: functions.f: precision goes with torch, and with .pt2 models, only",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.onnx, environment: {A: true}}}\n",
             "node.yaml:2: functions.f.environment: A must be text; put it in quotes, as in A: '1'",
         ),
         (

@@ -128,6 +128,8 @@ class Builder:
             side_effects=function.side_effects,
             threads=function.threads,
             lanes=function.lanes,
+            precision=function.precision,
+            channels_last=function.channels_last,
             environment=dict(function.environment),
         )
 
@@ -220,16 +222,18 @@ class Builder:
         return cores
 
     def _engine(self, function: model.Function) -> tuple[str, str, str]:
-        """(engine, module:Class, directory of the module)."""
+        """(engine, module:Class or module:factory, directory of the module)."""
         if function.identity is not None:
             return "identity", "", ""
-        if function.python is None:
-            return "onnxruntime", "", ""
-        module, _, class_name = function.python.rpartition(":")
+        if function.model is not None:
+            return "torch" if model.is_exported(function.model) else "onnxruntime", "", ""
+        engine = "python" if function.python is not None else "torch"
+        code = function.python or function.torch or ""
+        module, _, name = code.rpartition(":")
         if not module.endswith(".py"):
-            return "python", function.python, self._resolve(function.python_path or ".")
+            return engine, code, self._resolve(function.python_path or ".")
         source = Path(self._resolve(module))
-        return "python", f"{source.stem}:{class_name}", str(source.parent)
+        return engine, f"{source.stem}:{name}", str(source.parent)
 
     def _placed(
         self, name: str, device: str, engine: str, devices: Mapping[str, DeviceConfig]

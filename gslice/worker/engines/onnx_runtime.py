@@ -20,12 +20,12 @@ from gslice.core.errors import LoadFailed
 from gslice.worker.engines.files import check_model_file
 from gslice.worker.engines.onnx_signature import Node, signature
 from gslice.worker.engines.text import decode_elements, encode_elements
+from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
     from gslice._native import Batch
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
-    from gslice.device.cpu import CpuDevice
-    from gslice.worker.engines.base import Call
+    from gslice.worker.engines.base import Call, Device
     from gslice.worker.shapes import Shape
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -58,8 +58,13 @@ class OnnxRuntimeEngine:
         self._session: ort.InferenceSession | None = None
         self._signature: Signature | None = None
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device) -> Signature:
         """See `Engine.load`."""
+        if isinstance(device, GpuDevice):
+            raise LoadFailed(
+                f"function {spec.name}: engine onnxruntime runs on the CPU only in this release",
+                hint="put it on `device: cpu`, or export the model for the torch engine",
+            )
         check_model_file(spec)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings are about how it optimises

@@ -19,24 +19,36 @@ along it, up to `batch_max` rows; otherwise each request runs by itself. BYTES t
 arrays of `bytes` (outputs: `bytes` or `str`), BF16 ones arrays of 16-bit patterns. Input arrays are
 read-only views that are valid only during the call: copy what you keep. What `infer` raises fails
 the requests of that batch with INTERNAL and the message. One call runs at a time.
+
+On a GPU the input arrays lie in its memory, and are objects that `torch.from_dlpack`,
+`cupy.asarray`, `numba.cuda.as_cuda_array` and others take without a copy (`__dlpack__`,
+`__cuda_array_interface__`; also `pointer`, `shape`, `dtype`). Outputs may be arrays of any such
+library, contiguous, or NumPy arrays. Work belongs on the CUstream `self.stream`, set before each
+call; torch and CuPy have it as their current stream already. Nothing needs to wait for the work to
+end, and what is returned may be forgotten. There are no BYTES tensors on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gslice.core.errors import LoadFailed
 from gslice.worker.engines.declared import declared_signature, find_object
+from gslice.worker.engines.python_gpu import GpuTensors, refuse_text
 from gslice.worker.engines.text import decode_elements, encode_elements
+from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
     from gslice._native import Batch
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
-    from gslice.device.cpu import CpuDevice
-    from gslice.worker.engines.base import Call
+    from gslice.worker.engines.base import Call, Device
+
+    _Take = Callable[[Batch, int, TensorSpec], Any]
+    _Give = Callable[[Batch, int, TensorSpec, Any], None]
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +63,10 @@ class PythonEngine:
     def __init__(self) -> None:
         self._object: Any = None
         self._signature: Signature | None = None
+        self._gpu: GpuTensors | None = None
         self._logged: set[str] = set()
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device) -> Signature:
         """See `Engine.load`."""
         cls = find_object(spec, "class")
         if not isinstance(cls, type):
@@ -72,6 +85,9 @@ class PythonEngine:
         if not callable(getattr(self._object, "infer", None)):
             raise LoadFailed(f"function {spec.name}: {spec.python} has no method infer")
         self._signature = declared_signature(spec, self._object)
+        if isinstance(device, GpuDevice):
+            refuse_text(spec, self._signature)
+            self._gpu = GpuTensors(device.cuda, self._object)
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Call:
@@ -83,9 +99,16 @@ class PythonEngine:
         self._object = None
 
     def _run(self, batch: Batch) -> None:
+        if self._gpu is None:
+            self._infer(batch, _input, _set_output)
+            return
+        with self._gpu.turn(batch):
+            self._infer(batch, self._gpu.input, self._gpu.set_output)
+
+    def _infer(self, batch: Batch, take: _Take, give: _Give) -> None:
         assert self._signature is not None
         inputs = {
-            tensor.name: _input(batch, index, tensor)
+            tensor.name: take(batch, index, tensor)
             for index, tensor in enumerate(self._signature.inputs)
         }
         try:
@@ -102,7 +125,7 @@ class PythonEngine:
         for index, tensor in enumerate(self._signature.outputs):
             if tensor.name not in results:
                 raise ValueError(f"infer returned no output {tensor.name!r}")
-            _set_output(batch, index, tensor, results[tensor.name])
+            give(batch, index, tensor, results[tensor.name])
 
     def _log_once(self, error: Exception) -> None:
         """The traceback goes to the log the first time; the message to each caller."""

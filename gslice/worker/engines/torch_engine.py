@@ -25,53 +25,118 @@ replays them without Python where torch gives the handle.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from gslice._native import CudaGraph
 from gslice.core.errors import FailedPrecondition
-from gslice.worker.engines.torch_memory import HostMemory, Memory
+from gslice.worker.engines.torch_memory import Graph, HostMemory, Memory
 from gslice.worker.engines.torch_model import TorchModel, load_model
-from gslice.worker.engines.torch_types import TORCH_TYPES
+from gslice.worker.engines.torch_types import TORCH_TYPES, buckets
+from gslice.worker.gpu import GpuDevice
+from gslice.worker.shapes import is_known
 
 if TYPE_CHECKING:
-    from gslice._native import Batch
+    from gslice._native import Batch, CudaDevice, WarmBatch
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
-    from gslice.device.cpu import CpuDevice
-    from gslice.worker.engines.base import Call
+    from gslice.worker.engines.base import Call, Device
 
 _log = logging.getLogger(__name__)
 
 
 class TorchEngine:
-    """See the module."""
+    """See the module.
+
+    Args:
+        gpu_memory: Makes the memory of a GPU; for tests. Default: torch's own.
+    """
 
     native = False
     trusts_zeros = True
 
-    def __init__(self) -> None:
+    def __init__(self, gpu_memory: Callable[[CudaDevice], Memory] | None = None) -> None:
         self.threads = 0
+        self._gpu_memory = gpu_memory
         self._memory: Memory = HostMemory()
-        self._model: TorchModel | None = None
+        self._outputs = 0
         self._call: _ModelCall | None = None
+        self._graphs: dict[tuple[int, int], Call | CudaGraph] = {}  # by lane and bucket
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device) -> Signature:
         """See `Engine.load`."""
         self.threads = spec.threads or device.threads
         torch.set_num_threads(self.threads)
+        if isinstance(device, GpuDevice):
+            self._memory = (self._gpu_memory or _torch_gpu_memory)(device.cuda)
         model = load_model(spec, self._memory.device)
+        if isinstance(device, GpuDevice):
+            model = replace(model, signature=_with_buckets(model.signature))
         self._call = _ModelCall(model, self._memory)
+        self._outputs = len(model.signature.outputs)
         return model.signature
 
-    def prepare(self, lane: int, bucket: int) -> Call:
+    def prepare(self, lane: int, bucket: int) -> Call | CudaGraph:
         """See `Engine.prepare`."""
         if self._call is None:
             raise FailedPrecondition("the engine is not loaded")
-        return self._call
+        return self._graphs.get((lane, bucket), self._call)
+
+    def capture(self, batch: WarmBatch) -> None:
+        """See `Captures.capture`."""
+        call = self._call
+        assert call is not None
+        try:
+            graph = self._memory.capture(batch, call)
+        except Exception as error:
+            _log.warning(
+                "batches of %d rows run without a graph, for they cannot be captured: %s: %s",
+                batch.bucket,
+                type(error).__name__,
+                str(error).partition("\n")[0],
+            )
+            return
+        self._graphs[batch.lane, batch.bucket] = (
+            CudaGraph(graph.executable, graph)
+            if graph.executable
+            else _Replay(graph, self._memory, self._outputs)
+        )
 
     def close(self) -> None:
         """See `Engine.close`."""
+        self._graphs.clear()
         self._call = None
+
+
+def _torch_gpu_memory(cuda: CudaDevice) -> Memory:
+    from gslice.worker.engines.torch_cuda import CudaMemory
+
+    return CudaMemory(cuda)
+
+
+def _with_buckets(signature: Signature) -> Signature:
+    """A graph is of one shape, so the batch sizes worth a graph are told; others are padded."""
+    tensors = (*signature.inputs, *signature.outputs)
+    if not signature.rows_max or signature.buckets or not is_known(tensors, True):
+        return signature
+    return replace(signature, buckets=buckets(signature.rows_max))
+
+
+class _Replay:
+    """A graph whose handle torch keeps: one call into Python a batch."""
+
+    def __init__(self, graph: Graph, memory: Memory, outputs: int) -> None:
+        self._graph = graph
+        self._memory = memory
+        self._outputs = outputs
+
+    def __call__(self, batch: Batch) -> None:
+        for index in range(self._outputs):
+            batch.output_ptr(index)  # asking says that it will be written
+        with self._memory.running(batch):
+            self._graph.replay()
 
 
 class _ModelCall:

@@ -50,8 +50,8 @@ class Memory(Protocol):
     def give(self, batch: Batch, index: int, tensor: TensorSpec, result: torch.Tensor) -> None:
         """Hands over an output whose shape only the run shows: contiguous, of the right type."""
 
-    def capture(self, batch: Batch, work: Callable[[], None]) -> Graph:
-        """Records what `work` enqueues for a batch, instead of running it."""
+    def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
+        """Records what `call` enqueues for a batch, instead of running it."""
 
 
 class HostMemory:
@@ -76,6 +76,6 @@ class HostMemory:
         plain = result.view(torch.uint16) if tensor.dtype == "BF16" else result  # NumPy has none
         batch.set_output(index, plain.numpy())
 
-    def capture(self, batch: Batch, work: Callable[[], None]) -> Graph:
+    def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
         """Never called: graphs are CUDA's."""
         raise NotImplementedError("the CPU has no graphs")

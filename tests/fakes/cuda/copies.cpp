@@ -92,7 +92,7 @@ CUresult copy_now(const char* function, std::uint64_t to, std::uint64_t from, st
   count_copy(stream, copy);
   if (const CUresult failed = enqueue(lock, stream, operation_of({copy}))) return failed;
   wait_idle(lock, stream);
-  return static_cast<CUresult>(core.lost.load());
+  return core.lost();
 }
 
 CUresult copy_batch(const char* function, const CUdeviceptr* to, const CUdeviceptr* from,

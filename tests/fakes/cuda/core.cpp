@@ -3,13 +3,51 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <sstream>
 
 namespace fake {
 namespace {
 
 thread_local std::vector<CUcontext> current_stack;
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> words;
+  std::istringstream in(text);
+  for (std::string word; std::getline(in, word, ',');) words.push_back(word);
+  return words;
+}
+
+std::string every_gpu() {
+  std::string uuids;
+  for (const Gpu& gpu : Machine::get().gpus()) uuids += gpu.uuid + ",";
+  return uuids;
+}
+
+// Of those that there are, what CUDA_VISIBLE_DEVICES leaves: by ordinal or by the beginning of a
+// UUID, and none after the first that is unknown.
+std::vector<const Gpu*> visible_gpus(const std::string& uuids) {
+  std::vector<const Gpu*> there;
+  for (const std::string& uuid : split(uuids))
+    for (const Gpu& gpu : Machine::get().gpus())
+      if (gpu.uuid == uuid) there.push_back(&gpu);
+  const char* chosen = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (chosen == nullptr) return there;
+  std::vector<const Gpu*> visible;
+  for (const std::string& word : split(chosen)) {
+    const bool ordinal = !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
+    const auto found = std::ranges::find_if(there, [&](const Gpu*& gpu) {
+      return ordinal ? word == std::to_string(&gpu - there.data())
+                     : !word.empty() && gpu->uuid.starts_with(word);
+    });
+    if (found == there.end()) break;
+    visible.push_back(*found);
+  }
+  return visible;
+}
 
 }  // namespace
 
@@ -24,20 +62,39 @@ Core& Core::get() {
   return *core;
 }
 
-Core::Core() {
-  counters = Table::create(Machine::get().process_path(getpid()));
-  const std::size_t gpus = Machine::get().gpus().size();
-  for (std::size_t device = 0; device < gpus; ++device)
-    contexts.emplace_back().device = static_cast<int>(device);
+Core::Core()
+    : counters(Table::create(Machine::get().process_path(getpid()))),
+      mps_error_(&counters->at("mps.error")) {
+  count("live.operations", 0);
 }
 
-const Gpu& Core::gpu(int device) const {
-  return Machine::get().gpus()[static_cast<std::size_t>(device)];
+CUresult Core::initialise() {
+  const Lock lock(mutex);
+  if (initialised) return CUDA_SUCCESS;
+  if (const CUresult refused = mps.attach()) return refused;
+  gpus = visible_gpus(mps.attached() ? mps.gpus() : every_gpu());
+  if (gpus.empty()) return CUDA_ERROR_NO_DEVICE;
+  for (int device = 0; device < device_count(); ++device) {
+    contexts.emplace_back().device = device;
+    count("sms." + gpu(device).uuid, effective_sms(device));
+  }
+  count("mps.server", mps.server_pid());
+  initialised = true;
+  return CUDA_SUCCESS;
 }
 
-int Core::device_count() const { return static_cast<int>(Machine::get().gpus().size()); }
+int Core::effective_sms(int device) const { return mps.sms(gpu(device).sms, gpu(device).sms_step); }
 
-int Core::effective_sms(int device) const { return gpu(device).sms; }
+CUresult Core::lost() const {
+  if (const int lost = lost_; lost != CUDA_SUCCESS) return static_cast<CUresult>(lost);
+  return static_cast<CUresult>(mps_error_->load());
+}
+
+void Core::lose(CUresult result, int device) {
+  int none = CUDA_SUCCESS;
+  if (!lost_.compare_exchange_strong(none, result)) return;
+  if (mps.attached()) mps.report_fault(result, gpu(device).uuid);
+}
 
 void Core::count(std::string_view name, std::int64_t by) {
   counters->at(name).fetch_add(static_cast<std::uint64_t>(by), std::memory_order_relaxed);
@@ -55,9 +112,10 @@ CUresult Core::violation(const std::string& what) {
 CUresult enter(const char* function, Needs needs) {
   Core& core = Core::get();
   core.count(function);
+  if (const CUresult planned = core.plan.meet_call(function)) return planned;
   if (needs == Needs::kNothing) return CUDA_SUCCESS;
   if (!core.initialised) return CUDA_ERROR_NOT_INITIALIZED;
-  if (const int lost = core.lost; lost != CUDA_SUCCESS) return static_cast<CUresult>(lost);
+  if (const CUresult lost = core.lost()) return lost;
   if (needs == Needs::kInit) return CUDA_SUCCESS;
   if (current_context() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   return current_context()->retained > 0 ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
@@ -140,7 +198,7 @@ CUresult cuCtxSynchronize_v2(CUcontext context) {
   Lock lock(core.mutex);
   if (const CUresult refused = refused_by_capture("cuCtxSynchronize")) return refused;
   wait_all_idle(lock, context);
-  return static_cast<CUresult>(core.lost.load());
+  return core.lost();
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {

@@ -17,6 +17,8 @@
 
 #include "../machine/machine.hpp"
 #include "api.hpp"
+#include "mps.hpp"
+#include "plan.hpp"
 
 namespace fake {
 
@@ -104,9 +106,11 @@ struct Core {
   std::mutex mutex;
   std::condition_variable changed;
   std::atomic<bool> initialised = false;
-  std::atomic<int> lost = CUDA_SUCCESS;  // the error that every later call returns
   Table* counters = nullptr;
 
+  Plan plan;
+  MpsClient mps;
+  std::vector<const Gpu*> gpus;   // visible to this process, by ordinal
   std::deque<CUctx_st> contexts;  // the primary ones, by device
   std::set<CUstream> streams;
   std::set<CUstream> retired;  // destroyed, and not yet at their end
@@ -117,9 +121,16 @@ struct Core {
   std::map<CUdeviceptr, DeviceRange> device_ranges;
   std::map<std::uintptr_t, std::shared_ptr<HostRange>> host_ranges;
 
-  const Gpu& gpu(int device) const;  // ordinals as this process sees them
-  int device_count() const;
+  // What cuInit does, once: attaches to MPS, finds the devices that this process may see.
+  CUresult initialise();
+  const Gpu& gpu(int device) const { return *gpus[static_cast<std::size_t>(device)]; }
+  int device_count() const { return static_cast<int>(gpus.size()); }
   int effective_sms(int device) const;  // of those that this process may use
+  // CUDA_SUCCESS, or what every later call returns: an operation failed here, the MPS server says
+  // that this client is terminated, or that another client's operation failed.
+  CUresult lost() const;
+  // By an operation on `device`; under MPS every other client of the server learns of it.
+  void lose(CUresult result, int device);
 
   void count(std::string_view name, std::int64_t by = 1);
   // The test did what a GPU would not forgive: counted, told, and refused.
@@ -127,6 +138,9 @@ struct Core {
 
  private:
   Core();
+
+  std::atomic<int> lost_ = CUDA_SUCCESS;
+  std::atomic<std::uint64_t>* mps_error_ = nullptr;
 };
 
 using Lock = std::unique_lock<std::mutex>;

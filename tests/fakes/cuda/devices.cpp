@@ -30,10 +30,7 @@ CUuuid parse_uuid(const std::string& text) {
 CUresult cuInit(unsigned flags) {
   if (const CUresult failed = enter("cuInit", Needs::kNothing)) return failed;
   if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
-  Core& core = Core::get();
-  if (core.device_count() == 0) return CUDA_ERROR_NO_DEVICE;
-  core.initialised = true;
-  return CUDA_SUCCESS;
+  return Core::get().initialise();
 }
 
 CUresult cuDriverGetVersion(int* version) {
@@ -124,6 +121,9 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
       break;
     case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT:
       *value = 3;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MPS_ENABLED:
+      *value = Core::get().mps.attached();
       break;
     case CU_DEVICE_ATTRIBUTE_GPU_OVERLAP:
     case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:

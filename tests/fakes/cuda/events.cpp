@@ -51,7 +51,7 @@ CUresult cuEventQuery(CUevent event) {
   if (const CUresult refused = refused_by_capture("cuEventQuery")) return refused;
   const bool done = event->recorded == nullptr || event->recorded->done;
   // Lost in the moment between: a marker that was skipped must not pass for one that was reached.
-  if (core.lost != CUDA_SUCCESS) return static_cast<CUresult>(core.lost.load());
+  if (const CUresult lost = core.lost()) return lost;
   return done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
@@ -65,7 +65,7 @@ CUresult cuEventSynchronize(CUevent event) {
   if (const CUresult refused = refused_by_capture("cuEventSynchronize")) return refused;
   if (const auto recorded = event->recorded)
     core.changed.wait(lock, [&] { return recorded->done; });
-  return static_cast<CUresult>(core.lost.load());
+  return core.lost();
 }
 
 CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {

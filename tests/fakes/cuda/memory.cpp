@@ -39,6 +39,16 @@ void unmap_guarded(void* mapped, std::size_t bytes) {
 
 std::string memory_counter(int device) { return "memory." + Core::get().gpu(device).uuid; }
 
+std::uint64_t memory_mine_bytes(int device) {
+  return Core::get().counters->at(memory_counter(device));
+}
+
+std::uint64_t memory_used_bytes(int device) {
+  const Machine& machine = Machine::get();
+  return machine.directory().empty() ? memory_mine_bytes(device)
+                                     : machine.memory_used_bytes(Core::get().gpu(device));
+}
+
 void release(const DeviceRange& range) {
   Core& core = Core::get();
   unmap_guarded(pointer(range.start), range.mapped_bytes);
@@ -148,10 +158,9 @@ using namespace fake;
 
 CUresult cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
   if (const CUresult failed = enter("cuMemGetInfo_v2")) return failed;
-  const Gpu& gpu = Core::get().gpu(current_context()->device);
-  *total = gpu.memory_bytes;
-  const std::uint64_t used = Machine::get().memory_used_bytes(gpu);
-  *free = used < gpu.memory_bytes ? gpu.memory_bytes - used : 0;
+  const int device = current_context()->device;
+  *total = Core::get().gpu(device).memory_bytes;
+  *free = *total - std::min<std::size_t>(*total, memory_used_bytes(device));
   return CUDA_SUCCESS;
 }
 
@@ -165,7 +174,8 @@ CUresult cuMemAlloc_v2(CUdeviceptr* address, std::size_t bytes) {
   const int device = current_context()->device;
   const Gpu& gpu = core.gpu(device);
   DeviceRange range{.bytes = bytes, .mapped_bytes = whole_pages(bytes), .device = device};
-  if (Machine::get().memory_used_bytes(gpu) + range.mapped_bytes > gpu.memory_bytes)
+  if (memory_used_bytes(device) + range.mapped_bytes > gpu.memory_bytes ||
+      memory_mine_bytes(device) + range.mapped_bytes > core.mps.memory_limit_bytes(gpu.uuid))
     return CUDA_ERROR_OUT_OF_MEMORY;
   range.memory_fd = memfd_create("fake-device-memory", MFD_CLOEXEC);
   if (range.memory_fd < 0) return CUDA_ERROR_OPERATING_SYSTEM;

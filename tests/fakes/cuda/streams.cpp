@@ -13,7 +13,7 @@ void serve(CUstream stream) {
   const auto runnable = [stream] {
     if (stream->queue.empty()) return stream->stopping;
     const auto& after = stream->queue.front().after;
-    return after == nullptr || after->done || Core::get().lost != CUDA_SUCCESS;
+    return after == nullptr || after->done || Core::get().lost() != CUDA_SUCCESS;
   };
   while (true) {
     core.changed.wait(lock, runnable);
@@ -26,11 +26,11 @@ void serve(CUstream stream) {
     const Operation operation = std::move(stream->queue.front());
     stream->queue.pop_front();
     stream->running = true;
-    if (operation.run && core.lost == CUDA_SUCCESS) {
+    if (operation.run && core.lost() == CUDA_SUCCESS) {
       lock.unlock();
-      const CUresult result = operation.run();
+      const CUresult result = core.plan.meet_operation(operation.kind, operation.run);
       lock.lock();
-      if (result != CUDA_SUCCESS) core.lost = result;
+      if (result != CUDA_SUCCESS) core.lose(result, stream->context->device);
     }
     stream->running = false;
     if (operation.signals) *operation.signals = {true, now_ns()};
@@ -194,7 +194,7 @@ CUresult cuStreamSynchronize(CUstream handle) {
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult refused = refused_by_capture("cuStreamSynchronize")) return refused;
   wait_idle(lock, stream);
-  return static_cast<CUresult>(core.lost.load());
+  return core.lost();
 }
 
 CUresult cuStreamWaitEvent(CUstream handle, CUevent event, unsigned flags) {

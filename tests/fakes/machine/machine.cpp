@@ -36,6 +36,7 @@ Machine::Machine() {
     return;
   }
   directory_ = directory;
+  std::filesystem::create_directories(directory_ / "processes");
   if (const auto records = read_records(directory_ / "settings"); !records.empty())
     settings_ = records.front();
   for (const Fields& fields : read_records(directory_ / "gpus"))
@@ -49,6 +50,7 @@ std::filesystem::path Machine::process_path(int pid) const {
 
 std::vector<int> Machine::processes() const {
   std::vector<int> pids;
+  if (directory_.empty()) return pids;
   std::error_code gone;
   for (const auto& entry : std::filesystem::directory_iterator(directory_ / "processes", gone))
     if (Table::owner_alive(entry.path())) pids.push_back(std::stoi(entry.path().filename()));

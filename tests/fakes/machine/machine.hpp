@@ -32,7 +32,9 @@ struct Gpu {
 
 class Machine {
  public:
-  // The one of this process. Never destroyed: threads of streams may outlive main().
+  // As the files are now.
+  Machine();
+  // As they were when this process first asked. Never destroyed: threads may outlive main().
   static const Machine& get();
 
   const std::filesystem::path& directory() const { return directory_; }  // empty: none
@@ -40,15 +42,13 @@ class Machine {
   int driver_version() const { return static_cast<int>(settings_.number("driver_version", 13000)); }
   const Fields& settings() const { return settings_; }
 
-  // Bytes that living processes hold of a GPU.
+  // Bytes that living processes hold of a GPU; nothing of them is known without a directory.
   std::uint64_t memory_used_bytes(const Gpu& gpu) const;
   // Processes that live and called cuInit.
   std::vector<int> processes() const;
   std::filesystem::path process_path(int pid) const;
 
  private:
-  Machine();
-
   std::filesystem::path directory_;
   Fields settings_;
   std::vector<Gpu> gpus_;

@@ -38,8 +38,8 @@ nb::dlpack::dtype_code kind_of(DType dtype) {
   }
 }
 
-nb::object device_view(std::uintptr_t pointer, const std::vector<std::size_t>& shape,
-                       const std::string& name, int ordinal) {
+nb::object dlpack_capsule(std::uintptr_t pointer, const std::vector<std::size_t>& shape,
+                          const std::string& name, int ordinal) {
   const DType dtype = dtype_from_name(name);
   if (dtype == DType::kInvalid || dtype == DType::kBytes)
     raise(Status::Error(Code::kInvalidArgument, "no device memory holds elements of " + name));
@@ -52,9 +52,9 @@ nb::object device_view(std::uintptr_t pointer, const std::vector<std::size_t>& s
 
 }  // namespace
 
-void bind_device_view(nb::module_& module) {
-  module.def("device_view", &device_view, nb::arg("pointer"), nb::arg("shape"), nb::arg("dtype"),
-             nb::arg("ordinal"));
+void bind_dlpack(nb::module_& module) {
+  module.def("dlpack_capsule", &dlpack_capsule, nb::arg("pointer"), nb::arg("shape"),
+             nb::arg("dtype"), nb::arg("ordinal"));
 }
 
 }  // namespace gslice
