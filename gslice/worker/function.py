@@ -141,9 +141,7 @@ class ServedFunction:
         if not prioritise(tids, spec.priority):
             _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
         effective = self.share_effective_percent
-        _log.info(
-            "share %g %%, effective %g %% by %s", self.share_percent, effective, self.limiter
-        )
+        _log.info("share %g %%, effective %g %% by %s", self.share_percent, effective, self.limiter)
 
     def _compute_tids(self) -> list[int]:
         assert self._instance is not None
