@@ -251,8 +251,8 @@ def fault_domain() -> Answer:
 QUESTIONS: dict[str, Callable[[], Answer]] = {
     question.__name__: question
     for question in (
-        *(device, limit, concurrency, pinned, copies, graph_handle),
-        *(ipc, memory_limit, green, static_partition, fault_domain),
+        *(device, limit, pinned, copies, graph_handle, ipc, memory_limit),
+        *(concurrency, fault_domain, green, static_partition),
     )
 }
 

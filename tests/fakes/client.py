@@ -46,6 +46,12 @@ class Cuda:
         error = self.call("cuGetProcAddress_v2", symbol.encode(), *arguments)
         return -error if error else value.value
 
+    def attribute(self, number: int) -> int:
+        """Of the first device; the error, made negative."""
+        value = ctypes.c_int()
+        error = self.call("cuDeviceGetAttribute", ctypes.byref(value), number, 0)
+        return -error if error else value.value
+
     def start(self) -> int:
         """cuInit, the first device's primary context, and the module of all kernels."""
         if error := self.call("cuInit", 0):

@@ -233,7 +233,7 @@ class FakeGpu:
 
     def set_mps(self, **settings: object) -> None:
         """Settings of nvidia-cuda-mps-control, each in force at once: see mps/control.py."""
-        self._write("mps", [settings] if settings else [])
+        self._write("mps_settings", [settings] if settings else [])
 
     # ---- what it saw
 

@@ -31,6 +31,8 @@ class FakeGpuMemory(HostMemory):
         graphs: `handle`: the pump replays them; `replay`: only torch does; `refused`: nobody.
     """
 
+    inputs_are_shared = False
+
     def __init__(self, graphs: str = "handle") -> None:
         self._graphs = graphs
         self._driver = ctypes.CDLL("libcuda.so.1")

@@ -352,10 +352,10 @@ def test_what_cannot_be_asked_is_told_from_what_does_not_hold(fake_gpu: FakeGpu)
 
 
 def test_gslice_and_a_bare_replay_run_side_by_side(fake_gpu: FakeGpu, tmp_path: Path):
-    """The step's second half needs a real GPU, so it fails; the rows of the first stay."""
+    """The step's second half needs a real GPU, so it does not end well; the first rows stay."""
     outcome = run_step("dispatch", "benchmarks.gpu.dispatch", tmp_path, 12)
     result = json.loads((tmp_path / "dispatch.json").read_text())
-    assert outcome.outcome == "failed"
+    assert outcome.outcome in ("failed", "timed out")  # torch may take long to load
     assert [row["name"] for row in result["rows"]] == [f"one copy, batch {n}" for n in (1, 4, 8)]
     assert all(row["turns"] >= 2 and row["gslice_us"] > 0 for row in result["rows"])
     counters = result["settings"]["counters one copy"]

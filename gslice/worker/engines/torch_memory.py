@@ -37,9 +37,11 @@ class Memory(Protocol):
 
     Attributes:
         device: What the model must be on.
+        inputs_are_shared: Whether inputs lie where their requests came to, not in a copy.
     """
 
     device: torch.device
+    inputs_are_shared: bool
 
     def view(self, pointer: int, tensor: TensorSpec, shape: Shape) -> torch.Tensor:
         """The tensor that lies at a pointer; valid as long as the batch."""
@@ -58,6 +60,7 @@ class HostMemory:
     """Slots and lane buffers of the CPU device."""
 
     device = torch.device("cpu")
+    inputs_are_shared = True
 
     def view(self, pointer: int, tensor: TensorSpec, shape: Shape) -> torch.Tensor:
         """See `Memory.view`."""
