@@ -148,6 +148,13 @@ compat:  ## the protocols' tests under protobuf 5.29 and the newest, with each P
 	    -k 'not client' --deselect tests/unit/test_protos.py::test_both_in_one_process; \
 	done; done
 
+# torch is hundreds of megabytes, so [dev] does without; its tests are skipped where it is missing.
+.PHONY: test-torch
+test-torch: $(VENV)/.dev $(VENV)/.built  ## install torch, and run the tests that need it
+	$(PIP) install -q 'torch>=2.5'
+	$(BIN)/python -m pytest tests/unit/test_engine_torch.py tests/unit/test_engines_gpu.py \
+	  tests/process/test_torch.py
+
 .PHONY: soak
 soak: $(VENV)/.dev $(VENV)/.built  ## long drills
 	$(BIN)/python -m pytest -m soak --timeout 3600

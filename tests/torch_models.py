@@ -107,6 +107,41 @@ class Text(nn.Module):
     inputs = outputs = (("x", "BYTES", (-1,)),)
 
 
+class Positions(nn.Module):
+    """x plus the position of each number; an export writes down the device of `arange`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.arange(x.shape[1], device=x.device)
+
+
+class Waits(nn.Module):
+    """2 x, with a look at a number of the device on the way."""
+
+    inputs = outputs = (("x", "FP32", (-1, 8)),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum().item() != 1e30 else x
+
+
+class Noise(nn.Module):
+    """x plus random numbers."""
+
+    inputs = outputs = (("x", "FP32", (-1, 8)),)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
+class Huge(nn.Module):
+    """As much memory as it is told, once it is on a device."""
+
+    inputs = outputs = (("x", "FP32", (-1, 8)),)
+
+    def __init__(self, gib: int) -> None:
+        super().__init__()
+        self.register_buffer("room", torch.zeros(1).expand(gib << 28))
+
+
 class Mixed(nn.Module):
     """A mapping with a tuple in it, of x, an optional mask and a flag that the export fixes."""
 

@@ -133,17 +133,20 @@ class Client:
             text=True,
         )
         self.pid = self._process.pid
+        self._end: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        """Its next answer, or `failed` with its last words."""
+        """Its next answer; once it has ended, `failed` with its last words."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if line:
+        if self._end:
+            return self._end
+        if line := self._process.stdout.readline():
             answer: dict[str, Any] = json.loads(line)
             return answer
         _, errors = self._process.communicate()
         words = [text for text in errors.splitlines() if text.strip()]
-        return {"failed": (words or [f"ended with code {self._process.returncode}"])[-1]}
+        self._end = {"failed": (words or [f"ended with code {self._process.returncode}"])[-1]}
+        return self._end
 
     def go_on(self, **said: Any) -> None:
         """Lets a role that waits go on, with what it is told."""

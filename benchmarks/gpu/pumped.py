@@ -7,7 +7,7 @@ moment the front-end sees every request DONE.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,6 +55,10 @@ class Place:
     stream: int
 
 
+Capture = Callable[[Place], Captured]
+"""Makes the graph of a batch."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """How long one batch took.
@@ -86,7 +90,7 @@ class Pumped:
         dtype: str,
         outputs: int,
         buckets: Sequence[int],
-        capture: Callable[[Place], Captured],
+        capture: Capture,
         *,
         staging_max_bytes: int = STAGING_MAX_BYTES,
     ) -> None:
@@ -153,6 +157,8 @@ class Pumped:
         """What the last batch gave, a row for each request."""
         return np.stack([np.frombuffer(raw_outputs(a)[0], np.float32) for a in self.answers])
 
-    def counters(self) -> dict[str, int]:
-        """The pump's and the device's."""
-        return self._instance.counters()
+    def counters(self, since: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The pump's and the device's; with an earlier reading: what was added."""
+        return {
+            name: n - (since or {}).get(name, 0) for name, n in self._instance.counters().items()
+        }

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.gpu.driver import COMPUTE_MAJOR, COMPUTE_MINOR, Gpu
 from benchmarks.gpu.mps import Client, Mps
-from benchmarks.gpu.step import needed
+from benchmarks.gpu.step import Skipped, needed
 from gslice.core.errors import GsliceError
 from gslice.device.cuda import version_text
 from gslice.device.inventory import read_inventory
@@ -230,7 +230,8 @@ def fault_domain() -> Answer:
     with Mps() as mps:
         bystander, culprit = mps.client("bystander"), mps.client("faulty")
         for client in (bystander, culprit):
-            client.read()
+            if "failed" in (answer := client.read()):
+                return Answer(False, f"a client fails by itself: {answer['failed']}")
         begun = time.monotonic()
         culprit.go_on()
         fault, seen = culprit.finish(), bystander.finish()
@@ -250,8 +251,8 @@ def fault_domain() -> Answer:
 QUESTIONS: dict[str, Callable[[], Answer]] = {
     question.__name__: question
     for question in (
-        *(device, limit, concurrency, pinned, copies, graph_handle),
-        *(ipc, memory_limit, green, static_partition, fault_domain),
+        *(device, limit, pinned, copies, graph_handle, ipc, memory_limit),
+        *(concurrency, fault_domain, green, static_partition),
     )
 }
 
@@ -308,7 +309,11 @@ def _call_us(call: Callable[[], object], repeats: int = 1000) -> float:
 
 
 def main() -> None:
-    print(json.dumps(asdict(QUESTIONS[sys.argv[1]]()), default=str), flush=True)
+    try:
+        answer = QUESTIONS[sys.argv[1]]()
+    except Skipped as reason:
+        answer = Answer(None, f"not asked: {reason}")
+    print(json.dumps(asdict(answer), default=str), flush=True)
 
 
 if __name__ == "__main__":

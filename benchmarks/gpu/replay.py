@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import statistics
-from collections.abc import Callable
 from ctypes import c_size_t, c_void_p
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.driver import Gpu
 from benchmarks.gpu.kernels import Burn
-from benchmarks.gpu.pumped import Captured, Place
+from benchmarks.gpu.pumped import Capture, Place
 
 _ALIGN = 4096
 _AHEAD_TURNS = 400_000  # arithmetic that keeps the stream busy until everything is enqueued
@@ -40,7 +39,7 @@ class Replay:
         rows: int,
         row_bytes: int,
         answer_bytes: int,
-        capture: Callable[[Place], Captured],
+        capture: Capture,
     ) -> None:
         self._gpu = gpu
         slot_bytes = -(-(row_bytes + answer_bytes) // _ALIGN) * _ALIGN

@@ -27,14 +27,14 @@ class Step:
 
 
 STEPS = (
-    Step("probe", 70, "Which of the facts that the design rests on hold on this GPU?"),
-    Step("tests", 65, "Does `pytest -m gpu` pass?"),
-    Step("doctor", 30, "What does `gslice doctor` find and prove here?"),
+    Step("probe", 60, "Which of the facts that the design rests on hold on this GPU?"),
+    Step("tests", 90, "Does `pytest -m gpu` pass?"),
+    Step("doctor", 25, "What does `gslice doctor` find and prove here?"),
     Step("ablation", 80, "What does each step of the data path save, from pageable to the pump?"),
     Step("dispatch", 30, "What does gslice add to the same copies and a bare graph replay?"),
     Step("staging", 25, "Below which size is one staged copy faster than a copy a slot?"),
-    Step("curves", 95, "How does a model's latency depend on its share, by batch size?"),
-    Step("mix", 85, "Four models on one GPU: MPS with shares, default MPS, time slicing?"),
+    Step("curves", 90, "How does a model's latency depend on its share, by batch size?"),
+    Step("mix", 80, "Four models on one GPU: MPS with shares, default MPS, time slicing?"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,12 @@ from benchmarks.common import ROOT
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.step import Clock, main
 
-COMMAND = (sys.executable, "-m", "pytest", "-m", "gpu", "tests", "-v", "-rs", "--color=no")
+COMMAND = (
+    *(sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-rs", "--color=no"),
+    *("-p", "pytest_timeout"),
+)
+# An image full of other packages has plugins whose warnings would be errors here.
+_ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 _ENDED = re.compile(r"(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b")
 _SKIPPED = re.compile(r"SKIPPED \[\d+\] (.+)")
 
@@ -20,7 +26,12 @@ _SKIPPED = re.compile(r"SKIPPED \[\d+\] (.+)")
 def measure(report: GpuReport, _clock: Clock) -> None:
     """Runs them all; the runner ends those that take too long."""
     with subprocess.Popen(
-        COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        COMMAND,
+        cwd=ROOT,
+        env={**os.environ, **_ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as pytest:
         try:
             assert pytest.stdout is not None

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gslice.cli.checks import Check
-from gslice.cli.output import megabytes
 from gslice.core.errors import FailedPrecondition, GsliceError
+from gslice.core.figures import megabytes
 
 if TYPE_CHECKING:
     from gslice.device.cuda import Gpu

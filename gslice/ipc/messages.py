@@ -75,6 +75,7 @@ class WorkerState:
         signature: Of that function, None before it is loaded.
         instance: Its instance index in the segment, -1 before Attach.
         state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
+        share_percent: As ordered last.
         share_effective_percent: As read back from the limiter.
         limiter: `cgroup`, `threads`, `mps` or `none`.
         limiter_ordered: As in Load.
@@ -87,6 +88,7 @@ class WorkerState:
     signature: Signature | None = None
     instance: int = -1
     state: str = "empty"
+    share_percent: float = 0.0
     share_effective_percent: float = 0.0
     limiter: str = "none"
     limiter_ordered: str = ""
@@ -153,8 +155,8 @@ class Load:
         spec: The function.
         share_percent: The share to hold it to from Attach on. While it loads and warms up, only the
             engine's threads are as many as the share is worth; on a GPU it holds from the start.
-        limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps` (which
-            its environment does, and the worker reads back) or `none`.
+        limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps`,
+            which its environment does and the worker reads back, or `none`.
         cpus: The cores of its device; of a GPU, those for its own threads.
         gpu: Its GPU; None on a CPU device.
     """

@@ -39,10 +39,13 @@ class NodeBudget:
     def check_memory(self, device: str) -> None:
         """See `Budget.check_memory`."""
         limit = self._node.device(device).memory_limit_bytes
+        on_gpu = device in self._node.gpus
         used: Counter[str] = Counter()
         for deployment in self._deployments():  # of the same name, while one is loaded anew
             if deployment.spec.device == device:
-                used[deployment.spec.name] += sum(w.memory_bytes for w in deployment.workers)
+                used[deployment.spec.name] += sum(
+                    w.device_memory_bytes if on_gpu else w.memory_bytes for w in deployment.workers
+                )
         if limit and used.total() > limit:
             parts = " + ".join(f"{name} {_mib(size)}" for name, size in sorted(used.items()))
             raise ResourceExhausted(

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, ResourceExhausted
@@ -18,7 +16,8 @@ from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
 from gslice.device.mps import client_environment, find_program
 from gslice.device.nvml import GpuFacts, GpuReading, Nvml
-from gslice.ipc.messages import EXIT_DEVICE_LOST, GpuGrant
+from gslice.ipc.messages import GpuGrant
+from gslice.supervise.clients import Clients, noted
 from gslice.supervise.mps import Mps
 
 if TYPE_CHECKING:
@@ -32,20 +31,6 @@ if TYPE_CHECKING:
 
 _CARE_PERIOD_S = 1.0
 _STEP_SMS = 2  # MPS gives whole TPCs, of two SMs each, and at least one
-_DEVICE_LOST = f"exited with code {EXIT_DEVICE_LOST}"
-
-
-@dataclass(frozen=True)
-class Burial:
-    """What is known after a worker's death.
-
-    Attributes:
-        device_gone: Nothing that it put on the device can write to memory any more.
-        blamed: It may have died of what it ran; False: of another function's fault.
-    """
-
-    device_gone: bool = True
-    blamed: bool = True
 
 
 class GpuLibrary:
@@ -96,7 +81,7 @@ class Gpu:
         reading: What NVML saw last.
         limiter: `mps` or `none`; as configured before `ready`.
         problem: Why no function can be started on it; empty if they can.
-        workers: Processes that use it.
+        clients: Workers that use it.
     """
 
     def __init__(
@@ -115,15 +100,12 @@ class Gpu:
         self.reading = GpuReading()
         self.limiter = config.limiter
         self.problem = ""
-        self.workers: set[Worker] = set()
         self._library = library
         self._event = event
         self._nvml: Nvml | None = None
         self._mps = Mps(directory, config.mps_pipe, log)
-        self._functions: dict[int, str] = {}  # by process id, for the blame
-        self._fates: dict[int, asyncio.Task[list[int]]] = {}  # by process id: its last fault
+        self.clients = Clients(name, self._mps, event)
         self._opening: asyncio.Task[None] | None = None
-        self._recovery: asyncio.Task[list[int]] | None = None
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -133,11 +115,11 @@ class Gpu:
         Raises:
             GsliceError: no driver, no such GPU, no MPS; the message says which.
         """
-        if self._recovery is not None and not self._recovery.done():
-            await asyncio.wait([self._recovery])
-        if self._opening is None or (self._opening.done() and self.problem):
+        await self.clients.settled()
+        broken = self.problem or not self.clients.sound
+        if self._opening is None or (self._opening.done() and broken):
             self._opening = asyncio.get_running_loop().create_task(self._open())
-            self._opening.add_done_callback(_noted)
+            self._opening.add_done_callback(noted)
         await asyncio.shield(self._opening)
 
     async def care(self) -> None:
@@ -152,18 +134,17 @@ class Gpu:
                 except GsliceError as error:
                     self._nvml = None
                     self._event(self.name, f"is not watched any more: {error.message}")
-            if self._shared and self.found is not None and not self.problem:
+            if self.usable:
                 try:
-                    if await self._mps.faulted():
-                        await asyncio.shield(self._fault())
+                    await self.clients.look()
                 except GsliceError as error:
                     self._event(self.name, f"MPS does not answer: {error.message}")
 
     async def close(self) -> None:
         """Ends its MPS control daemon, if that is ours; its workers have gone."""
-        pending = [task for task in (self._opening, self._recovery) if task is not None]
-        if pending:
-            await asyncio.wait(pending)
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        await self.clients.settled()
         await self._mps.close()
 
     async def _open(self) -> None:
@@ -177,11 +158,12 @@ class Gpu:
                     hint="give it a GPU without MIG",
                 )
             self.limiter = self._chosen_limiter(inventory.library)
+            self.clients.shared = self._shared
             if self._shared:
                 how = await self._mps.open(found.uuid, inventory.library)
                 self._event(self.name, f"{how} an MPS control daemon in {self._mps.paths.pipe}")
                 await self._check_adopted()
-            self.found, self.problem = found, ""
+            self.found, self.problem, self.clients.sound = found, "", True
         except GsliceError as error:
             if self.problem != str(error):
                 self._event(self.name, f"cannot be used: {error}")
@@ -190,11 +172,12 @@ class Gpu:
 
     async def _check_adopted(self) -> None:
         """Ends workers of an earlier daemon whose MPS has ended without them."""
-        if not self.workers:
+        adopted = [worker for worker in self.clients.workers if not worker.death.done()]
+        if not adopted or not self._mps.owned:
             return
         clients = await self._mps.clients()
-        for worker in self.workers:
-            if self._mps.owned and worker.pid not in clients:
+        for worker in adopted:
+            if worker.pid not in clients:
                 self._event(self.name, f"worker {worker.pid} is no client of MPS; it is ended")
                 worker.child.abort()
 
@@ -215,6 +198,11 @@ class Gpu:
             return "mps"
         self._event(self.name, f"shares are not enforced: there is no {MPS_CONTROL}")
         return "none"
+
+    @property
+    def usable(self) -> bool:
+        """Whether workers can be started on it, as far as is known."""
+        return self.found is not None and not self.problem and self.clients.sound
 
     # ---- what a worker gets ------------------------------------------------------------------
 
@@ -263,17 +251,12 @@ class Gpu:
         one, other = (int(self.found.sms * s / 100 + 1e-9) for s in (one_percent, other_percent))
         return one == other
 
-    def take(self, worker: Worker, function: str) -> None:
-        """Counts a worker among those that use it."""
-        self.workers.add(worker)
-        self._functions[worker.pid] = function
-
     def _memory_left_bytes(self) -> int:
         """What the limit leaves to one more worker; 0: there is no limit."""
         limit = self.config.memory_limit_bytes
         if not limit:
             return 0
-        left = limit - sum(worker.device_memory_bytes for worker in self.workers)
+        left = limit - sum(worker.device_memory_bytes for worker in self.clients.workers)
         if left < 1 << 20:
             raise ResourceExhausted(
                 f"{self.name}: its memory limit is used up",
@@ -323,76 +306,3 @@ class Gpu:
                 f"has {effective:.0f} SMs for a share worth {wanted:.0f}; a limit of the MPS"
                 " control daemon may be lower",
             )
-
-    # ---- ends --------------------------------------------------------------------------------
-
-    async def end_client(self, worker: Worker) -> None:
-        """Takes a hung worker's work off the GPU, before its process is killed."""
-        if self._shared and worker in self.workers and worker.pid not in self._fates:
-            await self._mps.end_client(worker.pid)
-
-    async def bury(self, worker: Worker, how: str) -> Burial:
-        """Finds out what a worker's death means; call it once for each that has died.
-
-        Args:
-            worker: It has died.
-            how: In words, such as `exited with code 75`.
-        """
-        self.workers.discard(worker)
-        if not self._shared:
-            return Burial()  # the kernel took its context down before it reported the death
-        try:
-            if worker.pid not in self._fates and (how == _DEVICE_LOST or await self._mps.faulted()):
-                self._fault(worker.pid)
-            if fate := self._fates.get(worker.pid):
-                culprits = await asyncio.shield(fate)
-                return Burial(blamed=not culprits or worker.pid in culprits)
-            return Burial(device_gone=await self._mps.end_client(worker.pid))
-        except GsliceError as error:
-            self._event(self.name, f"MPS does not answer: {error.message}")
-            return Burial(device_gone=False)
-        finally:
-            self._functions.pop(worker.pid, None)
-            self._fates.pop(worker.pid, None)
-
-    async def client_gone(self, worker: Worker) -> None:
-        """Returns when a dead worker is no client any more, however long that takes."""
-        await self._mps.end_client(worker.pid, math.inf)
-
-    def _fault(self, *dead: int) -> asyncio.Task[list[int]]:
-        """What follows a fault; one that is being dealt with is not dealt with twice."""
-        if self._recovery is None or self._recovery.done():
-            self._recovery = asyncio.get_running_loop().create_task(self._recover())
-            self._recovery.add_done_callback(_noted)
-        for pid in (*dead, *(worker.pid for worker in self.workers)):
-            self._fates[pid] = self._recovery
-        return self._recovery
-
-    async def _recover(self) -> list[int]:
-        """Ends every client, waits for a sound server. Returns the culprits, if they are known."""
-        clients = dict(self._functions)
-        what = "a fatal fault" if self._mps.alive else "the end of its MPS control daemon"
-        victims = list(self.workers)
-        for worker in victims:
-            worker.child.abort()
-        if victims:
-            await asyncio.wait([worker.death for worker in victims])
-        sound = await self._mps.recovered()
-        culprits = await asyncio.to_thread(self._mps.culprits, clients)
-        names = ", ".join(sorted({*clients.values()})) or "none"
-        guilty = ", ".join(f"function {clients[pid]} (worker {pid})" for pid in culprits)
-        self._event(
-            self.name,
-            f"{what} reached every function on it ({names}); they are started again; "
-            + (f"MPS blames {guilty}" if guilty else "MPS's log blames nobody"),
-        )
-        if not sound:
-            await self._mps.close()
-            self.problem = "MPS did not recover from a fault"
-        return culprits
-
-
-def _noted(task: asyncio.Task[object]) -> None:
-    """Whoever waits gets the error; without anybody it is known by `problem` and an event."""
-    if not task.cancelled():
-        task.exception()

@@ -42,14 +42,14 @@ class ServedFunction:
         self.index = -1
         self.segment: _native.Segment | None = None
         self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
-        self._share_percent = order.share_percent
+        self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
         os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
         before = thread_ids()
         self._engine = make_engine(self.spec.engine)
         self.signature: Signature = self._engine.load(
-            self.spec, CpuDevice(self._cpus, self._share_percent)
+            self.spec, CpuDevice(self._cpus, self.share_percent)
         )
         self._engine_tids = thread_ids() - before
 
@@ -106,7 +106,7 @@ class ServedFunction:
         """
         if not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
-        self._share_percent = share_percent
+        self.share_percent = share_percent
         if self._instance is None:
             return self.share_effective_percent
         self._limiter.apply(share_percent, self._compute_tids())
@@ -137,13 +137,11 @@ class ServedFunction:
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()
         self._limiter = make_limiter(self.order.limiter, self._cpus, spec.name, spec.priority)
-        self._limiter.apply(self._share_percent, tids)
+        self._limiter.apply(self.share_percent, tids)
         if not prioritise(tids, spec.priority):
             _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
         effective = self.share_effective_percent
-        _log.info(
-            "share %g %%, effective %g %% by %s", self._share_percent, effective, self.limiter
-        )
+        _log.info("share %g %%, effective %g %% by %s", self.share_percent, effective, self.limiter)
 
     def _compute_tids(self) -> list[int]:
         assert self._instance is not None

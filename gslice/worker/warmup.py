@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LEGACY_STREAM = 1  # of the driver: what libraries use by default
+
 
 def warm_up(
     engine: Engine, spec: FunctionSpec, signature: Signature, cuda: CudaDevice | None = None
@@ -50,7 +52,11 @@ def warm_up(
     Raises:
         LoadFailed: The sample does not fit the function, or the function fails with it.
     """
-    for lane in range(spec.lanes if cuda is not None else 1):
+    lanes = range(spec.lanes if cuda is not None else 1)
+    if cuda is not None:
+        for lane in lanes:  # weights may still be on their way, on the stream that loads them
+            cuda.order(_LEGACY_STREAM, cuda.lane_stream(lane))
+    for lane in lanes:
         for bucket in signature.buckets or (1,):
             run = _Run(engine, signature, lane, bucket, cuda)
             if spec.warmup:

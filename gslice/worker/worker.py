@@ -246,6 +246,7 @@ class Worker:
             signature=function.signature,
             instance=function.index,
             state=self._state,
+            share_percent=function.share_percent,
             share_effective_percent=function.share_effective_percent,
             limiter=function.limiter,
             limiter_ordered=function.order.limiter,

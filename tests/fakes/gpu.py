@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,17 @@ class Gpu:
     capability_minor: int = 0
     memory_bytes: int = 80 * GIB
     memory_reserved_bytes: int = 512 << 20
+    # What only NVML tells; -1: "not supported".
+    utilization_percent: int = 37
+    power_mw: int = 250_000
+    power_limit_mw: int = 700_000
+    temperature_c: int = 41
+    pcie_generation: int = 5
+    pcie_width: int = 16
+    numa_node: int = 0
+    cpu_mask: int = 0xFFFFFFFF
+    compute_mode: int = 0
+    mig: int = 0
 
 
 def make_gpus(count: int, **fields: object) -> list[Gpu]:
@@ -76,6 +88,35 @@ def build() -> Path:
     return BUILD
 
 
+class Hold:
+    """Calls or operations that wait until they are let go; a `with` block lets go at its end."""
+
+    def __init__(self, fake: FakeGpu, name: str) -> None:
+        self._fake, self._name = fake, name
+        self._path = fake.directory / "held" / name
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def reached(self) -> int:
+        """How many have come so far."""
+        return self._fake.total(f"plan.{self._name}")
+
+    def wait_reached(self, count: int = 1, timeout_s: float = 20) -> None:
+        """Until that many have come.
+
+        Raises:
+            TimeoutError: They did not.
+        """
+        wait_until(lambda: self.reached() >= count, f"{count} at {self._name}", timeout_s)
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
 class FakeGpu:
     """A machine with GPUs, for as long as the `with` block lasts.
 
@@ -103,7 +144,9 @@ class FakeGpu:
         self.directory = Path(tempfile.mkdtemp(prefix="fakegpu-"))
         self.gpus = make_gpus(gpus) if isinstance(gpus, int) else list(gpus)
         (self.directory / "processes").mkdir()
-        self._write("gpus", [asdict(gpu) for gpu in self.gpus])
+        self._plan: list[dict[str, object]] = []
+        self._rules = 0
+        self.set_gpus(*self.gpus)
         self._write("settings", [{"driver_version": driver_version, "strict": int(strict)}])
         self.libraries = [built / name for name, there in (("cuda", cuda), ("nvml", nvml)) if there]
         paths = [os.fspath(FAKES / "mps")] if mps else []
@@ -120,16 +163,77 @@ class FakeGpu:
         self.close()
 
     def close(self) -> None:
-        """Ends what daemons the test left behind, and takes the machine away."""
+        """Lets go what is held, ends what daemons the test left, and takes the machine away."""
+        shutil.rmtree(self.directory / "held", ignore_errors=True)
         for pid_file in self.directory.rglob("nvidia-cuda-mps-control.pid"):
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
         shutil.rmtree(self.directory)
 
     # ---- what it is told
 
+    def set_gpus(self, *gpus: Gpu) -> None:
+        """What NVML tells from now on, and CUDA in processes that start later."""
+        self.gpus = list(gpus)
+        self._write("gpus", [asdict(gpu) for gpu in gpus])
+
+    def fail(
+        self,
+        on: str,
+        code: int,
+        *,
+        nth: int = 1,
+        times: int = 1,
+        total: int = 0,
+        sticky: bool = False,
+        process: str = "",
+    ) -> None:
+        """Calls of an entry return an error; or operations of a stream do, and the device is lost.
+
+        Args:
+            on: A pattern: `cuMemAlloc_v2`, `cuMem*`; or h2d, d2h, d2d, memset, kernel, host, graph.
+            code: A CUresult.
+            nth: The first match of a process that is meant.
+            times: How many matches of a process are meant, from there.
+            total: How many of all processes together are; 0: all.
+            sticky: The device is lost with a call too.
+            process: Part of the command line of the processes that are meant.
+        """
+        limits = {"nth": nth, "times": times, "total": total, "process": process}
+        self._add(on, "fail", {"code": code, "sticky": int(sticky), **limits})
+
+    def delay(self, on: str, us: int, *, process: str = "") -> None:
+        """Calls or operations take so much longer."""
+        self._add(on, "delay", {"us": us, "process": process})
+
+    def hold(self, on: str, *, nth: int = 1, total: int = 0, process: str = "") -> Hold:
+        """Calls or operations wait until the test lets go."""
+        name = self._add(on, "hold", {"nth": nth, "total": total, "process": process})
+        return Hold(self, name)
+
+    def orphan(self, on: str, *, nth: int = 1, total: int = 0, process: str = "") -> Hold:
+        """Operations are held too, and are then done even if their process is dead by that time."""
+        name = self._add(on, "orphan", {"nth": nth, "total": total, "process": process})
+        return Hold(self, name)
+
+    def clear_plan(self) -> None:
+        """Nothing more fails or waits, besides what waits already."""
+        self._plan.clear()
+        self._write("plan", [])
+
+    def _add(self, on: str, action: str, rule: dict[str, object]) -> str:
+        self._rules += 1
+        name = f"{action}{self._rules}"
+        if action in ("hold", "orphan"):
+            # There before anybody can meet the rule.
+            (self.directory / "held").mkdir(exist_ok=True)
+            (self.directory / "held" / name).touch()
+        self._plan.append({"id": name, "on": on, "action": action, **rule})
+        self._write("plan", self._plan)
+        return name
+
     def set_mps(self, **settings: object) -> None:
         """Settings of nvidia-cuda-mps-control, each in force at once: see mps/control.py."""
-        self._write("mps", [settings] if settings else [])
+        self._write("mps_settings", [settings] if settings else [])
 
     # ---- what it saw
 
@@ -165,6 +269,19 @@ class FakeGpu:
         draft = self.directory / f".{name}"
         draft.write_text("".join(lines))
         draft.rename(self.directory / name)
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20) -> None:
+    """For what another process does.
+
+    Raises:
+        TimeoutError: It did not, in that time.
+    """
+    ends_at = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"not within {timeout_s} s: {what}")
+        time.sleep(0.002)
 
 
 def load_into_this_process(fake: FakeGpu) -> None:

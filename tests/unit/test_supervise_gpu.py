@@ -16,7 +16,8 @@ from gslice.device.cuda import Gpu as FoundGpu
 from gslice.device.inventory import Inventory
 from gslice.device.mps import MpsPaths
 from gslice.device.nvml import GpuFacts
-from gslice.supervise.gpu import Burial, Gpu
+from gslice.supervise.clients import Burial
+from gslice.supervise.gpu import Gpu
 
 FOUND = FoundGpu("GPU-1", "NVIDIA H100", 132, (9, 0), 80 << 30)
 SPEC = FunctionSpec("f")
@@ -109,14 +110,14 @@ class Bench:
         self.gpu: Any = Gpu(
             "cuda:0", config, FakeLibrary(), directory, directory / "log", self._event
         )
-        self.gpu._mps = self.mps
+        self.gpu._mps = self.gpu.clients._mps = self.mps
 
     def _event(self, subject: str, text: str) -> None:
         self.events.append(f"{subject}: {text}")
 
     def worker(self, pid: int, **settings: Any) -> FakeWorker:
         worker = FakeWorker(pid, **settings)
-        self.gpu.take(worker, f"f{pid}")
+        self.gpu.clients.add(worker, f"f{pid}")
         self.mps.pids.add(pid)
         return worker
 
@@ -294,7 +295,7 @@ def test_fewer_sms_than_asked_for_are_told(on_gpu) -> None:
 def test_a_plain_death_is_over_when_the_client_is_out(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         worker = bench.worker(7)
-        assert await bench.gpu.bury(worker, "killed by SIGKILL") == Burial()
+        assert await bench.gpu.clients.bury(worker, "killed by SIGKILL") == Burial()
         assert bench.mps.ended == [7]
         assert bench.mps.recoveries == 0
 
@@ -306,12 +307,12 @@ def test_a_lost_device_restarts_everybody_and_blames_the_culprit(on_gpu) -> None
         culprit, idle, busy = (bench.worker(pid) for pid in (1, 2, 3))
         bench.mps.guilty = [1]
         first, second = await asyncio.gather(
-            bench.gpu.bury(culprit, "exited with code 75"),
-            bench.gpu.bury(busy, "exited with code 75"),
+            bench.gpu.clients.bury(culprit, "exited with code 75"),
+            bench.gpu.clients.bury(busy, "exited with code 75"),
         )
         assert (first.blamed, second.blamed) == (True, False)
         assert idle.death.result() == "killed by SIGKILL"
-        assert not (await bench.gpu.bury(idle, "killed by SIGKILL")).blamed
+        assert not (await bench.gpu.clients.bury(idle, "killed by SIGKILL")).blamed
         assert bench.mps.recoveries == 1
         assert any("MPS blames function f1 (worker 1)" in event for event in bench.events)
 
@@ -321,8 +322,8 @@ def test_a_lost_device_restarts_everybody_and_blames_the_culprit(on_gpu) -> None
 def test_a_fault_that_names_nobody_blames_all(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         one, other = bench.worker(1), bench.worker(2)
-        assert (await bench.gpu.bury(one, "exited with code 75")).blamed
-        assert (await bench.gpu.bury(other, "killed by SIGKILL")).blamed
+        assert (await bench.gpu.clients.bury(one, "exited with code 75")).blamed
+        assert (await bench.gpu.clients.bury(other, "killed by SIGKILL")).blamed
         assert any("MPS's log blames nobody" in event for event in bench.events)
 
     on_gpu(test)
@@ -332,7 +333,7 @@ def test_a_fault_is_known_by_the_server_too(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         adopted, other = bench.worker(1), bench.worker(2)
         bench.mps.fault = True
-        await bench.gpu.bury(adopted, "ended")  # how, only its parent would know
+        await bench.gpu.clients.bury(adopted, "ended")  # how, only its parent would know
         assert other.death.done()
 
     on_gpu(test)
@@ -341,7 +342,7 @@ def test_a_fault_is_known_by_the_server_too(on_gpu) -> None:
 def test_a_second_fault_is_one_of_its_own(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         for pid in (1, 2):
-            await bench.gpu.bury(bench.worker(pid), "exited with code 75")
+            await bench.gpu.clients.bury(bench.worker(pid), "exited with code 75")
         assert bench.mps.recoveries == 2
 
     on_gpu(test)
@@ -350,7 +351,7 @@ def test_a_second_fault_is_one_of_its_own(on_gpu) -> None:
 def test_new_workers_wait_until_the_server_is_sound(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         bench.mps.sound = False
-        burial = asyncio.create_task(bench.gpu.bury(bench.worker(1), "exited with code 75"))
+        burial = asyncio.create_task(bench.gpu.clients.bury(bench.worker(1), "exited with code 75"))
         await bench.mps.recovering.wait()
         await bench.gpu.ready()
         assert burial.done()
@@ -366,7 +367,7 @@ def test_an_mps_that_does_not_answer_proves_nothing(on_gpu) -> None:
             raise Unavailable("nobody answers")
 
         bench.mps.faulted = deaf
-        assert await bench.gpu.bury(bench.worker(1), "ended") == Burial(device_gone=False)
+        assert await bench.gpu.clients.bury(bench.worker(1), "ended") == Burial(device_gone=False)
         assert "cuda:0: MPS does not answer: nobody answers" in bench.events
 
     on_gpu(test)
@@ -375,7 +376,7 @@ def test_an_mps_that_does_not_answer_proves_nothing(on_gpu) -> None:
 def test_a_hung_client_is_taken_out_first(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         worker = bench.worker(7)
-        await bench.gpu.end_client(worker)
+        await bench.gpu.clients.end(worker)
         assert bench.mps.ended == [7]
 
     on_gpu(test)

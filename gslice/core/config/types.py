@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class DeviceConfig:
     cpus: tuple[int, ...] = ()
     index: int = 0
     mps_pipe: str = ""
+
+    def fits(self, cpus: Sequence[int], limiter: str) -> bool:
+        """Whether a worker that was loaded with these settings is as one loaded now would be."""
+        if self.kind == "cpu":
+            return (tuple(cpus), limiter) == (self.cpus, self.limiter)
+        chosen = limiter if self.limiter == "auto" else self.limiter
+        return limiter == chosen and (not self.cpus or tuple(cpus) == self.cpus)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class CudaMemory:
         LoadFailed: This torch cannot use the GPU.
     """
 
+    inputs_are_shared = False  # they are the lane's
+
     def __init__(self, cuda: _native.CudaDevice) -> None:
         if not torch.cuda.is_available():
             built = torch.version.cuda
@@ -64,15 +66,17 @@ class CudaMemory:
         """See `Memory.give`. Its memory goes back to the pool of the stream, behind the copy."""
         batch.set_output_ptr(index, result.data_ptr(), tuple(result.shape), tensor.dtype)
 
-    def capture(self, batch: _native.Batch, work: Callable[[], None]) -> CudaGraph:
+    def capture(self, batch: _native.Batch, call: Callable[[_native.Batch], None]) -> CudaGraph:
         """See `Memory.capture`."""
-        pool = self._pools.setdefault(batch.lane, torch.cuda.graph_pool_handle())
+        # Taken out while it is in use: a failed capture leaves a pool that takes no other.
+        pool = self._pools.pop(batch.lane, None) or torch.cuda.graph_pool_handle()
         stream = self._stream(batch.stream)
         graph = CudaGraph(self.device)
         with torch.cuda.graph(
             graph.graph, pool=pool, stream=stream, capture_error_mode="thread_local"
         ):
-            work()
+            call(batch)
+        self._pools[batch.lane] = pool
         with torch.cuda.stream(stream):
             graph.finish()
         return graph

@@ -89,7 +89,7 @@ class TorchEngine:
         call = self._call
         assert call is not None
         try:
-            graph = self._memory.capture(batch, lambda: call(batch))
+            graph = self._memory.capture(batch, call)
         except Exception as error:
             _log.warning(
                 "batches of %d rows run without a graph, for they cannot be captured: %s: %s",
@@ -147,7 +147,7 @@ class _ModelCall:
         self._inputs = model.signature.inputs
         self._outputs = model.signature.outputs
         self._memory = memory
-        self._keeps_inputs = False
+        self._keeps_inputs, self._may_keep_inputs = False, memory.inputs_are_shared
 
     def __call__(self, batch: Batch) -> None:
         view = self._memory.view
@@ -160,9 +160,9 @@ class _ModelCall:
             results = self._run(given)
             for index, (tensor, result) in enumerate(zip(self._outputs, results, strict=True)):
                 self._write(batch, index, tensor, result)
-        if not self._keeps_inputs and any(tensor._version for tensor in inputs):
+        if self._may_keep_inputs and any(tensor._version for tensor in inputs):
             # After a death the request runs again, and must find its tensors as they came.
-            self._keeps_inputs = True
+            self._keeps_inputs, self._may_keep_inputs = True, False
             _log.info("the model writes into its inputs, so it gets copies from now on")
 
     def _write(self, batch: Batch, index: int, tensor: TensorSpec, result: object) -> None:

@@ -37,9 +37,11 @@ class Memory(Protocol):
 
     Attributes:
         device: What the model must be on.
+        inputs_are_shared: Whether inputs lie where their requests came to, not in a copy.
     """
 
     device: torch.device
+    inputs_are_shared: bool
 
     def view(self, pointer: int, tensor: TensorSpec, shape: Shape) -> torch.Tensor:
         """The tensor that lies at a pointer; valid as long as the batch."""
@@ -50,14 +52,15 @@ class Memory(Protocol):
     def give(self, batch: Batch, index: int, tensor: TensorSpec, result: torch.Tensor) -> None:
         """Hands over an output whose shape only the run shows: contiguous, of the right type."""
 
-    def capture(self, batch: Batch, work: Callable[[], None]) -> Graph:
-        """Records what `work` enqueues for a batch, instead of running it."""
+    def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
+        """Records what `call` enqueues for a batch, instead of running it."""
 
 
 class HostMemory:
     """Slots and lane buffers of the CPU device."""
 
     device = torch.device("cpu")
+    inputs_are_shared = True
 
     def view(self, pointer: int, tensor: TensorSpec, shape: Shape) -> torch.Tensor:
         """See `Memory.view`."""
@@ -76,6 +79,6 @@ class HostMemory:
         plain = result.view(torch.uint16) if tensor.dtype == "BF16" else result  # NumPy has none
         batch.set_output(index, plain.numpy())
 
-    def capture(self, batch: Batch, work: Callable[[], None]) -> Graph:
+    def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
         """Never called: graphs are CUDA's."""
         raise NotImplementedError("the CPU has no graphs")

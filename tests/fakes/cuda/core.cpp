@@ -112,6 +112,7 @@ CUresult Core::violation(const std::string& what) {
 CUresult enter(const char* function, Needs needs) {
   Core& core = Core::get();
   core.count(function);
+  if (const CUresult planned = core.plan.meet_call(function)) return planned;
   if (needs == Needs::kNothing) return CUDA_SUCCESS;
   if (!core.initialised) return CUDA_ERROR_NOT_INITIALIZED;
   if (const CUresult lost = core.lost()) return lost;

@@ -18,6 +18,7 @@
 #include "../machine/machine.hpp"
 #include "api.hpp"
 #include "mps.hpp"
+#include "plan.hpp"
 
 namespace fake {
 
@@ -107,6 +108,7 @@ struct Core {
   std::atomic<bool> initialised = false;
   Table* counters = nullptr;
 
+  Plan plan;
   MpsClient mps;
   std::vector<const Gpu*> gpus;   // visible to this process, by ordinal
   std::deque<CUctx_st> contexts;  // the primary ones, by device

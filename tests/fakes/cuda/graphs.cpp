@@ -113,7 +113,8 @@ CUresult cuGraphLaunch(CUgraphExec executable, CUstream handle) {
   launch.run = [operations = executable->operations] {
     for (const Operation& operation : *operations)
       if (operation.run)
-        if (const CUresult failed = operation.run()) return failed;
+        if (const CUresult failed = Core::get().plan.meet_operation(operation.kind, operation.run))
+          return failed;
     return CUDA_SUCCESS;
   };
   return enqueue(lock, stream, std::move(launch));

@@ -13,19 +13,37 @@ namespace {
 
 using Run = std::function<CUresult()>;
 
-template <typename T>
-T argument(void** parameters, int index) {
-  T value;
-  std::memcpy(&value, parameters[index], sizeof value);
-  return value;
+struct Launch {
+  void** parameters;
+  unsigned blocks;
+  int device;
+
+  template <typename T>
+  T argument(int index) const {
+    T value;
+    std::memcpy(&value, parameters[index], sizeof value);
+    return value;
+  }
+};
+
+// Sleeps: as long as on the whole GPU, in proportion longer on a share.
+Run busy(std::int64_t whole_ns, int device) {
+  const Core& core = Core::get();
+  const std::int64_t took_ns = whole_ns * core.gpu(device).sms / core.effective_sms(device);
+  return [took_ns] {
+    timespec left{static_cast<time_t>(took_ns / 1'000'000'000), took_ns % 1'000'000'000};
+    while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) != 0) {
+    }
+    return CUDA_SUCCESS;
+  };
 }
 
 // out[i] = in[i] * factor: (float* out, const float* in, float factor, uint32 count)
-Run make_scale(void** parameters, int) {
-  const auto out = argument<CUdeviceptr>(parameters, 0);
-  const auto in = argument<CUdeviceptr>(parameters, 1);
-  const auto factor = argument<float>(parameters, 2);
-  const auto count = argument<std::uint32_t>(parameters, 3);
+Run make_scale(const Launch& launch) {
+  const auto out = launch.argument<CUdeviceptr>(0);
+  const auto in = launch.argument<CUdeviceptr>(1);
+  const auto factor = launch.argument<float>(2);
+  const auto count = launch.argument<std::uint32_t>(3);
   const std::size_t bytes = count * sizeof(float);
   const Place to = resolve(out, bytes), from = resolve(in, bytes);
   return [=] {
@@ -38,27 +56,33 @@ Run make_scale(void** parameters, int) {
   };
 }
 
-// Takes that long on the whole GPU, in proportion longer on a share: (uint32 microseconds)
-Run make_spin(void** parameters, int device) {
-  const Core& core = Core::get();
-  const std::int64_t whole_ns = std::int64_t{argument<std::uint32_t>(parameters, 0)} * 1000;
-  const std::int64_t took_ns = whole_ns * core.gpu(device).sms / core.effective_sms(device);
-  return [took_ns] {
-    timespec left{static_cast<time_t>(took_ns / 1'000'000'000), took_ns % 1'000'000'000};
-    while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) != 0) {
-    }
-    return CUDA_SUCCESS;
-  };
+// Takes that long on the whole GPU: (uint32 microseconds)
+Run make_spin(const Launch& launch) {
+  return busy(std::int64_t{launch.argument<std::uint32_t>(0)} * 1000, launch.device);
+}
+
+// Takes as long as its blocks and their turns of arithmetic do: (uint64 sink, uint32 turns)
+Run make_burn(const Launch& launch) {
+  constexpr std::int64_t kTurnsPerNs = 32;  // of the whole GPU; a real one is slower
+  const std::int64_t turns = std::int64_t{launch.argument<std::uint32_t>(1)} * launch.blocks;
+  return busy(turns / kTurnsPerNs, launch.device);
+}
+
+// Writes where nothing is: ()
+Run make_fault(const Launch&) {
+  return [] { return CUDA_ERROR_ILLEGAL_ADDRESS; };
 }
 
 struct Kernel {
   const char* name;
-  Run (*make)(void** parameters, int device);
+  Run (*make)(const Launch& launch);
 };
 
 constexpr Kernel kKernels[] = {
     {"gslice_fake_scale", make_scale},
     {"gslice_fake_spin", make_spin},
+    {"gslice_burn", make_burn},
+    {"gslice_fault", make_fault},
 };
 
 bool names_entry(const std::string& image, const std::string& name) {
@@ -124,14 +148,14 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
   const unsigned long long threads = 1ULL * block_x * block_y * block_z;
   if (grid_x == 0 || grid_y == 0 || grid_z == 0 || threads == 0 || threads > 1024)
     return CUDA_ERROR_INVALID_VALUE;
-  if (extra != nullptr || parameters == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (extra != nullptr) return CUDA_ERROR_INVALID_VALUE;
   Core& core = Core::get();
   Lock lock(core.mutex);
   const CUstream stream = find_stream(handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   core.count("kernels");
-  return enqueue(lock, stream,
-                 {.kind = "kernel", .run = function->make(parameters, stream->context->device)});
+  const Launch launch{parameters, grid_x * grid_y * grid_z, stream->context->device};
+  return enqueue(lock, stream, {.kind = "kernel", .run = function->make(launch)});
 }
 
 CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* user_data) {

@@ -29,7 +29,7 @@ int connect_to(const std::string& path) {
   return -1;
 }
 
-std::string command_line() {
+std::string read_command_line() {
   std::ifstream in("/proc/self/cmdline", std::ios::binary);
   std::ostringstream text;
   text << in.rdbuf();
@@ -39,6 +39,11 @@ std::string command_line() {
 }
 
 }  // namespace
+
+const std::string& command_line() {
+  static const auto* line = new std::string(read_command_line());
+  return *line;
+}
 
 CUresult MpsClient::attach() {
   const std::string directory = variable("CUDA_MPS_PIPE_DIRECTORY");

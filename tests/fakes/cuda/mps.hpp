@@ -9,6 +9,9 @@
 
 namespace fake {
 
+// Of this process, its words apart by spaces.
+const std::string& command_line();
+
 class MpsClient {
  public:
   // Attaches to the daemon of CUDA_MPS_PIPE_DIRECTORY. Where none listens the process runs outside

@@ -28,7 +28,7 @@ void serve(CUstream stream) {
     stream->running = true;
     if (operation.run && core.lost() == CUDA_SUCCESS) {
       lock.unlock();
-      const CUresult result = operation.run();
+      const CUresult result = core.plan.meet_operation(operation.kind, operation.run);
       lock.lock();
       if (result != CUDA_SUCCESS) core.lose(result, stream->context->device);
     }

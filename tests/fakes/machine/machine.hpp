@@ -32,7 +32,9 @@ struct Gpu {
 
 class Machine {
  public:
-  // The one of this process. Never destroyed: threads of streams may outlive main().
+  // As the files are now.
+  Machine();
+  // As they were when this process first asked. Never destroyed: threads may outlive main().
   static const Machine& get();
 
   const std::filesystem::path& directory() const { return directory_; }  // empty: none
@@ -47,8 +49,6 @@ class Machine {
   std::filesystem::path process_path(int pid) const;
 
  private:
-  Machine();
-
   std::filesystem::path directory_;
   Fields settings_;
   std::vector<Gpu> gpus_;

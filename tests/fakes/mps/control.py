@@ -1,7 +1,7 @@
 """nvidia-cuda-mps-control, without a GPU: starts the daemon, or hands it the commands on stdin.
 
 What it prints and logs follows NVIDIA's documentation of the v2 interface where that shows it.
-Settings of the test, in the file `mps` of GSLICE_FAKE_GPU:
+Settings of the test, in the file `mps_settings` of GSLICE_FAKE_GPU:
     start_fails    the daemon ends at once
     server_fails   no server starts: clients get CUDA_ERROR_MPS_CONNECTION_FAILED
     refuse         a CUDA error code that every new client gets

@@ -26,7 +26,7 @@ def state_directory() -> Path:
 
 
 def mps_settings() -> dict[str, str]:
-    records = read_records(state_directory() / "mps")
+    records = read_records(state_directory() / "mps_settings")
     return records[0] if records else {}
 
 
@@ -176,18 +176,26 @@ class Daemon:
     def _accept(self, _: object) -> None:
         connection, _address = self._listener.accept()
         connection.settimeout(10)
-        with contextlib.suppress(OSError, KeyError, ValueError):
-            line = connection.makefile("r").readline()
-            fields = parse_fields(line)
-            if line.startswith("attach\t"):
-                self._attach(connection, fields)
-                return
-            if "deaf" not in mps_settings():
-                connection.sendall(answer(self, fields["text"]).encode())
-            else:
+        try:
+            self._serve(connection)
+        except (OSError, KeyError, ValueError) as error:  # it has gone, or sent what is no message
+            self.log("control", f"Lost a connection: {error!r}")
+            connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        line = connection.makefile("r").readline()
+        fields = parse_fields(line)
+        if line.startswith("attach\t"):
+            self._attach(connection, fields)
+        elif "deaf" in mps_settings():
+            self._selector.register(connection, selectors.EVENT_READ, self._forget)
+        else:
+            connection.sendall(answer(self, fields["text"]).encode())
+            if self._ends_at is not None and fields["text"].startswith("quit"):
+                # Whoever says quit waits for the end of this process.
                 self._selector.register(connection, selectors.EVENT_READ, self._forget)
-                return
-        connection.close()
+            else:
+                connection.close()
 
     def _forget(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
