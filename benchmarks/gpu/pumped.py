@@ -143,7 +143,7 @@ class Pumped:
         begun_ns = time.monotonic_ns()
         self.segment.flip(None, self._index)
         while waiting:
-            waiting.difference_update(self._frontend.drain())
+            waiting.difference_update(self._frontend.take_done())
             if time.monotonic_ns() - begun_ns > LONGEST_S * 1e9:
                 fault = self._instance.fault() or str(self.segment.counts())
                 raise RuntimeError(f"a batch of {len(requests)} does not end: {fault}")

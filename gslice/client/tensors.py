@@ -7,12 +7,12 @@ uint16. BYTES are object arrays of `bytes`; going out, `str` is encoded as UTF-8
 from __future__ import annotations
 
 import importlib
-import struct
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import Internal, InvalidArgument
 from gslice.core.types import TensorSpec
 
@@ -124,7 +124,10 @@ def encode(array: np.ndarray, dtype: str) -> bytes:
         InvalidArgument: An element of a BYTES array is neither bytes nor text.
     """
     if dtype == "BYTES":
-        return b"".join(_encode_element(element) for element in array.ravel(order="C"))
+        try:
+            return encode_elements(array.ravel(order="C"))
+        except TypeError as error:
+            raise InvalidArgument(str(error)) from error
     if dtype == "BF16":
         return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     return array.astype(DTYPES[dtype], copy=False).tobytes()
@@ -138,33 +141,13 @@ def decode(data: bytes, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """
     try:
         if dtype == "BYTES":
-            return _decode_bytes(data, shape)
+            elements = decode_elements(data)
+            texts = np.empty(len(elements), object)
+            texts[:] = elements
+            return texts.reshape(shape)
         kind = bf16_dtype() if dtype == "BF16" else DTYPES[dtype]
         return np.frombuffer(data, kind).reshape(shape)
-    except (KeyError, ValueError, struct.error) as error:
+    except (KeyError, ValueError) as error:
         raise Internal(
             f"the answer's {dtype} tensor of shape {shape} is broken: {error}"
         ) from error
-
-
-def _encode_element(element: Any) -> bytes:
-    if isinstance(element, str):
-        element = element.encode()
-    if not isinstance(element, bytes):
-        raise InvalidArgument(f"a BYTES element must be bytes or str, not {type(element).__name__}")
-    return struct.pack("<I", len(element)) + element
-
-
-def _decode_bytes(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    elements: list[bytes] = []
-    position = 0
-    while position < len(data):
-        (length,) = struct.unpack_from("<I", data, position)
-        end = position + 4 + length
-        if end > len(data):
-            raise ValueError(f"element {len(elements)} runs past the end")
-        elements.append(data[position + 4 : end])
-        position = end
-    array = np.empty(len(elements), dtype=object)
-    array[:] = elements
-    return array.reshape(shape)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import InvalidArgument, ResourceExhausted
+from gslice.core.figures import megabytes
 from gslice.core.types import ELEMENT_BYTES, SlotClass
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ TENSOR_ALIGN_BYTES = 64
 SLOTS_MAX = 1024
 BLOCKS_MAX = 64
 SLOT_HEADER_BYTES = 8192  # generous: header of a slot in the segment
-MIB = 1 << 20
 
 _DYNAMIC_SIZES_BYTES = (64 << 10, 1 << 20)
 _DYNAMIC_WEIGHTS = (5, 2, 1)
@@ -44,17 +44,6 @@ class SlotPlan:
     classes: tuple[SlotClass, ...]
     block_bytes: int
     block_count: int
-
-    @property
-    def slot_count(self) -> int:
-        """Slots of all classes together."""
-        return sum(c.count for c in self.classes)
-
-    @property
-    def total_bytes(self) -> int:
-        """What the segment needs, headers included."""
-        slots = sum(c.count * (c.payload_bytes + SLOT_HEADER_BYTES) for c in self.classes)
-        return slots + self.block_bytes * self.block_count
 
 
 def slot_classes(signature: Signature, spec: FunctionSpec, budget_bytes: int) -> SlotPlan:
@@ -78,8 +67,8 @@ def slot_classes(signature: Signature, spec: FunctionSpec, budget_bytes: int) ->
     needed = sum(costs) + block_bytes
     if needed > budget_bytes:
         raise ResourceExhausted(
-            f"function {spec.name}: one slot of each size takes {_mib(needed)} of shared memory, "
-            f"and its part of the node's pinned memory is {_mib(budget_bytes)}",
+            f"function {spec.name}: one slot of each size takes {megabytes(needed)} of shared "
+            f"memory, and its part of the node's pinned memory is {megabytes(budget_bytes)}",
             hint="raise node.pinned_memory, or lower the function's request_max or batch.max",
         )
     spare = budget_bytes - needed
@@ -182,7 +171,3 @@ def _fit(wanted: Sequence[int], costs: Sequence[int], budget: int) -> list[int]:
 
 def _pages(size: int) -> int:
     return max(1, -(-size // PAGE_BYTES)) * PAGE_BYTES
-
-
-def _mib(size: int) -> str:
-    return f"{size / MIB:.1f} MiB"

@@ -11,7 +11,7 @@ import grpc.aio
 
 from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.protos import message
-from gslice.protos.rpc import generic_handler
+from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.frontends import LOG_NAME
 from gslice.supervise.logs import DAEMON_LOG_NAME, follow, last_lines
 
@@ -26,7 +26,6 @@ SERVICE = "gslice.v1.Control"
 LINES_MAX = 10_000
 _WATCH_INTERVAL_MS = 1000
 _WATCH_INTERVAL_MIN_MS = 20
-_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _STOP_GRACE_S = 1.0
 
 
@@ -91,7 +90,7 @@ class Servicer:
                 request.name, request.function_yaml, request.base_dir
             )
         except GsliceError as error:
-            await _abort(context, error)
+            await abort(context, error)
         async for stage in self._stages(lambda stage: self._daemon.load(spec, stage)):
             yield stage
 
@@ -100,7 +99,7 @@ class Servicer:
         try:
             self._daemon.supervisor.function(request.name)
         except GsliceError as error:
-            await _abort(context, error)
+            await abort(context, error)
         async for stage in self._stages(lambda stage: self._daemon.unload(request.name, stage)):
             yield stage
 
@@ -116,7 +115,7 @@ class Servicer:
             # It must not stop half-way when the caller leaves.
             saved = await asyncio.shield(self._daemon.background(order))
         except GsliceError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return message("gslice.v1.SaveReply")(
             path=str(saved.path or ""),
             changes=_changes(saved.changes),
@@ -131,7 +130,7 @@ class Servicer:
             error = NotFound(
                 f"nothing called {request.name!r} keeps a log", hint=", ".join(sorted(known))
             )
-            await _abort(context, error)
+            await abort(context, error)
         path = self._daemon.node.log_path(request.name)
         if not request.follow:
             for text in last_lines(path, min(request.lines, LINES_MAX)):
@@ -181,8 +180,3 @@ def _changes(changes: Iterable[SettingChange]) -> list[Any]:
     return [
         change(path=c.path, file_value=c.file_value, running_value=c.running_value) for c in changes
     ]
-
-
-async def _abort(context: Any, error: GsliceError) -> None:
-    """Ends a call with the error's status; does not return."""
-    await context.abort(_STATUS_CODES[error.code], str(error))

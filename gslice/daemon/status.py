@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__, _native
+from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
 from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from gslice.supervise.gpu import Gpu
     from gslice.supervise.supervisor import Supervisor
     from gslice.supervise.worker import Worker
-
-_UNSUCCESSFUL = ("invalid", "rejected", "expired", "cancelled", "failed", "poisoned")
 
 
 @dataclass
@@ -196,7 +195,7 @@ class StatusReader:
         message.queued = counts["queued"]
         message.in_flight = counts["claimed"]
         message.ok = outcome["ok"]
-        message.failed = sum(outcome[name] for name in _UNSUCCESSFUL)
+        message.failed = sum(outcome[name] for name in UNSUCCESSFUL)
         watched = self._watched.get(name)
         figures = watched.window.figures(self._bounds_us) if watched else Figures()
         message.rate_per_s = figures.rate_per_s
@@ -211,7 +210,8 @@ def _requested_percent(function: Function) -> float:
 
 
 def _function_reading(function: Function) -> FunctionReading:
-    deployment, segment = function.deployment, function.segment
+    deployment = function.deployment  # read once: the loop may put another in its place
+    segment = deployment.segment if deployment else None
     workers = list(deployment.workers) if deployment else []
     return FunctionReading(
         name=function.name,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gslice import __version__
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.frontend.catalogue import Catalogue, Function
+from gslice.ipc.native import UNSUCCESSFUL
 from gslice.protos import message
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _STAGES = {  # of the segment's statistics -> of the protocol's
     "compute": "compute_infer",
     "copy_out": "compute_output",
 }
-_FAILURES = ("invalid", "rejected", "expired", "cancelled", "failed", "poisoned")
 
 
 def server_metadata() -> Any:
@@ -119,7 +119,7 @@ def _add_statistics(entry: Any, spec: FunctionSpec, segment: _native.Segment) ->
     entry.inference_count, entry.execution_count = stats["rows"], stats["executions"]
     times = entry.inference_stats
     times.success.count, times.success.ns = outcome["ok"], stages["total"]["sum_ns"]
-    times.fail.count = sum(outcome[name] for name in _FAILURES)
+    times.fail.count = sum(outcome[name] for name in UNSUCCESSFUL)
     for ours, theirs in _STAGES.items():
         duration = getattr(times, theirs)
         duration.count, duration.ns = stages[ours]["count"], stages[ours]["sum_ns"]

@@ -1,4 +1,4 @@
-"""The one place that turns an error of the tree into a gRPC status."""
+"""What a servicer's method raises, as its call's status."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import grpc
-
 from gslice.core.errors import GsliceError
-
-DETAILS_CHARS = 2000  # a status travels in HTTP/2 headers, which clients bound to 8 KiB
-_STATUS: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+from gslice.protos.rpc import abort
 
 _R = TypeVar("_R")
 Handler = Callable[[Any, Any, Any], Awaitable[_R]]
@@ -25,7 +21,6 @@ def answered(method: Handler[_R]) -> Handler[_R]:
         try:
             return await method(servicer, request, context)
         except GsliceError as error:
-            await context.abort(_STATUS[error.code], str(error)[:DETAILS_CHARS])
-            raise  # not reached: abort raises
+            await abort(context, error)
 
     return wrapper

@@ -9,6 +9,9 @@ from gslice import _native
 if TYPE_CHECKING:
     from gslice.core.types import Signature
 
+UNSUCCESSFUL = ("invalid", "rejected", "expired", "cancelled", "failed", "poisoned")
+"""Outcomes in a segment's statistics with which a request ends badly."""
+
 
 def native_signature(signature: Signature) -> _native.Signature:
     """The C++ twin of a signature.

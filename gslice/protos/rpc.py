@@ -1,13 +1,19 @@
-"""Handlers and stubs from a service's descriptor, instead of generated code."""
+"""Handlers and stubs from a service's descriptor, instead of generated code; errors as statuses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
 from gslice.protos import message, service
+
+if TYPE_CHECKING:
+    from gslice.core.errors import GsliceError
+
+DETAILS_CHARS = 2000  # a status travels in HTTP/2 headers, which clients bound to 8 KiB
+_STATUS: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -44,6 +50,12 @@ def generic_handler(name: str, servicer: object, raw: Collection[str] = ()) -> A
             None if whole else message(method.output_type.full_name).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(name, methods)
+
+
+async def abort(context: Any, error: GsliceError) -> NoReturn:
+    """Ends an asyncio call with an error's status."""
+    await context.abort(_STATUS[error.code], str(error)[:DETAILS_CHARS])
+    raise error  # not reached: abort raises
 
 
 class Stub:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import ResourceExhausted
+from gslice.core.figures import megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,16 +48,12 @@ class NodeBudget:
                     w.device_memory_bytes if on_gpu else w.memory_bytes for w in deployment.workers
                 )
         if limit and used.total() > limit:
-            parts = " + ".join(f"{name} {_mib(size)}" for name, size in sorted(used.items()))
+            parts = " + ".join(f"{name} {megabytes(size)}" for name, size in sorted(used.items()))
             raise ResourceExhausted(
-                f"device {device}: workers take {parts} = {_mib(used.total())}, "
-                f"more than its memory limit of {_mib(limit)}",
+                f"device {device}: workers take {parts} = {megabytes(used.total())}, "
+                f"more than its memory limit of {megabytes(limit)}",
                 hint="raise the limit, or unload a function",
             )
 
     def _deployments(self) -> list[Deployment]:
         return [d for function in self._functions.values() for d in function.deployments]
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.0f} MiB"

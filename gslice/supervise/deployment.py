@@ -328,7 +328,7 @@ class Deployment:
             async with asyncio.timeout(timeout_s):
                 await self.replace()
         except TimeoutError:
-            reason = "another worker takes too long to start"
+            reason = "another worker takes too long"
         except GsliceError as error:
             reason = error.message
         else:

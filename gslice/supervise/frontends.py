@@ -173,6 +173,12 @@ class Frontends:
         await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
         self._listings.clear()
 
+    async def kill(self) -> None:
+        """Ends all at once."""
+        self._closing = True
+        await self._restarting.cancel()
+        await asyncio.gather(*(f.child.kill() for f in self.all()))
+
     async def leave(self) -> None:
         """Lets all run on, for the next daemon."""
         self._closing = True

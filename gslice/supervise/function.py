@@ -259,6 +259,13 @@ class Function:
             await self._deployment.drain(drain_s)
             await self._deployment.stop()
 
+    async def kill(self) -> None:
+        """Ends it at once."""
+        self.accepting = False
+        await self._restarting.cancel()
+        for deployment in self.deployments:
+            await deployment.kill()
+
     async def leave(self) -> None:
         """Lets what runs run on, for the next daemon."""
         await self._restarting.cancel()

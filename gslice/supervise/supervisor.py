@@ -195,12 +195,8 @@ class Supervisor:
     async def kill(self) -> None:
         """The end without grace: every child is killed."""
         self._closing = True
-        children = [f.child for f in self.frontends.all()]
-        for function in self.functions.values():
-            for deployment in function.deployments:
-                await deployment.kill()
-        for child in children:
-            await child.kill()
+        await self._tasks.cancel()
+        await asyncio.gather(self.frontends.kill(), *(f.kill() for f in self.functions.values()))
         await self._close_gpus()
 
     async def leave(self) -> None:

@@ -62,9 +62,7 @@ class Window:
         self._samples: deque[Sample] = deque()
 
     def add(self, sample: Sample) -> None:
-        """Takes a new sample. One whose counters went back starts the window anew."""
-        if self._samples and sample.answered < self._samples[-1].answered:
-            self._samples.clear()
+        """Takes a new sample, of the same counters as those before."""
         self._samples.append(sample)
         # The oldest kept is the newest that covers the whole span.
         while len(self._samples) > 2 and sample.now_ns - self._samples[1].now_ns >= self._span_ns:

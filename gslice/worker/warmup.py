@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gslice._native import CudaGraph, WarmBatch
+from gslice.core.elements import encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.core.types import ELEMENT_BYTES
 from gslice.ipc.native import native_signature
 from gslice.worker.engines.base import Captures
-from gslice.worker.engines.text import encode_elements
 from gslice.worker.shapes import candidates, is_known
 
 if TYPE_CHECKING:

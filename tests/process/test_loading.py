@@ -217,4 +217,4 @@ def test_a_device_memory_limit_refuses_what_does_not_fit(start_node, identity) -
     node = start_node({"same": identity}, devices={"cpu": {"limits": {"memory": "1MiB"}}})
     found = node.function("same")
     assert found.state == "FAILED"
-    assert "more than its memory limit of 1 MiB" in found.reason
+    assert "more than its memory limit of 1.0 MiB" in found.reason

@@ -6,15 +6,18 @@ import asyncio
 import dataclasses
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gslice._native import Segment
 from gslice.core.config import load_config
-from gslice.core.errors import InvalidArgument, LoadFailed, from_code
+from gslice.core.errors import InvalidArgument, LoadFailed, ResourceExhausted, from_code
 from gslice.core.types import FunctionSpec, ShareBounds
 from gslice.ipc.messages import RemoveFunction
 from gslice.supervise.adoption import _segments_of
+from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Frontend
 from gslice.supervise.function import Function
 from gslice.supervise.logs import TEXT_MAX_CHARS
@@ -295,6 +298,41 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
         await supervisor._sharing.share_out()
         assert [f.share_granted_percent for f in supervisor.functions.values()] == [50, 50]
         assert "shares stay as they are: device cpu: a 80% + b 80% = 160%" in events[0]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_loaded_anew_counts_beside_what_serves(tmp_path: Path) -> None:
+    limit = 100 << 20
+    worker = SimpleNamespace(memory_bytes=60 << 20)
+
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, [])
+        device = dataclasses.replace(supervisor.node.device("cpu"), memory_limit_bytes=limit)
+        supervisor.node.devices["cpu"] = device
+        function = add(supervisor, SPEC)
+        old, new = serves(function, Running()), Running()
+        old.workers, new.workers = [worker], [worker]
+        supervisor._budget.check_memory("cpu")
+        function._next = new
+        with pytest.raises(ResourceExhausted, match=r"a 120\.0 MiB = 120\.0 MiB, more than"):
+            supervisor._budget.check_memory("cpu")
+
+    asyncio.run(scenario())
+
+
+def test_a_drain_does_not_wait_longer_for_another_worker_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        events: list[str] = []
+        node, frontends = make_supervisor(tmp_path, events).node, None
+        deployment = Deployment(node, SPEC, 50, frontends, lambda *_: None)
+        deployment.segment = Segment.create("a", [(4096, 1)], 4096, 1)
+        monkeypatch.setattr(deployment, "_idle", lambda: False)
+        monkeypatch.setattr(deployment, "replace", asyncio.Event().wait)
+        assert not await asyncio.wait_for(deployment.drain(0.01), 10)
+        assert events == ["nobody can answer what still waits: another worker takes too long"]
 
     asyncio.run(scenario())
 

@@ -40,15 +40,6 @@ def test_samples_older_than_the_span_no_longer_count() -> None:
     assert window.figures(BOUNDS) == Figures()
 
 
-def test_counters_that_restart_start_the_window_anew() -> None:
-    window = Window()
-    window.add(sample(0, 1000, [1000, 0, 0, 0]))
-    window.add(sample(1, 5, [5, 0, 0, 0]))
-    assert window.figures(BOUNDS) == Figures()
-    window.add(sample(2, 15, [15, 0, 0, 0]))
-    assert window.figures(BOUNDS).rate_per_s == 10
-
-
 @given(
     counts=st.lists(st.integers(0, 1000), min_size=4, max_size=4).filter(any),
     fraction=st.floats(0.01, 1.0),

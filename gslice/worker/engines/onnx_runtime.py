@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
+from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.worker.engines.files import check_model_file
 from gslice.worker.engines.onnx_signature import Node, signature
-from gslice.worker.engines.text import decode_elements, encode_elements
 from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:

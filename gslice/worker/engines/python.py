@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.worker.engines.declared import declared_signature, find_object
 from gslice.worker.engines.python_gpu import GpuTensors, refuse_text
-from gslice.worker.engines.text import decode_elements, encode_elements
 from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:

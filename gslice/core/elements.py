@@ -8,8 +8,8 @@ from collections.abc import Iterable
 _LENGTH = struct.Struct("<I")
 
 
-def decode_elements(data: memoryview) -> list[bytes]:
-    """The elements of a serialised tensor, which the front-end has checked.
+def decode_elements(data: bytes | memoryview) -> list[bytes]:
+    """The elements of a serialised tensor.
 
     Raises:
         ValueError: An element is cut off.
