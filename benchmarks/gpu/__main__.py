@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.runner import Outcome, run_step
 from benchmarks.gpu.steps import Step, budget_s, select

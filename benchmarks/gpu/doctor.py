@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.step import Clock, main
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.common import ROOT, Row, medians
+from benchmarks.common import Row, medians
+from benchmarks.cores import ROOT
 from benchmarks.gpu.mps import Client, Mps
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.step import Clock, main, needed

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu.step import Skipped
 from gslice.core.errors import GsliceError
 from gslice.device.inventory import read_inventory

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu.questions import QUESTIONS
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.step import Clock, main

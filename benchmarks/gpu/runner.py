@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu.report import StepFile
 
 GRACE_S = 8.0

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.step import Clock, main
 
