@@ -13,6 +13,7 @@ from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.tasks import thread_ids
 from gslice.ipc.native import native_signature
 from gslice.worker.engines import make_engine
+from gslice.worker.gpu import GpuDevice, WorkerGpu
 from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from gslice.core.types import Signature
     from gslice.ipc.messages import Load
+    from gslice.worker.engines.base import Device
 
 _log = logging.getLogger(__name__)
 
@@ -46,21 +48,23 @@ class ServedFunction:
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
         os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
+        self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
         before = thread_ids()
         self._engine = make_engine(self.spec.engine)
-        self.signature: Signature = self._engine.load(
-            self.spec, CpuDevice(self._cpus, self.share_percent)
-        )
+        self.signature: Signature = self._engine.load(self.spec, self._device())
         self._engine_tids = thread_ids() - before
+        self.device_memory_bytes = self._gpu.memory_taken_bytes() if self._gpu else 0
 
     @property
     def limiter(self) -> str:
         """What enforces the share."""
-        return self._limiter.name
+        return self._gpu.limiter if self._gpu else self._limiter.name
 
     @property
     def share_effective_percent(self) -> float:
-        """The share as the limiter reads it back, or what the engine's threads can use of it."""
+        """The share as it is read back, or what the engine's threads can use of it."""
+        if self._gpu is not None:
+            return self._gpu.share_effective_percent
         reach = self._engine.threads or len(self._cpus)
         return min(self._limiter.read_effective(), 100.0 * reach / len(self._cpus))
 
@@ -79,20 +83,24 @@ class ServedFunction:
         if self._instance is not None:
             raise FailedPrecondition(f"function {self.spec.name} is attached already")
         segment = _native.Segment.open(segment_fd)
+        cuda = self._gpu.cuda if self._gpu else None
         if not self._engine.native:
-            warm_up(self._engine, self.spec, self.signature)
+            warm_up(self._engine, self.spec, self.signature, cuda)
         instance = _native.Instance(
             segment,
             index,
             native_signature(self.signature),
             self.spec.lanes,
             None if self._engine.native else self._engine.prepare,
+            cuda,
         )
         for frontend, eventfd in eventfds.items():
             instance.add_frontend(frontend, eventfd)
         instance.start()
         self._instance, self.segment, self.index = instance, segment, index
-        if not self._engine.native:  # the identity engine has no compute thread to limit
+        if self._gpu is not None:  # its share is of the GPU, and enforced there
+            self.device_memory_bytes = self._gpu.memory_taken_bytes()
+        elif not self._engine.native:  # the identity engine has no compute thread to limit
             self._limit()
 
     def set_share(self, share_percent: float) -> float:
@@ -104,7 +112,7 @@ class ServedFunction:
         Raises:
             FailedPrecondition: Its limiter cannot do that while it serves.
         """
-        if not self._limiter.live_resize:
+        if self._gpu is not None or not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
         self.share_percent = share_percent
         if self._instance is None:
@@ -133,6 +141,22 @@ class ServedFunction:
             self._instance = None
         self._engine.close()
         self._limiter.release()
+        if self._gpu is not None:
+            self._gpu.close()
+
+    @property
+    def fault_fd(self) -> int:
+        """Becomes readable when the GPU is lost; -1: nothing here can be lost."""
+        return self._instance.fault_fd if self._instance and self._gpu else -1
+
+    def fault(self) -> str:
+        """What the driver said when the GPU was lost."""
+        return self._instance.fault() if self._instance else ""
+
+    def _device(self) -> Device:
+        if self._gpu is not None:
+            return GpuDevice(self._gpu.cuda, self._cpus)
+        return CpuDevice(self._cpus, self.share_percent)
 
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()

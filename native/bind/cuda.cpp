@@ -41,8 +41,8 @@ CudaDevice& opened(CudaDevice& device) {
 }
 
 void order_streams(CudaDevice& device, std::uintptr_t before, std::uintptr_t after) {
-  raise_if(opened(device).context().order(reinterpret_cast<cuda::CUstream>(before),
-                                          reinterpret_cast<cuda::CUstream>(after)));
+  raise_if(opened(device).context_of()->order(reinterpret_cast<cuda::CUstream>(before),
+                                              reinterpret_cast<cuda::CUstream>(after)));
 }
 
 std::uintptr_t lane_stream(CudaDevice& device, std::uint32_t lane) {

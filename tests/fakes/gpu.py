@@ -127,6 +127,8 @@ class FakeGpu:
         nvml: Whether libnvidia-ml.so.1 is there.
         mps: Whether nvidia-cuda-mps-control is there.
         strict: Asynchronous copies of pageable memory are refused.
+        opaque: The process cannot read device memory, as with a GPU; then its "kernels" can only be
+            the few of cuda/kernels.cpp.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class FakeGpu:
         nvml: bool = True,
         mps: bool = True,
         strict: bool = True,
+        opaque: bool = False,
     ) -> None:
         built = build()
         # Short, as sockets live below it.
@@ -147,7 +150,8 @@ class FakeGpu:
         self._plan: list[dict[str, object]] = []
         self._rules = 0
         self.set_gpus(*self.gpus)
-        self._write("settings", [{"driver_version": driver_version, "strict": int(strict)}])
+        settings = {"driver_version": driver_version, "strict": int(strict), "opaque": int(opaque)}
+        self._write("settings", [settings])
         self.libraries = [built / name for name, there in (("cuda", cuda), ("nvml", nvml)) if there]
         paths = [os.fspath(FAKES / "mps")] if mps else []
         self.environment = {

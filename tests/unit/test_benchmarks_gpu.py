@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.common import ROOT
+from benchmarks.cores import ROOT
 from benchmarks.gpu import ablation, curves, doctor, mix, probe, staging
 from benchmarks.gpu.__main__ import lacking, main, run
 from benchmarks.gpu.mps import Client, Mps

@@ -160,6 +160,19 @@ def test_copy_that_leaves_its_memory_is_refused() -> None:
         assert len(fake.violations()) == 2
 
 
+def test_opaque_memory_is_the_devices_alone() -> None:
+    with FakeGpu(opaque=True) as fake, Client(fake.environment) as client:
+        client.start()
+        host, there, stream = pinned(client, [4.0]), device(client), make_stream(client)
+        client.call("cuMemcpyHtoDAsync_v2", there, host, 4, stream)
+        client.scale(there, there, 2.0, 1, stream)
+        client.call("cuMemcpyDtoHAsync_v2", host, there, 4, stream)
+        client.call("cuStreamSynchronize", stream)
+        assert client.read(host, 1) == [8.0]
+        with pytest.raises(AssertionError, match="the client died"):
+            client.read(there, 1)
+
+
 def test_memory_of_all_processes_is_one(fake_gpu: FakeGpu, client: Client) -> None:
     fake_gpu.set_gpus(*make_gpus(1, memory_bytes=2 * GIB, memory_reserved_bytes=0))
     with Client(fake_gpu.environment) as first, Client(fake_gpu.environment) as second:

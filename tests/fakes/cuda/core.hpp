@@ -41,6 +41,7 @@ struct DeviceRange {
   CUdeviceptr start = 0;
   std::size_t bytes = 0;
   std::size_t mapped_bytes = 0;
+  char* memory = nullptr;  // `start`, unless the settings say opaque=1
   int memory_fd = -1;
   int device = 0;
   bool imported = false;  // cuIpcOpenMemHandle

@@ -51,7 +51,8 @@ std::uint64_t memory_used_bytes(int device) {
 
 void release(const DeviceRange& range) {
   Core& core = Core::get();
-  unmap_guarded(pointer(range.start), range.mapped_bytes);
+  if (pointer(range.start) != range.memory) munmap(pointer(range.start), range.mapped_bytes);
+  unmap_guarded(range.memory, range.mapped_bytes);
   close(range.memory_fd);
   core.count(range.imported ? "live.imported" : "live.device_memory", -1);
   if (!range.imported)
@@ -60,12 +61,17 @@ void release(const DeviceRange& range) {
 
 CUresult add_range(DeviceRange range, CUdeviceptr* address) {
   Core& core = Core::get();
-  void* mapped = map_guarded(range.memory_fd, range.mapped_bytes);
-  if (mapped == nullptr) {
+  range.memory = static_cast<char*>(map_guarded(range.memory_fd, range.mapped_bytes));
+  if (range.memory == nullptr) {
     close(range.memory_fd);
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
-  range.start = reinterpret_cast<std::uintptr_t>(mapped);
+  void* address_range = range.memory;
+  if (Machine::get().settings().number("opaque", 0) != 0)
+    // Addresses of its own, which only the device can follow: who reads there faults, as on a GPU.
+    address_range = mmap(nullptr, range.mapped_bytes, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  range.start = reinterpret_cast<std::uintptr_t>(address_range);
   *address = range.start;
   core.device_ranges.emplace(range.start, range);
   core.count(range.imported ? "live.imported" : "live.device_memory");
@@ -126,7 +132,7 @@ Place resolve(std::uint64_t address, std::size_t bytes) {
   if (const auto at = device_range(address); at != Core::get().device_ranges.end())
     return {address + bytes <= at->first + at->second.bytes ? Place::Kind::kDevice
                                                             : Place::Kind::kStraddles,
-            pointer(address), nullptr};
+            at->second.memory + (address - at->first), nullptr};
   if (const auto host = host_range(address))
     return {address + bytes <= host->start + host->bytes ? Place::Kind::kPinned
                                                          : Place::Kind::kStraddles,

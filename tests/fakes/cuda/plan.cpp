@@ -28,7 +28,7 @@ bool is_call(std::string_view on) { return on.starts_with("cu"); }
 // In a child that the process's death does not take along: the GPU of a process that was killed.
 // After the fork it only makes system calls and copies, as a child of many threads must.
 CUresult run_in_orphan(const std::function<CUresult()>& run, std::int64_t us,
-                       const std::string& hold) {
+                       const std::string& hold, const std::string& counter) {
   std::atomic<std::uint64_t>& landed = Core::get().counters->at("orphans.landed");
   const pid_t child = fork();
   if (child < 0) return CUDA_ERROR_OPERATING_SYSTEM;
@@ -41,6 +41,7 @@ CUresult run_in_orphan(const std::function<CUresult()>& run, std::int64_t us,
     landed.fetch_add(1);
     _exit(result == CUDA_SUCCESS ? 0 : 1);
   }
+  Core::get().count(counter);  // from here on the process can be killed
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
@@ -70,7 +71,8 @@ CUresult Plan::meet_operation(const char* kind, const std::function<CUresult()>&
       while (access(hold_path(rule).c_str(), F_OK) == 0 && core.lost() == CUDA_SUCCESS)
         sleep_us(kPollUs);
     if (rule.action == "fail") return rule.code;
-    if (rule.action == "orphan") return run_in_orphan(run, rule.us, hold_path(rule));
+    if (rule.action == "orphan")
+      return run_in_orphan(run, rule.us, hold_path(rule), "plan." + rule.id);
   }
   return core.lost() == CUDA_SUCCESS ? run() : core.lost();
 }
@@ -86,7 +88,7 @@ std::vector<Plan::Rule> Plan::meant(std::string_view what) {
     const std::int64_t match = ++matches_[rule.id];
     if (match < rule.nth || match - rule.nth >= rule.times) continue;
     if (!takes_one_of_total(rule)) continue;
-    Core::get().count("plan." + rule.id);
+    if (rule.action != "orphan") Core::get().count("plan." + rule.id);
     rules.push_back(rule);
   }
   return rules;

@@ -2,7 +2,7 @@
 // tell, and the processes that use them. Without that variable: one H100, known to this process
 // alone.
 //
-//   settings         one record: driver_version, strict
+//   settings         one record: driver_version, strict, opaque
 //   gpus             one record a GPU: uuid, name, sms, memory_bytes, ...
 //   processes/PID    the counters of a process that called cuInit (table.hpp)
 #pragma once
