@@ -51,8 +51,9 @@ NATIVE: dict[str, set[str]] = {
     "segment": {"base"},
     "wire": {"base"},
     "pump": {"base", "segment"},
+    "cuda": {"base", "pump"},
     "frontend": {"base", "segment", "wire"},
-    "bind": {"base", "segment", "wire", "pump", "frontend"},
+    "bind": {"base", "segment", "wire", "pump", "cuda", "frontend"},
 }
 
 LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 600}
