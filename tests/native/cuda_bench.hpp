@@ -45,6 +45,23 @@ class FakeMachine {
     return 0;
   }
 
+  // Rules as tests/fakes/cuda/plan.hpp tells them, for what comes from now on; none: all goes well.
+  void plan(const std::vector<std::string>& rules = {}) {
+    ++plans_;
+    std::ofstream next(directory_ / "plan.new");
+    for (std::size_t i = 0; i < rules.size(); ++i)
+      next << "id=" << plans_ << '.' << i << '\t' << rules[i] << '\n';
+    next.close();
+    std::filesystem::rename(directory_ / "plan.new", directory_ / "plan");
+  }
+  // Stops what matches `on`, until release().
+  void hold(const std::string& on) {
+    std::filesystem::create_directory(directory_ / "held");
+    std::ofstream(directory_ / "held" / (std::to_string(plans_ + 1) + ".0")) << '\n';
+    plan({"on=" + on + "\taction=hold"});
+  }
+  void release() const { std::filesystem::remove_all(directory_ / "held"); }
+
   template <typename Function>
   Function* entry(const char* name) const {
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -69,6 +86,7 @@ class FakeMachine {
 
   std::filesystem::path directory_;
   int driver_version_ = 13000;
+  int plans_ = 0;
 };
 
 // Runs `kernel` when the stream gets there.
