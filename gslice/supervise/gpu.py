@@ -17,7 +17,7 @@ from gslice.device.mps import CONTROL as MPS_CONTROL
 from gslice.device.mps import client_environment, find_program
 from gslice.device.nvml import GpuFacts, GpuReading, Nvml
 from gslice.ipc.messages import GpuGrant
-from gslice.supervise.clients import Clients, noted
+from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
 
 if TYPE_CHECKING:
@@ -146,6 +146,12 @@ class Gpu:
             await asyncio.wait([self._opening])
         await self.clients.settled()
         await self._mps.close()
+
+    async def bury(self, worker: Worker, how: str) -> Burial:
+        """What a worker's death means: `Clients.bury`, once it is known how they are limited."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        return await self.clients.bury(worker, how)
 
     async def _open(self) -> None:
         try:

@@ -107,8 +107,7 @@ class Mps:
         except GsliceError:
             await process.kill()
             return False
-        self._log_seen_bytes = self._log_bytes()
-        return True
+        return True  # with all of the log unseen: a fault may have come while no daemon looked
 
     async def _start(self, uuid: str) -> None:
         self.paths.check()
