@@ -106,6 +106,19 @@ def test_memory_of_functions_is_measured_and_limited(start_gpu_node, gpu: FakeGp
     assert node.client().infer("small", numbers(1))["y"].tolist() == [[1]]
 
 
+def test_a_share_that_cannot_change_stays(start_gpu_node, gpu: FakeGpu) -> None:
+    devices = {"cuda:0": {"limiter": "mps", "limits": {"memory": "5GiB"}}}
+    node = start_gpu_node({"a": on_gpu(args={"weight_bytes": 3 * GIB})}, devices=devices)
+    (pid,) = node.worker_pids("a")
+    load(node, "b", on_gpu(share="40%"))
+    node.wait_status(lambda _: "keeps its share of 100%" in events(node))
+    found = node.function("a")
+    assert (found.state, found.share_granted_percent) == ("READY", 60)
+    assert found.share_effective_percent == 100
+    assert node.worker_pids("a") == [pid]
+    assert node.client().infer("a", numbers(1))["y"].tolist() == [[1]]
+
+
 # ---- deaths, adoption, end -----------------------------------------------------------------------
 
 
