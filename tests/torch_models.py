@@ -28,6 +28,19 @@ class Affine(nn.Module):
         return self.linear(x)
 
 
+class Wide(nn.Module):
+    """y[N, 512] of x[N, 512], large enough for torch to compute on several threads."""
+
+    inputs = outputs = (("x", "FP32", (-1, 512)),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
 class Image(nn.Module):
     """score[N, 4] of image[N, 3, 16, 16]: a convolution, a batch norm, a pool."""
 

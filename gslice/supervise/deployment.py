@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec, Signature
     from gslice.supervise.clients import Clients
     from gslice.supervise.frontends import Frontends
+    from gslice.supervise.gpu import Gpu
     from gslice.supervise.node import Node
 
 _IDLE_POLL_S = 0.005
@@ -316,6 +317,9 @@ class Deployment:
         self._watch(worker)
 
     async def _correct_share(self, worker: Worker) -> None:
+        if self._gpu is not None:  # what limits it there was fixed at its start, or there is none
+            worker.share_percent = self._instance_share
+            return
         while worker.share_percent != self._instance_share:
             await worker.set_share(self._instance_share)
 
@@ -348,10 +352,10 @@ class Deployment:
         else:
             worker.ready = False
             self._watches.pop(worker, None)
-            self._burying.start(self._bury(self._gpu.clients, worker, how))
+            self._burying.start(self._bury(self._gpu, worker, how))
 
-    async def _bury(self, clients: Clients, worker: Worker, how: str) -> None:
-        self._accept_death(worker, how, await clients.bury(worker, how))
+    async def _bury(self, gpu: Gpu, worker: Worker, how: str) -> None:
+        self._accept_death(worker, how, await gpu.bury(worker, how))
 
     def _accept_death(self, worker: Worker, how: str, burial: Burial) -> None:
         self._remove(worker, burial)
@@ -363,7 +367,7 @@ class Deployment:
         await end
         burial = Burial()
         if self._gpu is not None:
-            burial = await self._gpu.clients.bury(worker, worker.death.result())
+            burial = await self._gpu.bury(worker, worker.death.result())
         self._remove(worker, burial)
 
     async def _discard(self, worker: Worker) -> None:

@@ -17,7 +17,7 @@ from gslice.device.mps import CONTROL as MPS_CONTROL
 from gslice.device.mps import client_environment, find_program
 from gslice.device.nvml import GpuFacts, GpuReading, Nvml
 from gslice.ipc.messages import GpuGrant
-from gslice.supervise.clients import Clients, noted
+from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Gpu:
         self._mps = Mps(directory, config.mps_pipe, log)
         self.clients = Clients(name, self._mps, event)
         self._opening: asyncio.Task[None] | None = None
+        self._ailment = ""
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -116,8 +117,7 @@ class Gpu:
             GsliceError: no driver, no such GPU, no MPS; the message says which.
         """
         await self.clients.settled()
-        broken = self.problem or not self.clients.sound
-        if self._opening is None or (self._opening.done() and broken):
+        if self._opening is None or (self._opening.done() and not self.usable):
             self._opening = asyncio.get_running_loop().create_task(self._open())
             self._opening.add_done_callback(noted)
         await asyncio.shield(self._opening)
@@ -135,10 +135,19 @@ class Gpu:
                     self._nvml = None
                     self._event(self.name, f"is not watched any more: {error.message}")
             if self.usable:
-                try:
-                    await self.clients.look()
-                except GsliceError as error:
-                    self._event(self.name, f"MPS does not answer: {error.message}")
+                await self._look_at_mps()
+
+    async def _look_at_mps(self) -> None:
+        try:
+            await self.clients.look()
+            self._mps.bound_log()
+        except (GsliceError, OSError) as error:
+            ailment = f"MPS is not well: {error}"
+        else:
+            ailment = ""
+        if ailment and ailment != self._ailment:
+            self._event(self.name, ailment)
+        self._ailment = ailment
 
     async def close(self) -> None:
         """Ends its MPS control daemon, if that is ours; its workers have gone."""
@@ -146,6 +155,12 @@ class Gpu:
             await asyncio.wait([self._opening])
         await self.clients.settled()
         await self._mps.close()
+
+    async def bury(self, worker: Worker, how: str) -> Burial:
+        """What a worker's death means: `Clients.bury`, once it is known how they are limited."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        return await self.clients.bury(worker, how)
 
     async def _open(self) -> None:
         try:

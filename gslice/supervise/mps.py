@@ -107,31 +107,37 @@ class Mps:
         except GsliceError:
             await process.kill()
             return False
-        self._log_seen_bytes = self._log_bytes()
-        return True
+        return True  # with all of the log unseen: a fault may have come while no daemon looked
 
     async def _start(self, uuid: str) -> None:
         self.paths.check()
-        assert self.paths.log is not None
-        shutil.rmtree(self.paths.pipe, ignore_errors=True)  # sockets of a dead one
-        for directory in (self.paths.pipe, self.paths.log):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for log in (self._log, *self.paths.log.glob("*.log")):
-            rotate(log)
         environment = {
             **self._control.environment(),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": uuid,
         }
-        self._process = spawn([self._control.program, "-f"], environment, self._log)
-        self._note.write_text(f"{self._process.pid} {self._process.started}\n")
         try:
+            self._tidy()
+            self._process = spawn([self._control.program, "-f"], environment, self._log)
+        except OSError as error:
+            raise FailedPrecondition(f"MPS cannot be started: {error}") from error
+        try:
+            self._note.write_text(f"{self._process.pid} {self._process.started}\n")
             await self._await_answer(self._process)
         except BaseException:
             await self._process.kill()
             self._note.unlink(missing_ok=True)
             raise
         self._log_seen_bytes = self._log_bytes()
+
+    def _tidy(self) -> None:
+        """Removes the sockets of a dead control daemon, and makes room for a new one's logs."""
+        assert self.paths.log is not None
+        shutil.rmtree(self.paths.pipe, ignore_errors=True)
+        for directory in (self.paths.pipe, self.paths.log):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for log in (self._log, *self.paths.log.glob("*.log")):
+            rotate(log)
 
     async def _await_answer(self, process: Process) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -148,6 +154,14 @@ class Mps:
         how = process.death.result()
         said = last_line(self._log) or "it said nothing"
         raise FailedPrecondition(f"MPS does not start: {self._control.program} {how}: {said}")
+
+    def bound_log(self) -> None:
+        """Keeps what our control daemon prints from growing without an end.
+
+        Raises:
+            OSError: it could not be moved away.
+        """
+        rotate(self._log)
 
     # ---- clients ---------------------------------------------------------------------------
 

@@ -49,10 +49,9 @@ class ServedFunction:
         self._instance: _native.Instance | None = None
         os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
         self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
-        before = thread_ids()
+        self._control_tids = thread_ids()
         self._engine = make_engine(self.spec.engine)
         self.signature: Signature = self._engine.load(self.spec, self._device())
-        self._engine_tids = thread_ids() - before
         self.device_memory_bytes = self._gpu.memory_taken_bytes() if self._gpu else 0
 
     @property
@@ -168,6 +167,6 @@ class ServedFunction:
         _log.info("share %g %%, effective %g %% by %s", self.share_percent, effective, self.limiter)
 
     def _compute_tids(self) -> list[int]:
+        """The lanes, and what the engine has made: at load, or from a lane while it ran."""
         assert self._instance is not None
-        engine = self._engine_tids & thread_ids()
-        return sorted({*self._instance.lane_tids(), *engine})
+        return sorted(thread_ids() - self._control_tids - {self._instance.pump_tid()})

@@ -219,3 +219,9 @@ def test_an_end_of_the_daemon_is_no_recovery(gpu: FakeGpu, home: Path) -> None:
         assert not await mps.recovered()
 
     with_mps(gpu, home, test)
+
+
+def test_a_state_directory_that_cannot_hold_it(gpu: FakeGpu, home: Path) -> None:
+    (home / "pipe").write_text("in the way")
+    with pytest.raises(FailedPrecondition, match=r"MPS cannot be started: .*File exists"):
+        asyncio.run(new_mps(home).open(gpu.gpus[0].uuid, LIBRARY))

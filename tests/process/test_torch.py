@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gslice.core.types import FunctionSpec
+from gslice.ipc import messages
 from tests.node import in_background
+from tests.worker_process import CPUS, WorkerProcess
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch installs it")
 
@@ -18,6 +22,27 @@ ROOT = Path(__file__).parents[2]
 
 def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def test_threads_that_torch_makes_while_it_runs_keep_a_new_share() -> None:
+    cpus = {str(cpu) for cpu in CPUS}
+    if len(cpus) < 2:
+        pytest.skip("one core cannot be shared by cores")
+    spec = FunctionSpec(
+        "wide", engine="torch", python=f"{models.__name__}:Wide", python_path=str(ROOT), threads=2
+    )
+    with WorkerProcess() as worker:
+        worker.serve(spec, 100.0, "threads")
+        worker.infer({"x": random(8, 512)})
+        reply = worker.request(messages.SetShare(100 / len(cpus)), messages.ShareSet)
+        assert reply.share_effective_percent == pytest.approx(100 / len(cpus))
+        lanes = [
+            int(task.name)
+            for task in Path(f"/proc/{worker.pid}/task").iterdir()
+            if (task / "comm").read_text().startswith("gslice-lane")
+        ]
+        assert len(lanes) > spec.lanes  # a thread that another makes has its name
+        assert {len(os.sched_getaffinity(lane)) for lane in lanes} == {1}
 
 
 def test_a_factory_and_an_exported_program_are_served(start_node, tmp_path: Path) -> None:

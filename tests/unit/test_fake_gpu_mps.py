@@ -238,3 +238,15 @@ def test_socket_of_too_long_a_path_is_no_daemon(fake_gpu: FakeGpu) -> None:
     mps = Mps(fake_gpu, name="x" * 100)
     assert mps.run(["-d"]).startswith("failed: ")
     assert not Path(mps.directory / "pipe" / "nvidia-cuda-mps-control.pid").exists()
+
+
+def test_daemon_ends_with_its_machine() -> None:
+    fake = FakeGpu()
+    mps = Mps(fake)
+    pid_file = mps.directory / "pipe" / "nvidia-cuda-mps-control.pid"
+    pid = int(pid_file.read_text())
+    mps.say(f"start_server -uid {os.getuid()}")
+    server = mps.server()
+    pid_file.unlink()  # as of a daemon that the product started elsewhere
+    fake.close()
+    wait_until(lambda: not any(Path(f"/proc/{p}").exists() for p in (pid, server)), "both")

@@ -71,6 +71,9 @@ class FakeMps:
     async def close(self) -> None:
         self.closed += 1
 
+    def bound_log(self) -> None:
+        """Nothing grows."""
+
     async def clients(self) -> set[int]:
         return self.pids
 
@@ -378,5 +381,19 @@ def test_a_hung_client_is_taken_out_first(on_gpu) -> None:
         worker = bench.worker(7)
         await bench.gpu.clients.end(worker)
         assert bench.mps.ended == [7]
+
+    on_gpu(test)
+
+
+def test_an_ailing_mps_is_told_once(on_gpu) -> None:
+    async def test(bench: Bench) -> None:
+        async def deaf() -> bool:
+            raise Unavailable("nobody answers")
+
+        bench.mps.faulted = deaf
+        for _ in range(3):
+            await bench.gpu._look_at_mps()
+        told = [event for event in bench.events if "not well" in event]
+        assert told == ["cuda:0: MPS is not well: nobody answers"]
 
     on_gpu(test)

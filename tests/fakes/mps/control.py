@@ -72,13 +72,21 @@ def start_daemon(directory: Path, *, background: bool) -> int:
         print(f"Failed to start the MPS control daemon: {error}", file=sys.stderr)
         return 1
     if background:
+        ready, up = os.pipe()
         if os.fork():
+            os.close(up)
+            os.read(ready, 1)
             os._exit(0)  # what the daemon holds stays its own
+        os.close(ready)
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
         os.close(null)
+        daemon.write_pid()
+        os.close(up)
+    else:
+        daemon.write_pid()
     daemon.run()
     return 0
 

@@ -18,6 +18,7 @@ from commands import Refused, answer
 from processes import is_alive, parse_fields, read_counters, read_records, write_counter
 
 LAUNCH_FAILED, CONNECTION_FAILED, RPC_FAILURE, NOT_READY, TERMINATED = 719, 805, 806, 807, 810
+LOOK_S = 1.0
 UNITS = {"K": 10, "M": 20, "G": 30}
 
 
@@ -89,6 +90,7 @@ class Daemon:
             os.environ.get("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "")
         )
         self._ends_at: float | None = None  # monotonic, once it was told to quit
+        self._pid_file = pipe_directory / "nvidia-cuda-mps-control.pid"
         self._selector = selectors.DefaultSelector()
         path = pipe_directory / "control"
         path.unlink(missing_ok=True)
@@ -97,20 +99,29 @@ class Daemon:
         self._listener.listen(64)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
+    def write_pid(self) -> None:
+        self._pid_file.write_text(f"{os.getpid()}\n")
+
     def run(self) -> None:
-        pid_file = self.pipe_directory / "nvidia-cuda-mps-control.pid"
-        pid_file.write_text(f"{os.getpid()}\n")
         self.log("control", f"Starting control daemon using socket {self.pipe_directory}/control")
         self.log("control", "CUDA MPS Control binary version: 13000")
         while not self._over():
-            left_s = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
-            for key, _ in self._selector.select(None if left_s == math.inf else left_s):
+            left_s = max(0.0, (self._ends_at or math.inf) - time.monotonic())
+            for key, _ in self._selector.select(min(left_s, LOOK_S)):
                 key.data(key.fileobj)
+            if not state_directory().exists():  # the test is over, and forgot this process
+                self._disown()
+                return
         for server in list(self.servers.values()):
             self.end_server(server)
         (self.pipe_directory / "control").unlink(missing_ok=True)
-        pid_file.unlink(missing_ok=True)
+        self._pid_file.unlink(missing_ok=True)
         self.log("control", "Exit")
+
+    def _disown(self) -> None:
+        for server in self.servers.values():
+            server.process.kill()
+            server.process.wait()
 
     def quit(self, *, after_s: float | None) -> None:
         """Takes no more clients, and ends with the last or, if told, when that time is over."""
