@@ -42,6 +42,7 @@ bool LaneCopies::is_staged(const Region& region) const {
 }
 
 Status LaneCopies::gather(std::byte* buffer, std::span<const Copy> list) {
+  clear();
   if (const Region region = region_of(list); is_staged(region)) {
     std::byte* const staging = staging_->data();
     for (const Copy& piece : list) {
@@ -67,6 +68,7 @@ Status LaneCopies::gather(std::byte* buffer, std::span<const Copy> list) {
 }
 
 Status LaneCopies::scatter(std::byte* buffer, std::span<const Copy> list) {
+  clear();
   staged_ = {};
   if (const Region region = region_of(list); is_staged(region)) {
     staged_ = list;
@@ -119,10 +121,14 @@ Status LaneCopies::flush() {
       status = context_->check(driver.cuMemcpyAsync(to_[i], from_[i], bytes_[i], stream_),
                                "cuMemcpyAsync");
   }
+  return status;
+}
+
+// First, not last: a list that was given up half-way leaves nothing for the next.
+void LaneCopies::clear() {
   to_.clear();
   from_.clear();
   bytes_.clear();
-  return status;
 }
 
 }  // namespace gslice::cuda

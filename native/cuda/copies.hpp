@@ -41,6 +41,7 @@ class LaneCopies {
   bool is_staged(const Region& region) const;
   void add(std::byte* to, const std::byte* from, std::size_t bytes);
   Status flush();
+  void clear();
 
   const std::shared_ptr<Context> context_;
   const CUstream stream_;

@@ -45,7 +45,7 @@ Status CudaLane::create_events() {
 CudaLane::~CudaLane() {
   close();
   if (!context_->enter().ok()) return;
-  (void)context_->synchronise(stream_);  // on a lost device at once, with the error known already
+  (void)context_->synchronise(stream_);  // as above
   for (const CUevent event : events_)
     if (event != nullptr) context_->driver().cuEventDestroy(event);
   context_->driver().cuStreamDestroy(stream_);
@@ -68,9 +68,13 @@ Status CudaLane::open(Engine& engine, std::function<void()> done) {
   return status;
 }
 
+// A batch is left only when the device was given up: what of it still runs must not outlive the
+// registration of its slots.
 void CudaLane::close() {
   thread_.stop();
   engine_ = nullptr;
+  if (state_.exchange(State::kIdle) == State::kIdle || !context_->enter().ok()) return;
+  (void)context_->synchronise(stream_);  // on a lost device at once, with the error known already
 }
 
 std::shared_ptr<std::byte> CudaLane::buffer(std::size_t bytes, bool* grown) {

@@ -93,15 +93,17 @@ class FakeMachine {
 inline Status enqueue(DeviceStream& stream, std::function<void()> kernel) {
   static const auto launch =
       FakeMachine::get().entry<int(std::uintptr_t, void (*)(void*), void*)>("cuLaunchHostFunc");
-  auto* owned = new std::function<void()>(std::move(kernel));
+  auto owned = std::make_unique<std::function<void()>>(std::move(kernel));
   const int result = launch(
       stream.handle(),
       [](void* data) {
         const std::unique_ptr<std::function<void()>> run(static_cast<std::function<void()>*>(data));
         (*run)();
       },
-      owned);
-  return result == 0 ? Status::Ok() : Status::Error(Code::kInternal, "no kernel was launched");
+      owned.get());
+  if (result != 0) return Status::Error(Code::kInternal, "no kernel was launched");
+  (void)owned.release();
+  return Status::Ok();
 }
 
 // y = 2x on the device.

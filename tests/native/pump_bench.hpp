@@ -194,7 +194,8 @@ class PumpBench {
     record.rank = static_cast<std::uint32_t>(dims.size());
     record.dtype = signature.inputs[0].dtype;
     std::ranges::copy(dims, record.dims.begin());
-    std::memcpy(segment->bytes_at(record.offset, data.size()).data(), data.data(), data.size());
+    std::ranges::copy(std::as_bytes(std::span(data)),
+                      segment->bytes_at(record.offset, data.size()).data());
     slot.output_offset += align_up(data.size());
     slot.output_bytes -= align_up(data.size());
     CHECK(segment->queue(ticket));

@@ -90,6 +90,25 @@ TEST(a_failed_batch_keeps_its_slots_until_nothing_can_reach_them) {
   machine.plan();
 }
 
+TEST(a_batch_given_up_half_way_leaves_no_copy_for_the_next) {
+  FakeMachine& machine = FakeMachine::get();
+  const auto device = open_device(1, 0);
+  PumpBench bench(signature({-1, 2}, {-1, 2}, 8, {8}));
+  Instance& instance = serve_on(bench, device, twice_there);
+  const std::vector<Ticket> doomed = submit_batch(bench);
+  machine.plan({"on=cuMemsetD8Async\taction=fail\tcode=1"});
+  CHECK(instance.start().ok());
+  for (const Ticket ticket : doomed) CHECK(bench.answer(ticket).code == Code::kInternal);
+  machine.plan();
+  const std::int64_t before = machine.count("copies.h2d") + machine.count("copies.d2h");
+  // All in one batch: nothing is claimed while nothing may be pulled.
+  CHECK(bench.segment->flip(bench.last_index, kNobody));
+  const std::vector<Ticket> tickets = submit_batch(bench);
+  CHECK(bench.segment->flip(kNobody, bench.last_index));
+  check_answers(bench, tickets);
+  CHECK_EQ(machine.count("copies.h2d") + machine.count("copies.d2h") - before, 4);
+}
+
 TEST(without_an_end_that_can_be_marked_the_stream_itself_is_asked) {
   FakeMachine& machine = FakeMachine::get();
   const auto device = open_device(1, 0);

@@ -34,7 +34,7 @@ TEST(no_byte_of_the_device_is_touched_by_the_host) {
     for (const bool blocking : {false, true}) {
       const auto device = open_device(2, staging_max_bytes);
       {
-        Bench bench(signature({-1, 3}, {-1, 3}, 8, {4, 8}));
+        PumpBench bench(signature({-1, 3}, {-1, 3}, 8, {4, 8}));
         Instance& instance = serve_on(bench, device, same_there, blocking);
         CHECK(instance.start().ok());
         for (const std::int64_t rows : {8, 3, 1, 5}) {
