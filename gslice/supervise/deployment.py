@@ -381,8 +381,10 @@ class Deployment:
         self._watches.pop(worker, None)
         if self.segment is None or worker.instance < 0:
             return
-        may_rerun, gone = not self.spec.side_effects, burial.device_gone
-        result = self.segment.requeue(worker.instance, may_rerun, device_gone=gone)
+        gone = burial.device_gone
+        result = self.segment.requeue(
+            worker.instance, not self.spec.side_effects, device_gone=gone, blamed=burial.blamed
+        )
         self._frontends.wake(result["wake"])
         if gone:
             self.segment.remove_instance(worker.instance)
