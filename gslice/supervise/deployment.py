@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
@@ -23,26 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.budget import Budget
     from gslice.supervise.clients import Clients
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.gpu import Gpu
     from gslice.supervise.node import Node
 
 _IDLE_POLL_S = 0.005
-
-
-class Budget(Protocol):
-    """What functions may take of the node."""
-
-    def segment_bytes(self) -> int:
-        """How large a new segment may be."""
-
-    def check_memory(self, device: str) -> None:
-        """Checks the memory of all workers of a device, as they reported it.
-
-        Raises:
-            ResourceExhausted: it is more than the device's limit.
-        """
 
 
 class Deployment:
@@ -381,8 +368,10 @@ class Deployment:
         self._watches.pop(worker, None)
         if self.segment is None or worker.instance < 0:
             return
-        may_rerun, gone = not self.spec.side_effects, burial.device_gone
-        result = self.segment.requeue(worker.instance, may_rerun, device_gone=gone)
+        gone = burial.device_gone
+        result = self.segment.requeue(
+            worker.instance, not self.spec.side_effects, device_gone=gone, blamed=burial.blamed
+        )
         self._frontends.wake(result["wake"])
         if gone:
             self.segment.remove_instance(worker.instance)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
-    from gslice.supervise.deployment import Budget
+    from gslice.supervise.budget import Budget
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
     from gslice.supervise.worker import Worker

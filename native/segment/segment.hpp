@@ -140,13 +140,21 @@ class Segment {
   void activate_frontend(std::uint16_t frontend);
   // A dead front-end: LEASED, QUEUED, DONE of it -> FREE; CLAIMED: flagged cancelled. How many.
   std::uint32_t reap_frontend(std::uint16_t frontend);
+<<<<<<< HEAD
   // A dead instance (it must be: see SlotWord): its CLAIMED slots go back to QUEUED, alone, with a
   // fresh output area; the old area is quarantined until `release_quarantine`. Poisoned ones are
   // answered. Writes into `wake` the front-ends to wake. `device_gone`: its device side is proven
   // gone already (always so on the CPU device), so the old area is used again and nothing is
   // quarantined.
+=======
+  // A dead instance: its CLAIMED slots go back to QUEUED, alone, with a fresh output area; the
+  // old area is quarantined until `release_quarantine`. Poisoned ones are answered. Writes into
+  // `wake` the front-ends to wake. `device_gone`: its device side is proven gone already (always so
+  // on the CPU device), so the old area is used again and nothing is quarantined.
+  // `blamed`: false if it died of what another function did, which convicts no request of ours.
+>>>>>>> cuda
   Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
-                   bool device_gone = false);
+                   bool device_gone = false, bool blamed = true);
   // QUEUED -> DONE with an error, for a function that nobody will serve any more. How many.
   std::uint32_t fail_queued(Code code, std::string_view message, std::vector<std::uint16_t>& wake);
   // The device side of `instance` is proven gone: QUARANTINED slots and blocks of it -> FREE.
@@ -228,7 +236,7 @@ class Segment {
   // ---- recovery.cpp ----
   bool take_over(std::uint32_t index, std::uint16_t instance, SlotWord& taken);
   void quarantine_output(std::uint32_t index, SlotWord& taken, std::uint16_t instance);
-  void settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool device_gone,
+  void settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool device_gone, bool blamed,
               Requeued& counts);
   bool reap(std::uint32_t index, std::uint16_t frontend);
   bool release_slot(std::uint32_t index, std::uint16_t instance);

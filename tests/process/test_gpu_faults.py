@@ -104,3 +104,20 @@ def test_another_gpu_does_not_notice(start_node, monkeypatch: pytest.MonkeyPatch
         (pid,) = good
         assert f"sms.{fake.gpus[1].uuid}" in fake.counters(pid)
         node.stop()
+
+
+def test_requests_are_not_convicted_of_what_another_function_did(
+    start_gpu_node, gpu: FakeGpu, gate
+) -> None:
+    waits = on_gpu("GateOnGpu", args={"gate": str(gate.path)}, **THIRD)
+    node = start_gpu_node({"bad": on_gpu("Faults", **THIRD), "waits": waits}, devices=MPS)
+    client, segment = node.client(), node.segment("waits")
+    call = in_background(lambda: client.infer("waits", numbers(-7)))
+    wait_counts(segment, lambda counts: counts["claimed"] == 1)
+    with pytest.raises(Internal, match="two workers died while they ran this request"):
+        node.client().infer("bad", numbers(-1))  # each of them took the one that waits along
+    gate.open()
+    assert call.result(WAIT_S)["y"].tolist() == [[-7]]
+    assert segment.stats()["outcome"]["poisoned"] == 0
+    for name in ("bad", "waits"):
+        node.wait_function(name, lambda f: f.state == "READY" and len(f.workers) == 1)
