@@ -140,19 +140,12 @@ class Segment {
   void activate_frontend(std::uint16_t frontend);
   // A dead front-end: LEASED, QUEUED, DONE of it -> FREE; CLAIMED: flagged cancelled. How many.
   std::uint32_t reap_frontend(std::uint16_t frontend);
-<<<<<<< HEAD
   // A dead instance (it must be: see SlotWord): its CLAIMED slots go back to QUEUED, alone, with a
   // fresh output area; the old area is quarantined until `release_quarantine`. Poisoned ones are
   // answered. Writes into `wake` the front-ends to wake. `device_gone`: its device side is proven
   // gone already (always so on the CPU device), so the old area is used again and nothing is
-  // quarantined.
-=======
-  // A dead instance: its CLAIMED slots go back to QUEUED, alone, with a fresh output area; the
-  // old area is quarantined until `release_quarantine`. Poisoned ones are answered. Writes into
-  // `wake` the front-ends to wake. `device_gone`: its device side is proven gone already (always so
-  // on the CPU device), so the old area is used again and nothing is quarantined.
-  // `blamed`: false if it died of what another function did, which convicts no request of ours.
->>>>>>> cuda
+  // quarantined. `blamed`: false if it died of what another function did, which convicts no request
+  // of ours.
   Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
                    bool device_gone = false, bool blamed = true);
   // QUEUED -> DONE with an error, for a function that nobody will serve any more. How many.
