@@ -263,6 +263,7 @@ class Function:
         """Ends it at once."""
         self.accepting = False
         await self._restarting.cancel()
+        await self._resizing.cancel()
         for deployment in self.deployments:
             await deployment.kill()
 
