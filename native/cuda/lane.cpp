@@ -68,12 +68,13 @@ Status CudaLane::open(Engine& engine, std::function<void()> done) {
   return status;
 }
 
-// A batch is left only when the device was given up: what of it still runs must not outlive the
+// Batches are left when the device was given up: what of them still runs must not outlive the
 // registration of its slots.
 void CudaLane::close() {
   thread_.stop();
   engine_ = nullptr;
-  if (state_.exchange(State::kIdle) == State::kIdle || !context_->enter().ok()) return;
+  const bool left = state_.exchange(State::kIdle) != State::kIdle || !context_->lost().ok();
+  if (!left || !context_->enter().ok()) return;
   (void)context_->synchronise(stream_);  // on a lost device at once, with the error known already
 }
 
