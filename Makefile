@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc)
 
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
-CXX_FILES := $(shell find native tests/native -name '*.cpp' -o -name '*.hpp')
+CXX_FILES := $(shell find native tests/native tests/fakes -name '*.cpp' -o -name '*.hpp')
 OUT ?= build/overhead.json
 
 # ---- setting up ------------------------------------------------------------------------------
@@ -147,6 +147,13 @@ compat:  ## the protocols' tests under protobuf 5.29 and the newest, with each P
 	  "$$scratch/venv/bin/python" -m pytest -q --noconftest -p no:cacheprovider tests/unit/test_protos.py \
 	    -k 'not client' --deselect tests/unit/test_protos.py::test_both_in_one_process; \
 	done; done
+
+# torch is hundreds of megabytes, so [dev] does without; its tests are skipped where it is missing.
+.PHONY: test-torch
+test-torch: $(VENV)/.dev $(VENV)/.built  ## install torch, and run the tests that need it
+	$(PIP) install -q 'torch>=2.5'
+	$(BIN)/python -m pytest tests/unit/test_engine_torch.py tests/unit/test_engines_gpu.py \
+	  tests/process/test_torch.py
 
 .PHONY: soak
 soak: $(VENV)/.dev $(VENV)/.built  ## long drills

@@ -50,7 +50,7 @@ class Segment:
     def activate_frontend(self, frontend: int) -> None: ...
     def reap_frontend(self, frontend: int) -> int: ...
     def requeue(
-        self, instance: int, may_rerun: bool, device_gone: bool = False
+        self, instance: int, may_rerun: bool, device_gone: bool = False, blamed: bool = True
     ) -> dict[str, Any]: ...
     # -> {"requeued": int, "poisoned": int, "freed": int, "failed": int, "wake": list[int]}
     def fail_queued(self, code: int, message: str) -> list[int]: ...  # QUEUED -> DONE; -> `wake`
@@ -105,8 +105,75 @@ class Frontend:
 def parse_infer_request(request: bytes) -> dict[str, Any]:
     """For tests and tools: the parsed request as plain values. Raises InvalidArgument."""
 
+class CudaDevice:
+    """A CUDA device as a worker uses it: its primary context, and lanes with a stream each.
+
+    Args:
+        ordinal: Of the devices that this process sees.
+        lanes: How many.
+        staging_max_bytes: Tensors of a batch that take no more together are copied in one piece.
+
+    Raises:
+        FailedPrecondition: No driver, too old a driver, or no such device.
+        Unavailable: MPS refuses.
+        ResourceExhausted: No memory.
+    """
+
+    def __init__(self, ordinal: int, lanes: int, staging_max_bytes: int = 16384) -> None: ...
+    @property
+    def ordinal(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def uuid(self) -> str: ...  # "GPU-..."
+    @property
+    def driver_version(self) -> int: ...  # 13000: CUDA 13.0
+    @property
+    def sm_count(self) -> int: ...  # that this process may use: under MPS those of its share
+    @property
+    def compute_capability(self) -> tuple[int, int]: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    def memory_free_bytes(self) -> int: ...
+    def lane_stream(self, lane: int) -> int: ...  # CUstream
+    def order(self, before: int, after: int) -> None: ...
+    # ^ what the CUstream `after` gets from now on waits for what `before` has got
+    def counters(self) -> dict[str, int]: ...
+    # -> {"synchronise_calls": .., "allocations": .., "copies": .., "batched_copies": ..,
+    #     "staged_copies": .., "graph_launches": ..}
+    def close(self) -> None: ...  # after the instance has stopped; idempotent
+
+class CudaGraph:
+    """An instantiated graph that the pump replays on the lane's stream instead of calling.
+
+    Captured over a `WarmBatch` of the same lane and bucket, whose addresses a served batch has too.
+    Only for functions whose shapes all follow from the bucket.
+
+    Args:
+        executable: `CUgraphExec`.
+        keep: What it needs to live.
+    """
+
+    def __init__(self, executable: int, keep: object) -> None: ...
+
+def dlpack_capsule(pointer: int, shape: Sequence[int], dtype: str, ordinal: int) -> Any:
+    """A contiguous tensor in a CUDA device's memory, as DLPack hands it over.
+
+    It keeps nothing alive and waits for nothing: both are the caller's to see to.
+
+    Args:
+        pointer: Its address on the device.
+        shape: Its shape.
+        dtype: A KServe data type, not BYTES.
+        ordinal: Of the devices that this process sees.
+    """
+
 class Batch:
-    """What an engine's callable gets: one batch of one shape. Valid only during the call."""
+    """What an engine's callable gets: one batch of one shape. Valid only during the call.
+
+    On a device the addresses are those of device memory. What the callable enqueues on `stream`
+    runs after the inputs have come and before the outputs leave; it need not wait for anything.
+    """
 
     @property
     def rows(self) -> int: ...  # real rows; requests if the function is not batchable (1)
@@ -114,17 +181,27 @@ class Batch:
     def bucket(self) -> int: ...  # rows presented, with padding
     @property
     def lane(self) -> int: ...
+    @property
+    def stream(self) -> int: ...  # CUstream; 0 on the CPU
+    @property
+    def on_device(self) -> bool: ...
     def input_shape(self, index: int) -> tuple[int, ...]: ...
-    def input_array(self, index: int) -> np.ndarray: ...  # a view; read-only; not for BYTES
+    # Views, read-only; FailedPrecondition on a device. The array is not for BYTES.
+    def input_array(self, index: int) -> np.ndarray: ...
     def input_bytes(self, index: int) -> memoryview: ...  # serialised BYTES elements of all rows
     def input_ptr(self, index: int) -> int: ...
     def output_shape(self, index: int) -> tuple[int, ...] | None: ...  # None: not known ahead
     def output_ptr(self, index: int) -> int: ...  # where to write it; 0: not known ahead
     def set_output(self, index: int, array: np.ndarray) -> None: ...  # not needed after output_ptr
+    def set_output_ptr(self, index: int, ptr: int, shape: Sequence[int], dtype: str) -> None: ...
+    # ^ contiguous device memory, valid until the callable has returned and the stream got there
     def set_output_bytes(self, index: int, data: bytes, shape: Sequence[int]) -> None: ...
 
 class WarmBatch(Batch):
-    """A batch outside any segment, for warm-up: its outputs are dropped."""
+    """A batch outside any segment, for warm-up.
+
+    With a device it lies in the lane's buffer, where a served batch of that bucket lies.
+    """
 
     def __init__(
         self,
@@ -133,10 +210,13 @@ class WarmBatch(Batch):
         bucket: int,
         inputs: Sequence[np.ndarray | bytes],
         shapes: Sequence[Sequence[int]],
+        device: CudaDevice | None = None,
     ) -> None: ...
+    def finish(self) -> None: ...  # waits for the lane's stream; nothing on the CPU
+    def output_host(self, index: int) -> np.ndarray: ...  # a copy, for tests and proofs
 
 class Instance:
-    """The pump of one loaded copy of a function and its lanes (CPU device)."""
+    """The pump of one loaded copy of a function, and its lanes on a device; None: the CPU."""
 
     def __init__(
         self,
@@ -144,10 +224,13 @@ class Instance:
         index: int,
         signature: Signature,
         lanes: int,
-        prepared: Callable[[int, int], Callable[[Batch], None]] | None,
+        prepared: Callable[[int, int], Callable[[Batch], None] | CudaGraph] | None,
+        device: CudaDevice | None = None,
     ) -> None:
         """`prepared(lane, bucket)` gives the callable of a (lane, bucket); asked once for each.
 
+        On a device everything with a bucket is asked for here, and graphs are replayed without
+        Python; if there are no callables, the lanes have no threads.
         None: the native identity engine, which copies input i to output i.
         """
     def add_frontend(self, frontend: int, eventfd: int) -> None: ...  # dups the descriptor
@@ -157,5 +240,9 @@ class Instance:
     def pump_tid(self) -> int: ...
     def drain(self, timeout_s: float) -> bool: ...  # claim nothing new; True: nothing in flight
     def stop(self) -> None: ...
+    @property
+    def fault_fd(self) -> int: ...  # becomes readable when the device is lost; the Instance's own
+    def fault(self) -> str: ...  # what happened then: nothing more is claimed or answered
     def counters(self) -> dict[str, int]: ...
     # -> {"python_calls": .., "batches": .., "zero_copy_batches": .., "lane_buffer_allocations": ..}
+    #    and those of the device

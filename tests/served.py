@@ -17,6 +17,8 @@ from gslice.ipc.native import native_signature
 from gslice.protos import message
 from gslice.worker.engines import make_engine
 from gslice.worker.engines.base import Engine
+from gslice.worker.gpu import GpuDevice
+from gslice.worker.warmup import warm_up
 
 Arrays = dict[str, np.ndarray]
 MIB = 1 << 20
@@ -47,9 +49,17 @@ class PlainEngine:
 class Served:
     """Loads a function as a worker does, and talks to it as a front-end does."""
 
-    def __init__(self, spec: FunctionSpec, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        spec: FunctionSpec,
+        engine: Engine | None = None,
+        cuda: _native.CudaDevice | None = None,
+    ) -> None:
         self.engine: Engine = engine or make_engine(spec.engine)
-        self.signature: Signature = self.engine.load(spec, CpuDevice((0,), 100.0))
+        device = CpuDevice((0,), 100.0) if cuda is None else GpuDevice(cuda, (0,))
+        self.signature: Signature = self.engine.load(spec, device)
+        if cuda is not None:
+            warm_up(self.engine, spec, self.signature, cuda)
         self.name = spec.name
         self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.segment = _native.Segment.create(spec.name, [(MIB, 16)], MIB, 8)
@@ -57,7 +67,7 @@ class Served:
         self._index = self.segment.add_instance()
         shape = native_signature(self.signature)
         prepare = None if self.engine.native else self.engine.prepare
-        self.pump = _native.Instance(self.segment, self._index, shape, spec.lanes, prepare)
+        self.pump = _native.Instance(self.segment, self._index, shape, spec.lanes, prepare, cuda)
         self.pump.add_frontend(0, self.eventfd)
         self._frontend = _native.Frontend(0)
         self._frontend.add_function(spec.name, spec.version, self.segment, shape, 0)

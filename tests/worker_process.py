@@ -29,9 +29,14 @@ _A = TypeVar("_A")
 
 
 class WorkerProcess:
-    """`python -m gslice.worker`, its control connection, and the segment it serves."""
+    """`python -m gslice.worker`, its control connection, and the segment it serves.
 
-    def __init__(self, *arguments: str) -> None:
+    Args:
+        arguments: Of its command line.
+        environment: Beside the test's own.
+    """
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gs")  # socket paths must be short
         self._path = f"{self._folder.name}/w.sock"
         self.log = Path(self._folder.name, "log")
@@ -42,7 +47,7 @@ class WorkerProcess:
             self.pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-P", "-m", "gslice.worker", *arguments],
-                dict(os.environ),
+                {**os.environ, **(environment or {})},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, listener.fileno(), messages.LISTEN_FD),
                     (os.POSIX_SPAWN_OPEN, 2, str(self.log), flags, 0o600),
@@ -106,12 +111,16 @@ class WorkerProcess:
         return received.message
 
     def serve(
-        self, spec: FunctionSpec, share_percent: float = 100.0, limiter: str = "none"
+        self,
+        spec: FunctionSpec,
+        share_percent: float = 100.0,
+        limiter: str = "none",
+        gpu: messages.GpuGrant | None = None,
     ) -> messages.Ready:
         """Everything from the connection to the flip."""
         if self.channel is None:
             self.connect()
-        order = messages.Load(spec, share_percent, limiter, CPUS)
+        order = messages.Load(spec, share_percent, limiter, CPUS, gpu)
         self.signature = self.request(order, messages.Loaded).signature
         self._spec = spec
         self.segment = _native.Segment.create(spec.name, [(1 << 16, 16)], 1 << 16, 4)

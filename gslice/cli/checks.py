@@ -47,7 +47,6 @@ def machine_checks() -> list[Check]:
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
         check_limiters(),
-        check_gpu(),
     ]
     return checks + [check_port(what, port) for what, port in _PORTS.items()]
 
@@ -71,10 +70,11 @@ def check_extension() -> Check:
 
 def check_engines() -> Check:
     """What can run models, by its version, without importing it."""
-    version = _module("onnxruntime")
-    detail = ", ".join([*([f"onnxruntime {version}"] if version else []), "python", "identity"])
-    if not version:
-        return Check("engines", "warn", detail, "for ONNX models: pip install 'gslice[cpu]'")
+    found = [f"{name} {version}" for name in ("onnxruntime", "torch") if (version := _module(name))]
+    detail = ", ".join([*found, "python", "identity"])
+    if not found:
+        hint = "pip install 'gslice[cpu]' for ONNX models, 'gslice[torch]' for PyTorch's"
+        return Check("engines", "warn", detail, hint)
     return Check("engines", "ok", detail)
 
 
@@ -145,13 +145,6 @@ def check_limiters() -> Check:
         hint = "; ".join(lacking)
         return Check("CPU limiter", "warn", detail, f"without {hint}")
     return Check("CPU limiter", "ok", detail)
-
-
-def check_gpu() -> Check:
-    """Whether there is a GPU that this build cannot use yet."""
-    if Path("/dev/nvidiactl").exists():
-        return Check("GPU", "note", "there is one, but this build has no CUDA path yet")
-    return Check("GPU", "note", "none; functions run on the CPU device")
 
 
 def check_port(what: str, port: int) -> Check:

@@ -22,9 +22,7 @@ File = Annotated[Path, typer.Argument(help="The file. Default: node.yaml here.",
 @app.command()
 def check(file: File = options.NODE_FILE) -> None:
     """Check a node.yaml and name everything wrong with it, by line."""
-    from gslice.core.config import load_config
-
-    config = load_config(file)
+    config = _load(file)
     for missing in _missing_files(config):
         show_warning(missing)
     count = len(config.functions)
@@ -34,9 +32,7 @@ def check(file: File = options.NODE_FILE) -> None:
 @app.command()
 def show(file: File = options.NODE_FILE, as_json: options.Json = False) -> None:
     """Show every setting in force: file, defaults and GSLICE_ variables together."""
-    from gslice.core.config import load_config
-
-    config = load_config(file)
+    config = _load(file)
     if as_json:
         print_json(_plain(config))
     else:
@@ -51,6 +47,13 @@ def schema() -> None:
     print_json(json_schema())
 
 
+def _load(file: Path) -> Config:
+    from gslice.core.config import load_config
+    from gslice.device.inventory import find_gpus
+
+    return load_config(file, find_gpus=find_gpus)
+
+
 def _missing_files(config: Config) -> list[str]:
     return [
         f"functions.{name}.{key}: there is no file {path}"
@@ -62,6 +65,7 @@ def _missing_files(config: Config) -> list[str]:
 
 def _plain(config: Config) -> dict[str, Any]:
     plain = dataclasses.asdict(config)
+    del plain["gpus"]  # they are among the devices
     plain["path"] = str(config.path) if config.path else None
     plain["node"]["state_dir"] = str(config.node.state_dir)
     return plain

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 FAULT_DOMAIN = (
     "On the CPU device a function's crash touches no other function; on a GPU shared through MPS"
-    " one function's fatal fault restarts every function of that GPU."
+    " one function's fatal fault reaches every function of that GPU: gslice starts them all again,"
+    " and what was queued or running runs then."
 )
 
 _STYLES = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
@@ -31,8 +32,9 @@ def doctor(
     Ends with status 1 if something must be fixed.
     """
     from gslice.cli.checks import machine_checks
+    from gslice.cli.gpu_checks import gpu_checks
 
-    checks = machine_checks()
+    checks = [*machine_checks(), *gpu_checks(quick)]
     if not quick:
         from gslice.cli.selftest import share_check
 

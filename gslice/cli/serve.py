@@ -29,7 +29,7 @@ def serve(
     name: Annotated[str, typer.Option("--name", help="Of MODEL. Default: the file's.")] = "",
     share: Annotated[str, typer.Option("--share", help="Of MODEL: auto or 40%.")] = "",
     slo: Annotated[str, typer.Option("--slo", help="Of MODEL: the p99 to keep, as 30ms.")] = "",
-    device: Annotated[str, typer.Option("--device", help="Such as cpu or cpu:0-1.")] = "",
+    device: Annotated[str, typer.Option("--device", help="Such as cpu, cpu:0-1 or cuda:0.")] = "",
     grpc: Annotated[str, typer.Option("--grpc", help="KServe v2.", metavar="HOST:PORT")] = "",
     http: Annotated[str, typer.Option("--http", help="Health.", metavar="HOST:PORT")] = "",
     metrics: Annotated[
@@ -91,6 +91,7 @@ def _config(
     device: str,
 ) -> Config:
     from gslice.core.config import Override, config_for_model, load_config
+    from gslice.device.inventory import find_gpus
 
     overrides = [
         Override(("node", key), value, f"--{key.replace('_', '-')}")
@@ -111,6 +112,7 @@ def _config(
             name=function["name"] or None,
             settings=_settings(function),
             overrides=overrides,
+            find_gpus=find_gpus,
         )
     _refuse_alone(function, device)
     if config is None and not options.NODE_FILE.is_file():
@@ -118,7 +120,7 @@ def _config(
             "there is no node.yaml here",
             hint="`gslice init` writes one; `gslice serve MODEL.onnx` needs none",
         )
-    return load_config(config or options.NODE_FILE, overrides=overrides)
+    return load_config(config or options.NODE_FILE, overrides=overrides, find_gpus=find_gpus)
 
 
 def _settings(function: dict[str, str]) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
         *("FUNCTION", "ENGINE", "DEVICE", "LIMITER", "OK", "FAILED", "QUEUED", "RUNNING"),
-        *("ROWS/BATCH", "SEGMENT", "MEMORY", "FROM"),
-        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY",
+        *("ROWS/BATCH", "SEGMENT", "MEMORY", "GPU-MEMORY", "FROM"),
+        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY GPU-MEMORY",
     )
     for function in functions:
         shown.add_row(
@@ -88,6 +88,7 @@ def count_table(functions: Any) -> Table:
             f"{function.batch_mean_rows:.1f}" if function.batch_mean_rows else "-",
             megabytes(function.segment_bytes),
             megabytes(sum(worker.rss_bytes for worker in function.workers)),
+            megabytes(function.device_memory_bytes) if function.device_memory_bytes else "-",
             function.source,
         )
     return shown
@@ -147,6 +148,7 @@ def _whole_node(found: Any) -> Group:
         *(Text(line) for line in lines),
         Text(),
         _device_table(found.devices),
+        *_gpu_lines(found.devices),
         Text(),
         _frontend_table(found.frontends),
         Text(),
@@ -170,6 +172,33 @@ def _device_table(devices: Any) -> Table:
             f"{megabytes(used)} of {megabytes(most)}" if most else megabytes(used),
         )
     return shown
+
+
+def _gpu_lines(devices: Any) -> list[Any]:
+    """What each GPU is and does, and why one cannot be used."""
+    from rich.text import Text
+
+    lines = []
+    for device in devices:
+        if device.problem:
+            lines.append(Text(f"{device.name}: {device.problem}", style="red"))
+        elif device.HasField("gpu"):
+            lines.append(Text(f"{device.name}: {_gpu_text(device.gpu)}"))
+    return lines
+
+
+def _gpu_text(gpu: Any) -> str:
+    parts = [
+        gpu.name,
+        f"{gpu.sms} SMs",
+        f"{gpu.utilization_percent:.0f}% busy",
+        f"{gpu.power_w:.0f} of {gpu.power_limit_w:.0f} W",
+        f"{gpu.temperature_c:.0f} C",
+        f"PCIe {gpu.pcie_generation} x{gpu.pcie_width}",
+    ]
+    if gpu.numa_node >= 0:
+        parts.append(f"NUMA node {gpu.numa_node}")
+    return ", ".join(parts)
 
 
 def _frontend_table(frontends: Any) -> Table:

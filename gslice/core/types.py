@@ -78,10 +78,11 @@ class FunctionSpec:
     Attributes:
         name: KServe's model name.
         version: A positive integer as text (perf_analyzer reads it as a number).
-        engine: `onnxruntime`, `python` or `identity`.
-        model: Absolute path of the model file; empty for `python` and `identity`.
-        python: `module:Class` for the `python` engine, with `python_path` put on sys.path.
-        args: Keyword arguments of the user's `setup`; for `identity`: inputs and outputs.
+        engine: `onnxruntime`, `torch`, `python` or `identity`.
+        model: Absolute path of the model file; empty where code makes the model.
+        python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
+            `python_path` put on sys.path.
+        args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors.
         device: Device name, such as `cpu`.
         share: Requested share.
         instances: Loaded copies.
@@ -95,6 +96,8 @@ class FunctionSpec:
         side_effects: True: a request is never run twice; a worker's death fails it instead.
         threads: Intra-op threads of the engine; 0: as many as the share allows.
         lanes: Batches in flight in an instance.
+        precision: What `torch` computes with: `fp32`, `fp16`, `bf16`, or `auto`: as the model is.
+        channels_last: Whether `torch` gets images, and keeps weights, with channels last.
         environment: Extra environment variables of the worker.
     """
 
@@ -118,6 +121,8 @@ class FunctionSpec:
     side_effects: bool = False
     threads: int = 0
     lanes: int = 2
+    precision: str = "auto"
+    channels_last: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 
 

@@ -130,6 +130,8 @@ class Daemon:
         for function in self.supervisor.functions.values():
             function.source = self.desired.source(function.name)
         reclaim(self.node)
+        for gpu in self.node.gpus.values():
+            self.background(gpu.care())
         # They start up while this process imports gRPC.
         frontends = asyncio.create_task(self.supervisor.frontends.start())
         self.background(self._load_wanted(wanted))

@@ -69,6 +69,7 @@ class Desired:
 
     def __init__(self, config: Config, store: Store, event: Callable[[str, str], None]) -> None:
         self._path = config.path
+        self._gpus = config.gpus
         self._file = dict(config.functions)
         self._store = store
         self._event = event
@@ -136,11 +137,12 @@ class Desired:
                 "the node was started without a node.yaml, so there is nothing to save to",
                 hint="write one with `gslice init` and start with it",
             )
-        edited = load_config(self._path).functions
+        edited = load_config(self._path, find_gpus=lambda: self._gpus).functions
         overruled = conflicts(edited, self._overlay)
         kept = {name: e for name, e in self._overlay.items() if name not in overruled}
         changes = diff_functions(edited, merge(edited, kept), self._base_dir)
-        save_functions(self._path, {name: entry.spec for name, entry in kept.items()})
+        changed = {name: entry.spec for name, entry in kept.items()}
+        save_functions(self._path, changed, self._gpus)
         self._overrule(overruled, _EDITED)
         # Other functions that were edited there are wanted so when the node starts again.
         as_edited = {name: OverlayEntry(edited.get(name), None) for name in overruled}

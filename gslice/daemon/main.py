@@ -19,6 +19,7 @@ from gslice.core.errors import GsliceError
 from gslice.daemon.daemon import Daemon
 from gslice.daemon.lock import StateLock
 from gslice.daemon.store import Store
+from gslice.device.inventory import find_gpus
 from gslice.supervise.logs import LOG_MAX_BYTES
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gslice.daemon", description=main.__doc__)
     parser.add_argument("-c", "--config", type=Path, help="node.yaml; default: settings alone")
     try:
-        run(load_config(parser.parse_args().config))
+        run(load_config(parser.parse_args().config, find_gpus=find_gpus))
     except GsliceError as error:
         print(error, file=sys.stderr)
         return 1

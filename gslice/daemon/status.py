@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from gslice import __version__, _native
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
-from gslice.telemetry.metrics import FunctionReading, NodeReading
+from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
 if TYPE_CHECKING:
     from gslice.core.config import DeviceConfig
     from gslice.supervise.function import Function
+    from gslice.supervise.gpu import Gpu
     from gslice.supervise.supervisor import Supervisor
+    from gslice.supervise.worker import Worker
 
 
 @dataclass
@@ -114,6 +116,7 @@ class StatusReader:
             len(frontends.all()),
             frontends.restarts,
             {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
+            [_gpu_reading(gpu) for gpu in self._supervisor.node.gpus.values()],
         )
 
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:
@@ -122,13 +125,40 @@ class StatusReader:
         workers = [w for d in deployments for w in d.workers]
         message.name = name
         message.kind = device.kind
-        message.limiter = next((d.limiter for d in deployments if d.limiter), device.limiter)
-        message.cpus.extend(device.cpus)
+        gpu = self._supervisor.node.gpus.get(name)
+        known = device.limiter if gpu is None else gpu.limiter
+        message.limiter = next((d.limiter for d in deployments if d.limiter), known)
+        message.cpus.extend(device.cpus if gpu is None else gpu.cpus())
         message.share_limit_percent = device.share_limit_percent
         message.share_used_percent = sum(w.share_effective_percent for w in workers)
+        if gpu is not None:
+            self._fill_gpu(message, gpu, workers)
+            return
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         message.memory_bytes = device.memory_limit_bytes or total
         message.memory_used_bytes = sum(resident_bytes(w.pid) for w in workers)
+
+    def _fill_gpu(self, message: Any, gpu: Gpu, workers: list[Worker]) -> None:
+        facts, now = gpu.facts, gpu.reading
+        message.problem = gpu.problem
+        # Others may use it, too; without NVML only what our own workers measured is known.
+        ours = sum(worker.device_memory_bytes for worker in workers)
+        message.memory_used_bytes = now.memory_used_bytes or ours
+        if gpu.found is None:
+            return
+        message.memory_bytes = gpu.config.memory_limit_bytes or gpu.found.memory_bytes
+        message.gpu.name = gpu.found.name
+        message.gpu.uuid = gpu.found.uuid
+        message.gpu.sms = gpu.found.sms
+        message.gpu.driver = facts.driver
+        message.gpu.utilization_percent = now.utilization_percent
+        message.gpu.power_w = now.power_w
+        message.gpu.power_limit_w = facts.power_limit_w
+        message.gpu.temperature_c = now.temperature_c
+        message.gpu.pcie_generation = facts.pcie_generation
+        message.gpu.pcie_width = facts.pcie_width
+        message.gpu.numa_node = facts.numa_node
+        message.gpu.compute_mode = facts.compute_mode
 
     def _fill_function(self, message: Any, function: Function) -> None:
         spec, deployment = function.spec, function.deployment
@@ -148,6 +178,7 @@ class StatusReader:
             return
         message.limiter = deployment.limiter
         message.share_effective_percent = deployment.share_effective_percent
+        message.device_memory_bytes = sum(w.device_memory_bytes for w in deployment.workers)
         for worker in deployment.workers:
             message.workers.add(
                 pid=worker.pid,
@@ -195,4 +226,20 @@ def _function_reading(function: Function) -> FunctionReading:
         worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
         worker_restarts=function.restarts,
         segment_bytes=segment.size_bytes if segment else 0,
+        device_memory_bytes=sum(w.device_memory_bytes for w in workers),
+    )
+
+
+def _gpu_reading(gpu: Gpu) -> GpuFigures:
+    now = gpu.reading
+    return GpuFigures(
+        name=gpu.name,
+        usable=gpu.usable,
+        sms=gpu.found.sms if gpu.found else 0,
+        memory_bytes=gpu.found.memory_bytes if gpu.found else 0,
+        memory_used_bytes=now.memory_used_bytes,
+        utilization_percent=now.utilization_percent,
+        power_w=now.power_w,
+        temperature_c=now.temperature_c,
+        faults=gpu.clients.faults,
     )

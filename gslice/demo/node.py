@@ -42,6 +42,7 @@ class ServedNode:
         devices: What goes under `devices`.
         cores: Where all its processes run; default: where this process may.
         grpc_address: Where it listens; default: a free port.
+        node: Further settings under `node`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ServedNode:
         devices: Mapping[str, Any] | None = None,
         cores: Collection[int] | None = None,
         grpc_address: str = FREE_PORT,
+        node: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
         self.config = directory / "node.yaml"
@@ -60,6 +62,7 @@ class ServedNode:
         self._functions = functions
         self._devices = devices
         self._grpc_address = grpc_address
+        self._node = node or {}
         self._process: asyncio.subprocess.Process | None = None
         self._channel: grpc.aio.Channel | None = None
         self._traces = Traces(directory)
@@ -199,6 +202,7 @@ class ServedNode:
                 "metrics": FREE_PORT,
                 "state_dir": "./state",
                 "orphan_grace": "5s",
+                **self._node,
             },
             "functions": dict(self._functions),
         }

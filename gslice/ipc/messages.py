@@ -16,6 +16,8 @@ from gslice.core.types import FunctionSpec, Signature
 
 PROTOCOL_VERSION = 2
 LISTEN_FD = 3  # where a child finds its listening socket
+EXIT_DEVICE_LOST = 75
+"""Exit code of a worker whose device has failed for good; what it claimed is as it was."""
 
 
 # ---- both ways -------------------------------------------------------------------------------
@@ -73,22 +75,26 @@ class WorkerState:
         signature: Of that function, None before it is loaded.
         instance: Its instance index in the segment, -1 before Attach.
         state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
+        share_percent: As ordered last.
         share_effective_percent: As read back from the limiter.
-        limiter: `cgroup`, `threads` or `none`.
+        limiter: `cgroup`, `threads`, `mps` or `none`.
         limiter_ordered: As in Load.
         cpus: Likewise.
         memory_bytes: Resident memory of the process after loading.
+        device_memory_bytes: Memory of its GPU that loading took.
     """
 
     spec: FunctionSpec | None = None
     signature: Signature | None = None
     instance: int = -1
     state: str = "empty"
+    share_percent: float = 0.0
     share_effective_percent: float = 0.0
     limiter: str = "none"
     limiter_ordered: str = ""
     cpus: list[int] = field(default_factory=list)
     memory_bytes: int = 0
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,21 +135,37 @@ class RepositoryCall:
 
 
 @dataclass(frozen=True)
+class GpuGrant:
+    """The GPU of a worker. The worker's environment makes it the only one, ordinal 0.
+
+    Attributes:
+        uuid: `GPU-...`, for the worker to check that it is the one.
+        sms: Streaming multiprocessors of the whole GPU: shares are percent of them.
+    """
+
+    uuid: str
+    sms: int
+
+
+@dataclass(frozen=True)
 class Load:
     """Load the model (request; answered by Loaded or Failed).
 
     Attributes:
         spec: The function.
         share_percent: The share to hold it to from Attach on. While it loads and warms up, only the
-            engine's threads are as many as the share is worth.
-        limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with.
-        cpus: The cores of its device.
+            engine's threads are as many as the share is worth; on a GPU it holds from the start.
+        limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps`,
+            which its environment does and the worker reads back, or `none`.
+        cpus: The cores of its device; of a GPU, those for its own threads.
+        gpu: Its GPU; None on a CPU device.
     """
 
     spec: FunctionSpec
     share_percent: float
     limiter: str
     cpus: list[int]
+    gpu: GpuGrant | None = None
 
 
 @dataclass(frozen=True)
@@ -153,10 +175,12 @@ class Loaded:
     Attributes:
         signature: What it takes and gives.
         memory_bytes: Resident memory of the worker.
+        device_memory_bytes: Memory of its GPU that loading took.
     """
 
     signature: Signature
     memory_bytes: int
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,11 +204,13 @@ class Ready:
         share_effective_percent: Read back from the limiter.
         limiter: What enforces it.
         memory_bytes: Resident memory of the worker.
+        device_memory_bytes: Memory of its GPU that loading and warming up took.
     """
 
     share_effective_percent: float
     limiter: str
     memory_bytes: int
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -221,8 +221,7 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         group = Group(segment, state.spec, state.signature)
         found.groups.append(group)
     group.workers.append(worker)
-    ordered = (tuple(state.cpus), state.limiter_ordered)
-    group.outdated |= ordered != (device.cpus, device.limiter)
+    group.outdated |= not device.fits(state.cpus, state.limiter_ordered)
     return True
 
 

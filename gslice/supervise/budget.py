@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gslice.core.errors import ResourceExhausted
 from gslice.core.figures import megabytes
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 _PARTS_MIN = 4
+
+
+class Budget(Protocol):
+    """What functions may take of the node."""
+
+    def segment_bytes(self) -> int:
+        """How large a new segment may be."""
+
+    def check_memory(self, device: str) -> None:
+        """Checks the memory of all workers of a device, as they reported it.
+
+        Raises:
+            ResourceExhausted: it is more than the device's limit.
+        """
 
 
 class NodeBudget:
@@ -40,10 +54,13 @@ class NodeBudget:
     def check_memory(self, device: str) -> None:
         """See `Budget.check_memory`."""
         limit = self._node.device(device).memory_limit_bytes
+        on_gpu = device in self._node.gpus
         used: Counter[str] = Counter()
         for deployment in self._deployments():  # of the same name, while one is loaded anew
             if deployment.spec.device == device:
-                used[deployment.spec.name] += sum(w.memory_bytes for w in deployment.workers)
+                used[deployment.spec.name] += sum(
+                    w.device_memory_bytes if on_gpu else w.memory_bytes for w in deployment.workers
+                )
         if limit and used.total() > limit:
             parts = " + ".join(f"{name} {megabytes(size)}" for name, size in sorted(used.items()))
             raise ResourceExhausted(

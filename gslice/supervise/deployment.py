@@ -6,39 +6,30 @@ A function that is loaded anew gets a second deployment beside the first; the sw
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
 from gslice.control.slots import slot_classes
 from gslice.core.errors import GsliceError, LoadFailed, Unavailable
+from gslice.supervise.clients import Burial
 from gslice.supervise.reclaim import reclaim
-from gslice.supervise.tasks import run_all
+from gslice.supervise.tasks import Tasks, run_all
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.budget import Budget
+    from gslice.supervise.clients import Clients
     from gslice.supervise.frontends import Frontends
+    from gslice.supervise.gpu import Gpu
     from gslice.supervise.node import Node
 
 _IDLE_POLL_S = 0.005
-
-
-class Budget(Protocol):
-    """What functions may take of the node."""
-
-    def segment_bytes(self) -> int:
-        """How large a new segment may be."""
-
-    def check_memory(self, device: str) -> None:
-        """Checks the memory of all workers of a device, as they reported it.
-
-        Raises:
-            ResourceExhausted: it is more than the device's limit.
-        """
 
 
 class Deployment:
@@ -50,7 +41,7 @@ class Deployment:
         share_percent: The function's share of its device.
         frontends: Who leases slots and takes answers.
         on_lost: Called after a worker's death that nobody ordered, when its requests are queued
-            again: the deployment and how the worker died.
+            again: the deployment, how the worker died, and whether it may be to blame itself.
 
     Attributes:
         segment: None until the model is loaded and its signature known.
@@ -64,7 +55,7 @@ class Deployment:
         spec: FunctionSpec,
         share_percent: float,
         frontends: Frontends,
-        on_lost: Callable[[Deployment, str], None],
+        on_lost: Callable[[Deployment, str, bool], None],
     ) -> None:
         self.node = node
         self.spec = spec
@@ -74,6 +65,9 @@ class Deployment:
         self.workers: list[Worker] = []
         self._watches: dict[Worker, HangWatch] = {}
         self._device = node.device(spec.device)
+        self._gpu = node.gpus.get(spec.device)
+        self._bound = False  # a share that is fixed at a process's start has been used
+        self._burying = Tasks(spec.name, node.event)
         self._frontends = frontends
         self._on_lost = on_lost
 
@@ -110,6 +104,7 @@ class Deployment:
         self.signature = signature
         for worker in workers:
             self.workers.append(worker)
+            self._bind(worker)
             self._watch(worker)
 
     async def replace(self) -> None:
@@ -155,8 +150,23 @@ class Deployment:
         """What enforces the share; empty while nothing runs."""
         return next((w.limiter for w in self.workers if w.ready), "")
 
+    @property
+    def live_resize(self) -> bool:
+        """Whether a share can change in place; else it is that of the processes' start."""
+        return self._gpu is None or self._gpu.live_resize
+
+    def has_share(self, share_percent: float) -> bool:
+        """Whether it has what such a share is worth; where it can be set in place, it has."""
+        return (
+            self._gpu is None
+            or self._gpu.live_resize
+            or self._gpu.same_share(self.share_percent, share_percent)
+        )
+
     async def set_share(self, share_percent: float) -> None:
         """Changes the share of all instances in place; those still loading follow when ready."""
+        if self._bound and not self.live_resize:
+            return
         self.share_percent = share_percent
         await run_all(self._correct_share(worker) for worker in self.workers if worker.ready)
 
@@ -194,7 +204,8 @@ class Deployment:
             )
         ]
         for worker in hung:
-            worker.child.abort()
+            del self._watches[worker]
+            self._burying.start(worker.abort())
         return hung
 
     # ---- end -------------------------------------------------------------------------------
@@ -221,11 +232,13 @@ class Deployment:
 
     async def stop(self) -> None:
         """Ends all workers in order; what is still queued is answered with an error."""
+        await self._burying.cancel()
         await run_all(self._retire(worker, worker.stop()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
 
     async def kill(self) -> None:
         """Ends all workers at once; what is still queued is answered with an error."""
+        await self._burying.cancel()
         await run_all(self._retire(worker, worker.kill()) for worker in list(self.workers))
         self.fail_queued("the function was stopped")
 
@@ -243,13 +256,29 @@ class Deployment:
     # ---- parts -----------------------------------------------------------------------------
 
     async def _start_worker(self) -> Worker:
-        worker = await Worker.start(self.node, self.spec)
+        environment: dict[str, str] = {}
+        if self._gpu is not None:
+            await self._gpu.ready()
+            environment = self._gpu.environment(self.spec, self._instance_share)
+            self._bound = True
+        worker = await Worker.start(self.node, self.spec, environment)
         self.workers.append(worker)
+        self._bind(worker)
         return worker
 
+    def _bind(self, worker: Worker) -> None:
+        if self._gpu is not None:
+            self._bound = True
+            self._gpu.clients.add(worker, self.spec.name)
+            worker.before_kill = functools.partial(self._gpu.clients.end, worker)
+
     async def _load(self, worker: Worker) -> Signature:
-        device = self._device
-        return await worker.load(self.spec, self._instance_share, device.limiter, list(device.cpus))
+        device, gpu, share = self._device, self._gpu, self._instance_share
+        if gpu is None:
+            return await worker.load(self.spec, share, device.limiter, list(device.cpus))
+        signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
+        await gpu.check_client(worker, self.spec.name)
+        return signature
 
     def _open_segment(self, signatures: Sequence[Signature], budget_bytes: int) -> None:
         self.signature = signatures[0]
@@ -269,10 +298,15 @@ class Deployment:
         assert self.segment is not None
         instance = self.segment.add_instance()
         await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
+        if self._gpu is not None:
+            self._gpu.check_share(worker, self.spec.name)
         await self._correct_share(worker)
         self._watch(worker)
 
     async def _correct_share(self, worker: Worker) -> None:
+        if self._gpu is not None:  # what limits it there was fixed at its start, or there is none
+            worker.share_percent = self._instance_share
+            return
         while worker.share_percent != self._instance_share:
             await worker.set_share(self._instance_share)
 
@@ -300,19 +334,33 @@ class Deployment:
     def _lost(self, worker: Worker, how: str) -> None:
         if worker.expected_to_end:
             return
-        self._remove(worker)
-        self._on_lost(self, how)
+        if self._gpu is None:
+            self._accept_death(worker, how, Burial())
+        else:
+            worker.ready = False
+            self._watches.pop(worker, None)
+            self._burying.start(self._bury(self._gpu, worker, how))
+
+    async def _bury(self, gpu: Gpu, worker: Worker, how: str) -> None:
+        self._accept_death(worker, how, await gpu.bury(worker, how))
+
+    def _accept_death(self, worker: Worker, how: str, burial: Burial) -> None:
+        self._remove(worker, burial)
+        self._on_lost(self, how, burial.blamed)
         reclaim(self.node)
 
     async def _retire(self, worker: Worker, end: Coroutine[None, None, None]) -> None:
         worker.expected_to_end = True
         await end
-        self._remove(worker)
+        burial = Burial()
+        if self._gpu is not None:
+            burial = await self._gpu.bury(worker, worker.death.result())
+        self._remove(worker, burial)
 
     async def _discard(self, worker: Worker) -> None:
         await self._retire(worker, worker.kill())
 
-    def _remove(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker, burial: Burial) -> None:
         """Takes a dead worker's instance out of the segment; its requests are queued again."""
         if worker not in self.workers:
             return
@@ -320,11 +368,21 @@ class Deployment:
         self._watches.pop(worker, None)
         if self.segment is None or worker.instance < 0:
             return
-        # On the CPU device nothing outlives the process that could still write.
-        may_rerun = not self.spec.side_effects
-        result = self.segment.requeue(worker.instance, may_rerun, device_gone=True)
-        self.segment.remove_instance(worker.instance)
+        gone = burial.device_gone
+        result = self.segment.requeue(
+            worker.instance, not self.spec.side_effects, device_gone=gone, blamed=burial.blamed
+        )
         self._frontends.wake(result["wake"])
+        if gone:
+            self.segment.remove_instance(worker.instance)
+        elif self._gpu is not None:
+            self._burying.start(self._release(self._gpu.clients, self.segment, worker))
+
+    async def _release(self, clients: Clients, segment: Segment, worker: Worker) -> None:
+        """Gives back what a dead worker's device could still write to, once it cannot."""
+        await clients.gone(worker)
+        segment.release_quarantine(worker.instance)
+        segment.remove_instance(worker.instance)
 
     def _idle(self) -> bool:
         assert self.segment is not None

@@ -16,6 +16,7 @@ from gslice.core.errors import GsliceError
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
 from gslice.supervise.logs import last_lines, shortened
+from gslice.supervise.resize import Resizing
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
-    from gslice.supervise.deployment import Budget
+    from gslice.supervise.budget import Budget
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
     from gslice.supervise.worker import Worker
@@ -84,6 +85,7 @@ class Function:
         self._load_ordered = False
         self._breaker = Breaker()
         self._restarting = Tasks(spec.name, node.event)
+        self._resizing = Resizing(self, node.event)
 
     # ---- what can be seen --------------------------------------------------------------------
 
@@ -100,7 +102,12 @@ class Function:
     @property
     def deployments(self) -> list[Deployment]:
         """All that runs: around a load, the old and the new."""
-        return list(dict.fromkeys([*self._lasting(), *self._retiring]))
+        return list(dict.fromkeys([*self.lasting, *self._retiring]))
+
+    @property
+    def lasting(self) -> list[Deployment]:
+        """What serves, and what is being loaded to serve next."""
+        return [d for d in (self._deployment, self._next) if d is not None]
 
     @property
     def segment(self) -> Segment | None:
@@ -171,6 +178,7 @@ class Function:
         self.accepting = False
         self._set_state("UNLOADING", "it is being unloaded")
         await self._restarting.cancel()
+        await self._resizing.cancel()
         await self._show("UNLOADING")
         if self._deployment is not None:
             await self._retire(self._deployment, stage)
@@ -214,7 +222,9 @@ class Function:
     def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
         """Whether what serves can go on with other settings: only its share differs."""
         only_share = before != after and dataclasses.replace(before, share=after.share) == after
-        return only_share and self.accepting and not self.outdated
+        deployment = self._deployment
+        fits = deployment is None or deployment.has_share(self.share_granted_percent)
+        return only_share and self.accepting and not self.outdated and fits
 
     def set_share(self, spec: FunctionSpec) -> None:
         """Takes over a new requested share; the supervisor grants it."""
@@ -223,10 +233,14 @@ class Function:
             self._deployment.spec = dataclasses.replace(self._deployment.spec, share=spec.share)
 
     async def grant(self, share_percent: float) -> None:
-        """Sets the share in place, on what serves and on what is being loaded."""
+        """Sets the share in place, on what serves and on what is being loaded.
+
+        Where it is fixed when a process starts, what serves is loaded anew beside itself.
+        """
         self.share_granted_percent = share_percent
-        for deployment in self._lasting():
+        for deployment in self.lasting:
             await deployment.set_share(share_percent)
+        self._resizing.order()
 
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
@@ -237,6 +251,7 @@ class Function:
         """Ends it with the daemon: finishes what was claimed, then ends the workers."""
         self.accepting = False
         await self._restarting.cancel()
+        await self._resizing.cancel()
         self._set_state("UNLOADING", "the daemon is stopping")
         if self._next is not None:
             await self._next.kill()  # its load fails, and says so to whoever asked for it
@@ -248,12 +263,14 @@ class Function:
         """Ends it at once."""
         self.accepting = False
         await self._restarting.cancel()
+        await self._resizing.cancel()
         for deployment in self.deployments:
             await deployment.kill()
 
     async def leave(self) -> None:
         """Lets what runs run on, for the next daemon."""
         await self._restarting.cancel()
+        await self._resizing.cancel()
         for deployment in self.deployments:
             deployment.detach()
 
@@ -285,12 +302,18 @@ class Function:
         for _ in range(deployment.spec.instances - len(deployment.workers)):
             self._worker_lost(deployment, how)
 
-    def _worker_lost(self, deployment: Deployment, how: str) -> None:
-        """A worker died; its requests wait in the queue already."""
+    def _worker_lost(self, deployment: Deployment, how: str, blamed: bool = True) -> None:
+        """A worker died; its requests wait in the queue already.
+
+        Args:
+            deployment: Its.
+            how: In words.
+            blamed: False: it died of what another function did, which is no crash loop of ours.
+        """
         self._node.event(self.name, f"a worker {how}")
         if deployment is not self._deployment or not self.accepting:
             return
-        delay_us = self._death(deployment)
+        delay_us = self._death(deployment) if blamed else 0
         if not deployment.ready:
             # Front-ends go on accepting: what comes waits in the queue for the new worker.
             self._set_state("LOADING", f"its worker {how}; starting another")
@@ -345,9 +368,6 @@ class Function:
                 self._deployment.fail_queued(reason)
 
     # ---- parts -----------------------------------------------------------------------------
-
-    def _lasting(self) -> list[Deployment]:
-        return [d for d in (self._deployment, self._next) if d is not None]
 
     def _make(self, spec: FunctionSpec) -> Deployment:
         return Deployment(

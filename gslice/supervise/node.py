@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
+from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Node:
         log_dir: Where their logs go.
         changes: Told of every change of state.
         event: Records something that an operator may want to know later: subject and text.
+        gpus: Those of the devices that are GPUs, by name.
     """
 
     config: NodeConfig
@@ -62,6 +64,7 @@ class Node:
     run_dir: RunDir
     log_dir: Path
     event: Callable[[str, str], None]
+    gpus: dict[str, Gpu] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
 
     @classmethod
@@ -74,7 +77,21 @@ class Node:
         """Makes the directories of a node's state."""
         log_dir = config.state_dir / "log"
         log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cls(config, devices, RunDir(config.state_dir / "run"), log_dir, event or _log_event)
+        event = event or _log_event
+        library, home = GpuLibrary(), config.state_dir / "mps"
+        gpus = {
+            name: Gpu(
+                name,
+                device,
+                library,
+                home / str(device.index),
+                log_dir / f"mps-{device.index}.log",
+                event,
+            )
+            for name, device in devices.items()
+            if device.kind == "cuda"
+        }
+        return cls(config, devices, RunDir(config.state_dir / "run"), log_dir, event, gpus)
 
     def device(self, name: str) -> DeviceConfig:
         """A device by name.

@@ -111,15 +111,33 @@ def start(launch: Launch, listener: socket.socket) -> Process:
     """
     # -P: the working directory must not shadow modules; -u: a print reaches the log at once.
     arguments = [sys.executable, "-P", "-u", "-m", launch.module, *launch.arguments]
+    return spawn(arguments, {**os.environ, **launch.environment}, launch.log, listener)
+
+
+def spawn(
+    arguments: list[str],
+    environment: Mapping[str, str],
+    log: Path,
+    listener: socket.socket | None = None,
+) -> Process:
+    """Starts any program, in a session of its own.
+
+    Args:
+        arguments: The program's path first.
+        environment: All of it.
+        log: File that takes its standard output and error.
+        listener: What it finds as descriptor 3, if anything; it inherits nothing else.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    passed = [(os.POSIX_SPAWN_DUP2, listener.fileno(), LISTEN_FD)] if listener else []
     pid = os.posix_spawn(
-        sys.executable,
+        arguments[0],
         arguments,
-        {**os.environ, **launch.environment},
+        environment,
         file_actions=[
-            (os.POSIX_SPAWN_DUP2, listener.fileno(), LISTEN_FD),
+            *passed,
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(launch.log), flags, 0o600),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,

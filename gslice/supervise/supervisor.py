@@ -190,12 +190,14 @@ class Supervisor:
         await asyncio.gather(*(f.stop(drain_s) for f in self.functions.values()))
         await self._tasks.cancel()
         self.functions.clear()
+        await self._close_gpus()
 
     async def kill(self) -> None:
         """The end without grace: every child is killed."""
         self._closing = True
         await self._tasks.cancel()
         await asyncio.gather(self.frontends.kill(), *(f.kill() for f in self.functions.values()))
+        await self._close_gpus()
 
     async def leave(self) -> None:
         """Lets everything run on, for the next daemon."""
@@ -208,6 +210,9 @@ class Supervisor:
         self.functions.clear()
 
     # ---- parts -----------------------------------------------------------------------------
+
+    async def _close_gpus(self) -> None:
+        await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
 
     def _refuse_reserved(self, name: str) -> None:
         if name in (LOG_NAME, DAEMON_LOG_NAME):

@@ -10,6 +10,8 @@ from gslice.ipc.messages import (
     AddFrontend,
     Attach,
     Drain,
+    Exit,
+    GpuGrant,
     Load,
     Loaded,
     Ok,
@@ -24,7 +26,7 @@ from gslice.supervise.process import Launch
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from gslice._native import Segment
@@ -52,8 +54,10 @@ class Worker:
         share_effective_percent: The share as its limiter read it back.
         limiter: What enforces the share.
         memory_bytes: Resident memory after loading.
+        device_memory_bytes: Memory of its GPU that it took, as it measured.
         ready: It has warmed up and its pump runs.
         expected_to_end: Its death is no accident.
+        before_kill: Takes its work off its device, which a kill may leave in disorder.
     """
 
     def __init__(self, child: Child, log: Path) -> None:
@@ -64,12 +68,21 @@ class Worker:
         self.share_effective_percent = 0.0
         self.limiter = "none"
         self.memory_bytes = 0
+        self.device_memory_bytes = 0
         self.ready = False
         self.expected_to_end = False
+        self.before_kill: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
-    async def start(cls, node: Node, spec: FunctionSpec) -> Worker:
+    async def start(
+        cls, node: Node, spec: FunctionSpec, environment: Mapping[str, str] | None = None
+    ) -> Worker:
         """Starts an empty worker.
+
+        Args:
+            node: The node.
+            spec: Of its function.
+            environment: What binds it to its device; wins over the function's own.
 
         Raises:
             Unavailable: the process did not come up.
@@ -80,7 +93,7 @@ class Worker:
             MODULE,
             ("--orphan-grace-us", str(node.config.orphan_grace_us)),
             log,
-            {**ENVIRONMENT, **spec.environment},
+            {**ENVIRONMENT, **spec.environment, **(environment or {})},
         )
         return cls(await Child.start(node.run_dir, name, launch, _nothing_to_say), log)
 
@@ -89,9 +102,11 @@ class Worker:
         """A worker that was serving already."""
         worker = cls(child, log)
         worker.instance = state.instance
-        worker.share_percent = worker.share_effective_percent = state.share_effective_percent
+        worker.share_percent = state.share_percent or state.share_effective_percent
+        worker.share_effective_percent = state.share_effective_percent
         worker.limiter = state.limiter
         worker.memory_bytes = state.memory_bytes
+        worker.device_memory_bytes = state.device_memory_bytes
         worker.ready = True
         return worker
 
@@ -106,17 +121,23 @@ class Worker:
         return self.child.process.death
 
     async def load(
-        self, spec: FunctionSpec, share_percent: float, limiter: str, cpus: list[int]
+        self,
+        spec: FunctionSpec,
+        share_percent: float,
+        limiter: str,
+        cpus: list[int],
+        gpu: GpuGrant | None = None,
     ) -> Signature:
         """Loads the model, with threads for its share.
 
         Raises:
             LoadFailed: the engine's reason, or that the process died over it.
         """
-        order = Load(spec, share_percent, limiter, cpus)
+        order = Load(spec, share_percent, limiter, cpus, gpu)
         loaded = await self._prepare(spec, "loading", order, Loaded)
         self.share_percent = share_percent
         self.memory_bytes = loaded.memory_bytes
+        self.device_memory_bytes = loaded.device_memory_bytes
         return loaded.signature
 
     async def attach(
@@ -140,6 +161,7 @@ class Worker:
         self.share_effective_percent = ready.share_effective_percent
         self.limiter = ready.limiter
         self.memory_bytes = ready.memory_bytes
+        self.device_memory_bytes = ready.device_memory_bytes
         self.ready = True
 
     def add_frontend(self, index: int, eventfd: int) -> None:
@@ -174,7 +196,9 @@ class Worker:
     async def stop(self) -> None:
         """Ends it in order, or with force if need be."""
         self.expected_to_end = True
-        await self.child.stop(EXIT_TIMEOUT_S)
+        self.child.send(Exit())
+        if not await self.child.process.wait(EXIT_TIMEOUT_S):
+            await self.kill()
 
     def detach(self) -> None:
         """Lets it run on, for a later daemon."""
@@ -184,7 +208,14 @@ class Worker:
     async def kill(self) -> None:
         """Ends it at once."""
         self.expected_to_end = True
+        await self.abort()
         await self.child.kill()
+
+    async def abort(self) -> None:
+        """Kills it, and leaves the rest to those who wait for its death."""
+        if self.before_kill is not None and not self.death.done():
+            await self.before_kill()
+        self.child.abort()
 
     async def _prepare(
         self,

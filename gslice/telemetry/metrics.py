@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -38,6 +38,7 @@ class FunctionReading:
         worker_rss_bytes: By process id.
         worker_restarts: Workers started in place of dead ones.
         segment_bytes: Size of its shared memory.
+        device_memory_bytes: Memory of its GPU that its workers took.
     """
 
     name: str
@@ -48,6 +49,34 @@ class FunctionReading:
     worker_rss_bytes: Mapping[int, int] = field(default_factory=dict)
     worker_restarts: int = 0
     segment_bytes: int = 0
+    device_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class GpuFigures:
+    """A GPU at the moment of a scrape.
+
+    Attributes:
+        name: The device's.
+        usable: Whether functions can be started on it.
+        sms: Streaming multiprocessors.
+        memory_bytes: All of its memory.
+        memory_used_bytes: By everybody.
+        utilization_percent: As NVML has it.
+        power_w: Drawn.
+        temperature_c: Of the chip.
+        faults: Fatal faults that reached all of its functions.
+    """
+
+    name: str
+    usable: bool
+    sms: int
+    memory_bytes: int
+    memory_used_bytes: int
+    utilization_percent: float
+    power_w: float
+    temperature_c: float
+    faults: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +89,7 @@ class NodeReading:
         frontends: Front-ends that run.
         frontend_restarts: Front-ends started in place of dead ones.
         share_limit_percent: By device.
+        gpus: Those of the devices that are GPUs.
     """
 
     version: str
@@ -67,6 +97,18 @@ class NodeReading:
     frontends: int = 0
     frontend_restarts: int = 0
     share_limit_percent: Mapping[str, float] = field(default_factory=dict)
+    gpus: Sequence[GpuFigures] = ()
+
+
+_GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
+    ("usable", "1 if functions can be started on it.", lambda gpu: float(gpu.usable)),
+    ("sms", "Streaming multiprocessors.", lambda gpu: gpu.sms),
+    ("memory_bytes", "All of its memory.", lambda gpu: gpu.memory_bytes),
+    ("memory_used_bytes", "Memory that anybody uses.", lambda gpu: gpu.memory_used_bytes),
+    ("utilization_percent", "Time in which a kernel ran.", lambda gpu: gpu.utilization_percent),
+    ("power_watts", "Power drawn.", lambda gpu: gpu.power_w),
+    ("temperature_celsius", "Of the chip.", lambda gpu: gpu.temperature_c),
+)
 
 
 class NodeCollector(Collector):
@@ -86,6 +128,7 @@ class NodeCollector(Collector):
         reading = self._read()
         served = [(f.name, f.stats) for f in reading.functions if f.stats is not None]
         yield from _node(reading)
+        yield from _gpus(reading.gpus)
         yield from _functions(reading.functions)
         yield from _requests(served)
         yield from _batches(served)
@@ -108,6 +151,22 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
     yield limit
 
 
+def _gpus(gpus: Sequence[GpuFigures]) -> Iterable[Metric]:
+    if not gpus:
+        return
+    for name, documentation, read in _GPU_GAUGES:
+        gauge = GaugeMetricFamily(f"gslice_gpu_{name}", documentation, labels=["device"])
+        for gpu in gpus:
+            gauge.add_metric([gpu.name], read(gpu))
+        yield gauge
+    faults = CounterMetricFamily(
+        "gslice_gpu_faults", "Fatal faults that reached all functions.", labels=["device"]
+    )
+    for gpu in gpus:
+        faults.add_metric([gpu.name], gpu.faults)
+    yield faults
+
+
 def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
     ready = _gauge("gslice_function_ready", "1 if the function serves.")
     queue = _gauge("gslice_queue_length", "Requests that wait for an instance.")
@@ -117,11 +176,14 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
     shares = _gauge("gslice_share_percent", "Share of the device.", "kind")
     rss = _gauge("gslice_worker_rss_bytes", "Resident memory of a worker.", "pid")
     segment = _gauge("gslice_segment_bytes", "Size of the function's shared memory.")
+    on_gpu = _gauge("gslice_device_memory_bytes", "Memory of its GPU that its workers took.")
     restarts = _counter("gslice_worker_restarts", "Workers started in place of dead ones.")
     for function in functions:
         name = function.name
         ready.add_metric([name], float(function.ready))
         restarts.add_metric([name], function.worker_restarts)
+        if function.device_memory_bytes:
+            on_gpu.add_metric([name], function.device_memory_bytes)
         for kind, percent in function.share_percent.items():
             shares.add_metric([name, kind], percent)
         for pid, size in function.worker_rss_bytes.items():
@@ -136,7 +198,7 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
                 blocks.add_metric([name], count)
             else:
                 slots.add_metric([name, state], count)
-    return (ready, queue, in_flight, slots, blocks, shares, rss, segment, restarts)
+    return (ready, queue, in_flight, slots, blocks, shares, rss, segment, on_gpu, restarts)
 
 
 def _requests(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:

@@ -13,6 +13,7 @@ from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.tasks import thread_ids
 from gslice.ipc.native import native_signature
 from gslice.worker.engines import make_engine
+from gslice.worker.gpu import GpuDevice, WorkerGpu
 from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from gslice.core.types import Signature
     from gslice.ipc.messages import Load
+    from gslice.worker.engines.base import Device
 
 _log = logging.getLogger(__name__)
 
@@ -42,25 +44,26 @@ class ServedFunction:
         self.index = -1
         self.segment: _native.Segment | None = None
         self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
-        self._share_percent = order.share_percent
+        self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
         os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
-        before = thread_ids()
+        self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
+        self._control_tids = thread_ids()
         self._engine = make_engine(self.spec.engine)
-        self.signature: Signature = self._engine.load(
-            self.spec, CpuDevice(self._cpus, self._share_percent)
-        )
-        self._engine_tids = thread_ids() - before
+        self.signature: Signature = self._engine.load(self.spec, self._device())
+        self.device_memory_bytes = self._gpu.memory_taken_bytes() if self._gpu else 0
 
     @property
     def limiter(self) -> str:
         """What enforces the share."""
-        return self._limiter.name
+        return self._gpu.limiter if self._gpu else self._limiter.name
 
     @property
     def share_effective_percent(self) -> float:
-        """The share as the limiter reads it back, or what the engine's threads can use of it."""
+        """The share as it is read back, or what the engine's threads can use of it."""
+        if self._gpu is not None:
+            return self._gpu.share_effective_percent
         reach = self._engine.threads or len(self._cpus)
         return min(self._limiter.read_effective(), 100.0 * reach / len(self._cpus))
 
@@ -79,20 +82,24 @@ class ServedFunction:
         if self._instance is not None:
             raise FailedPrecondition(f"function {self.spec.name} is attached already")
         segment = _native.Segment.open(segment_fd)
+        cuda = self._gpu.cuda if self._gpu else None
         if not self._engine.native:
-            warm_up(self._engine, self.spec, self.signature)
+            warm_up(self._engine, self.spec, self.signature, cuda)
         instance = _native.Instance(
             segment,
             index,
             native_signature(self.signature),
             self.spec.lanes,
             None if self._engine.native else self._engine.prepare,
+            cuda,
         )
         for frontend, eventfd in eventfds.items():
             instance.add_frontend(frontend, eventfd)
         instance.start()
         self._instance, self.segment, self.index = instance, segment, index
-        if not self._engine.native:  # the identity engine has no compute thread to limit
+        if self._gpu is not None:  # its share is of the GPU, and enforced there
+            self.device_memory_bytes = self._gpu.memory_taken_bytes()
+        elif not self._engine.native:  # the identity engine has no compute thread to limit
             self._limit()
 
     def set_share(self, share_percent: float) -> float:
@@ -104,9 +111,9 @@ class ServedFunction:
         Raises:
             FailedPrecondition: Its limiter cannot do that while it serves.
         """
-        if not self._limiter.live_resize:
+        if self._gpu is not None or not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
-        self._share_percent = share_percent
+        self.share_percent = share_percent
         if self._instance is None:
             return self.share_effective_percent
         self._limiter.apply(share_percent, self._compute_tids())
@@ -133,19 +140,33 @@ class ServedFunction:
             self._instance = None
         self._engine.close()
         self._limiter.release()
+        if self._gpu is not None:
+            self._gpu.close()
+
+    @property
+    def fault_fd(self) -> int:
+        """Becomes readable when the GPU is lost; -1: nothing here can be lost."""
+        return self._instance.fault_fd if self._instance and self._gpu else -1
+
+    def fault(self) -> str:
+        """What the driver said when the GPU was lost."""
+        return self._instance.fault() if self._instance else ""
+
+    def _device(self) -> Device:
+        if self._gpu is not None:
+            return GpuDevice(self._gpu.cuda, self._cpus)
+        return CpuDevice(self._cpus, self.share_percent)
 
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()
         self._limiter = make_limiter(self.order.limiter, self._cpus, spec.name, spec.priority)
-        self._limiter.apply(self._share_percent, tids)
+        self._limiter.apply(self.share_percent, tids)
         if not prioritise(tids, spec.priority):
             _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
         effective = self.share_effective_percent
-        _log.info(
-            "share %g %%, effective %g %% by %s", self._share_percent, effective, self.limiter
-        )
+        _log.info("share %g %%, effective %g %% by %s", self.share_percent, effective, self.limiter)
 
     def _compute_tids(self) -> list[int]:
+        """The lanes, and what the engine has made: at load, or from a lane while it ran."""
         assert self._instance is not None
-        engine = self._engine_tids & thread_ids()
-        return sorted({*self._instance.lane_tids(), *engine})
+        return sorted(thread_ids() - self._control_tids - {self._instance.pump_tid()})

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gslice._native import WarmBatch
+from gslice._native import CudaGraph, WarmBatch
 from gslice.core.elements import encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.core.types import ELEMENT_BYTES
 from gslice.ipc.native import native_signature
+from gslice.worker.engines.base import Captures
 from gslice.worker.shapes import candidates, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gslice._native import CudaDevice
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
     from gslice.worker.engines.base import Engine
     from gslice.worker.shapes import Shape
@@ -26,28 +28,72 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_LEGACY_STREAM = 1  # of the driver: what libraries use by default
 
-def warm_up(engine: Engine, spec: FunctionSpec, signature: Signature) -> None:
+
+def warm_up(
+    engine: Engine, spec: FunctionSpec, signature: Signature, cuda: CudaDevice | None = None
+) -> None:
     """Runs every bucket once. Without padding any size runs as it is, so one row is enough.
+
+    On a GPU that is done in every lane, for each has a stream and a buffer of its own, and what can
+    be captured is.
 
     Zeros say little where shapes had to be guessed, or where the data means something to the
     user's code, so then a failure is a line in the log. The user's sample must run, and so must
     zeros of the only shape that a model takes.
 
+    Args:
+        engine: Loaded.
+        spec: The function.
+        signature: As the engine told.
+        cuda: The GPU; None: the CPU device, where lanes are alike.
+
     Raises:
         LoadFailed: The sample does not fit the function, or the function fails with it.
     """
-    for bucket in signature.buckets or (1,):
-        call = engine.prepare(0, bucket)
+    lanes = range(spec.lanes if cuda is not None else 1)
+    if cuda is not None:
+        for lane in lanes:  # weights may still be on their way, on the stream that loads them
+            cuda.order(_LEGACY_STREAM, cuda.lane_stream(lane))
+    for lane in lanes:
+        for bucket in signature.buckets or (1,):
+            run = _Run(engine, signature, lane, bucket, cuda)
+            if spec.warmup:
+                _run_sample(run, _sample(spec, signature, bucket), spec)
+            else:
+                _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
 
-        def run(inputs: Inputs, bucket: int = bucket, call: Callable[..., None] = call) -> None:
-            data, shapes = inputs
-            call(WarmBatch(native_signature(signature), 0, bucket, data, shapes))
 
-        if spec.warmup:
-            _run_sample(run, _sample(spec, signature, bucket), spec)
-        else:
-            _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
+class _Run:
+    """Runs one bucket in one lane."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        signature: Signature,
+        lane: int,
+        bucket: int,
+        cuda: CudaDevice | None,
+    ) -> None:
+        self._engine = engine
+        self._signature = native_signature(signature)
+        self._lane = lane
+        self._bucket = bucket
+        self._cuda = cuda
+        batched = signature.rows_max > 0
+        known = is_known((*signature.inputs, *signature.outputs), batched)
+        self._may_capture = cuda is not None and known and (bool(signature.buckets) or not batched)
+
+    def __call__(self, inputs: Inputs) -> None:
+        data, shapes = inputs
+        call = self._engine.prepare(self._lane, self._bucket)
+        assert not isinstance(call, CudaGraph), "nothing is captured before it has run"
+        batch = WarmBatch(self._signature, self._lane, self._bucket, data, shapes, self._cuda)
+        call(batch)
+        batch.finish()
+        if self._may_capture and isinstance(self._engine, Captures):
+            self._engine.capture(batch)
 
 
 def _run_sample(run: Callable[[Inputs], None], inputs: Inputs, spec: FunctionSpec) -> None:

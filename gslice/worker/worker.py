@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from gslice.core.errors import (
     ChannelClosed,
@@ -25,6 +25,7 @@ from gslice.core.errors import (
 )
 from gslice.ipc.channel import Channel, Received
 from gslice.ipc.messages import (
+    EXIT_DEVICE_LOST,
     AddFrontend,
     Attach,
     Drain,
@@ -101,6 +102,8 @@ class Worker:
                 self._signalled()
             elif fd in self._channels:
                 self._receive(self._channels[fd])
+            elif self._function is not None and fd == self._function.fault_fd:
+                self._lost()
 
     def _wait(self) -> list[tuple[int, int]]:
         if self._channels:
@@ -178,7 +181,8 @@ class Worker:
         self._state = "loading"
         with self._passing_to("loaded"):
             self._function = ServedFunction(order)
-        return Loaded(self._function.signature, resident_bytes())
+        function = self._function
+        return Loaded(function.signature, resident_bytes(), function.device_memory_bytes)
 
     def _on_attach(self, order: Attach, received: Received) -> Message:
         function = self._loaded()
@@ -188,7 +192,14 @@ class Worker:
                 function.attach(segment_fd, order.instance, self._eventfds)
         finally:
             os.close(segment_fd)
-        return Ready(function.share_effective_percent, function.limiter, resident_bytes())
+        if function.fault_fd >= 0:
+            self._poll.register(function.fault_fd, select.POLLIN)
+        return Ready(
+            function.share_effective_percent,
+            function.limiter,
+            resident_bytes(),
+            function.device_memory_bytes,
+        )
 
     def _on_add_frontend(self, order: AddFrontend, received: Received) -> Message:
         eventfd = received.take_fd()
@@ -246,11 +257,13 @@ class Worker:
             signature=function.signature,
             instance=function.index,
             state=self._state,
+            share_percent=function.share_percent,
             share_effective_percent=function.share_effective_percent,
             limiter=function.limiter,
             limiter_ordered=function.order.limiter,
             cpus=function.order.cpus,
             memory_bytes=resident_bytes(),
+            device_memory_bytes=function.device_memory_bytes,
         )
 
     def _catch_signals(self) -> None:
@@ -264,6 +277,15 @@ class Worker:
         # The wake-up socket tells of every signal that has a handler, the user's included.
         if signal.SIGTERM in self._terminated.recv(_SIGNALS_MAX):
             self._end("SIGTERM")
+
+    def _lost(self) -> NoReturn:
+        """The device takes nothing more, so nothing can be given back in order.
+
+        What is claimed stays so: the daemon knows by the exit code that it is to run again.
+        """
+        _log.error("the device is lost: %s", self._loaded().fault())
+        logging.shutdown()
+        os._exit(EXIT_DEVICE_LOST)
 
     def _end(self, reason: str) -> None:
         _log.info("ending: %s", reason)

@@ -18,11 +18,14 @@ namespace gslice {
 inline constexpr std::size_t kMaxRank = 8;
 inline constexpr std::size_t kMaxTensors = 32;  // inputs, and outputs, of one function
 
-// Of tensors in slots and lane buffers: front-ends lay them out so, and engines may rely on it.
+// Of tensors in slots: front-ends lay them out so, and engines may rely on it.
 inline constexpr std::size_t kTensorAlign = 64;
 
-constexpr std::size_t align_up(std::size_t bytes) {
-  return (bytes + kTensorAlign - 1) & ~(kTensorAlign - 1);
+// Of tensors in a lane's buffer: what the kernels of device libraries like best.
+inline constexpr std::size_t kLaneAlign = 256;
+
+constexpr std::size_t align_up(std::size_t bytes, std::size_t align = kTensorAlign) {
+  return (bytes + align - 1) & ~(align - 1);
 }
 
 // "[1, 3, -1]"

@@ -9,5 +9,7 @@ NB_MODULE(_native, module) {
   module.attr("MAX_INSTANCES") = gslice::kMaxInstances;
   gslice::bind_segment(module);
   gslice::bind_frontend(module);
+  gslice::bind_cuda(module);
+  gslice::bind_dlpack(module);
   gslice::bind_pump(module);
 }

@@ -2,12 +2,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <limits>
 #include <optional>
 
 #include "bind/batch.hpp"
+#include "bind/cuda.hpp"
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
 #include "bind/python_engine.hpp"
@@ -23,19 +25,24 @@ namespace {
 class PyInstance {
  public:
   PyInstance(std::shared_ptr<Segment> segment, std::uint32_t index, const Signature& signature,
-             std::uint32_t lanes, std::optional<nb::callable> prepared) {
+             std::uint32_t lanes, std::optional<nb::callable> prepared,
+             std::shared_ptr<cuda::CudaDevice> device)
+      : device_(std::move(device)) {
+    if (device_) check_device(*device_, signature, lanes - 1);
     std::unique_ptr<Engine> engine;
     if (prepared) {
       auto python = std::make_unique<PythonEngine>(std::move(*prepared), lanes, segment);
+      if (device_) python->prepare_all(signature);
       python_ = python.get();
       engine = std::move(python);
     } else {
       raise_if(check_identity(signature));
       engine = std::make_unique<IdentityEngine>();
     }
-    instance_ =
-        take_or_raise(Instance::create(std::move(segment), index, signature, lanes,
-                                       std::move(engine), std::make_unique<CpuDevice>(lanes)));
+    std::shared_ptr<DeviceTable> table = device_;
+    if (!table) table = std::make_shared<CpuDevice>(lanes);
+    instance_ = take_or_raise(Instance::create(std::move(segment), index, signature, lanes,
+                                               std::move(engine), std::move(table)));
   }
   // Threads end without the GIL, which they may need to do so; Python objects go with it.
   ~PyInstance() {
@@ -65,9 +72,12 @@ class PyInstance {
   void remove_frontend(std::uint32_t frontend) { instance_->frontends().remove(frontend); }
   std::vector<int> lane_tids() const { return instance_->lane_tids(); }
   int pump_tid() const { return instance_->pump_tid(); }
+  int fault_fd() const { return instance_->fault().fd(); }
+  std::string fault() const { return instance_->fault().line(); }
   nb::dict counters() const {
     const PumpCounters& counters = instance_->counters();
     nb::dict out;
+    if (device_) out = counters_of(*device_);
     out["python_calls"] = python_ != nullptr ? python_->calls() : 0;
     out["batches"] = counters.batches.load();
     out["zero_copy_batches"] = counters.zero_copy_batches.load();
@@ -76,6 +86,7 @@ class PyInstance {
   }
 
  private:
+  std::shared_ptr<cuda::CudaDevice> device_;
   PythonEngine* python_ = nullptr;
   std::unique_ptr<Instance> instance_;
 };
@@ -86,9 +97,9 @@ void bind_pump(nb::module_& module) {
   bind_batch(module);
   nb::class_<PyInstance>(module, "Instance")
       .def(nb::init<std::shared_ptr<Segment>, std::uint32_t, const Signature&, std::uint32_t,
-                    std::optional<nb::callable>>(),
+                    std::optional<nb::callable>, std::shared_ptr<cuda::CudaDevice>>(),
            nb::arg("segment"), nb::arg("index"), nb::arg("signature"), nb::arg("lanes"),
-           nb::arg("prepared").none())
+           nb::arg("prepared").none(), nb::arg("device").none() = nb::none())
       .def("add_frontend", &PyInstance::add_frontend, nb::arg("frontend"), nb::arg("eventfd"))
       .def("remove_frontend", &PyInstance::remove_frontend, nb::arg("frontend"))
       .def("start", &PyInstance::start)
@@ -96,6 +107,8 @@ void bind_pump(nb::module_& module) {
       .def("pump_tid", &PyInstance::pump_tid)
       .def("drain", &PyInstance::drain, nb::arg("timeout_s"))
       .def("stop", &PyInstance::stop)
+      .def_prop_ro("fault_fd", &PyInstance::fault_fd)
+      .def("fault", &PyInstance::fault)
       .def("counters", &PyInstance::counters);
 }
 

@@ -2,6 +2,9 @@
 
 #include <string>
 
+#include "bind/cuda.hpp"
+#include "bind/errors.hpp"
+
 namespace nb = nanobind;
 
 namespace gslice {
@@ -37,24 +40,62 @@ struct ViewScope {
   BatchView& view_;
 };
 
+// The executable of what was prepared, if it is a graph; null: a callable.
+void* graph_of(const nb::object& prepared, const Signature& signature) {
+  if (!nb::isinstance<CudaGraph>(prepared)) return nullptr;
+  for (const auto* tensors : {&signature.inputs, &signature.outputs})
+    for (const TensorSpec& tensor : *tensors)
+      if (!declared_shape(tensor, signature.rows_max != 0, 1))
+        raise(Status::Error(Code::kFailedPrecondition,
+                            "a CUDA graph runs one shape only, but '" + tensor.name + "' is " +
+                                shape_text(tensor.dims) + "; prepare a callable"));
+  return nb::cast<CudaGraph&>(prepared).executable;
+}
+
+Status replay(Batch& batch, void* graph) {
+  if (batch.stream() == nullptr)
+    return Status::Error(Code::kFailedPrecondition, "a CUDA graph needs a CUDA device");
+  for (std::uint32_t i = 0; i < batch.signature().outputs.size(); ++i) batch.output_target(i);
+  return batch.stream()->launch(graph);
+}
+
 thread_local PyGILState_STATE own_state;
 thread_local PyThreadState* parked_state = nullptr;
 
 }  // namespace
 
 PythonEngine::PythonEngine(nb::callable prepared, std::uint32_t lanes, std::shared_ptr<void> memory)
-    : prepared_(std::move(prepared)) {
+    : lanes_(lanes), prepared_(std::move(prepared)) {
   for (std::uint32_t i = 0; i < lanes; ++i)
     views_.push_back(nb::cast(new BatchView{nullptr, memory}, nb::rv_policy::take_ownership));
 }
 
+// A size without a bucket of its own is prepared when it comes, so it may be a call.
+void PythonEngine::prepare_all(const Signature& signature) {
+  std::vector<std::uint32_t> buckets = signature.buckets;
+  if (signature.rows_max == 0) buckets = {1};
+  blocking_ = buckets.empty();
+  for (std::uint32_t lane = 0; lane < lanes_; ++lane)
+    for (const std::uint32_t bucket : buckets) {
+      if (void* graph = graph_of(call_of(lane, bucket), signature); graph != nullptr)
+        graphs_[{lane, bucket}] = graph;
+      else
+        blocking_ = true;
+    }
+}
+
 Status PythonEngine::run(Batch& batch) {
+  if (const auto found = graphs_.find({batch.lane(), batch.bucket()}); found != graphs_.end())
+    return replay(batch, found->second);
   const nb::gil_scoped_acquire gil;
   const nb::object& view = views_[batch.lane()];
   const ViewScope scope(*nb::inst_ptr<BatchView>(view), batch);
-  ++calls_;
   try {
-    call_of(batch.lane(), batch.bucket())(view);
+    const nb::object call = call_of(batch.lane(), batch.bucket());
+    if (void* graph = graph_of(call, batch.signature()); graph != nullptr)
+      return replay(batch, graph);
+    ++calls_;
+    call(view);
     return Status::Ok();
   } catch (const nb::python_error& error) {
     return Status::Error(Code::kInternal, error_line(error));

@@ -71,9 +71,11 @@ std::shared_ptr<Segment> create_segment(
   return take_or_raise(Segment::create(spec));
 }
 
-nb::dict requeue(Segment& segment, std::uint32_t instance, bool may_rerun, bool device_gone) {
+nb::dict requeue(Segment& segment, std::uint32_t instance, bool may_rerun, bool device_gone,
+                 bool blamed) {
   std::vector<std::uint16_t> wake;
-  const Requeued result = segment.requeue(instance_index(instance), may_rerun, wake, device_gone);
+  const Requeued result =
+      segment.requeue(instance_index(instance), may_rerun, wake, device_gone, blamed);
   nb::dict out;
   out["requeued"] = result.requeued;
   out["poisoned"] = result.poisoned;
@@ -210,7 +212,7 @@ void bind_segment(nb::module_& module) {
           },
           nb::arg("frontend"))
       .def("requeue", &requeue, nb::arg("instance"), nb::arg("may_rerun"),
-           nb::arg("device_gone") = false)
+           nb::arg("device_gone") = false, nb::arg("blamed") = true)
       .def(
           "fail_queued",
           [](Segment& self, int code, const std::string& message) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "pump/lane_layout.hpp"
+
 namespace gslice {
 namespace {
 
@@ -10,8 +12,6 @@ namespace {
 alignas(kTensorAlign) std::byte nothing[kTensorAlign];
 
 std::byte* address(std::span<std::byte> bytes) { return bytes.empty() ? nothing : bytes.data(); }
-
-constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 62;  // so that sums of two fit
 
 Status corrupt(const std::string& what) {
   return Status::Error(Code::kInternal, "the slot's record of " + what + " is damaged");
@@ -193,42 +193,32 @@ std::uint64_t Assembly::row_bytes(std::uint32_t input) const {
 // What the tensors of a batch of `bucket` rows take; nothing if that is more than any memory. BYTES
 // tensors: as they are now, and no text in the rows that are added.
 std::optional<std::size_t> Assembly::buffer_bytes(std::uint32_t bucket) const {
-  std::uint64_t total = kTensorAlign;  // a buffer of nothing would be no buffer
-  for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
+  return lane_bytes(signature_, bucket, [&](std::uint32_t i) -> std::optional<std::uint64_t> {
     std::uint64_t bytes = 0;
     if (__builtin_mul_overflow(bucket - batch_.rows(), row_bytes(i), &bytes) || bytes > kMostBytes)
       return std::nullopt;
     for (std::size_t m = 0; m < members_.size(); ++m) bytes += inputs_of(m)[i].bytes;
-    total += align_up(bytes);
-    if (total > kMostBytes) return std::nullopt;
-  }
-  for (const TensorSpec& spec : signature_.outputs) {
-    const auto shape = declared_shape(spec, batchable(), bucket);
-    if (!shape) continue;
-    const std::uint64_t bytes = tensor_bytes(shape->view(), spec.dtype).value_or(kMostBytes + 1);
-    total += align_up(bytes);
-    if (bytes > kMostBytes || total > kMostBytes) return std::nullopt;
-  }
-  return total;
+    return bytes;
+  });
 }
 
 void Assembly::bind_buffer(std::byte* buffer) {
-  std::size_t offset = 0;
+  LaneLayout layout;
   for (std::uint32_t i = 0; i < signature_.inputs.size(); ++i) {
-    const std::size_t end = list_gather(i, offset);
+    const std::size_t offset = layout.next();
+    const std::size_t bytes = list_gather(i, offset) - offset;
     Shape shape = inputs_of(0)[i].shape;
     if (batchable()) shape.dims[0] = batch_.bucket();
-    batch_.input_slot(i) = {buffer + offset, end - offset, shape};
-    offset = align_up(end);
+    batch_.input_slot(i) = {buffer + layout.place(bytes), bytes, shape};
   }
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
     const auto shape = declared_shape(spec, batchable(), batch_.bucket());
     if (!shape) continue;
     const std::size_t bytes = *tensor_bytes(shape->view(), spec.dtype);
+    const std::size_t offset = layout.place(bytes);
     batch_.output_slot(i) = {buffer + offset, bytes, *shape};
     list_scatter(i, offset);
-    offset = align_up(offset + bytes);
   }
 }
 

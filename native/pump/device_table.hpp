@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "base/status.hpp"
 #include "pump/engine.hpp"
 
@@ -43,6 +44,10 @@ class DeviceTable {
   // True: lanes compute one at a time, so that a batch beside a running one begins only after it.
   virtual bool computes_in_turn() const = 0;
 
+  // Makes the memory of slots reachable, for as long as lanes are open.
+  virtual Status attach(std::span<std::byte>) { return Status::Ok(); }
+  virtual void detach() {}
+
   // `done` is called, from any thread, whenever poll() may have become true.
   virtual Status open_lane(std::uint32_t lane, Engine& engine, std::function<void()> done) = 0;
   // Waits for what the lane still runs.
@@ -61,6 +66,12 @@ class DeviceTable {
   // True, once for each record(): the batch is done, and `report` says how it went. When compute
   // fails, nothing is copied out.
   virtual bool poll(std::uint32_t lane, LaneReport& report) = 0;
+
+  // When poll() is worth a call although `done` was not called: not later than `now_ns`: at once.
+  virtual std::int64_t next_poll_ns([[maybe_unused]] std::int64_t now_ns) const { return kNever; }
+  // Why the device is lost to this process for good; ok while it is not. The requests of a batch
+  // that ends then belong to whoever recovers this instance.
+  virtual Status lost() const { return Status::Ok(); }
 
   // Kernel ids of the threads that compute, where the device has any.
   virtual std::vector<int> compute_tids() const { return {}; }

@@ -8,6 +8,13 @@ namespace {
 
 Status internal(std::string message) { return Status::Error(Code::kInternal, std::move(message)); }
 
+Shape shape_of(std::span<const std::int64_t> dims) {
+  Shape shape;
+  shape.rank = static_cast<std::uint32_t>(dims.size());
+  std::ranges::copy(dims, shape.dims.begin());
+  return shape;
+}
+
 }  // namespace
 
 Result<std::size_t> serialised_bytes(std::span<const std::byte> data, std::uint64_t elements) {
@@ -84,16 +91,26 @@ Status Batch::set_output(std::uint32_t index, DType dtype, std::span<const std::
   if (Status status = check_output(index, dtype, dims, data); !status.ok()) return status;
   given_[index] = true;
   Tensor& output = outputs_[index];
-  if (output.data == nullptr) {
-    Shape shape;
-    shape.rank = static_cast<std::uint32_t>(dims.size());
-    std::ranges::copy(dims, shape.dims.begin());
-    return sink_.store(index, shape, data);
-  }
-  if (!data.empty()) std::memcpy(output.data, data.data(), data.size());
+  if (output.data == nullptr) return sink_.store(index, shape_of(dims), data);
   ++copies_;
   copied_bytes_ += data.size();
+  if (stream_ != nullptr) return stream_->copy_from_host(output.data, data);
+  if (!data.empty()) std::memcpy(output.data, data.data(), data.size());
   return Status::Ok();
+}
+
+Status Batch::set_device_output(std::uint32_t index, DType dtype,
+                                std::span<const std::int64_t> dims,
+                                std::span<const std::byte> data) {
+  if (dtype == DType::kBytes || stream_ == nullptr)
+    return internal("output '" + signature_.outputs[index].name + "' can not be device memory");
+  if (Status status = check_output(index, dtype, dims, data); !status.ok()) return status;
+  given_[index] = true;
+  Tensor& output = outputs_[index];
+  if (output.data == nullptr) return stream_->keep(index, shape_of(dims), data);
+  ++copies_;
+  copied_bytes_ += data.size();
+  return stream_->copy_from_device(output.data, data);
 }
 
 Status Batch::check_given() const {

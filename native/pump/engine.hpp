@@ -33,6 +33,23 @@ class OutputSink {
                        std::span<const std::byte> data) = 0;
 };
 
+// The stream of a batch whose tensors are device memory, which the host never touches. What is
+// asked of it runs in order, behind the batch's inputs and before its outputs leave.
+class DeviceStream {
+ public:
+  virtual ~DeviceStream() = default;
+  virtual std::uintptr_t handle() const = 0;
+  // `data` may be changed as soon as this returns.
+  virtual Status copy_from_host(std::byte* to, std::span<const std::byte> data) = 0;
+  // `data` must stay until the stream got there.
+  virtual Status copy_from_device(std::byte* to, std::span<const std::byte> data) = 0;
+  // An output of unknown shape, stored when the batch has ended; `data` as above.
+  virtual Status keep(std::uint32_t output, const Shape& shape,
+                      std::span<const std::byte> data) = 0;
+  // Replays what was captured on it.
+  virtual Status launch(void* graph) = 0;
+};
+
 // One batch, as an engine sees it. A lane reuses its own, so that steady state allocates nothing.
 class Batch {
  public:
@@ -53,6 +70,9 @@ class Batch {
   // Gives an output by value: checks type, rank, dims and size, and copies it where it belongs.
   Status set_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
                     std::span<const std::byte> data);
+  // The same for device memory, which must stay until the stream got there.
+  Status set_device_output(std::uint32_t index, DType dtype, std::span<const std::int64_t> dims,
+                           std::span<const std::byte> data);
   // After the engine: an error that names an output it never gave.
   Status check_given() const;
 
@@ -62,9 +82,16 @@ class Batch {
   // Keeps the memory of its tensors alive; null: they lie in the segment.
   const std::shared_ptr<void>& buffer() const { return buffer_; }
 
+  // Where its tensors are device memory; null on the CPU device.
+  DeviceStream* stream() const { return stream_; }
+
   // For whoever fills the batch: forgets the last one's outputs and buffer.
   void reset(std::uint32_t rows, std::uint32_t bucket);
   void hold(std::shared_ptr<void> buffer) { buffer_ = std::move(buffer); }
+  void lie_on(DeviceStream& stream) { stream_ = &stream; }
+  Status store(std::uint32_t index, const Shape& shape, std::span<const std::byte> data) {
+    return sink_.store(index, shape, data);
+  }
   Tensor& input_slot(std::uint32_t index) { return inputs_[index]; }
   Tensor& output_slot(std::uint32_t index) { return outputs_[index]; }
 
@@ -81,6 +108,7 @@ class Batch {
   std::vector<Tensor> outputs_;
   std::vector<bool> given_;
   std::shared_ptr<void> buffer_;
+  DeviceStream* stream_ = nullptr;
   std::uint64_t copies_ = 0;
   std::uint64_t copied_bytes_ = 0;
 };

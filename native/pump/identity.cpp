@@ -16,8 +16,11 @@ Status check_identity(const Signature& signature) {
 Status IdentityEngine::run(Batch& batch) {
   for (std::uint32_t i = 0; i < batch.signature().inputs.size(); ++i) {
     const Tensor& input = batch.input(i);
-    Status status = batch.set_output(i, batch.signature().inputs[i].dtype, input.shape.view(),
-                                     {input.data, input.bytes});
+    const DType dtype = batch.signature().inputs[i].dtype;
+    const std::span<const std::byte> data(input.data, input.bytes);
+    Status status = batch.stream() == nullptr
+                        ? batch.set_output(i, dtype, input.shape.view(), data)
+                        : batch.set_device_output(i, dtype, input.shape.view(), data);
     if (!status.ok()) return status;
   }
   return Status::Ok();

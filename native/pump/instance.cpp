@@ -4,10 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <system_error>
 
 #include "base/clock.hpp"
+#include "base/pause.hpp"
 #include "pump/record.hpp"
 
 namespace gslice {
@@ -23,21 +26,25 @@ Result<std::unique_ptr<Instance>> Instance::create(std::shared_ptr<Segment> segm
                                                    std::uint32_t index, Signature signature,
                                                    std::uint32_t lanes,
                                                    std::unique_ptr<Engine> engine,
-                                                   std::unique_ptr<DeviceTable> device) {
+                                                   std::shared_ptr<DeviceTable> device) {
   if (index >= kMaxInstances)
     return invalid("instance " + std::to_string(index) + " is out of range; there are " +
                    std::to_string(kMaxInstances));
   if (lanes == 0 || lanes > kMaxLanes)
     return invalid(std::to_string(lanes) + " lanes; 1 to " + std::to_string(kMaxLanes) +
                    " are possible");
-  return std::unique_ptr<Instance>(
+  std::unique_ptr<Instance> instance(
       new Instance(std::move(segment), static_cast<std::uint16_t>(index), std::move(signature),
                    lanes, std::move(engine), std::move(device)));
+  if (!instance->fault_.valid())
+    return Status::Error(Code::kResourceExhausted,
+                         std::string("no eventfd for an instance: ") + std::strerror(errno));
+  return instance;
 }
 
 Instance::Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signature signature,
                    std::uint32_t lanes, std::unique_ptr<Engine> engine,
-                   std::unique_ptr<DeviceTable> device)
+                   std::shared_ptr<DeviceTable> device)
     : segment_(std::move(segment)),
       index_(index),
       signature_(std::move(signature)),
@@ -53,10 +60,14 @@ Instance::~Instance() { stop(); }
 
 void Instance::pump_main() {
   prctl(PR_SET_NAME, "gslice-pump");
+  prctl(PR_SET_TIMERSLACK, 1);  // ns: what it waits for is tens of microseconds away
   pump_tid_.store(gettid());
   pump_tid_.notify_all();
-  while (!(stopping_.load() && in_flight_ == 0)) turn();
-  report_drained();
+  while (!ended()) turn();
+  if (faulted_)
+    report_fault();
+  else
+    report_drained();
 }
 
 // One turn: the doorbell is read before anything is looked at, so that whatever changes meanwhile
@@ -66,17 +77,44 @@ void Instance::turn() {
   stamp();
   complete_finished();
   report_drained();
-  if (stopping_.load() && in_flight_ == 0) return;
+  if (ended()) return;
   const std::int64_t wait_until_ns = launch_next();
-  if (wait_until_ns != 0) segment_->wait(index_, doorbell, wait_until_ns);
+  if (wait_until_ns != 0) wait(doorbell, wait_until_ns);
+}
+
+// Waits for the doorbell, for `until_ns`, or for the end of a batch on a device that has to be
+// asked: asleep while that is not near, and by asking again and again where a sleep would overshoot
+// it.
+void Instance::wait(std::uint32_t doorbell, std::int64_t until_ns) {
+  while (true) {
+    const std::int64_t now = now_ns();
+    const std::int64_t poll_ns = device_->next_poll_ns(now);
+    if (poll_ns > now)
+      segment_->wait(index_, doorbell, std::min(until_ns, poll_ns));
+    else
+      pause_cpu();
+    if (segment_->doorbell(index_) != doorbell || poll_ns == kNever || until_ns <= now) return;
+    stamp();
+    if (complete_finished()) return;
+  }
 }
 
 void Instance::stamp() { entry().pump_stamp_ns.store_relaxed(now_ns()); }
 
-void Instance::complete_finished() {
+// True: something has changed.
+bool Instance::complete_finished() {
+  bool any = false;
   LaneReport report;
-  for (std::uint32_t i = 0; i < lanes_.size(); ++i)
-    if (lanes_[i].busy && device_->poll(i, report)) complete(lanes_[i], i, report);
+  for (std::uint32_t i = 0; i < lanes_.size(); ++i) {
+    if (!lanes_[i].busy || !device_->poll(i, report)) continue;
+    any = true;
+    if (!report.status.ok() && !device_->lost().ok()) {
+      faulted_ = true;
+      break;
+    }
+    complete(lanes_[i], i, report);
+  }
+  return any;
 }
 
 // Launches one batch if a lane is free. Returns how long to sleep; 0: look again at once.
@@ -105,6 +143,8 @@ void Instance::launch(Lane& lane, std::uint32_t index) {
       device_->compute(index, assembly.batch());
       device_->copy_out(index, assembly.scatter());
       device_->record(index);
+    } else if (!device_->lost().ok()) {
+      faulted_ = true;
     } else {
       for (const Member& member : assembly.members()) answer(member, status, {});
     }
@@ -149,15 +189,23 @@ void Instance::answer(const Member& member, const Status& status, const LaneRepo
 // ---- life --------------------------------------------------------------------------------------
 
 Status Instance::open_lanes() {
-  for (std::uint32_t i = 0; i < lanes_.size() && !open_; ++i) {
-    Status status = device_->open_lane(i, *engine_, [this] { segment_->ring(index_); });
-    if (!status.ok()) {
-      while (i-- > 0) device_->close_lane(i);
-      return status;
-    }
-  }
+  if (open_) return Status::Ok();
+  if (Status status = device_->attach(segment_->payloads()); !status.ok()) return status;
   open_ = true;
+  for (std::uint32_t i = 0; i < lanes_.size(); ++i) {
+    Status status = device_->open_lane(i, *engine_, [this] { segment_->ring(index_); });
+    if (status.ok()) continue;
+    close_lanes(i);
+    return status;
+  }
   return Status::Ok();
+}
+
+void Instance::close_lanes(std::uint32_t count) {
+  if (!open_) return;
+  for (std::uint32_t i = 0; i < count; ++i) device_->close_lane(i);
+  device_->detach();
+  open_ = false;
 }
 
 Status Instance::start() {
@@ -179,8 +227,9 @@ bool Instance::drain(std::int64_t timeout_ns) {
   if (pump_tid_.load() == 0) return true;  // never started
   segment_->ring(index_);
   std::unique_lock lock(drained_mutex_);
-  return drained_changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),
-                                   [&] { return drained_; });
+  drained_changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),
+                            [&] { return drained_ || gave_up_; });
+  return drained_;
 }
 
 void Instance::report_drained() {
@@ -192,6 +241,15 @@ void Instance::report_drained() {
   drained_changed_.notify_all();
 }
 
+void Instance::report_fault() {
+  {
+    const std::lock_guard lock(drained_mutex_);
+    gave_up_ = true;
+  }
+  drained_changed_.notify_all();
+  fault_.raise(device_->lost());
+}
+
 void Instance::stop() {
   draining_.store(true);
   stopping_.store(true);
@@ -199,8 +257,7 @@ void Instance::stop() {
     segment_->ring(index_);
     pump_.join();
   }
-  for (std::uint32_t i = 0; i < lanes_.size() && open_; ++i) device_->close_lane(i);
-  open_ = false;
+  close_lanes(static_cast<std::uint32_t>(lanes_.size()));
 }
 
 bool Instance::run_once() {

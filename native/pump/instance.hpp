@@ -13,6 +13,7 @@
 #include "pump/assembly.hpp"
 #include "pump/device_table.hpp"
 #include "pump/engine.hpp"
+#include "pump/fault.hpp"
 #include "pump/frontend_bells.hpp"
 #include "segment/segment.hpp"
 
@@ -31,7 +32,7 @@ class Instance {
                                                   std::uint32_t index, Signature signature,
                                                   std::uint32_t lanes,
                                                   std::unique_ptr<Engine> engine,
-                                                  std::unique_ptr<DeviceTable> device);
+                                                  std::shared_ptr<DeviceTable> device);
   ~Instance();  // stops
   Instance(const Instance&) = delete;
   Instance& operator=(const Instance&) = delete;
@@ -43,9 +44,13 @@ class Instance {
   // Opens the lanes and starts the pump.
   Status start();
   int pump_tid() const { return pump_tid_.load(); }
+  // The device was lost: nothing more is claimed or answered, and what was claimed stays so for
+  // whoever recovers this instance.
+  const Fault& fault() const { return fault_; }
   std::vector<int> lane_tids() const { return device_->compute_tids(); }
 
-  // Claims nothing new from now on. True: nothing was in flight within the time-out.
+  // Claims nothing new from now on. True: nothing was in flight within the time-out. False also
+  // when the device is lost.
   bool drain(std::int64_t timeout_ns);
   // Finishes what was claimed, and ends the threads. Idempotent.
   void stop();
@@ -63,26 +68,30 @@ class Instance {
 
   Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signature signature,
            std::uint32_t lanes, std::unique_ptr<Engine> engine,
-           std::unique_ptr<DeviceTable> device);
+           std::shared_ptr<DeviceTable> device);
 
   Status open_lanes();
+  void close_lanes(std::uint32_t count);
   void pump_main();
   void turn();
+  void wait(std::uint32_t doorbell, std::int64_t until_ns);
+  bool ended() const { return faulted_ || (stopping_.load() && in_flight_ == 0); }
   void stamp();
-  void complete_finished();
+  bool complete_finished();
   std::int64_t launch_next();
   void launch(Lane& lane, std::uint32_t index);
   void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
   void restart_waiting();
   void answer(const Member& member, const Status& status, const LaneReport& report);
   void report_drained();
+  void report_fault();
   InstanceEntry& entry() { return segment_->header().instances[index_]; }
 
   const std::shared_ptr<Segment> segment_;
   const std::uint16_t index_;
   const Signature signature_;
   const std::unique_ptr<Engine> engine_;
-  const std::unique_ptr<DeviceTable> device_;
+  const std::shared_ptr<DeviceTable> device_;
   FrontendBells frontends_;
   PumpCounters counters_;
 
@@ -91,7 +100,9 @@ class Instance {
   std::uint32_t in_flight_ = 0;
   Claim claim_;
   std::vector<std::uint16_t> wake_;
+  bool faulted_ = false;
 
+  Fault fault_;
   std::thread pump_;
   std::atomic<int> pump_tid_{0};
   std::atomic<bool> draining_{false};
@@ -99,6 +110,7 @@ class Instance {
   std::mutex drained_mutex_;
   std::condition_variable drained_changed_;
   bool drained_ = false;
+  bool gave_up_ = false;
   bool open_ = false;
 };
 

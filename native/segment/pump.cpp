@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/futex.hpp"
+#include "base/pause.hpp"
 #include "segment/segment.hpp"
 
 namespace gslice {
@@ -12,12 +13,6 @@ namespace {
 
 // About what a sleep and a wake-up cost: spinning longer can only lose.
 constexpr std::int64_t kSpinNs = 20'000;
-
-void pause_cpu() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#endif
-}
 
 }  // namespace
 

@@ -51,14 +51,14 @@ bool Segment::reap(std::uint32_t index, std::uint16_t frontend) {
 }
 
 Requeued Segment::requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
-                          bool device_gone) {
+                          bool device_gone, bool blamed) {
   Requeued counts;
   if (instance >= kMaxInstances) return counts;
   for (std::uint32_t i = 0; i < slot_count_; ++i) {
     SlotWord taken;
     if (!take_over(i, instance, taken)) continue;
     if (!device_gone) quarantine_output(i, taken, instance);
-    settle(i, taken, may_rerun, device_gone, counts);
+    settle(i, taken, may_rerun, device_gone, blamed, counts);
   }
   sweep_blocks(instance, device_gone ? BlockState::kFree : BlockState::kQuarantined);
   rebuild_hints();
@@ -105,12 +105,15 @@ void Segment::quarantine_output(std::uint32_t index, SlotWord& taken, std::uint1
   taken = tainted;
 }
 
-// What becomes of a dead instance's request: it runs again alone, or it is answered, or freed.
+// What becomes of a dead instance's request: it runs again, alone if it may have been what killed
+// the instance, or it is answered, or freed.
 void Segment::settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool device_gone,
-                     Requeued& counts) {
+                     bool blamed, Requeued& counts) {
   SlotHeader& slot = slots_[index];
   const std::uint16_t frontend = slot.frontend;
-  const bool convicted = (taken.flags & kFlagAlone) != 0;
+  const bool was_alone = (taken.flags & kFlagAlone) != 0;
+  const bool convicted = was_alone && blamed;
+  const std::uint8_t alone = was_alone || blamed ? kFlagAlone : 0;
   const bool reruns = may_rerun && !convicted;
   bool has_output = device_gone;
   if (reruns && !device_gone) {
@@ -137,8 +140,8 @@ void Segment::settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool d
       return;
     }
     next = {again ? SlotState::kQueued : SlotState::kDone,
-            static_cast<std::uint8_t>((seen.flags & kFlagTainted) | (again ? kFlagAlone : 0)),
-            frontend, seen.generation};
+            static_cast<std::uint8_t>((seen.flags & kFlagTainted) | (again ? alone : 0)), frontend,
+            seen.generation};
   } while (!swap_word(index, seen, next));  // only a cancel can come between
 
   if (again) {

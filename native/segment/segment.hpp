@@ -86,6 +86,8 @@ class Segment {
   // areas, for `payload_at` of that slot's own payload.
   std::span<std::byte> bytes_at(std::uint64_t offset, std::uint64_t bytes);
   std::span<std::byte> payload_at(std::uint32_t index, std::uint64_t offset, std::uint64_t bytes);
+  // All of them, whole pages: what a device may reach.
+  std::span<std::byte> payloads() { return {base_ + payload_begin_, size_bytes_ - payload_begin_}; }
 
   // ---- front-end ----
   // FREE -> LEASED in the smallest class that holds `payload_bytes`, or a larger one when that is
@@ -142,9 +144,10 @@ class Segment {
   // fresh output area; the old area is quarantined until `release_quarantine`. Poisoned ones are
   // answered. Writes into `wake` the front-ends to wake. `device_gone`: its device side is proven
   // gone already (always so on the CPU device), so the old area is used again and nothing is
-  // quarantined.
+  // quarantined. `blamed`: false if it died of what another function did, which convicts no request
+  // of ours.
   Requeued requeue(std::uint16_t instance, bool may_rerun, std::vector<std::uint16_t>& wake,
-                   bool device_gone = false);
+                   bool device_gone = false, bool blamed = true);
   // QUEUED -> DONE with an error, for a function that nobody will serve any more. How many.
   std::uint32_t fail_queued(Code code, std::string_view message, std::vector<std::uint16_t>& wake);
   // The device side of `instance` is proven gone: QUARANTINED slots and blocks of it -> FREE.
@@ -226,7 +229,7 @@ class Segment {
   // ---- recovery.cpp ----
   bool take_over(std::uint32_t index, std::uint16_t instance, SlotWord& taken);
   void quarantine_output(std::uint32_t index, SlotWord& taken, std::uint16_t instance);
-  void settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool device_gone,
+  void settle(std::uint32_t index, SlotWord taken, bool may_rerun, bool device_gone, bool blamed,
               Requeued& counts);
   bool reap(std::uint32_t index, std::uint16_t frontend);
   bool release_slot(std::uint32_t index, std::uint16_t instance);

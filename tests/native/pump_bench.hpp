@@ -154,13 +154,17 @@ class PumpBench {
   }
   Instance& add(std::function<Status(Batch&)> body, std::uint32_t lanes = 1,
                 bool inline_lanes = false) {
+    auto test_engine = std::make_unique<TestEngine>(std::move(body));
+    engine = test_engine.get();
+    return add_on(std::make_shared<CpuDevice>(lanes, inline_lanes), lanes, std::move(test_engine));
+  }
+  Instance& add_on(std::shared_ptr<DeviceTable> device, std::uint32_t lanes,
+                   std::unique_ptr<Engine> of) {
     auto index = segment->add_instance();
     CHECK(index.ok());
     last_index = index.value();
-    auto test_engine = std::make_unique<TestEngine>(std::move(body));
-    engine = test_engine.get();
-    auto created = Instance::create(segment, last_index, signature, lanes, std::move(test_engine),
-                                    std::make_unique<CpuDevice>(lanes, inline_lanes));
+    auto created =
+        Instance::create(segment, last_index, signature, lanes, std::move(of), std::move(device));
     CHECK(created.ok());
     instances.push_back(created.take());
     CHECK(instances.back()->frontends().add(0, eventfd_).ok());
@@ -190,7 +194,8 @@ class PumpBench {
     record.rank = static_cast<std::uint32_t>(dims.size());
     record.dtype = signature.inputs[0].dtype;
     std::ranges::copy(dims, record.dims.begin());
-    std::memcpy(segment->bytes_at(record.offset, data.size()).data(), data.data(), data.size());
+    std::ranges::copy(std::as_bytes(std::span(data)),
+                      segment->bytes_at(record.offset, data.size()).data());
     slot.output_offset += align_up(data.size());
     slot.output_bytes -= align_up(data.size());
     CHECK(segment->queue(ticket));
@@ -237,7 +242,7 @@ class PumpBench {
   Signature signature;
   std::shared_ptr<Segment> segment;
   std::vector<std::unique_ptr<Instance>> instances;
-  TestEngine* engine = nullptr;  // of the last instance
+  TestEngine* engine = nullptr;  // of the last add()
   std::uint16_t last_index = kNobody;
 
  private:

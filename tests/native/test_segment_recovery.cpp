@@ -117,6 +117,32 @@ TEST(a_device_gone_keeps_the_block_it_wrote_to) {
   check_idle(*f);
 }
 
+TEST(a_death_of_what_others_did_convicts_nobody) {
+  Fixture f;
+  f.done();
+  const Ticket a = submit(*f);
+  const Ticket b = submit(*f);
+  for (int death = 0; death < 3; ++death) {
+    CHECK_EQ(f.claim().size(), 2u);  // together, as ever
+    CHECK_EQ(f->requeue(f.instance, true, f.wake, true, false).requeued, 2u);
+    f.instance = replace(f);
+  }
+  f.claim();
+  CHECK_EQ(f->requeue(f.instance, true, f.wake, true).requeued, 2u);
+  f.instance = replace(f);
+  CHECK_EQ(f.claim().size(), 1u);  // alone, after a death of its own
+  CHECK_EQ(f->requeue(f.instance, true, f.wake, true, false).requeued, 1u);
+  f.instance = replace(f);
+  CHECK_EQ(f.claim().size(), 1u);  // and still alone
+  CHECK_EQ(f->requeue(f.instance, true, f.wake, true).poisoned, 1u);
+  f.instance = replace(f);
+  f.claim();
+  CHECK_EQ(f->requeue(f.instance, true, f.wake, true).poisoned, 1u);
+  f->release(a);
+  f->release(b);
+  check_idle(*f);
+}
+
 TEST(a_second_death_alone_convicts) {
   Fixture f;
   f.done();

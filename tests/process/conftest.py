@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.fakes.gpu import FakeGpu
 from tests.node import Node
+from tests.process.gpu import meet
 
 FUNCTIONS = Path(__file__).parent / "functions"
 
@@ -77,3 +79,17 @@ class GateFile:
 @pytest.fixture
 def gate(tmp_path: Path) -> GateFile:
     return GateFile(tmp_path / "gate")
+
+
+@pytest.fixture
+def gpu(fake_gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    """The fake machine, met by every process that a node starts."""
+    meet(fake_gpu, monkeypatch)
+    yield fake_gpu
+    assert fake_gpu.processes() == []
+
+
+@pytest.fixture
+def start_gpu_node(gpu: FakeGpu, start_node: StartNode) -> StartNode:
+    """Nodes that end before the machine is looked at."""
+    return start_node

@@ -16,7 +16,7 @@ from benchmarks.load import closed_loop
 from benchmarks.wire import Counters
 from gslice.client.load import percentile
 
-RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("*.json"))
 KEYS = {"question", "command", "time", "commit", "machine", "versions", "settings", "rows"}
 OVERHEAD_KEYS = {
     "name",

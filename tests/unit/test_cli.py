@@ -61,7 +61,7 @@ def test_an_unknown_command_gets_a_suggestion() -> None:
 
 
 def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(path: Path) -> None:
+    def interrupted(path: Path, **settings: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gslice.core.config.load_config", interrupted)

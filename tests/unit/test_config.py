@@ -94,6 +94,15 @@ def test_a_python_file_beside_the_file(tmp_path: Path) -> None:
     assert (spec.python, spec.python_path) == ("tagger:Tagger", str(tmp_path / "src"))
 
 
+def test_torch_serves_exported_programs_and_modules_of_a_factory(tmp_path: Path) -> None:
+    exported = function_from_yaml("f", "model: m.pt2\nprecision: fp16", tmp_path)
+    assert (exported.engine, exported.model) == ("torch", str(tmp_path / "m.pt2"))
+    assert exported.precision == "fp16"
+    made = function_from_yaml("f", "torch: src/nets.py:make\nargs: {layers: 4}", tmp_path)
+    assert (made.engine, made.model, made.python) == ("torch", "", "nets:make")
+    assert (made.python_path, made.args) == (str(tmp_path / "src"), {"layers": 4})
+
+
 def test_identity_outputs_mirror_its_inputs() -> None:
     tensor = {"name": "X", "dtype": "FP32", "dims": [-1, 4]}
     spec = function_from_yaml("f", json.dumps({"identity": {"inputs": [tensor]}}), Path("/"))
@@ -289,7 +298,7 @@ def test_what_is_no_list_of_cores(text: str) -> None:
 def test_the_example_is_good_and_says_what_is_default() -> None:
     path = Path(__file__).parents[2] / "configs/node.yaml"
     config = load_config(path, environ={})
-    assert set(config.functions) == {"detector", "tagger", "echo"}
+    assert set(config.functions) == {"detector", "tagger", "ranker", "echo"}
     # What it shows commented out under `node` is what holds without it.
     node, rest = path.read_text().split("\ndevices:")
     written = re.sub(r"^  # ([a-z_]+: )", r"  \1", node, flags=re.MULTILINE)

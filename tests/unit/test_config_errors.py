@@ -89,18 +89,28 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\nfunctions: {f: {share: auto}}\n",
-            "node.yaml:2: functions.f: says nothing to serve; add one of model, python, identity",
+            "node.yaml:2: functions.f: says nothing to serve; add one of model, torch, python,"
+            " identity",
         ),
         (
             "version: 1\nfunctions: {f: {model: }}\n",
-            "node.yaml:2: functions.f: says nothing to serve; add one of model, python, identity",
+            "node.yaml:2: functions.f: says nothing to serve; add one of model, torch, python,"
+            " identity",
         ),
         (
             "version: 1\nfunctions: {f: {python: tagger}}\n",
             "node.yaml:2: functions.f: python: 'tagger' must be module:Class, as in tagger:Tagger",
         ),
         (
-            "version: 1\nfunctions: {f: {model: m, environment: {A: true}}}\n",
+            "version: 1\nfunctions: {f: {torch: tagger}}\n",
+            "node.yaml:2: functions.f: torch: 'tagger' must be module:factory, as in tagger:make",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.onnx, precision: fp16}}\n",
+            "node.yaml:2: functions.f: precision goes with torch, and with .pt2 models, only",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.onnx, environment: {A: true}}}\n",
             "node.yaml:2: functions.f.environment: A must be text; put it in quotes, as in A: '1'",
         ),
         (
@@ -125,9 +135,22 @@ def problems(path: Path, text: str) -> list[str]:
             " UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES",
         ),
         (
-            "version: 1\ndevices: {cuda:0: {limiter: mps}}\n",
-            "node.yaml:2: devices.cuda:0: this build of gslice has no CUDA path yet;"
-            " use cpu, or cpu:0-1",
+            "version: 1\ndevices: {cuda:0: {limiter: cgroup}}\n",
+            "node.yaml:2: devices.cuda:0.limiter: 'cgroup' limits cores; a GPU takes auto, mps or"
+            " none",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: green}}\n",
+            "node.yaml:2: devices.cuda:0.limiter: 'green' is not there yet; a GPU takes auto, mps"
+            " or none",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: none, mps_pipe: /run/mps}}\n",
+            "node.yaml:2: devices.cuda:0.mps_pipe: says nothing with `limiter: none`",
+        ),
+        (
+            "version: 1\ndevices: {cpu: {mps_pipe: /run/mps}}\n",
+            "node.yaml:2: devices.cpu.mps_pipe: goes with GPUs only",
         ),
         (
             "version: 1\ndevices: {cpu: {limiter: mps}}\n",

@@ -74,6 +74,15 @@ def test_a_python_function_survives_the_round_trip() -> None:
     assert "python_path" not in function_to_yaml(spec, Path("/p"))
 
 
+def test_torch_functions_survive_the_round_trip() -> None:
+    made = FunctionSpec(
+        "f", engine="torch", python="a:b", python_path="/p", args={"x": 1}, channels_last=True
+    )
+    exported = FunctionSpec("f", engine="torch", model="/m.pt2", precision="bf16")
+    for spec in (made, exported):
+        assert function_from_yaml("f", function_to_yaml(spec), Path("/else")) == spec
+
+
 def test_a_configuration_shows_itself_as_a_file_of_the_same_meaning(node_yaml: Path) -> None:
     config = load(node_yaml)
     again = node_yaml.with_name("again.yaml")

@@ -25,14 +25,14 @@ LAYERS: dict[str, set[str]] = {
     "client": {"protos"},
     "control": set(),
     "core": set(),
-    "daemon": {"control", "ipc", "protos", "supervise", "telemetry", "_native"},
+    "daemon": {"control", "device", "ipc", "protos", "supervise", "telemetry", "_native"},
     "demo": {"client", "protos"},
     "device": set(),
     "errors": set(),
     "frontend": {"ipc", "protos", "_native"},
     "ipc": {"_native"},
     "protos": set(),
-    "supervise": {"control", "device", "ipc", "_native"},  # device: groups that the dead left
+    "supervise": {"control", "device", "ipc", "_native"},
     "telemetry": set(),
     "worker": {"device", "ipc", "_native"},
 }
@@ -51,8 +51,9 @@ NATIVE: dict[str, set[str]] = {
     "segment": {"base"},
     "wire": {"base"},
     "pump": {"base", "segment"},
+    "cuda": {"base", "pump"},
     "frontend": {"base", "segment", "wire"},
-    "bind": {"base", "segment", "wire", "pump", "frontend"},
+    "bind": {"base", "segment", "wire", "pump", "cuda", "frontend"},
 }
 
 LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 600}

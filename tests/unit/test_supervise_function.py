@@ -50,6 +50,9 @@ class Running:
     def serve(self) -> None:
         """Nothing pulls."""
 
+    def has_share(self, share_percent: float) -> bool:
+        return True
+
     async def replace(self) -> None:
         await self.may_start.wait()
         self.workers.append("another")

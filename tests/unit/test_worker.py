@@ -187,6 +187,7 @@ def test_a_later_daemon_adopts_what_serves(affine: FunctionSpec) -> None:
             signature=worker.signature,
             instance=0,
             state="ready",
+            share_percent=100,
             share_effective_percent=ready.share_effective_percent,
             limiter="none",
             limiter_ordered="none",

@@ -74,6 +74,8 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("side_effects",)] = spec.side_effects
     settings[("threads",)] = spec.threads or "auto"
     settings[("lanes",)] = spec.lanes
+    settings[("precision",)] = spec.precision
+    settings[("channels_last",)] = spec.channels_last
     for key, value in spec.environment.items():
         settings[("environment", key)] = value
     return settings
@@ -149,9 +151,9 @@ def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
         if tensors.get("outputs") == tensors.get("inputs"):
             tensors.pop("outputs", None)
         return {("identity",): tensors}
-    if spec.engine == "onnxruntime":
+    if spec.model or spec.engine == "onnxruntime":
         return {("model",): _relative(spec.model, base_dir)}
-    source: Leaves = {("python",): spec.python}
+    source: Leaves = {(spec.engine,): spec.python}
     if base_dir is None or Path(spec.python_path) != base_dir.absolute():
         source[("python_path",)] = _relative(spec.python_path, base_dir)
     for key, value in spec.args.items():

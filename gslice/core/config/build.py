@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,9 @@ from gslice.core.types import FunctionSpec, ShareBounds
 from gslice.core.units import format_size
 
 _MIB = 1 << 20
+_CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
+_GPU_LIMITERS = ("auto", "mps", "none")
+_GPU_ENGINES = ("torch",)  # placed on a GPU, where there is one and nobody says otherwise
 _Section = TypeVar("_Section", bound=BaseModel)
 
 
@@ -36,11 +39,13 @@ class Builder:
         base: Directory that relative paths start from.
         environ: The environment, for where state belongs.
         problems: Filled on the way.
+        gpus: Names of the GPUs that `devices: auto` stands for, beside `cpu`.
     """
 
     base: Path
     environ: Mapping[str, str]
     problems: list[Problem]
+    gpus: Sequence[str] = ()
 
     def config(self, file: model.NodeFile, path: Path | None) -> Config:
         """The configuration of a whole file."""
@@ -50,7 +55,7 @@ class Builder:
             name: self.function(name, function, file.defaults, devices, node.request_max_bytes)
             for name, function in file.functions.items()
         }
-        return Config(node, devices, functions, path)
+        return Config(node, devices, functions, path, gpus=tuple(self.gpus))
 
     def node(self, node: model.Node) -> NodeConfig:
         """The daemon's settings."""
@@ -69,14 +74,16 @@ class Builder:
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
-        """The devices; `cpu` with every core of this process when none is named."""
+        """The devices; `cpu` with every core of this process, and the GPUs, when none is named."""
         if not devices:
-            return {"cpu": DeviceConfig(cpus=tuple(sorted(os.sched_getaffinity(0))))}
+            cpu = DeviceConfig(cpus=tuple(sorted(os.sched_getaffinity(0))))
+            gpus = {name: self._device(name, model.Device()) for name in self.gpus}
+            return {"cpu": cpu, **gpus}
         built: dict[str, DeviceConfig] = {}
         owners: dict[int, str] = {}
         for name, device in devices.items():
             built[name] = self._device(name, device)
-            for core in built[name].cpus:
+            for core in built[name].cpus if built[name].kind == "cpu" else ():
                 if owners.setdefault(core, name) != name:
                     self._problem(f"core {core} belongs to {owners[core]} already", "devices", name)
         return built
@@ -108,7 +115,7 @@ class Builder:
             python=module,
             python_path=python_path,
             args=_arguments(function),
-            device=self._placed(name, function.device, devices),
+            device=self._placed(name, function.device, engine, devices),
             share=_bounds(function.share),
             instances=function.instances,
             priority=function.priority,
@@ -121,6 +128,8 @@ class Builder:
             side_effects=function.side_effects,
             threads=function.threads,
             lanes=function.lanes,
+            precision=function.precision,
+            channels_last=function.channels_last,
             environment=dict(function.environment),
         )
 
@@ -152,16 +161,17 @@ class Builder:
         kind, _, part = name.partition(":")
         path = ("devices", name)
         if kind == "cuda" and part.isdecimal():
-            self._problem("this build of gslice has no CUDA path yet; use cpu, or cpu:0-1", *path)
-            return DeviceConfig(kind="cuda")
+            return self._gpu(int(part), device, path)
         if kind != "cpu" or (":" in name and not part):
             self._problem("is not a device; write cpu, cpu:0-1 or cuda:0", *path)
             return DeviceConfig()
-        if device.limiter in ("mps", "green"):
+        if device.limiter not in _CPU_LIMITERS:
             self._problem(
                 f"{device.limiter!r} limits GPUs; a CPU device takes auto, cgroup, threads or none",
                 *(*path, "limiter"),
             )
+        if device.mps_pipe:
+            self._problem("goes with GPUs only", *path, "mps_pipe")
         cores = self._cores(part, path) if part else None
         if device.cpus:
             if cores is not None:
@@ -174,6 +184,24 @@ class Builder:
             share_limit_percent=device.limits.share,
             memory_limit_bytes=device.limits.memory,
             cpus=tuple(mine if cores is None else cores),
+        )
+
+    def _gpu(self, index: int, device: model.Device, path: tuple[str, ...]) -> DeviceConfig:
+        if device.limiter not in _GPU_LIMITERS:
+            text = "is not there yet" if device.limiter == "green" else "limits cores"
+            self._problem(
+                f"{device.limiter!r} {text}; a GPU takes auto, mps or none", *path, "limiter"
+            )
+        if device.mps_pipe and device.limiter == "none":
+            self._problem("says nothing with `limiter: none`", *path, "mps_pipe")
+        return DeviceConfig(
+            kind="cuda",
+            limiter=device.limiter,
+            share_limit_percent=device.limits.share,
+            memory_limit_bytes=device.limits.memory,
+            cpus=tuple(self._cores(device.cpus, (*path, "cpus"))) if device.cpus else (),
+            index=index,
+            mps_pipe=self._resolve(device.mps_pipe),
         )
 
     def _cores(self, given: str | list[int], path: tuple[str, ...]) -> list[int]:
@@ -194,20 +222,25 @@ class Builder:
         return cores
 
     def _engine(self, function: model.Function) -> tuple[str, str, str]:
-        """(engine, module:Class, directory of the module)."""
+        """(engine, module:Class or module:factory, directory of the module)."""
         if function.identity is not None:
             return "identity", "", ""
-        if function.python is None:
-            return "onnxruntime", "", ""
-        module, _, class_name = function.python.rpartition(":")
+        if function.model is not None:
+            return "torch" if model.is_exported(function.model) else "onnxruntime", "", ""
+        engine = "python" if function.python is not None else "torch"
+        code = function.python or function.torch or ""
+        module, _, name = code.rpartition(":")
         if not module.endswith(".py"):
-            return "python", function.python, self._resolve(function.python_path or ".")
+            return engine, code, self._resolve(function.python_path or ".")
         source = Path(self._resolve(module))
-        return "python", f"{source.stem}:{class_name}", str(source.parent)
+        return engine, f"{source.stem}:{name}", str(source.parent)
 
-    def _placed(self, name: str, device: str, devices: Mapping[str, DeviceConfig]) -> str:
+    def _placed(
+        self, name: str, device: str, engine: str, devices: Mapping[str, DeviceConfig]
+    ) -> str:
         if device == "auto":
-            return next(iter(devices))
+            gpus = (n for n, d in devices.items() if d.kind == "cuda" and engine in _GPU_ENGINES)
+            return next(gpus, None) or next(iter(devices))
         if device not in devices:
             self._problem(
                 f"{device!r} is not a device of this node" + nearest(device, devices),

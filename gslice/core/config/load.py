@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,14 @@ from gslice.core.types import FunctionSpec
 
 FUNCTION_TEXT_MAX = 1 << 16  # clients may send one, and reading it takes the daemon's time
 
+FindGpus = Callable[[], Sequence[str]]
+
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def no_gpus() -> Sequence[str]:
+    """Finds none."""
+    return ()
 
 
 def load_config(
@@ -31,6 +38,7 @@ def load_config(
     *,
     overrides: Iterable[Override] = (),
     environ: Mapping[str, str] | None = None,
+    find_gpus: FindGpus = no_gpus,
 ) -> Config:
     """Reads and checks node.yaml.
 
@@ -39,6 +47,7 @@ def load_config(
         overrides: Settings of the command line; they win over the environment, and that over the
             file.
         environ: Stands in for `os.environ`.
+        find_gpus: Names the GPUs that `devices: auto` stands for.
 
     Raises:
         ConfigError: everything that is wrong, a line each: `node.yaml:12: functions.a.shar: ...`.
@@ -48,20 +57,22 @@ def load_config(
     document = read_document(path) if path is not None else _empty_document()
     for override in (*environment_overrides(environ, document.data), *overrides):
         document.override(override)
-    return _built(document, path, environ)
+    gpus = find_gpus() if document.data.get("devices", "auto") == "auto" else ()
+    return _built(document, path, environ, gpus)
 
 
-def load_config_text(text: str, path: Path) -> Config:
+def load_config_text(text: str, path: Path, gpus: Sequence[str] = ()) -> Config:
     """What a node.yaml with this text would say, with nothing of the environment in it.
 
     Args:
         text: The YAML.
         path: Where it is, or will be.
+        gpus: Names of the GPUs that `devices: auto` stands for.
 
     Raises:
         ConfigError: as of `load_config`.
     """
-    return _built(parse_document(text, str(path)), path, {})
+    return _built(parse_document(text, str(path)), path, {}, gpus)
 
 
 def state_dir_of(path: Path | None, environ: Mapping[str, str] | None = None) -> Path:
@@ -91,6 +102,7 @@ def config_for_model(
     settings: Mapping[str, Any] | None = None,
     overrides: Iterable[Override] = (),
     environ: Mapping[str, str] | None = None,
+    find_gpus: FindGpus = no_gpus,
 ) -> Config:
     """The configuration of `gslice serve model.onnx`, with no YAML.
 
@@ -100,6 +112,7 @@ def config_for_model(
         settings: Further keys of the function as YAML would give them, such as `share`.
         overrides: As of `load_config`.
         environ: As of `load_config`.
+        find_gpus: As of `load_config`.
 
     Raises:
         ConfigError: an option is wrong.
@@ -107,7 +120,7 @@ def config_for_model(
     name = name or name_of_model(model)
     body = {"model": str(model.absolute()), **(settings or {})}
     function = Override(("functions", name), body, origin="command line")
-    return load_config(None, overrides=(function, *overrides), environ=environ)
+    return load_config(None, overrides=(function, *overrides), environ=environ, find_gpus=find_gpus)
 
 
 def name_of_model(model: Path) -> str:
@@ -180,9 +193,11 @@ def _empty_document() -> Document:
     return Document("command line", {"version": 1})
 
 
-def _built(document: Document, path: Path | None, environ: Mapping[str, str]) -> Config:
+def _built(
+    document: Document, path: Path | None, environ: Mapping[str, str], gpus: Sequence[str] = ()
+) -> Config:
     base = path.absolute().parent if path is not None else Path.cwd()
-    builder = Builder(base, environ, [])
+    builder = Builder(base, environ, [], gpus)
     try:
         file = NodeFile.model_validate(document.data)
     except ValidationError as error:

@@ -185,7 +185,14 @@ class Device(_Section):
 
     limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green"] = "auto"
     limits: Limits = Limits()
-    cpus: str | list[int] = Field(default="", description="Cores, as in 0-3,6. Default: all.")
+    cpus: str | list[int] = Field(
+        default="",
+        description="Cores, as in 0-3,6. Default: all; of a GPU, for its workers: those near it.",
+    )
+    mps_pipe: str = Field(
+        default="",
+        description="Pipe directory of an MPS control daemon that somebody else runs.",
+    )
 
 
 class Slo(_Section):
@@ -277,10 +284,21 @@ class Identity(_Section):
     outputs: list[Tensor] | None = None
 
 
-class Function(_Section):
-    """`functions.<name>`: one of `model`, `python` and `identity`, and how to serve it."""
+SOURCES = ("model", "torch", "python", "identity")
 
-    model: str | None = None
+
+def is_exported(path: str | None) -> bool:
+    """Whether a model is one of torch.export."""
+    return path is not None and path.endswith(".pt2")
+
+
+class Function(_Section):
+    """`functions.<name>`: one of `model`, `torch`, `python`, `identity`, and how to serve it."""
+
+    model: str | None = Field(default=None, description="An .onnx, or a .pt2 of torch.export.")
+    torch: str | None = Field(
+        default=None, description="module:factory of a torch.nn.Module, or path/to/file.py:factory."
+    )
     python: str | None = Field(default=None, description="module:Class, or path/to/file.py:Class.")
     python_path: str = Field(
         default="", description="Where its modules are. Default: beside the file."
@@ -299,23 +317,35 @@ class Function(_Section):
     side_effects: bool = False
     threads: CountOrAuto = 0
     lanes: int = Field(default=2, ge=1, le=4)
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    channels_last: bool = False
     environment: Annotated[dict[str, str], BeforeValidator(_environment)] = Field(
         default_factory=dict
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> Function:
-        given = [key for key in ("model", "python", "identity") if getattr(self, key) is not None]
+        given = [key for key in SOURCES if getattr(self, key) is not None]
         if not given:
-            raise wrong("says nothing to serve; add one of model, python, identity")
+            raise wrong(f"says nothing to serve; add one of {', '.join(SOURCES)}")
         if len(given) > 1:
             raise wrong(f"{' and '.join(given)} exclude each other; keep one")
-        if self.python is not None and not re.fullmatch(r"[^:\s]+:[A-Za-z_]\w*", self.python):
-            raise wrong(f"python: {self.python!r} must be module:Class, as in tagger:Tagger")
-        if self.python_path and self.python is None:
-            raise wrong("python_path goes with python only")
-        if self.args and self.python is None:
-            raise wrong("args goes with python only; they are the arguments of its setup")
+        for key, form, example in (
+            ("python", "module:Class", "tagger:Tagger"),
+            ("torch", "module:factory", "tagger:make"),
+        ):
+            code = getattr(self, key)
+            if code is not None and not re.fullmatch(r"[^:\s]+:[A-Za-z_]\w*", code):
+                raise wrong(f"{key}: {code!r} must be {form}, as in {example}")
+        is_code = self.python is not None or self.torch is not None
+        if self.python_path and not is_code:
+            raise wrong("python_path goes with python and torch only")
+        if self.args and not is_code:
+            raise wrong("args goes with python and torch only; setup, or the factory, gets them")
+        is_torch = self.torch is not None or is_exported(self.model)
+        for key in ("precision", "channels_last"):
+            if getattr(self, key) not in ("auto", False) and not is_torch:
+                raise wrong(f"{key} goes with torch, and with .pt2 models, only")
         return self
 
 

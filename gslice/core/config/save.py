@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ Functions = dict[str, FunctionSpec]
 Changes = Mapping[str, FunctionSpec | None]
 
 
-def save_functions(path: Path, changes: Changes) -> None:
+def save_functions(path: Path, changes: Changes, gpus: Sequence[str] = ()) -> None:
     """Makes the file say what runs; it is replaced in one step, or left as it was.
 
     Args:
         path: A node.yaml.
         changes: Functions as they run, by name; None: the function was removed.
+        gpus: Names of the GPUs that `devices: auto` stands for.
 
     Raises:
         ConfigError: the file as it stands is wrong.
@@ -41,7 +42,7 @@ def save_functions(path: Path, changes: Changes) -> None:
     path = path.resolve()
     try:
         text = path.read_text(encoding="utf-8")
-        edited = _edited(path, text, changes)
+        edited = _edited(path, text, changes, gpus)
         if edited != text:
             _replace(path, edited)
     except OSError as error:
@@ -51,11 +52,11 @@ def save_functions(path: Path, changes: Changes) -> None:
         ) from error
 
 
-def _edited(path: Path, text: str, changes: Changes) -> str:
+def _edited(path: Path, text: str, changes: Changes, gpus: Sequence[str]) -> str:
     """The new text: the smallest edit that reads back as the functions given."""
 
     def functions_of(text: str) -> Functions:
-        return load_config_text(text, path).functions
+        return load_config_text(text, path, gpus).functions
 
     written = functions_of(text)
     wanted = {name: spec for name, spec in {**written, **changes}.items() if spec is not None}

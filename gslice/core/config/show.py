@@ -45,6 +45,8 @@ def _device(name: str, device: DeviceConfig) -> CommentedMap:
     memory = device.memory_limit_bytes
     limits["memory"] = format_size(memory) if memory else "none"
     shown["limits"] = flow(limits)
-    if ":" not in name:  # else the name gives the cores
+    if ":" not in name or (device.kind == "cuda" and device.cpus):  # else the name gives the cores
         shown["cpus"] = format_cores(device.cpus)
+    if device.mps_pipe:
+        shown["mps_pipe"] = device.mps_pipe
     return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,16 @@ class DeviceConfig:
     """A device and the limits up to which gslice manages it.
 
     Attributes:
-        kind: `cpu`.
-        limiter: `auto`, `cgroup`, `threads` or `none`.
+        kind: `cpu` or `cuda`.
+        limiter: `auto`, `cgroup`, `threads` or `none`; of a GPU `auto`, `mps` or `none`.
         share_limit_percent: Most that all functions together may get.
-        memory_limit_bytes: Most memory that all workers together may take; 0: no limit.
-        cpus: The cores of a CPU device, ascending.
+        memory_limit_bytes: Most memory of the device that all workers together may take; 0: no
+            limit.
+        cpus: The cores of a CPU device, ascending; of a GPU those of its workers' threads, where
+            none means those near it.
+        index: Of a GPU, in the order of the PCI bus, among those that this user may see.
+        mps_pipe: Pipe directory of an MPS control daemon that somebody else runs; empty: gslice
+            runs its own.
     """
 
     kind: str = "cpu"
@@ -55,6 +61,15 @@ class DeviceConfig:
     share_limit_percent: float = 100.0
     memory_limit_bytes: int = 0
     cpus: tuple[int, ...] = ()
+    index: int = 0
+    mps_pipe: str = ""
+
+    def fits(self, cpus: Sequence[int], limiter: str) -> bool:
+        """Whether a worker that was loaded with these settings is as one loaded now would be."""
+        if self.kind == "cpu":
+            return (tuple(cpus), limiter) == (self.cpus, self.limiter)
+        chosen = limiter if self.limiter == "auto" else self.limiter
+        return limiter == chosen and (not self.cpus or tuple(cpus) == self.cpus)
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class Config:
         functions: By name.
         path: The node.yaml it was read from; None without a file.
         defaults: Of functions that are added later, as the file has them.
+        gpus: Names of the GPUs that were found; looked for with `devices: auto` only.
     """
 
     node: NodeConfig
@@ -74,6 +90,7 @@ class Config:
     functions: dict[str, FunctionSpec]
     path: Path | None = None
     defaults: dict[str, Any] = field(default_factory=dict, compare=False)
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

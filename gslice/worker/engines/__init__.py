@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import LoadFailed
@@ -21,9 +22,17 @@ def make_engine(name: str) -> Engine:
             from gslice.worker.engines.onnx_runtime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine()
+        if name == "torch":
+            # Read when torch is loaded: an OpenMP thread that spins for work burns the share that
+            # another batch needs.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            from gslice.worker.engines.torch_engine import TorchEngine
+
+            return TorchEngine()
     except ModuleNotFoundError as error:
+        extra = "torch" if name == "torch" else "cpu"
         raise LoadFailed(
-            f"engine {name} needs the package {error.name}", hint="pip install 'gslice[cpu]'"
+            f"engine {name} needs the package {error.name}", hint=f"pip install 'gslice[{extra}]'"
         ) from error
     if name == "python":
         from gslice.worker.engines.python import PythonEngine
@@ -33,4 +42,6 @@ def make_engine(name: str) -> Engine:
         from gslice.worker.engines.identity import IdentityEngine
 
         return IdentityEngine()
-    raise LoadFailed(f"there is no engine {name!r}", hint="use onnxruntime, python or identity")
+    raise LoadFailed(
+        f"there is no engine {name!r}", hint="use onnxruntime, torch, python or identity"
+    )

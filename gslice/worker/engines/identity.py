@@ -15,8 +15,7 @@ from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
 
 if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec
-    from gslice.device.cpu import CpuDevice
-    from gslice.worker.engines.base import Call
+    from gslice.worker.engines.base import Call, Device
 
 
 class IdentityEngine:
@@ -26,7 +25,7 @@ class IdentityEngine:
     trusts_zeros = True
     threads = 0
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device) -> Signature:
         """See `Engine.load`."""
         inputs = _tensors(spec, "inputs", spec.args.get("inputs"))
         outputs = _tensors(spec, "outputs", spec.args.get("outputs") or spec.args.get("inputs"))

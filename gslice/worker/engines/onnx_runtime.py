@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +18,14 @@ import onnxruntime as ort
 
 from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
+from gslice.worker.engines.files import check_model_file
 from gslice.worker.engines.onnx_signature import Node, signature
+from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
     from gslice._native import Batch
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
-    from gslice.device.cpu import CpuDevice
-    from gslice.worker.engines.base import Call
+    from gslice.worker.engines.base import Call, Device
     from gslice.worker.shapes import Shape
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -58,9 +58,14 @@ class OnnxRuntimeEngine:
         self._session: ort.InferenceSession | None = None
         self._signature: Signature | None = None
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device) -> Signature:
         """See `Engine.load`."""
-        _check_file(spec)
+        if isinstance(device, GpuDevice):
+            raise LoadFailed(
+                f"function {spec.name}: engine onnxruntime runs on the CPU only in this release",
+                hint="put it on `device: cpu`, or export the model for the torch engine",
+            )
+        check_model_file(spec)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings are about how it optimises
         self.threads = options.intra_op_num_threads = spec.threads or device.threads
@@ -186,22 +191,6 @@ def _array(value: ort.OrtValue, kind: Any) -> np.ndarray:
     shape = tuple(value.shape())
     data = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
     return np.ctypeslib.as_array(data).reshape(shape)
-
-
-def _check_file(spec: FunctionSpec) -> None:
-    path = Path(spec.model)
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise LoadFailed(f"function {spec.name}: the model {path} {what}")
-    try:
-        if path.stat().st_size == 0:
-            raise LoadFailed(f"function {spec.name}: the model {path} is empty")
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise LoadFailed(
-            f"function {spec.name}: the model {path} cannot be read: {error.strerror}"
-        ) from error
 
 
 def _reason(spec: FunctionSpec, error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gslice.core.errors import LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
-from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
+from gslice.worker.engines.base import DEFAULT_ROWS_MAX, fixed_batch, is_batchable
 from gslice.worker.shapes import Shape, candidates
 
 _log = logging.getLogger(__name__)
@@ -95,10 +95,10 @@ def signature(
     Raises:
         LoadFailed: The function asks for batches that the model does not allow.
     """
-    fixed = _fixed_batch(spec, inputs, outputs)
+    ins = tuple(node.spec() for node in inputs)
+    fixed = fixed_batch(spec, ins, tuple(node.spec() for node in outputs))
     if fixed is not None:
         return fixed
-    ins = tuple(node.spec() for node in inputs)
     outs = tuple(node.spec() for node in _with_ranks(inputs, outputs, probe))
     batchable = (
         spec.args.get("batched") is not False
@@ -106,22 +106,6 @@ def signature(
         and (_one_name(inputs, outputs) or _rows_follow(inputs, probe))
     )
     return Signature(ins, outs, (spec.batch_max or DEFAULT_ROWS_MAX) if batchable else 0)
-
-
-def _fixed_batch(
-    spec: FunctionSpec, inputs: Sequence[Node], outputs: Sequence[Node]
-) -> Signature | None:
-    """A model of a fixed batch size serves smaller batches too, padded to its one bucket."""
-    rows = spec.batch_max
-    nodes = (*inputs, *outputs)
-    if rows < 1 or not inputs or any(not n.shape or n.shape[0] != rows for n in nodes):
-        return None
-
-    def free_rows(node: Node) -> TensorSpec:
-        return node.spec((-1, *node.dims[1:]))
-
-    ins = tuple(free_rows(node) for node in inputs)
-    return Signature(ins, tuple(free_rows(node) for node in outputs), rows, (rows,))
 
 
 def _with_ranks(inputs: Sequence[Node], outputs: Sequence[Node], probe: Probe) -> list[Node]:

@@ -19,27 +19,36 @@ along it, up to `batch_max` rows; otherwise each request runs by itself. BYTES t
 arrays of `bytes` (outputs: `bytes` or `str`), BF16 ones arrays of 16-bit patterns. Input arrays are
 read-only views that are valid only during the call: copy what you keep. What `infer` raises fails
 the requests of that batch with INTERNAL and the message. One call runs at a time.
+
+On a GPU the input arrays lie in its memory, and are objects that `torch.from_dlpack`,
+`cupy.asarray`, `numba.cuda.as_cuda_array` and others take without a copy (`__dlpack__`,
+`__cuda_array_interface__`; also `pointer`, `shape`, `dtype`). Outputs may be arrays of any such
+library, contiguous, or NumPy arrays. Work belongs on the CUstream `self.stream`, set before each
+call; torch and CuPy have it as their current stream already. Nothing needs to wait for the work to
+end, and what is returned may be forgotten. There are no BYTES tensors on a GPU.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
-from gslice.core.types import ELEMENT_BYTES, Signature, TensorSpec
-from gslice.worker.engines.base import DEFAULT_ROWS_MAX, is_batchable
+from gslice.worker.engines.declared import declared_signature, find_object
+from gslice.worker.engines.python_gpu import GpuTensors, refuse_text
+from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
     from gslice._native import Batch
-    from gslice.core.types import FunctionSpec
-    from gslice.device.cpu import CpuDevice
-    from gslice.worker.engines.base import Call
+    from gslice.core.types import FunctionSpec, Signature, TensorSpec
+    from gslice.worker.engines.base import Call, Device
+
+    _Take = Callable[[Batch, int, TensorSpec], Any]
+    _Give = Callable[[Batch, int, TensorSpec, Any], None]
 
 _log = logging.getLogger(__name__)
 
@@ -54,11 +63,14 @@ class PythonEngine:
     def __init__(self) -> None:
         self._object: Any = None
         self._signature: Signature | None = None
+        self._gpu: GpuTensors | None = None
         self._logged: set[str] = set()
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device) -> Signature:
         """See `Engine.load`."""
-        cls = _find_class(spec)
+        cls = find_object(spec, "class")
+        if not isinstance(cls, type):
+            raise LoadFailed(f"function {spec.name}: {spec.python} is no class")
         try:
             self._object = cls()
             if hasattr(self._object, "setup"):
@@ -72,9 +84,10 @@ class PythonEngine:
             ) from error
         if not callable(getattr(self._object, "infer", None)):
             raise LoadFailed(f"function {spec.name}: {spec.python} has no method infer")
-        inputs = self._tensors(spec, "inputs")
-        outputs = self._tensors(spec, "outputs")
-        self._signature = Signature(inputs, outputs, self._rows_max(spec, inputs, outputs))
+        self._signature = declared_signature(spec, self._object)
+        if isinstance(device, GpuDevice):
+            refuse_text(spec, self._signature)
+            self._gpu = GpuTensors(device.cuda, self._object)
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Call:
@@ -86,9 +99,16 @@ class PythonEngine:
         self._object = None
 
     def _run(self, batch: Batch) -> None:
+        if self._gpu is None:
+            self._infer(batch, _input, _set_output)
+            return
+        with self._gpu.turn(batch):
+            self._infer(batch, self._gpu.input, self._gpu.set_output)
+
+    def _infer(self, batch: Batch, take: _Take, give: _Give) -> None:
         assert self._signature is not None
         inputs = {
-            tensor.name: _input(batch, index, tensor)
+            tensor.name: take(batch, index, tensor)
             for index, tensor in enumerate(self._signature.inputs)
         }
         try:
@@ -105,7 +125,7 @@ class PythonEngine:
         for index, tensor in enumerate(self._signature.outputs):
             if tensor.name not in results:
                 raise ValueError(f"infer returned no output {tensor.name!r}")
-            _set_output(batch, index, tensor, results[tensor.name])
+            give(batch, index, tensor, results[tensor.name])
 
     def _log_once(self, error: Exception) -> None:
         """The traceback goes to the log the first time; the message to each caller."""
@@ -117,64 +137,6 @@ class PythonEngine:
         if place not in self._logged:
             self._logged.add(place)
             _log.error("infer failed; the same failure is not logged again", exc_info=error)
-
-    def _tensors(self, spec: FunctionSpec, kind: str) -> tuple[TensorSpec, ...]:
-        declared = getattr(self._object, kind, None)
-        try:
-            if callable(declared):
-                declared = declared()
-            tensors = tuple(_tensor(item) for item in declared or ())
-        except Exception as error:
-            raise LoadFailed(
-                f"function {spec.name}: {spec.python}.{kind}: {type(error).__name__}: {error}",
-                hint="each is (name, type, dims), such as ('image', 'FP32', [-1, 3, 224, 224])",
-            ) from error
-        if not tensors:
-            raise LoadFailed(
-                f"function {spec.name}: {spec.python} declares no {kind}",
-                hint=f"{kind} = [('x', 'FP32', [-1, 4])] in the class",
-            )
-        return tensors
-
-    def _rows_max(
-        self,
-        spec: FunctionSpec,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-    ) -> int:
-        own = getattr(self._object, "batch_max", None)
-        if own == 0 or not is_batchable(inputs, outputs):
-            return 0
-        if own is None:
-            return spec.batch_max or DEFAULT_ROWS_MAX
-        return min(int(own), spec.batch_max or int(own))
-
-
-def _find_class(spec: FunctionSpec) -> Any:
-    module_name, _, class_name = spec.python.partition(":")
-    if spec.python_path and spec.python_path not in sys.path:
-        sys.path.insert(0, spec.python_path)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        where = f" in {spec.python_path}" if error.name == module_name else ""
-        raise LoadFailed(f"function {spec.name}: no module {error.name!r}{where}") from error
-    except Exception as error:
-        _log.exception("importing %s failed", module_name)
-        raise LoadFailed(
-            f"function {spec.name}: importing {module_name}: {type(error).__name__}: {error}"
-        ) from error
-    cls = getattr(module, class_name, None)
-    if not isinstance(cls, type):
-        raise LoadFailed(f"function {spec.name}: {module_name} has no class {class_name!r}")
-    return cls
-
-
-def _tensor(item: Any) -> TensorSpec:
-    name, dtype, dims = (item.name, item.dtype, item.dims) if isinstance(item, TensorSpec) else item
-    if dtype not in ELEMENT_BYTES:
-        raise ValueError(f"{dtype!r} is no KServe type; use {', '.join(ELEMENT_BYTES)}")
-    return TensorSpec(str(name), dtype, tuple(int(dim) for dim in dims))
 
 
 def _input(batch: Batch, index: int, tensor: TensorSpec) -> np.ndarray:

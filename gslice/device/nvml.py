@@ -1,0 +1,187 @@
+"""NVML: what a GPU is and what it does now, without CUDA. Needs the package nvidia-ml-py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gslice.core.errors import FailedPrecondition
+
+_T = TypeVar("_T")
+_WORD_BITS = 64
+_NUMA_WORDS = 2
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What does not change while a machine runs; what NVML does not tell is empty, 0 or -1.
+
+    Attributes:
+        name: The product.
+        driver: Version of the driver, such as `580.95.05`.
+        pci_bus_id: Its address.
+        pcie_generation: Of the link, at its best.
+        pcie_width: Lanes of the link, at its best.
+        numa_node: The memory near it; -1: unknown.
+        cpus: The cores near it, of those that this process may use.
+        memory_bytes: All of it.
+        power_limit_w: Most that it may draw.
+        compute_mode: `default`, `exclusive process` or `prohibited`.
+        mig: Whether it is partitioned by MIG.
+    """
+
+    name: str = ""
+    driver: str = ""
+    pci_bus_id: str = ""
+    pcie_generation: int = 0
+    pcie_width: int = 0
+    numa_node: int = -1
+    cpus: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    power_limit_w: float = 0.0
+    compute_mode: str = ""
+    mig: bool = False
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """A GPU at one moment.
+
+    Attributes:
+        memory_used_bytes: By everybody.
+        utilization_percent: Part of the last sample period in which a kernel ran.
+        power_w: Drawn.
+        temperature_c: Of the chip.
+    """
+
+    memory_used_bytes: int = 0
+    utilization_percent: float = 0.0
+    power_w: float = 0.0
+    temperature_c: float = 0.0
+
+
+class Nvml:
+    """An open NVML.
+
+    Raises:
+        FailedPrecondition: the package or the library is not there, or does not start.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import pynvml
+        except ImportError:
+            raise FailedPrecondition(
+                "the package nvidia-ml-py is not installed", hint="pip install nvidia-ml-py"
+            ) from None
+        self._nvml: Any = pynvml
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise FailedPrecondition(f"NVML does not start: {error}") from None
+
+    def close(self) -> None:
+        """Gives it back."""
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+    def count(self) -> int:
+        """GPUs of the machine, whoever may see them."""
+        return int(self._ask(self._nvml.nvmlDeviceGetCount, 0))
+
+    def facts(self, uuid: str) -> GpuFacts:
+        """What a GPU is.
+
+        Raises:
+            FailedPrecondition: NVML does not know it.
+        """
+        nvml, gpu = self._nvml, self._handle(uuid)
+        modes = {
+            nvml.NVML_COMPUTEMODE_DEFAULT: "default",
+            nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS: "exclusive process",
+            nvml.NVML_COMPUTEMODE_PROHIBITED: "prohibited",
+        }
+        mode = self._ask(lambda: nvml.nvmlDeviceGetComputeMode(gpu), None)
+        return GpuFacts(
+            name=_text(self._ask(lambda: nvml.nvmlDeviceGetName(gpu), "")),
+            driver=_text(self._ask(nvml.nvmlSystemGetDriverVersion, "")),
+            pci_bus_id=_text(self._ask(lambda: nvml.nvmlDeviceGetPciInfo(gpu).busId, "")),
+            pcie_generation=self._ask(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu), 0),
+            pcie_width=self._ask(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu), 0),
+            numa_node=self._ask(lambda: self._numa_node(gpu), -1),
+            cpus=self._ask(lambda: self._cpus(gpu), ()),
+            memory_bytes=self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).total, 0),
+            power_limit_w=self._ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu), 0) / 1000,
+            compute_mode=modes.get(mode, ""),
+            mig=bool(self._ask(lambda: nvml.nvmlDeviceGetMigMode(gpu)[0], 0)),
+        )
+
+    def reading(self, uuid: str) -> GpuReading:
+        """What a GPU does now.
+
+        Raises:
+            FailedPrecondition: NVML does not know it.
+        """
+        nvml, gpu = self._nvml, self._handle(uuid)
+        sensor = nvml.NVML_TEMPERATURE_GPU
+        return GpuReading(
+            memory_used_bytes=self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used, 0),
+            utilization_percent=self._ask(
+                lambda: float(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu), 0.0
+            ),
+            power_w=self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(gpu), 0) / 1000,
+            temperature_c=self._ask(lambda: float(nvml.nvmlDeviceGetTemperature(gpu, sensor)), 0.0),
+        )
+
+    def _handle(self, uuid: str) -> Any:
+        try:
+            return self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except self._nvml.NVMLError as error:
+            raise FailedPrecondition(f"NVML does not know {uuid}: {error}") from None
+
+    def _ask(self, question: Callable[[], _T], instead: _T) -> _T:
+        """An answer, or `instead` where this GPU or driver has none."""
+        try:
+            return question()
+        except self._nvml.NVMLError:
+            return instead
+
+    def _cpus(self, gpu: Any) -> tuple[int, ...]:
+        mine = os.sched_getaffinity(0)
+        words = self._nvml.nvmlDeviceGetCpuAffinity(gpu, max(mine) // _WORD_BITS + 1)
+        return tuple(sorted(bits_of(words) & mine))
+
+    def _numa_node(self, gpu: Any) -> int:
+        scope = self._nvml.NVML_AFFINITY_SCOPE_NODE
+        nodes = self._nvml.nvmlDeviceGetMemoryAffinity(gpu, _NUMA_WORDS, scope)
+        return min(bits_of(nodes), default=-1)
+
+
+def bits_of(words: Iterable[int]) -> set[int]:
+    """The bits that are set in an array of words, counted from the first one's lowest."""
+    return {
+        index * _WORD_BITS + bit
+        for index, word in enumerate(words)
+        for bit in range(_WORD_BITS)
+        if word >> bit & 1
+    }
+
+
+def count_gpus() -> int:
+    """GPUs of the machine as NVML counts them; 0 without NVML."""
+    try:
+        nvml = Nvml()
+    except FailedPrecondition:
+        return 0
+    try:
+        return nvml.count()
+    finally:
+        nvml.close()
+
+
+def _text(value: str | bytes) -> str:
+    """Older bindings answer in bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,154 @@
+"""The workers of one GPU, and the fate that they share under MPS.
+
+A fatal fault reaches every client of an MPS server, and the server takes no new ones until all of
+those have ended. So all are ended, what they had claimed is queued again, and all are started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gslice.core.errors import GsliceError
+from gslice.ipc.messages import EXIT_DEVICE_LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice.supervise.mps import Mps
+    from gslice.supervise.worker import Worker
+
+_DEVICE_LOST = f"exited with code {EXIT_DEVICE_LOST}"
+
+
+@dataclass(frozen=True)
+class Burial:
+    """What is known after a worker's death.
+
+    Attributes:
+        device_gone: Nothing that it put on the device can write to memory any more.
+        blamed: It may have died of what it ran; False: of another function's fault.
+    """
+
+    device_gone: bool = True
+    blamed: bool = True
+
+
+class Clients:
+    """See the module.
+
+    Args:
+        name: The GPU's.
+        mps: Its MPS.
+        event: Records what an operator may want to know: subject and text.
+
+    Attributes:
+        shared: Whether they go through MPS.
+        workers: Those that run.
+        faults: Fatal faults that reached all of them.
+        sound: False: MPS did not recover from the last one.
+    """
+
+    def __init__(self, name: str, mps: Mps, event: Callable[[str, str], None]) -> None:
+        self.shared = False
+        self.workers: set[Worker] = set()
+        self.faults = 0
+        self.sound = True
+        self._name = name
+        self._mps = mps
+        self._event = event
+        self._functions: dict[int, str] = {}  # by process id
+        self._fates: dict[int, asyncio.Task[list[int]]] = {}  # by process id: its last fault
+        self._recovery: asyncio.Task[list[int]] | None = None
+
+    def add(self, worker: Worker, function: str) -> None:
+        """Counts a worker in."""
+        self.workers.add(worker)
+        self._functions[worker.pid] = function
+
+    async def end(self, worker: Worker) -> None:
+        """Takes a hung worker's work off the GPU, before its process is killed."""
+        if self.shared and worker in self.workers and worker.pid not in self._fates:
+            await self._mps.end_client(worker.pid)
+
+    async def bury(self, worker: Worker, how: str) -> Burial:
+        """Finds out what a worker's death means, and deals with it if it reached others.
+
+        Args:
+            worker: It has died.
+            how: In words, such as `exited with code 75`.
+        """
+        self.workers.discard(worker)
+        if not self.shared:
+            return Burial()  # the kernel took its context down before it reported the death
+        try:
+            if worker.pid not in self._fates and (how == _DEVICE_LOST or await self._mps.faulted()):
+                self._fault(worker.pid)
+            if fate := self._fates.get(worker.pid):
+                culprits = await asyncio.shield(fate)
+                return Burial(blamed=not culprits or worker.pid in culprits)
+            return Burial(device_gone=await self._mps.end_client(worker.pid))
+        except GsliceError as error:
+            self._event(self._name, f"MPS does not answer: {error.message}")
+            return Burial(device_gone=False)
+        finally:
+            self._functions.pop(worker.pid, None)
+            self._fates.pop(worker.pid, None)
+
+    async def gone(self, worker: Worker) -> None:
+        """Returns when a dead worker is no client any more, however long that takes."""
+        await self._mps.end_client(worker.pid, math.inf)
+
+    async def look(self) -> None:
+        """Deals with a fault that no worker has noticed.
+
+        Raises:
+            GsliceError: MPS does not answer.
+        """
+        if self.shared and await self._mps.faulted():
+            await asyncio.shield(self._fault())
+
+    async def settled(self) -> None:
+        """Waits while a fault is being dealt with."""
+        if self._recovery is not None and not self._recovery.done():
+            await asyncio.wait([self._recovery])
+
+    def _fault(self, *dead: int) -> asyncio.Task[list[int]]:
+        """What follows a fault; one that is being dealt with is not dealt with twice."""
+        if self._recovery is None or self._recovery.done():
+            self.faults += 1
+            self._recovery = asyncio.get_running_loop().create_task(self._recover())
+            self._recovery.add_done_callback(noted)
+        for pid in (*dead, *(worker.pid for worker in self.workers)):
+            self._fates[pid] = self._recovery
+        return self._recovery
+
+    async def _recover(self) -> list[int]:
+        """Ends every client, waits for a sound server. Returns the culprits, if they are known."""
+        clients = dict(self._functions)
+        what = "a fatal fault" if self._mps.alive else "the end of its MPS control daemon"
+        victims = list(self.workers)
+        for worker in victims:
+            worker.child.abort()
+        if victims:
+            await asyncio.wait([worker.death for worker in victims])
+        self.sound = await self._mps.recovered()
+        culprits = await asyncio.to_thread(self._mps.culprits, clients)
+        names = ", ".join(sorted({*clients.values()})) or "none"
+        guilty = ", ".join(f"function {clients[pid]} (worker {pid})" for pid in culprits)
+        self._event(
+            self._name,
+            f"{what} reached every function on it ({names}); they are started again; "
+            + (f"MPS blames {guilty}" if guilty else "MPS's log blames nobody"),
+        )
+        if not self.sound:
+            await self._mps.close()
+        return culprits
+
+
+def noted(task: asyncio.Task[Any]) -> None:
+    """Takes note of how a task ended; whoever waits for it gets its error all the same."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,323 @@
+"""A GPU of the node: its identity, what limits its functions, and the fault that they share.
+
+The daemon makes no CUDA context. What it knows comes from the probe (a child), from NVML, from the
+MPS control daemon, and from what workers read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, ResourceExhausted
+from gslice.device.inventory import Inventory, read_inventory
+from gslice.device.mps import CONTROL as MPS_CONTROL
+from gslice.device.mps import client_environment, find_program
+from gslice.device.nvml import GpuFacts, GpuReading, Nvml
+from gslice.ipc.messages import GpuGrant
+from gslice.supervise.clients import Burial, Clients, noted
+from gslice.supervise.mps import Mps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from gslice.core.config import DeviceConfig
+    from gslice.core.types import FunctionSpec
+    from gslice.device.cuda import Gpu as FoundGpu
+    from gslice.supervise.worker import Worker
+
+_CARE_PERIOD_S = 1.0
+_STEP_SMS = 2  # MPS gives whole TPCs, of two SMs each, and at least one
+
+
+class GpuLibrary:
+    """What the driver and NVML say, asked once for all GPUs of a node."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._inventory: Inventory | None = None
+        self._nvml: Nvml | None = None
+
+    async def inventory(self) -> Inventory:
+        """The probe's answer; a failure is not kept, so that it can be tried again.
+
+        Raises:
+            GsliceError: as of `read_inventory`.
+        """
+        async with self._lock:
+            if self._inventory is None:
+                self._inventory = await asyncio.to_thread(read_inventory)
+            return self._inventory
+
+    async def nvml(self) -> Nvml:
+        """NVML, opened.
+
+        Raises:
+            FailedPrecondition: as of `Nvml`.
+        """
+        async with self._lock:
+            if self._nvml is None:
+                self._nvml = await asyncio.to_thread(Nvml)
+            return self._nvml
+
+
+class Gpu:
+    """See the module. Made on the event loop; `ready` does what takes time.
+
+    Args:
+        name: `cuda:0`.
+        config: Its limits and its limiter.
+        library: Of the node.
+        directory: For the MPS control daemon's pipes and logs.
+        log: For what that daemon prints.
+        event: Records what an operator may want to know: subject and text.
+
+    Attributes:
+        found: What the probe found; None before `ready`.
+        facts: What NVML knows of it.
+        reading: What NVML saw last.
+        limiter: `mps` or `none`; as configured before `ready`.
+        problem: Why no function can be started on it; empty if they can.
+        clients: Workers that use it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: DeviceConfig,
+        library: GpuLibrary,
+        directory: Path,
+        log: Path,
+        event: Callable[[str, str], None],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.found: FoundGpu | None = None
+        self.facts = GpuFacts()
+        self.reading = GpuReading()
+        self.limiter = config.limiter
+        self.problem = ""
+        self._library = library
+        self._event = event
+        self._nvml: Nvml | None = None
+        self._mps = Mps(directory, config.mps_pipe, log)
+        self.clients = Clients(name, self._mps, event)
+        self._opening: asyncio.Task[None] | None = None
+        self._ailment = ""
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        """Returns when workers can be started on it; what failed before is tried again.
+
+        Raises:
+            GsliceError: no driver, no such GPU, no MPS; the message says which.
+        """
+        await self.clients.settled()
+        if self._opening is None or (self._opening.done() and not self.usable):
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(noted)
+        await asyncio.shield(self._opening)
+
+    async def care(self) -> None:
+        """Until cancelled: reads its sensors, and looks for a fault that no worker noticed."""
+        with contextlib.suppress(GsliceError):  # it is told by `problem`, and tried again by loads
+            await self.ready()
+        while True:
+            await asyncio.sleep(_CARE_PERIOD_S)
+            if self._nvml is not None and self.found is not None:
+                try:
+                    self.reading = await asyncio.to_thread(self._nvml.reading, self.found.uuid)
+                except GsliceError as error:
+                    self._nvml = None
+                    self._event(self.name, f"is not watched any more: {error.message}")
+            if self.usable:
+                await self._look_at_mps()
+
+    async def _look_at_mps(self) -> None:
+        try:
+            await self.clients.look()
+            self._mps.bound_log()
+        except (GsliceError, OSError) as error:
+            ailment = f"MPS is not well: {error}"
+        else:
+            ailment = ""
+        if ailment and ailment != self._ailment:
+            self._event(self.name, ailment)
+        self._ailment = ailment
+
+    async def close(self) -> None:
+        """Ends its MPS control daemon, if that is ours; its workers have gone."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        await self.clients.settled()
+        await self._mps.close()
+
+    async def bury(self, worker: Worker, how: str) -> Burial:
+        """What a worker's death means: `Clients.bury`, once it is known how they are limited."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        return await self.clients.bury(worker, how)
+
+    async def _open(self) -> None:
+        try:
+            inventory = await self._library.inventory()
+            found = inventory.gpu(self.config.index)
+            await self._open_nvml(found.uuid)
+            if self.facts.mig:
+                raise FailedPrecondition(
+                    f"{self.name} is partitioned by MIG, which gslice does not use yet",
+                    hint="give it a GPU without MIG",
+                )
+            self.limiter = self._chosen_limiter(inventory.library)
+            self.clients.shared = self._shared
+            if self._shared:
+                how = await self._mps.open(found.uuid, inventory.library)
+                self._event(self.name, f"{how} an MPS control daemon in {self._mps.paths.pipe}")
+                await self._check_adopted()
+            self.found, self.problem, self.clients.sound = found, "", True
+        except GsliceError as error:
+            if self.problem != str(error):
+                self._event(self.name, f"cannot be used: {error}")
+            self.problem = str(error)
+            raise
+
+    async def _check_adopted(self) -> None:
+        """Ends workers of an earlier daemon whose MPS has ended without them."""
+        adopted = [worker for worker in self.clients.workers if not worker.death.done()]
+        if not adopted or not self._mps.owned:
+            return
+        clients = await self._mps.clients()
+        for worker in adopted:
+            if worker.pid not in clients:
+                self._event(self.name, f"worker {worker.pid} is no client of MPS; it is ended")
+                worker.child.abort()
+
+    async def _open_nvml(self, uuid: str) -> None:
+        """Facts and readings are good to have; functions run without them, too."""
+        try:
+            self._nvml = await self._library.nvml()
+            self.facts = await asyncio.to_thread(self._nvml.facts, uuid)
+            self.reading = await asyncio.to_thread(self._nvml.reading, uuid)
+        except FailedPrecondition as error:
+            self._nvml = None
+            self._event(self.name, f"memory, utilisation and power are not known: {error}")
+
+    def _chosen_limiter(self, library: str) -> str:
+        if self.config.limiter != "auto":
+            return self.config.limiter
+        if self.config.mps_pipe or find_program(MPS_CONTROL, library):
+            return "mps"
+        self._event(self.name, f"shares are not enforced: there is no {MPS_CONTROL}")
+        return "none"
+
+    @property
+    def usable(self) -> bool:
+        """Whether workers can be started on it, as far as is known."""
+        return self.found is not None and not self.problem and self.clients.sound
+
+    # ---- what a worker gets ------------------------------------------------------------------
+
+    @property
+    def live_resize(self) -> bool:
+        """Whether a share can change in place. Under MPS it is fixed when a process starts."""
+        return self.limiter == "none"
+
+    @property
+    def _shared(self) -> bool:
+        """Whether its workers share one context, through MPS, and so one fate."""
+        return self.limiter == "mps"
+
+    def grant(self) -> GpuGrant:
+        """What a worker is told of it; only after `ready`."""
+        assert self.found is not None
+        return GpuGrant(self.found.uuid, self.found.sms)
+
+    def cpus(self) -> list[int]:
+        """The cores of its workers' threads: as configured, else those near it, else all."""
+        near = self.config.cpus or self.facts.cpus
+        return list(near) or sorted(os.sched_getaffinity(0))
+
+    def environment(self, spec: FunctionSpec, share_percent: float) -> dict[str, str]:
+        """What binds a new worker to it, and to its share; only after `ready`.
+
+        Raises:
+            ResourceExhausted: its memory limit leaves nothing.
+        """
+        assert self.found is not None
+        bound = {
+            "CUDA_VISIBLE_DEVICES": self.found.uuid,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_MODULE_LOADING": "LAZY",
+        }
+        if not self._shared:
+            return bound
+        return bound | client_environment(
+            self._mps.paths, share_percent, self._memory_left_bytes(), spec.priority == "low"
+        )
+
+    def same_share(self, one_percent: float, other_percent: float) -> bool:
+        """Whether two shares come to the same number of SMs, so that a change is not worth it."""
+        if self.found is None:
+            return one_percent == other_percent
+        one, other = (int(self.found.sms * s / 100 + 1e-9) for s in (one_percent, other_percent))
+        return one == other
+
+    def _memory_left_bytes(self) -> int:
+        """What the limit leaves to one more worker; 0: there is no limit."""
+        limit = self.config.memory_limit_bytes
+        if not limit:
+            return 0
+        left = limit - sum(worker.device_memory_bytes for worker in self.clients.workers)
+        if left < 1 << 20:
+            raise ResourceExhausted(
+                f"{self.name}: its memory limit is used up",
+                hint="raise limits.memory, or unload a function",
+            )
+        return left
+
+    # ---- what is proven ----------------------------------------------------------------------
+
+    async def check_client(self, worker: Worker, function: str) -> None:
+        """Checks that a loaded worker is in MPS's client list.
+
+        CUDA runs without MPS, and without a word, when it cannot reach the control daemon.
+
+        Raises:
+            LoadFailed: it is not.
+        """
+        if not self._shared or worker.pid in await self._mps.clients():
+            return
+        if not self._mps.owned:
+            return  # another pid namespace counts otherwise; the SMs will show it
+        raise LoadFailed(
+            f"function {function}: its worker {worker.pid} runs outside MPS on {self.name}, so its"
+            " share is not kept",
+            hint=f"see {self._mps.paths.log}/control.log; one MPS server serves one user only",
+        )
+
+    def check_share(self, worker: Worker, function: str) -> None:
+        """Checks the SMs that a worker read back against its share.
+
+        Raises:
+            LoadFailed: it has more than it was given.
+        """
+        if not self._shared or self.found is None:
+            return
+        wanted = self.found.sms * worker.share_percent / 100
+        effective = self.found.sms * worker.share_effective_percent / 100
+        if effective > wanted + _STEP_SMS:
+            raise LoadFailed(
+                f"function {function}: its worker sees {effective:.0f} of {self.found.sms} SMs on"
+                f" {self.name}, more than its share of {worker.share_percent:g}%",
+                hint="MPS refused the percentage, or the worker runs outside MPS",
+            )
+        if effective < wanted - 2 * _STEP_SMS:
+            self._event(
+                function,
+                f"has {effective:.0f} SMs for a share worth {wanted:.0f}; a limit of the MPS"
+                " control daemon may be lower",
+            )

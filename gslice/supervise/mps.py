@@ -1,0 +1,269 @@
+"""The MPS control daemon of one GPU: ours, started or found running, or the operator's.
+
+Ours runs in the foreground as a child with directories of its own, so that nobody else's clients
+come in and a fault stays on its GPU. It outlives a daemon that dies, as workers do; the next
+daemon of the same state directory takes it over. A control daemon that an operator names is used,
+and never started or ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import FailedPrecondition, GsliceError, NotFound, Unavailable
+from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control
+from gslice.supervise.logs import last_line, rotate
+from gslice.supervise.process import Process, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+FAULT = "FAULT"
+START_TIMEOUT_S = 20.0
+QUIT_TIMEOUT_S = 10.0
+CLIENT_END_TIMEOUT_S = 5.0
+RECOVERY_TIMEOUT_S = 30.0
+_POLL_S = 0.02  # MPS has no event to wait for, only commands to ask with
+_POLL_MAX_S = 1.0
+_BLAME_MAX_BYTES = 256 << 10
+
+
+class Mps:
+    """See the module.
+
+    Args:
+        directory: Of our control daemon: pipes, logs, and a note of its process.
+        given_pipe: Pipe directory of the operator's; empty: ours.
+        log: What our control daemon prints.
+    """
+
+    def __init__(self, directory: Path, given_pipe: str, log: Path) -> None:
+        self.owned = not given_pipe
+        self.paths = (
+            MpsPaths(directory / "pipe", directory / "log")
+            if self.owned
+            else MpsPaths(Path(given_pipe), None)
+        )
+        self._note = directory / "control.pid"
+        self._log = log
+        self._process: Process | None = None
+        self._control = MpsControl("", self.paths)
+        self._log_seen_bytes = 0
+
+    @property
+    def alive(self) -> bool:
+        """False: our control daemon has ended. What became of the operator's shows when asked."""
+        return not self.owned or (self._process is not None and self._process.alive)
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def open(self, uuid: str, library: str) -> str:
+        """Makes sure that a control daemon answers.
+
+        Args:
+            uuid: Of its GPU.
+            library: The path of libcuda.
+
+        Returns:
+            How, for an event: `started`, `adopted` or `found`.
+
+        Raises:
+            FailedPrecondition: no program, or it does not start; the message has its words.
+            Unavailable: the operator's does not answer.
+        """
+        self._control = MpsControl(find_control(library), self.paths)
+        if not self.owned:
+            await self._ask("get_server_list")
+            return "found"
+        if await self._adopted():
+            return "adopted"
+        await self._start(uuid)
+        return "started"
+
+    async def close(self) -> None:
+        """Ends our control daemon and its server; clients must have gone."""
+        if not self.owned or self._process is None:
+            return
+        with contextlib.suppress(GsliceError):  # it is killed then
+            await self._ask("quit")
+        if not await self._process.wait(QUIT_TIMEOUT_S):
+            await self._process.kill()
+        self._note.unlink(missing_ok=True)
+
+    async def _adopted(self) -> bool:
+        try:
+            pid, started = map(int, self._note.read_text().split())
+            process = Process(pid, started)
+        except (FileNotFoundError, ValueError, NotFound):
+            return False
+        self._process = process
+        try:
+            await self._ask("get_server_list")
+        except GsliceError:
+            await process.kill()
+            return False
+        return True  # with all of the log unseen: a fault may have come while no daemon looked
+
+    async def _start(self, uuid: str) -> None:
+        self.paths.check()
+        environment = {
+            **self._control.environment(),
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": uuid,
+        }
+        try:
+            self._tidy()
+            self._process = spawn([self._control.program, "-f"], environment, self._log)
+        except OSError as error:
+            raise FailedPrecondition(f"MPS cannot be started: {error}") from error
+        try:
+            self._note.write_text(f"{self._process.pid} {self._process.started}\n")
+            await self._await_answer(self._process)
+        except BaseException:
+            await self._process.kill()
+            self._note.unlink(missing_ok=True)
+            raise
+        self._log_seen_bytes = self._log_bytes()
+
+    def _tidy(self) -> None:
+        """Removes the sockets of a dead control daemon, and makes room for a new one's logs."""
+        assert self.paths.log is not None
+        shutil.rmtree(self.paths.pipe, ignore_errors=True)
+        for directory in (self.paths.pipe, self.paths.log):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for log in (self._log, *self.paths.log.glob("*.log")):
+            rotate(log)
+
+    async def _await_answer(self, process: Process) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not await process.wait(_POLL_S):
+            try:
+                await self._ask("get_server_list")
+            except Unavailable as error:
+                if time.monotonic() > deadline:
+                    raise FailedPrecondition(
+                        f"MPS did not answer within {START_TIMEOUT_S:g} s: {error.message}"
+                    ) from None
+            else:
+                return
+        how = process.death.result()
+        said = last_line(self._log) or "it said nothing"
+        raise FailedPrecondition(f"MPS does not start: {self._control.program} {how}: {said}")
+
+    def bound_log(self) -> None:
+        """Keeps what our control daemon prints from growing without an end.
+
+        Raises:
+            OSError: it could not be moved away.
+        """
+        rotate(self._log)
+
+    # ---- clients ---------------------------------------------------------------------------
+
+    async def clients(self) -> set[int]:
+        """Process ids of all clients.
+
+        Raises:
+            GsliceError: the control daemon does not answer.
+        """
+        return await asyncio.to_thread(self._clients)
+
+    async def status(self) -> str:
+        """`FAULT` if a server is in it, else the status of the server; empty without one."""
+        return await asyncio.to_thread(self._status)
+
+    async def end_client(self, pid: int, timeout_s: float = CLIENT_END_TIMEOUT_S) -> bool:
+        """Sees to it that a client's work on the GPU is over: takes it out, if it is still in.
+
+        Returns:
+            True: it is no client any more, so nothing of it can write to memory.
+        """
+        deadline = time.monotonic() + timeout_s
+        asked, pause_s = False, _POLL_S
+        while time.monotonic() < deadline:
+            try:
+                if pid not in await self.clients():
+                    return True
+                if not asked:
+                    asked = True
+                    await asyncio.to_thread(self._terminate, pid)
+            except GsliceError:
+                if not self.alive:
+                    return True  # the server ends with its control daemon, and clients with it
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_MAX_S)
+        return False
+
+    # ---- faults ----------------------------------------------------------------------------
+
+    async def faulted(self) -> bool:
+        """Whether a server is in FAULT, or nothing answers any more.
+
+        Cheap where the server's log is ours to read: without a new line, nothing happened.
+        """
+        if not self.alive:
+            return True
+        size = self._log_bytes()
+        if size and size == self._log_seen_bytes:
+            return False
+        fault = await self.status() == FAULT
+        if not fault:  # else the lines are still to be read for who did it
+            self._log_seen_bytes = size
+        return fault
+
+    def culprits(self, clients: Collection[int]) -> list[int]:
+        """Whom the server's log blames since the last look, of those that were clients."""
+        log = self.paths.server_log
+        if log is None:
+            return []
+        size = self._log_bytes()
+        start = min(self._log_seen_bytes, size)
+        self._log_seen_bytes = size
+        try:
+            with log.open("rb") as file:
+                file.seek(max(start, size - _BLAME_MAX_BYTES))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return culprits_of(text.splitlines(), clients)
+
+    async def recovered(self) -> bool:
+        """Waits until the server takes clients again; all of its clients must have ended."""
+        deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        while self.alive and time.monotonic() < deadline:
+            with contextlib.suppress(GsliceError):
+                if await self.status() in ("", "ACTIVE"):
+                    return True
+            await asyncio.sleep(_POLL_S)
+        return False
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    async def _ask(self, command: str) -> str:
+        return await asyncio.to_thread(self._control.ask, command)
+
+    def _clients(self) -> set[int]:
+        found: set[int] = set()
+        for server in self._control.servers():
+            found.update(self._control.clients(server))
+        return found
+
+    def _status(self) -> str:
+        found = [self._control.status(server) for server in self._control.servers()]
+        return FAULT if FAULT in found else next(iter(found), "")
+
+    def _terminate(self, pid: int) -> None:
+        for server in self._control.servers():
+            if pid in self._control.clients(server):
+                self._control.terminate(server, pid)
+
+    def _log_bytes(self) -> int:
+        log = self.paths.server_log
+        with contextlib.suppress(FileNotFoundError):
+            return log.stat().st_size if log is not None else 0
+        return 0

@@ -1,0 +1,86 @@
+"""The tensors of the user's class on a GPU: device arrays in, device or NumPy arrays out."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gslice.core.errors import LoadFailed
+from gslice.worker.engines.device_arrays import DeviceArray, DeviceOutput, device_output
+
+if TYPE_CHECKING:
+    from gslice._native import Batch, CudaDevice
+    from gslice.core.types import FunctionSpec, Signature, TensorSpec
+
+
+class GpuTensors:
+    """What the python engine does with a batch on a GPU.
+
+    Args:
+        cuda: The device.
+        user: The user's object; gets the attribute `stream` before each call.
+    """
+
+    def __init__(self, cuda: CudaDevice, user: Any) -> None:
+        self._cuda = cuda
+        self._user = user
+        self._turn = threading.Lock()
+        self._kept: dict[int, list[DeviceOutput]] = {}  # by lane, until its next batch
+
+    @contextmanager
+    def turn(self, batch: Batch) -> Iterator[None]:
+        """One call at a time, on the stream of the batch's lane."""
+        with self._turn, ExitStack() as streams:
+            self._kept[batch.lane] = []
+            self._user.stream = batch.stream
+            for scope in _stream_scopes(batch.stream):
+                streams.enter_context(scope)
+            yield
+
+    def input(self, batch: Batch, index: int, tensor: TensorSpec) -> DeviceArray:
+        """An input where it lies."""
+        pointer, shape = batch.input_ptr(index), batch.input_shape(index)
+        return DeviceArray(pointer, shape, tensor.dtype, batch.stream, self._cuda.order)
+
+    def set_output(self, batch: Batch, index: int, tensor: TensorSpec, value: Any) -> None:
+        """An output from where it lies."""
+        try:
+            output = device_output(value, batch.stream, self._cuda.order)
+        except TypeError as error:
+            raise TypeError(f"output {tensor.name!r}: {error}") from error
+        if output is None:
+            batch.set_output(index, np.asarray(value))
+            return
+        self._kept[batch.lane].append(output)
+        is_pattern = (tensor.dtype, output.dtype) == ("BF16", "UINT16")
+        dtype = "BF16" if is_pattern else output.dtype
+        batch.set_output_ptr(index, output.pointer, output.shape, dtype)
+
+
+def refuse_text(spec: FunctionSpec, signature: Signature) -> None:
+    """BYTES have no form on a GPU.
+
+    Raises:
+        LoadFailed: The function takes or gives them.
+    """
+    for tensor in (*signature.inputs, *signature.outputs):
+        if tensor.dtype == "BYTES":
+            raise LoadFailed(
+                f"function {spec.name}: tensor {tensor.name!r} is BYTES, which stay on the CPU",
+                hint="put this function on `device: cpu`",
+            )
+
+
+def _stream_scopes(stream: int) -> Iterator[Any]:
+    """Makes the stream the current one of the libraries that have such a thing and are in use."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.version.cuda is not None:
+        yield torch.cuda.stream(torch.cuda.ExternalStream(stream))
+    cupy = sys.modules.get("cupy")
+    if cupy is not None:
+        yield cupy.cuda.ExternalStream(stream)

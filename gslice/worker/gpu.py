@@ -1,0 +1,80 @@
+"""The GPU of a worker: opened before its engine loads, read back, measured, closed last."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gslice import _native
+from gslice.core.errors import FailedPrecondition
+
+if TYPE_CHECKING:
+    from gslice.ipc.messages import GpuGrant
+
+_log = logging.getLogger(__name__)
+
+_ORDINAL = 0  # the worker's environment hides all the others
+
+
+@dataclass(frozen=True)
+class GpuDevice:
+    """A GPU as engines get it: opened, and limited to the share already.
+
+    Attributes:
+        cuda: The open device; its lanes' streams are where engines enqueue.
+        cpus: Cores for the worker's own threads.
+    """
+
+    cuda: _native.CudaDevice
+    cpus: tuple[int, ...]
+
+    @property
+    def threads(self) -> int:
+        """Threads that an engine may use on the CPU."""
+        return max(1, len(self.cpus))
+
+
+class WorkerGpu:
+    """The GPU that a worker was granted.
+
+    Args:
+        grant: Which, and how large all of it is.
+        limiter: `mps`, which the environment has set up, or `none`.
+        lanes: Of the function.
+
+    Raises:
+        FailedPrecondition: There is no driver, or the worker sees another GPU.
+        Unavailable: MPS refuses.
+        ResourceExhausted: The GPU's memory is full.
+    """
+
+    def __init__(self, grant: GpuGrant, limiter: str, lanes: int) -> None:
+        self._grant = grant
+        self.limiter = limiter
+        self.cuda = _native.CudaDevice(_ORDINAL, lanes)
+        if self.cuda.uuid != grant.uuid:
+            uuid = self.cuda.uuid
+            self.cuda.close()
+            raise FailedPrecondition(f"the worker sees {uuid}, not {grant.uuid}")
+        self._free_bytes = self.cuda.memory_free_bytes()
+        _log.info(
+            "%s, %d of %d SMs, %g %% by %s",
+            *(self.cuda.name, self.cuda.sm_count, grant.sms, self.share_effective_percent, limiter),
+        )
+
+    @property
+    def share_effective_percent(self) -> float:
+        """The SMs that kernels of this process may use, as the driver says."""
+        return 100.0 * self.cuda.sm_count / self._grant.sms
+
+    def memory_taken_bytes(self) -> int:
+        """Memory of the GPU that is gone since it was opened: the weights and what runs them.
+
+        Another process that loads at the same time is counted in.
+        """
+        return max(0, self._free_bytes - self.cuda.memory_free_bytes())
+
+    def close(self) -> None:
+        """Waits for what the streams still run and gives the GPU back; idempotent."""
+        self.cuda.close()

@@ -1,0 +1,73 @@
+// The part of NVIDIA's driver API that gslice uses, declared by itself: it builds without a
+// toolkit. Names, values and layouts are those of cuda.h, which never changes one that it has
+// published.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gslice::cuda {
+
+using CUresult = int;
+using CUdevice = int;
+using CUdeviceptr = unsigned long long;
+using CUcontext = struct CUctx_st*;
+using CUstream = struct CUstream_st*;
+using CUevent = struct CUevent_st*;
+using CUgraphExec = struct CUgraphExec_st*;
+
+struct CUuuid {
+  unsigned char bytes[16];
+};
+
+struct CUmemLocation {
+  int type;
+  int id;
+};
+
+struct CUmemcpyAttributes {
+  int srcAccessOrder;
+  CUmemLocation srcLocHint;
+  CUmemLocation dstLocHint;
+  unsigned int flags;
+};
+
+inline constexpr CUresult CUDA_SUCCESS = 0;
+inline constexpr CUresult CUDA_ERROR_OUT_OF_MEMORY = 2;
+inline constexpr CUresult CUDA_ERROR_NO_DEVICE = 100;
+inline constexpr CUresult CUDA_ERROR_INVALID_DEVICE = 101;
+inline constexpr CUresult CUDA_ERROR_ECC_UNCORRECTABLE = 214;
+inline constexpr CUresult CUDA_ERROR_NVLINK_UNCORRECTABLE = 220;
+inline constexpr CUresult CUDA_ERROR_CONTAINED = 226;
+inline constexpr CUresult CUDA_ERROR_NOT_READY = 600;
+inline constexpr CUresult CUDA_ERROR_ILLEGAL_ADDRESS = 700;
+inline constexpr CUresult CUDA_ERROR_LAUNCH_TIMEOUT = 702;
+inline constexpr CUresult CUDA_ERROR_CONTEXT_IS_DESTROYED = 709;
+inline constexpr CUresult CUDA_ERROR_ASSERT = 710;
+inline constexpr CUresult CUDA_ERROR_HARDWARE_STACK_ERROR = 714;
+inline constexpr CUresult CUDA_ERROR_ILLEGAL_INSTRUCTION = 715;
+inline constexpr CUresult CUDA_ERROR_MISALIGNED_ADDRESS = 716;
+inline constexpr CUresult CUDA_ERROR_INVALID_ADDRESS_SPACE = 717;
+inline constexpr CUresult CUDA_ERROR_INVALID_PC = 718;
+inline constexpr CUresult CUDA_ERROR_LAUNCH_FAILED = 719;
+inline constexpr CUresult CUDA_ERROR_TENSOR_MEMORY_LEAK = 721;
+inline constexpr CUresult CUDA_ERROR_MPS_CONNECTION_FAILED = 805;
+inline constexpr CUresult CUDA_ERROR_MPS_RPC_FAILURE = 806;
+inline constexpr CUresult CUDA_ERROR_MPS_SERVER_NOT_READY = 807;
+inline constexpr CUresult CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED = 809;
+inline constexpr CUresult CUDA_ERROR_MPS_CLIENT_TERMINATED = 810;
+inline constexpr CUresult CUDA_ERROR_EXTERNAL_DEVICE = 911;
+inline constexpr CUresult CUDA_ERROR_UNKNOWN = 999;
+
+inline constexpr int CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16;
+inline constexpr int CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75;
+inline constexpr int CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76;
+
+inline constexpr unsigned int CU_STREAM_NON_BLOCKING = 1;
+inline constexpr unsigned int CU_EVENT_DEFAULT = 0;  // with times
+inline constexpr unsigned int CU_EVENT_DISABLE_TIMING = 2;
+inline constexpr unsigned int CU_MEMHOSTALLOC_PORTABLE = 1;
+inline constexpr unsigned int CU_MEMHOSTREGISTER_PORTABLE = 1;
+inline constexpr int CU_MEMCPY_SRC_ACCESS_ORDER_STREAM = 1;
+
+}  // namespace gslice::cuda

@@ -1,0 +1,125 @@
+"""`gslice doctor` on a machine with GPUs, and on machines where something is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.fakes.gpu import FakeGpu, make_gpus
+
+
+def doctor(fake: FakeGpu, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Its exit code, and its checks by name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gslice", "doctor", "--json", *arguments],
+        env={**os.environ, **fake.environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout)
+    return done.returncode, {check["name"]: check for check in report["checks"]}
+
+
+def test_a_gpu_in_order_is_proven(fake_gpu: FakeGpu) -> None:
+    code, checks = doctor(fake_gpu)
+    found = {name: check["status"] for name, check in checks.items()}
+    assert code == 0, checks
+    assert {name: found[name] for name in ("GPU driver", "cuda:0", "MPS programs")} == {
+        "GPU driver": "ok",
+        "cuda:0": "ok",
+        "MPS programs": "ok",
+    }
+    assert found["cuda:0 MPS"] == found["cuda:0 shares"] == "ok"
+    assert checks["cuda:0 shares"]["detail"].startswith("50% is 66 SMs, 25% is 32 SMs")
+    assert "expected" in checks["cuda:0 limit"]["detail"]
+    assert "GB/s to the GPU" in checks["cuda:0 copies"]["detail"]
+    assert "132 SMs" in checks["cuda:0"]["detail"]
+    assert fake_gpu.processes() == []
+
+
+def test_every_gpu_is_looked_at() -> None:
+    with FakeGpu(make_gpus(2, sms=20, name="Small")) as fake:
+        _, checks = doctor(fake)
+        for name in ("cuda:0", "cuda:1"):
+            assert checks[name]["detail"].startswith("Small, 20 SMs")
+            assert checks[f"{name} shares"]["detail"].startswith("50% is 10 SMs, 25% is 4 SMs")
+
+
+def test_quick_uses_no_gpu(fake_gpu: FakeGpu) -> None:
+    code, checks = doctor(fake_gpu, "--quick")
+    assert code == 0
+    assert "cuda:0" in checks
+    assert not any(name.startswith("cuda:0 ") for name in checks)
+    assert fake_gpu.total("kernels") == 0
+
+
+def test_a_gpu_without_a_driver() -> None:
+    with FakeGpu(cuda=False) as fake:
+        code, checks = doctor(fake)
+        assert code == 1
+        assert checks["GPU driver"]["status"] == "fail"
+        assert "no NVIDIA driver: libcuda.so.1: cannot open" in checks["GPU driver"]["detail"]
+
+
+def test_an_old_driver() -> None:
+    with FakeGpu(driver_version=11040) as fake:
+        code, checks = doctor(fake)
+        assert code == 1
+        assert checks["GPU driver"]["detail"] == (
+            "the NVIDIA driver speaks CUDA 11.4, gslice needs 12.0"
+        )
+        assert checks["GPU driver"]["hint"] == "update the driver"
+
+
+def test_without_mps() -> None:
+    with FakeGpu(mps=False) as fake:
+        code, checks = doctor(fake)
+        assert code == 0
+        assert checks["MPS programs"]["status"] == "warn"
+        assert "nvidia-cuda-mps-control is neither on the PATH" in checks["MPS programs"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"start_fails": 1}, "MPS does not start: Failed to start the MPS control daemon"),
+        ({"server_fails": 1}, "CUDA_ERROR_MPS_CONNECTION_FAILED"),
+        ({"refuse": 808}, "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED"),
+    ],
+)
+def test_an_mps_that_does_not_work(fake_gpu: FakeGpu, settings: dict[str, int], words: str) -> None:
+    fake_gpu.set_mps(**settings)
+    code, checks = doctor(fake_gpu)
+    assert code == 1
+    assert checks["cuda:0 MPS"]["status"] == "fail"
+    assert words in checks["cuda:0 MPS"]["detail"]
+
+
+def test_no_memory_for_the_trial(fake_gpu: FakeGpu) -> None:
+    fake_gpu.fail("cuMemHostAlloc", 2)
+    code, checks = doctor(fake_gpu)
+    assert code == 1
+    assert "cuMemHostAlloc: CUDA_ERROR_OUT_OF_MEMORY (2)" in checks["cuda:0 MPS"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({"numa_node": 1}, "ok", "PCIe 5 x16, NUMA node 1; driver "),
+        ({"power_mw": 31_000}, "ok", "37% busy, 31 of 700 W"),
+        ({"power_mw": -1, "utilization_percent": -1}, "ok", "0% busy, 0 of 700 W"),
+        ({"mig": 1}, "warn", "partitioned by MIG"),
+        ({"compute_mode": 2}, "fail", "compute is prohibited"),
+    ],
+)
+def test_what_nvml_says(fields: dict[str, int], status: str, words: str) -> None:
+    with FakeGpu(make_gpus(1, **fields)) as fake:
+        _, checks = doctor(fake, "--quick")
+        assert checks["cuda:0"]["status"] == status
+        assert words in checks["cuda:0"]["detail"]

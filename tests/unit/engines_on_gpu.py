@@ -1,0 +1,287 @@
+"""Engines on a GPU of stand-ins. Run by test_engines_gpu.py, in a process that finds only these."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gslice import _native
+from gslice.core.errors import Internal, LoadFailed
+from gslice.core.types import FunctionSpec, Signature, TensorSpec
+from gslice.worker.engines import make_engine
+from gslice.worker.engines.device_arrays import DeviceArray, device_output
+from gslice.worker.engines.python import PythonEngine
+from gslice.worker.gpu import GpuDevice
+from tests.served import Served
+
+ROOT = str(Path(__file__).parents[2])
+
+USER = '''
+import ctypes
+import numpy as np
+
+driver = ctypes.CDLL("libcuda.so.1")
+
+def host(array):
+    """Device memory of the stand-in is memory of the process."""
+    assert driver.cuStreamSynchronize(ctypes.c_void_p(array.stream)) == 0
+    kind = np.dtype(array.__cuda_array_interface__["typestr"])
+    count = int(np.prod(array.shape))
+    memory = (ctypes.c_byte * (count * kind.itemsize)).from_address(array.pointer)
+    return np.frombuffer(memory, kind).reshape(array.shape)
+
+class Interface:
+    """An array of a library that knows the CUDA Array Interface only."""
+    def __init__(self, values, **changes):
+        self.size = values.nbytes
+        memory = ctypes.c_void_p()
+        assert driver.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(self.size)) == 0
+        self.pointer = memory.value
+        ctypes.memmove(self.pointer, values.ctypes.data, self.size)
+        self.__cuda_array_interface__ = {
+            "version": 3, "shape": values.shape, "typestr": values.dtype.str,
+            "data": (self.pointer, False), "strides": None, "stream": None, **changes,
+        }
+
+class Scale:
+    """In place, given back as it is; a NumPy array beside it."""
+    inputs = [("x", "FP32", [-1, 4])]
+    outputs = [("y", "FP32", [-1, 4]), ("sum", "FP32", [-1])]
+    def infer(self, inputs):
+        x = inputs["x"]
+        assert self.stream == x.stream
+        values = host(x)
+        values *= 2
+        return {"y": x, "sum": values.sum(1)}
+
+class Above:
+    """The indices of what is above 0: their number is known when it has run."""
+    inputs = [("x", "FP32", [-1])]
+    outputs = [("at", "INT64", [-1, 1])]
+    batch_max = 0
+    def infer(self, inputs):
+        self.kept = Interface(np.argwhere(host(inputs["x"]) > 0), stream=1)
+        return {"at": self.kept}
+
+class Wrong:
+    inputs = [("case", "INT64", [1])]
+    outputs = [("y", "FP32", [2])]
+    def infer(self, inputs):
+        good = np.ones(2, np.float32)
+        (case,) = host(inputs["case"])
+        return {"y": [
+            good,
+            Interface(good, strides=(8,)),
+            Interface(good, typestr="<c8"),
+            Interface(np.ones(2, np.int32)),
+            Interface(np.ones(3, np.float32)),
+        ][case]}
+
+class Text:
+    inputs = outputs = [("x", "BYTES", [-1])]
+    def infer(self, inputs): ...
+'''
+
+
+@pytest.fixture
+def cuda() -> Iterator[_native.CudaDevice]:
+    device = _native.CudaDevice(0, 2)
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "gpu_user.py").write_text(USER)
+    return tmp_path
+
+
+def python(folder: Path, name: str, **options: Any) -> FunctionSpec:
+    python = f"gpu_user:{name}"
+    return FunctionSpec("f", engine="python", python=python, python_path=str(folder), **options)
+
+
+# ---- the user's class ------------------------------------------------------------------------
+
+
+def test_the_users_class_gets_device_arrays_and_gives_any_kind(
+    cuda: _native.CudaDevice, user: Path
+) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    with Served(python(user, "Scale"), cuda=cuda) as served:
+        for _ in range(3):
+            answer = served.infer({"x": x})
+            np.testing.assert_array_equal(answer["y"], x * 2)
+            np.testing.assert_array_equal(answer["sum"], x.sum(1) * 2)
+        several = served.infer_together([{"x": x[:1]}, {"x": x[1:]}])
+        np.testing.assert_array_equal(np.concatenate([a["y"] for a in several]), x * 2)
+
+
+def test_an_output_of_unknown_shape_comes_from_where_it_lies(
+    cuda: _native.CudaDevice, user: Path
+) -> None:
+    with Served(python(user, "Above"), cuda=cuda) as served:
+        for x in (np.array([1, -1, 2], np.float32), np.array([-1, 3], np.float32)):
+            np.testing.assert_array_equal(served.infer({"x": x})["at"], np.argwhere(x > 0))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (1, "TypeError: output 'y': it is not contiguous; make a contiguous copy of it"),
+        (2, "TypeError: output 'y': arrays of <c8 are none of KServe's"),
+        (3, "output 'y' is INT32, the signature says FP32"),
+        (4, r"output 'y' has shape \[3\], the signature says \[2\]"),
+    ],
+)
+def test_what_is_wrong_fails_the_request_and_no_other(
+    cuda: _native.CudaDevice, user: Path, case: int, message: str
+) -> None:
+    with Served(python(user, "Wrong"), cuda=cuda) as served:
+        with pytest.raises(Internal, match=f'^function "f": {message}$'):
+            served.infer({"case": np.array([case])})
+        assert served.infer({"case": np.array([0])})["y"].tolist() == [1, 1]
+
+
+def test_text_is_refused_at_load(cuda: _native.CudaDevice, user: Path) -> None:
+    with pytest.raises(LoadFailed, match=r"'x' is BYTES, which stay on the CPU \(put this"):
+        PythonEngine().load(python(user, "Text"), GpuDevice(cuda, (0,)))
+
+
+def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaDevice) -> None:
+    asked: list[tuple[int, int]] = []
+    array = DeviceArray(
+        4096, (2, 3), "BF16", 7, lambda before, after: asked.append((before, after))
+    )
+    for stream in (7, -1, 9, None):
+        capsule = array.__dlpack__(stream=stream)
+        assert type(capsule).__name__ == "PyCapsule"
+    assert asked == [(7, 9), (7, 1)]  # no stream means the legacy default one
+    output = device_output(array, 8, lambda *_: None)
+    assert output is not None
+    assert (output.pointer, output.shape, output.dtype) == (4096, (2, 3), "BF16")
+    assert asked[-1] == (7, 8)
+    for asking in ({"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError):
+            array.__dlpack__(**asking)
+    cuda.order(cuda.lane_stream(0), cuda.lane_stream(1))  # and the driver takes it
+
+
+def test_onnxruntime_says_that_it_stays_on_the_cpu(cuda: _native.CudaDevice) -> None:
+    with pytest.raises(LoadFailed, match="engine onnxruntime runs on the CPU only"):
+        make_engine("onnxruntime").load(FunctionSpec("f", model="m.onnx"), GpuDevice(cuda, (0,)))
+
+
+# ---- torch, its CPU in place of its GPU ------------------------------------------------------
+
+
+def torch_served(cuda: _native.CudaDevice, name: str, graphs: str, **options: Any) -> Any:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from gslice.worker.engines.torch_engine import TorchEngine
+    from tests.fakes.torch_gpu import FakeGpuMemory
+
+    memory = FakeGpuMemory(graphs)
+    spec = FunctionSpec(
+        "f", engine="torch", python=f"tests.torch_models:{name}", python_path=ROOT, **options
+    )
+    served = Served(spec, TorchEngine(lambda _: memory), cuda)
+    return served, memory
+
+
+@pytest.mark.parametrize("graphs", ["handle", "replay", "refused"])
+def test_torch_answers_the_same_with_and_without_graphs(
+    cuda: _native.CudaDevice, graphs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = np.random.default_rng(5).standard_normal((7, 8)).astype(np.float32)
+    served, memory = torch_served(cuda, "Affine", graphs, batch_max=8)
+    with served:
+        buckets = (1, 2, 4, 8)
+        assert served.signature == Signature(
+            (TensorSpec("x", "FP32", (-1, 8)),), (TensorSpec("y", "FP32", (-1, 3)),), 8, buckets
+        )
+        answers = [served.infer({"x": x[:rows]})["y"] for rows in (7, 1, 3, 2, 7)]
+        counters = served.pump.counters()
+        tids = served.pump.lane_tids()
+    expected = torch_affine(x)
+    for answer in answers:
+        np.testing.assert_allclose(answer, expected[: len(answer)], rtol=1e-5)
+    captures = [(lane, bucket) for lane in range(2) for bucket in buckets]
+    assert memory.captured == ([] if graphs == "refused" else captures)
+    assert counters["batches"] == 5
+    # The pump replays by itself what it has a handle of, and then needs no threads for Python.
+    assert counters["python_calls"] == (0 if graphs == "handle" else 5)
+    assert (len(tids) == 0) == (graphs == "handle")
+    refusals = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(refusals) == (len(captures) if graphs == "refused" else 0)
+    if graphs == "refused":
+        assert refusals[0] == (
+            "batches of 1 rows run without a graph, for they cannot be captured: RuntimeError: "
+            "operation not permitted when stream is capturing"
+        )
+
+
+def test_torch_runs_shapes_that_it_does_not_know_ahead_as_a_call(
+    cuda: _native.CudaDevice,
+) -> None:
+    a, b = (np.random.default_rng(6).standard_normal((2, 2, 4))).astype(np.float32)
+    served, memory = torch_served(cuda, "Pair", "handle")
+    with served:
+        answer = served.infer({"a": a, "b": b})
+        assert served.pump.counters()["python_calls"] == 1
+    assert memory.captured == []
+    np.testing.assert_array_equal(answer["total"], a - 2 * b)
+    np.testing.assert_array_equal(answer["above"], np.argwhere(a[0] > 0))
+
+
+def test_a_torch_without_cuda_says_so(cuda: _native.CudaDevice) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if torch.version.cuda is not None:
+        pytest.skip("this torch has CUDA")
+    spec = FunctionSpec("f", engine="torch", model="m.pt2")
+    with pytest.raises(LoadFailed, match=r"cannot use NVIDIA H100 .*: it is built without CUDA"):
+        make_engine("torch").load(spec, GpuDevice(cuda, (0,)))
+
+
+def torch_affine(x: np.ndarray) -> np.ndarray:
+    import torch
+
+    from tests.torch_models import Affine
+
+    with torch.inference_mode():
+        return Affine()(torch.from_numpy(x)).numpy()
+
+
+def test_current_streams_of_libraries_are_the_lanes(
+    cuda: _native.CudaDevice, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+    import types
+
+    entered: list[int] = []
+
+    class ExternalStream:
+        def __init__(self, handle: int) -> None:
+            self.handle = handle
+
+        def __enter__(self) -> None:
+            entered.append(self.handle)
+
+        def __exit__(self, *_: object) -> None:
+            entered.append(-self.handle)
+
+    cupy = types.ModuleType("cupy")
+    cupy.cuda = types.SimpleNamespace(ExternalStream=ExternalStream)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with Served(python(user, "Scale", lanes=1), cuda=cuda) as served:
+        served.infer({"x": np.ones((1, 4), np.float32)})
+    stream = cuda.lane_stream(0)
+    assert entered == [stream, -stream] * 2  # warm-up, and the request
+
+
+assert ctypes.CDLL("libcuda.so.1"), "run by test_engines_gpu.py"
