@@ -1,16 +1,11 @@
 #include "pump/cpu_device.hpp"
 
-#include <sys/prctl.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cstring>
 #include <new>
-#include <string>
-#include <system_error>
-#include <thread>
 
 #include "base/clock.hpp"
+#include "pump/lane_thread.hpp"
 
 namespace gslice {
 
@@ -27,38 +22,18 @@ void ComputeTurn::pass() {
   called_.notify_all();
 }
 
-// One sequence of work at a time: kIdle -> record() -> kRecorded -> run() -> kDone -> poll().
+// One sequence of work at a time: record() -> run() -> poll().
 class CpuDevice::Lane {
  public:
   Lane(std::uint32_t index, ComputeTurn& turn) : index_(index), turn_(turn) {}
-  ~Lane() { close(); }
 
   Status open(Engine& engine, std::function<void()> done, bool threaded) {
     engine_ = &engine;
     done_ = std::move(done);
-    if (!threaded) return Status::Ok();
-    try {
-      thread_ = std::thread([this] { thread_main(); });
-    } catch (const std::system_error& error) {
-      return Status::Error(Code::kResourceExhausted,
-                           "no thread for lane " + std::to_string(index_) + ": " + error.what());
-    }
-    tid_.wait(0);
-    return Status::Ok();
+    return threaded ? thread_.start(index_, engine, [this] { run(); }) : Status::Ok();
   }
 
-  void close() {
-    if (!thread_.joinable()) return;
-    // Whatever was recorded still runs: the thread looks at `closing_` only between batches.
-    {
-      const std::lock_guard lock(mutex_);
-      closing_ = true;
-    }
-    wake_.notify_one();
-    thread_.join();
-    tid_.store(0);
-    closing_ = false;
-  }
+  void close() { thread_.stop(); }
 
   std::shared_ptr<std::byte> buffer(std::size_t bytes, bool* grown) {
     *grown = bytes > buffer_bytes_;
@@ -66,8 +41,8 @@ class CpuDevice::Lane {
       buffer_.reset();
       buffer_bytes_ = 0;
       try {
-        buffer_.reset(
-            static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kTensorAlign})), Free{});
+        buffer_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kLaneAlign})),
+                      Free{});
         buffer_bytes_ = bytes;
       } catch (const std::bad_alloc&) {  // the caller hears of it by the null
       }
@@ -77,51 +52,29 @@ class CpuDevice::Lane {
 
   void record() {
     number_ = turn_.number();
-    if (!thread_.joinable()) {
+    if (thread_.running())
+      thread_.run();
+    else
       run();
-      return;
-    }
-    {
-      const std::lock_guard lock(mutex_);
-      state_.store(State::kRecorded, std::memory_order_relaxed);
-    }
-    wake_.notify_one();
   }
 
   bool poll(LaneReport& report) {
-    if (state_.load(std::memory_order_acquire) != State::kDone) return false;
+    if (!ended_.load(std::memory_order_acquire)) return false;
     report = std::move(report_);
     report_ = {};
     gather = scatter = {};
     batch = nullptr;
-    state_.store(State::kIdle, std::memory_order_relaxed);
+    ended_.store(false, std::memory_order_relaxed);
     return true;
   }
 
-  int tid() const { return tid_.load(); }
+  int tid() const { return thread_.tid(); }
 
   // The sequence being enqueued.
   std::span<const Copy> gather, scatter;
   Batch* batch = nullptr;
 
  private:
-  enum class State { kIdle, kRecorded, kDone };
-
-  void thread_main() {
-    prctl(PR_SET_NAME, ("gslice-lane-" + std::to_string(index_)).c_str());
-    engine_->enter_thread();
-    tid_.store(gettid());
-    tid_.notify_all();
-    while (wait_for_work()) run();
-    engine_->leave_thread();
-  }
-
-  bool wait_for_work() {
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return closing_ || state_.load() == State::kRecorded; });
-    return state_.load() == State::kRecorded;
-  }
-
   void run() {
     const std::int64_t began_ns = now_ns();
     for (const Copy& copy : gather) {
@@ -144,14 +97,14 @@ class CpuDevice::Lane {
         std::memcpy(copy.slot, buffer_.get() + copy.offset, copy.bytes);
       report_.copy_out_ns = now_ns() - report_.computed_ns;
     }
-    state_.store(State::kDone, std::memory_order_release);
-    if (thread_.joinable()) done_();
+    ended_.store(true, std::memory_order_release);
+    if (thread_.running()) done_();
     if (!copies_out) turn_.pass();
   }
 
   struct Free {
     void operator()(std::byte* bytes) const {
-      ::operator delete(bytes, std::align_val_t{kTensorAlign});
+      ::operator delete(bytes, std::align_val_t{kLaneAlign});
     }
   };
 
@@ -164,12 +117,8 @@ class CpuDevice::Lane {
   std::uint64_t number_ = 0;
   LaneReport report_;
 
-  std::thread thread_;
-  std::atomic<int> tid_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool closing_ = false;
-  std::atomic<State> state_{State::kIdle};
+  std::atomic<bool> ended_{false};
+  LaneThread thread_;  // last: it ends before what it works on
 };
 
 CpuDevice::CpuDevice(std::uint32_t lanes, bool inline_lanes) : inline_lanes_(inline_lanes) {

@@ -57,7 +57,7 @@ TEST(no_memory_for_a_lane_buffer_is_an_answer) {
     CHECK(instance->run_once());
     return std::vector{bench.answer(tickets[0]), bench.answer(tickets[1])};
   };
-  refused_align = kTensorAlign;  // only lane buffers are aligned so
+  refused_align = kLaneAlign;  // only lane buffers are aligned so
   for (const Answer& answer : both()) {
     CHECK(answer.code == Code::kResourceExhausted);
     CHECK(answer.message.starts_with("no memory for a lane buffer of "));
