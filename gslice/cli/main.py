@@ -26,7 +26,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs a command; errors of gslice end it with status 1, Ctrl-C with 130."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # while a reader that has gone is still caught below
+            return result
         except GsliceError as error:
             show_error(error)
             raise typer.Exit(1) from error
