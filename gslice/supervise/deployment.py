@@ -6,6 +6,7 @@ A function that is loaded anew gets a second deployment beside the first; the sw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from typing import TYPE_CHECKING
@@ -276,7 +277,8 @@ class Deployment:
         device, gpu, share = self._device, self._gpu, self._instance_share
         if gpu is None:
             return await worker.load(self.spec, share, device.limiter, list(device.cpus))
-        signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
+        async with gpu.measuring:
+            signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
         await gpu.check_client(worker, self.spec.name)
         return signature
 
@@ -296,8 +298,9 @@ class Deployment:
 
     async def _attach(self, worker: Worker) -> None:
         assert self.segment is not None
-        instance = self.segment.add_instance()
-        await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
+        async with self._gpu.measuring if self._gpu is not None else contextlib.nullcontext():
+            instance = self.segment.add_instance()
+            await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
         if self._gpu is not None:
             self._gpu.check_share(worker, self.spec.name)
         await self._correct_share(worker)

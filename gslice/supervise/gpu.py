@@ -82,6 +82,8 @@ class Gpu:
         limiter: `mps` or `none`; as configured before `ready`.
         problem: Why no function can be started on it; empty if they can.
         clients: Workers that use it.
+        measuring: Held while one of them loads or warms up, for each takes what goes of the GPU's
+            free memory meanwhile for its own.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Gpu:
         self._nvml: Nvml | None = None
         self._mps = Mps(directory, config.mps_pipe, log)
         self.clients = Clients(name, self._mps, event)
+        self.measuring = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._ailment = ""
 

@@ -40,8 +40,13 @@ ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
 SOCKET_PREFIX = "w-"
 MODULE = "gslice.worker"
-# onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
-ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
+ENVIRONMENT = {
+    # onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
+    "ORT_DISABLE_TELEMETRY": "1",
+    # CuPy and Numba wait for a batch's inputs otherwise, which come in the order of its stream.
+    "CUPY_CUDA_ARRAY_INTERFACE_SYNC": "0",
+    "NUMBA_CUDA_ARRAY_INTERFACE_SYNC": "0",
+}
 _A = TypeVar("_A")
 
 
