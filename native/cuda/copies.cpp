@@ -129,9 +129,8 @@ Status LaneCopies::enqueue_one_by_one() {
   context_->counters().copies += bytes_.size();
   Status status;
   for (std::size_t i = 0; i < bytes_.size() && status.ok(); ++i)
-    status =
-        context_->check(context_->driver().cuMemcpyAsync(to_[i], from_[i], bytes_[i], stream_),
-                        "cuMemcpyAsync");
+    status = context_->check(context_->driver().cuMemcpyAsync(to_[i], from_[i], bytes_[i], stream_),
+                             "cuMemcpyAsync");
   return status;
 }
 

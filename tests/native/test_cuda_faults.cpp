@@ -114,8 +114,8 @@ TEST(a_driver_that_refuses_several_copies_in_one_call_gets_them_one_by_one) {
   FakeMachine& machine = FakeMachine::get();
   if (machine.driver_version() < 12080) return;
   for (const int refusal : {1, 801}) {
-    machine.plan({"on=cuMemcpyBatchAsync*\taction=fail\ttimes=1000\tcode=" +
-                  std::to_string(refusal)});
+    machine.plan(
+        {"on=cuMemcpyBatchAsync*\taction=fail\ttimes=1000\tcode=" + std::to_string(refusal)});
     const auto device = open_device(1, 0);
     PumpBench bench(signature({-1, 2}, {-1, 2}, 8, {8}));
     Instance& instance = serve_on(bench, device, twice_there);
@@ -141,8 +141,8 @@ TEST(copies_that_fail_either_way_do_not_end_those_in_one_call) {
   PumpBench bench(signature({-1, 2}, {-1, 2}, 8, {8}));
   Instance& instance = serve_on(bench, device, twice_there);
   const std::vector<Ticket> doomed = submit_batch(bench);
-  machine.plan({"on=cuMemcpyBatchAsync*\taction=fail\tcode=1",
-                "on=cuMemcpyAsync\taction=fail\tcode=1"});
+  machine.plan(
+      {"on=cuMemcpyBatchAsync*\taction=fail\tcode=1", "on=cuMemcpyAsync\taction=fail\tcode=1"});
   CHECK(instance.start().ok());
   for (const Ticket ticket : doomed)
     CHECK_EQ(bench.answer(ticket).message.substr(0, 15), "cuMemcpyAsync: ");
