@@ -173,6 +173,7 @@ def test_a_model_that_does_not_fit_says_so(cuda: _native.CudaDevice):
         ("CupyScale", "cupy"),
         ("CupyLegacy", "cupy"),
         ("NumbaScale", "numba"),
+        ("NumbaDefault", "numba"),
     ],
 )
 def test_libraries_take_the_inputs_and_give_the_outputs(
