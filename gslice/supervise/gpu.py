@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, ResourceExhausted
 from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
-from gslice.device.mps import client_environment, find_program
+from gslice.device.mps import NOWHERE, client_environment, find_program
 from gslice.device.nvml import GpuFacts, GpuReading, Nvml
 from gslice.ipc.messages import GpuGrant
 from gslice.supervise.clients import Burial, Clients, noted
@@ -256,8 +256,8 @@ class Gpu:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_MODULE_LOADING": "LAZY",
         }
-        if not self._shared:
-            return bound
+        if not self._shared:  # a daemon in the default directory would take it in otherwise
+            return bound | {"CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
         return bound | client_environment(
             self._mps.paths, share_percent, self._memory_left_bytes(), spec.priority == "low"
         )
@@ -299,7 +299,7 @@ class Gpu:
         raise LoadFailed(
             f"function {function}: its worker {worker.pid} runs outside MPS on {self.name}, so its"
             " share is not kept",
-            hint=f"see {self._mps.paths.log}/control.log; one MPS server serves one user only",
+            hint=f"see {self._mps.log}; one MPS server serves one user only",
         )
 
     def check_share(self, worker: Worker, function: str) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, NotFound, Unavailable
-from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control
+from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control, tells_fault
 from gslice.supervise.logs import last_line, rotate
+from gslice.supervise.mps_log import ServerLog
 from gslice.supervise.process import Process, spawn
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ FAULT = "FAULT"
 START_TIMEOUT_S = 20.0
 QUIT_TIMEOUT_S = 10.0
 CLIENT_END_TIMEOUT_S = 5.0
+FAULT_TIMEOUT_S = 1.0  # a client may notice a fault before its server says so
 RECOVERY_TIMEOUT_S = 30.0
 _POLL_S = 0.02  # MPS has no event to wait for, only commands to ask with
 _POLL_MAX_S = 1.0
-_BLAME_MAX_BYTES = 256 << 10
 
 
 class Mps:
@@ -40,6 +41,11 @@ class Mps:
         directory: Of our control daemon: pipes, logs, and a note of its process.
         given_pipe: Pipe directory of the operator's; empty: ours.
         log: What our control daemon prints.
+
+    Attributes:
+        owned: It is ours.
+        paths: Where clients find it.
+        log: As given.
     """
 
     def __init__(self, directory: Path, given_pipe: str, log: Path) -> None:
@@ -50,10 +56,11 @@ class Mps:
             else MpsPaths(Path(given_pipe), None)
         )
         self._note = directory / "control.pid"
-        self._log = log
+        self.log = log
         self._process: Process | None = None
         self._control = MpsControl("", self.paths)
-        self._log_seen_bytes = 0
+        files = [log, self.paths.server_log] if self.paths.server_log else []
+        self._server_log = ServerLog(*files)
 
     @property
     def alive(self) -> bool:
@@ -107,7 +114,9 @@ class Mps:
         except GsliceError:
             await process.kill()
             return False
-        return True  # with all of the log unseen: a fault may have come while no daemon looked
+        if await self.status() != FAULT:  # one that came while no daemon looked is to be dealt with
+            self._server_log.read(self._server_log.news())
+        return True
 
     async def _start(self, uuid: str) -> None:
         self.paths.check()
@@ -118,7 +127,7 @@ class Mps:
         }
         try:
             self._tidy()
-            self._process = spawn([self._control.program, "-f"], environment, self._log)
+            self._process = spawn([self._control.program, "-f"], environment, self.log)
         except OSError as error:
             raise FailedPrecondition(f"MPS cannot be started: {error}") from error
         try:
@@ -128,7 +137,7 @@ class Mps:
             await self._process.kill()
             self._note.unlink(missing_ok=True)
             raise
-        self._log_seen_bytes = self._log_bytes()
+        self._server_log.read(self._server_log.news())
 
     def _tidy(self) -> None:
         """Removes the sockets of a dead control daemon, and makes room for a new one's logs."""
@@ -136,7 +145,7 @@ class Mps:
         shutil.rmtree(self.paths.pipe, ignore_errors=True)
         for directory in (self.paths.pipe, self.paths.log):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for log in (self._log, *self.paths.log.glob("*.log")):
+        for log in (self.log, *self.paths.log.glob("*.log")):
             rotate(log)
 
     async def _await_answer(self, process: Process) -> None:
@@ -152,7 +161,7 @@ class Mps:
             else:
                 return
         how = process.death.result()
-        said = last_line(self._log) or "it said nothing"
+        said = last_line(self.log) or "it said nothing"
         raise FailedPrecondition(f"MPS does not start: {self._control.program} {how}: {said}")
 
     def bound_log(self) -> None:
@@ -161,7 +170,7 @@ class Mps:
         Raises:
             OSError: it could not be moved away.
         """
-        rotate(self._log)
+        self._server_log.bound()
 
     # ---- clients ---------------------------------------------------------------------------
 
@@ -202,35 +211,35 @@ class Mps:
     # ---- faults ----------------------------------------------------------------------------
 
     async def faulted(self) -> bool:
-        """Whether a server is in FAULT, or nothing answers any more.
+        """Whether a server is in FAULT or was since the last one, or nothing answers any more.
 
         Cheap where the server's log is ours to read: without a new line, nothing happened.
         """
         if not self.alive:
             return True
-        size = self._log_bytes()
-        if size and size == self._log_seen_bytes:
+        news = self._server_log.news()
+        if self._server_log.heard and not news.lines:
             return False
-        fault = await self.status() == FAULT
+        # A server that has lost all its clients recovers at once, and tells it in its log only.
+        fault = tells_fault(news.lines) or await self.status() == FAULT
         if not fault:  # else the lines are still to be read for who did it
-            self._log_seen_bytes = size
+            self._server_log.read(news)
         return fault
+
+    async def shows_fault(self) -> bool:
+        """Whether a fault shows soon, after a client lost its device."""
+        deadline = time.monotonic() + FAULT_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if await self.faulted():
+                return True
+            await asyncio.sleep(_POLL_S)
+        return False
 
     def culprits(self, clients: Collection[int]) -> list[int]:
         """Whom the server's log blames since the last look, of those that were clients."""
-        log = self.paths.server_log
-        if log is None:
-            return []
-        size = self._log_bytes()
-        start = min(self._log_seen_bytes, size)
-        self._log_seen_bytes = size
-        try:
-            with log.open("rb") as file:
-                file.seek(max(start, size - _BLAME_MAX_BYTES))
-                text = file.read().decode(errors="replace")
-        except FileNotFoundError:
-            return []
-        return culprits_of(text.splitlines(), clients)
+        news = self._server_log.news()
+        self._server_log.read(news)
+        return culprits_of(news.lines, clients)
 
     async def recovered(self) -> bool:
         """Waits until the server takes clients again; all of its clients must have ended."""
@@ -261,9 +270,3 @@ class Mps:
         for server in self._control.servers():
             if pid in self._control.clients(server):
                 self._control.terminate(server, pid)
-
-    def _log_bytes(self) -> int:
-        log = self.paths.server_log
-        with contextlib.suppress(FileNotFoundError):
-            return log.stat().st_size if log is not None else 0
-        return 0
