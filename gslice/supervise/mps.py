@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError, NotFound, Unavailable
+from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control, tells_fault
 from gslice.supervise.logs import last_line, rotate
 from gslice.supervise.mps_log import ServerLog
@@ -110,8 +110,8 @@ class Mps:
             return False
         self._process = process
         try:
-            await self._ask("get_server_list")
-        except GsliceError:
+            await self._await_answer(process)  # a busy one is worth waiting for: it has clients
+        except FailedPrecondition:
             await process.kill()
             return False
         if await self.status() != FAULT:  # one that came while no daemon looked is to be dealt with
@@ -153,7 +153,7 @@ class Mps:
         while not await process.wait(_POLL_S):
             try:
                 await self._ask("get_server_list")
-            except Unavailable as error:
+            except GsliceError as error:
                 if time.monotonic() > deadline:
                     raise FailedPrecondition(
                         f"MPS did not answer within {START_TIMEOUT_S:g} s: {error.message}"
