@@ -96,7 +96,7 @@ class Deployment:
             stage("warm", "")
             await run_all(self._attach(worker) for worker in self.workers)
         except BaseException:
-            await self.kill()
+            await (self.kill() if self._gpu is None else self.stop())
             raise
 
     def adopt(self, segment: Segment, signature: Signature, workers: Sequence[Worker]) -> None:
@@ -271,7 +271,7 @@ class Deployment:
         if self._gpu is not None:
             self._bound = True
             self._gpu.clients.add(worker, self.spec.name)
-            worker.before_kill = functools.partial(self._gpu.clients.end, worker)
+            worker.use_gpu(functools.partial(self._gpu.clients.end, worker))
 
     async def _load(self, worker: Worker) -> Signature:
         device, gpu, share = self._device, self._gpu, self._instance_share
@@ -361,7 +361,8 @@ class Deployment:
         self._remove(worker, burial)
 
     async def _discard(self, worker: Worker) -> None:
-        await self._retire(worker, worker.kill())
+        """Ends one that never served; on a GPU in order, for its neighbours feel a kill."""
+        await self._retire(worker, worker.kill() if self._gpu is None else worker.stop())
 
     def _remove(self, worker: Worker, burial: Burial) -> None:
         """Takes a dead worker's instance out of the segment; its requests are queued again."""

@@ -136,6 +136,17 @@ def test_a_share_that_cannot_change_stays(start_gpu_node, gpu: FakeGpu) -> None:
     assert node.client().infer("a", numbers(1))["y"].tolist() == [[1]]
 
 
+def test_a_load_that_fails_gives_the_gpu_back_in_order(start_gpu_node, gpu: FakeGpu) -> None:
+    gpu.fail("cuMemHostAlloc", 2, total=1, process="gslice.worker")
+    node = start_gpu_node({"f": on_gpu(instances=2)}, devices=MPS)
+    assert node.function("f").state == "FAILED"
+    workers = [gpu.counters(pid) for pid in gpu.pids()]
+    workers = [counted for counted in workers if "cuMemHostAlloc" in counted]
+    assert len(workers) == 2
+    for counted in workers:
+        assert counted["cuDevicePrimaryCtxRelease_v2"] == counted["cuDevicePrimaryCtxRetain"]
+
+
 # ---- deaths, adoption, end -----------------------------------------------------------------------
 
 
