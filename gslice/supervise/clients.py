@@ -8,7 +8,6 @@ A client that lost its device alone is one death: the server says which of the t
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from gslice.supervise.mps import Mps
     from gslice.supervise.worker import Worker
 
+_GONE_TIMEOUT_S = 600.0
 _DEVICE_LOST = f"exited with code {EXIT_DEVICE_LOST}"
 
 
@@ -69,6 +69,7 @@ class Clients:
         """Counts a worker in."""
         self.workers.add(worker)
         self._functions[worker.pid] = function
+        self._mps.ours.add(worker.pid)
 
     async def end(self, worker: Worker) -> None:
         """Takes a hung worker's work off the GPU, before its process is killed."""
@@ -100,10 +101,18 @@ class Clients:
             self._functions.pop(worker.pid, None)
             self._fates.pop(worker.pid, None)
             self._taken_out.discard(worker.pid)
+            self._mps.ours.discard(worker.pid)
 
-    async def gone(self, worker: Worker) -> None:
-        """Returns when a dead worker is no client any more, however long that takes."""
-        await self._mps.end_client(worker.pid, math.inf)
+    async def gone(self, worker: Worker) -> bool:
+        """Waits until a dead worker is no client any more. False: it still may be one."""
+        gone = await self._mps.end_client(worker.pid, _GONE_TIMEOUT_S)
+        if not gone:
+            self._event(
+                self._name,
+                f"MPS does not say that worker {worker.pid} is gone; the slots that it ran stay out"
+                " of use until its function is loaded anew",
+            )
+        return gone
 
     async def look(self) -> None:
         """Deals with a fault that no worker has noticed.

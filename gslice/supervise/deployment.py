@@ -384,7 +384,8 @@ class Deployment:
 
     async def _release(self, clients: Clients, segment: Segment, worker: Worker) -> None:
         """Gives back what a dead worker's device could still write to, once it cannot."""
-        await clients.gone(worker)
+        if not await clients.gone(worker):
+            return
         segment.release_quarantine(worker.instance)
         segment.remove_instance(worker.instance)
 

@@ -191,9 +191,9 @@ class Gpu:
     async def _check_adopted(self) -> None:
         """Ends workers of an earlier daemon whose MPS has ended without them."""
         adopted = [worker for worker in self.clients.workers if not worker.death.done()]
-        if not adopted or not self._mps.owned:
+        clients = await self._mps.clients()  # from now on it is known whom it lists
+        if not self._mps.owned:
             return
-        clients = await self._mps.clients()
         for worker in adopted:
             if worker.pid not in clients:
                 self._event(self.name, f"worker {worker.pid} is no client of MPS; it is ended")

@@ -46,6 +46,7 @@ class Mps:
         owned: It is ours.
         paths: Where clients find it.
         log: As given.
+        ours: Process ids of the clients that matter to us.
     """
 
     def __init__(self, directory: Path, given_pipe: str, log: Path) -> None:
@@ -57,6 +58,9 @@ class Mps:
         )
         self._note = directory / "control.pid"
         self.log = log
+        self.ours: set[int] = set()
+        self._met: set[int] = set()  # process ids that were in its lists
+        self._count = 0  # of clients, when it was asked last
         self._process: Process | None = None
         self._control = MpsControl("", self.paths)
         files = [log, self.paths.server_log] if self.paths.server_log else []
@@ -183,20 +187,26 @@ class Mps:
         return await asyncio.to_thread(self._clients)
 
     async def status(self) -> str:
-        """`FAULT` if a server is in it, else the status of the server; empty without one."""
+        """`FAULT` if a server of ours is in it, else a server's status; empty without one."""
         return await asyncio.to_thread(self._status)
 
     async def end_client(self, pid: int, timeout_s: float = CLIENT_END_TIMEOUT_S) -> bool:
         """Sees to it that a client's work on the GPU is over: takes it out, if it is still in.
 
+        An operator's MPS may know it by the id of another pid namespace; then it is over when there
+        is a client less.
+
         Returns:
             True: it is no client any more, so nothing of it can write to memory.
         """
         deadline = time.monotonic() + timeout_s
-        asked, pause_s = False, _POLL_S
+        known, count = self.owned or pid in self._met, self._count
+        asked, pause_s = not known, _POLL_S
         while time.monotonic() < deadline:
             try:
-                if pid not in await self.clients():
+                clients = await self.clients()
+                if (pid not in clients) if known else (len(clients) < count):
+                    self._met.discard(pid)
                     return True
                 if not asked:
                     asked = True
@@ -257,13 +267,20 @@ class Mps:
         return await asyncio.to_thread(self._control.ask, command)
 
     def _clients(self) -> set[int]:
-        found: set[int] = set()
-        for server in self._control.servers():
-            found.update(self._control.clients(server))
+        found = {pid for clients in self._lists().values() for pid in clients}
+        self._met |= found
+        self._count = len(found)
         return found
 
+    def _lists(self) -> dict[int, list[int]]:
+        return {server: self._control.clients(server) for server in self._control.servers()}
+
     def _status(self) -> str:
-        found = [self._control.status(server) for server in self._control.servers()]
+        servers = self._control.servers()
+        if not self.owned:  # a fault of another user's server is not ours
+            lists = self._lists()
+            servers = [server for server in lists if self.ours & {*lists[server]}] or servers
+        found = [self._control.status(server) for server in servers]
         return FAULT if FAULT in found else next(iter(found), "")
 
     def _terminate(self, pid: int) -> None:

@@ -209,6 +209,22 @@ def test_a_daemon_that_does_not_answer_proves_nothing(
     with_mps(gpu, home, test)
 
 
+def test_a_client_that_an_operator_s_mps_counts_otherwise(gpu: FakeGpu, home: Path) -> None:
+    async def test(mps: Mps) -> None:
+        other = new_mps(home / "other", str(mps.paths.pipe))
+        await other.open(gpu.gpus[0].uuid, LIBRARY)
+        unlisted = os.getpid()  # as if of another pid namespace
+        with client(mps) as one:
+            one.start()
+            await other.clients()
+            assert not await other.end_client(unlisted, timeout_s=0.5)
+            ending = asyncio.create_task(other.end_client(unlisted))
+            await asyncio.to_thread(one.kill)
+            assert await ending
+
+    with_mps(gpu, home, test)
+
+
 # ---- faults -------------------------------------------------------------------------------------
 
 

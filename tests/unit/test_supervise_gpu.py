@@ -53,6 +53,8 @@ class FakeMps:
         self.paths = MpsPaths(Path("/p"), Path("/l"))
         self.log = Path("/l/out.log")
         self.pids: set[int] = set()
+        self.ours: set[int] = set()
+        self.stays = False
         self.fault = False
         self.sound = True
         self.guilty: list[int] = []
@@ -78,9 +80,9 @@ class FakeMps:
     async def clients(self) -> set[int]:
         return self.pids
 
-    async def end_client(self, pid: int) -> bool:
+    async def end_client(self, pid: int, timeout_s: float = 5.0) -> bool:
         self.ended.append(pid)
-        return True
+        return not self.stays
 
     async def faulted(self) -> bool:
         return self.fault
@@ -403,6 +405,18 @@ def test_a_device_that_one_worker_lost_alone(on_gpu) -> None:
         assert bench.mps.ended == [7]
         assert not other.death.done()
         assert bench.gpu.clients.faults == 0
+
+    on_gpu(test)
+
+
+def test_a_client_that_never_goes_is_told(on_gpu) -> None:
+    async def test(bench: Bench) -> None:
+        worker = bench.worker(7)
+        bench.mps.stays = True
+        assert not await bench.gpu.clients.gone(worker)
+        assert "MPS does not say that worker 7 is gone" in bench.events[-1]
+        bench.mps.stays = False
+        assert await bench.gpu.clients.gone(worker)
 
     on_gpu(test)
 
