@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control, tells_fault
+from gslice.ipc.process import start_ticks
 from gslice.supervise.logs import last_line, rotate
 from gslice.supervise.mps_log import ServerLog
 from gslice.supervise.process import Process, spawn
@@ -24,12 +25,14 @@ from gslice.supervise.process import Process, spawn
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-FAULT = "FAULT"
+FAULT, ACTIVE = "FAULT", "ACTIVE"
 START_TIMEOUT_S = 20.0
 QUIT_TIMEOUT_S = 10.0
 CLIENT_END_TIMEOUT_S = 5.0
 FAULT_TIMEOUT_S = 1.0  # a client may notice a fault before its server says so
 RECOVERY_TIMEOUT_S = 30.0
+CALM_S = 0.2  # a server without clients that is about to notice their fault does so in less
+SERVER_END_TIMEOUT_S = 2.0
 _POLL_S = 0.02  # MPS has no event to wait for, only commands to ask with
 _POLL_MAX_S = 1.0
 
@@ -60,6 +63,7 @@ class Mps:
         self.log = log
         self.ours: set[int] = set()
         self._met: set[int] = set()  # process ids that were in its lists
+        self._servers: dict[int, int] = {}  # their start ticks by process id
         self._count = 0  # of clients, when it was asked last
         self._process: Process | None = None
         self._control = MpsControl("", self.paths)
@@ -100,10 +104,12 @@ class Mps:
         """Ends our control daemon and its server; clients must have gone."""
         if not self.owned or self._process is None:
             return
-        with contextlib.suppress(GsliceError):  # it is killed then
-            await self._ask("quit")
+        if self._process.alive:
+            with contextlib.suppress(GsliceError):  # it is killed then
+                await self._ask("quit")
         if not await self._process.wait(QUIT_TIMEOUT_S):
             await self._process.kill()
+        await self._end_servers()
         self._note.unlink(missing_ok=True)
 
     async def _adopted(self) -> bool:
@@ -213,7 +219,8 @@ class Mps:
                     await asyncio.to_thread(self._terminate, pid)
             except GsliceError:
                 if not self.alive:
-                    return True  # the server ends with its control daemon, and clients with it
+                    await self._end_servers()
+                    return True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _POLL_MAX_S)
         return False
@@ -254,9 +261,19 @@ class Mps:
     async def recovered(self) -> bool:
         """Waits until the server takes clients again; all of its clients must have ended."""
         deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        fault_seen, calm_since = False, None
         while self.alive and time.monotonic() < deadline:
             with contextlib.suppress(GsliceError):
-                if await self.status() in ("", "ACTIVE"):
+                status = await self.status()
+                fault_seen = fault_seen or status == FAULT
+                if not status or (status == ACTIVE and fault_seen):
+                    return True
+                # It may have recovered already, or not have noticed yet.
+                if status != ACTIVE or await self.clients():
+                    calm_since = None
+                elif calm_since is None:
+                    calm_since = time.monotonic()
+                elif time.monotonic() - calm_since > CALM_S:
                     return True
             await asyncio.sleep(_POLL_S)
         return False
@@ -273,7 +290,21 @@ class Mps:
         return found
 
     def _lists(self) -> dict[int, list[int]]:
-        return {server: self._control.clients(server) for server in self._control.servers()}
+        lists = {server: self._control.clients(server) for server in self._control.servers()}
+        if self.owned:
+            for server in lists.keys() - self._servers.keys():
+                with contextlib.suppress(NotFound):  # it has ended meanwhile
+                    self._servers[server] = start_ticks(server)
+        return lists
+
+    async def _end_servers(self) -> None:
+        """Ends what servers a dead control daemon has left; what clients had there is over then."""
+        for pid, started in list(self._servers.items()):
+            with contextlib.suppress(NotFound):
+                server = Process(pid, started)
+                if not await server.wait(SERVER_END_TIMEOUT_S):
+                    await server.kill()
+            self._servers.pop(pid, None)
 
     def _status(self) -> str:
         servers = self._control.servers()
