@@ -13,12 +13,12 @@ from typing import Any
 
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, GsliceError, from_code
 from gslice.device.cuda import Gpu
+from gslice.device.mps import NOWHERE
 from gslice.device.nvml import count_gpus
 
 PROBE = (sys.executable, "-P", "-m", "gslice.device.probe")
 PROBE_TIMEOUT_S = 60.0
 _log = logging.getLogger("gslice")
-_NOWHERE = "/nonexistent"  # a pipe directory without a daemon: CUDA runs without MPS
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Inventory:
 def probe_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment in which the probe sees whole GPUs, in the order of their names."""
     kept = {key: value for key, value in environ.items() if not key.startswith("CUDA_MPS_")}
-    return {**kept, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_MPS_PIPE_DIRECTORY": _NOWHERE}
+    return {**kept, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
 
 
 def read_inventory() -> Inventory:

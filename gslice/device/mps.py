@@ -17,6 +17,7 @@ from pathlib import Path
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 CONTROL = "nvidia-cuda-mps-control"
+NOWHERE = "/nonexistent"  # a pipe directory without a daemon: CUDA runs without MPS
 COMMAND_TIMEOUT_S = 5.0
 SOCKET_PATH_BYTES_MAX = 107  # sun_path, less its closing zero
 LONGEST_SOCKET = "control_privileged"
@@ -34,6 +35,7 @@ _UNREACHABLE = re.compile(
 )
 _REFUSED = re.compile(r"\b(invalid|error|failed|not permitted|permission denied|unknown)\b", re.I)
 _PID = re.compile(r"(?:PID:?|client)\s*(\d+)", re.I)
+_FATAL = re.compile(r"fatal (?:\w+ )?(?:fault|exception)", re.I)
 _FAULT = re.compile(r"fault|fatal|exception|illegal|violation", re.I)
 
 
@@ -59,7 +61,7 @@ class MpsPaths:
 
     @property
     def server_log(self) -> Path | None:
-        """The log in which the server says what its clients did."""
+        """Where the server of a daemon in the background says what its clients did."""
         return self.log / "server.log" if self.log is not None else None
 
     def check(self) -> None:
@@ -201,6 +203,11 @@ def status_of(text: str) -> str:
     return str(words[-1]) if words else ""
 
 
+def tells_fault(lines: Iterable[str]) -> bool:
+    """Whether a server's log tells of a fault that reached all clients."""
+    return any(_FATAL.search(line) and "recovered" not in line for line in lines)
+
+
 def culprits_of(lines: Iterable[str], clients: Collection[int]) -> list[int]:
     """The clients that a server's log blames for a fault, the most blamed first.
 
@@ -208,7 +215,7 @@ def culprits_of(lines: Iterable[str], clients: Collection[int]) -> list[int]:
     come later than the one that says who did it.
 
     Args:
-        lines: Of server.log, since the last fault.
+        lines: Of the server's log, since the last fault.
         clients: Process ids that were clients.
     """
     blamed: list[int] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gslice.core.errors import DeadlineExceeded, FailedPrecondition, GsliceError, Unavailable
+from gslice.core.errors import DeadlineExceeded, FailedPrecondition, GsliceError
 from gslice.device.inventory import PROBE, PROBE_TIMEOUT_S, probe_answer
 from gslice.device.mps import MpsControl, MpsPaths, client_environment, find_control
 
@@ -100,7 +100,7 @@ class MpsTrial:
                 )
             try:
                 self.control.servers()
-            except Unavailable as error:
+            except GsliceError as error:
                 if time.monotonic() > deadline:
                     raise FailedPrecondition(f"MPS does not start: {error.message}") from None
             else:

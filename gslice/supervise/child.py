@@ -34,17 +34,22 @@ if TYPE_CHECKING:
 
 HELLO_TIMEOUT_S = 30.0
 ADOPT_TIMEOUT_S = 10.0
-CLOSED_TIMEOUT_S = 5.0  # a child that has closed its channel has that long to end
+CLOSED_TIMEOUT_S = 5.0
 _A = TypeVar("_A")
 
 
 class Child:
-    """A running child after its handshake. Made by `start` or `adopt`."""
+    """A running child after its handshake. Made by `start` or `adopt`.
+
+    Attributes:
+        closed_timeout_s: How long it may take to end once it has closed its channel.
+    """
 
     def __init__(
         self, run_dir: RunDir, name: str, on_call: Callable[[Child, Received], None]
     ) -> None:
         self.name = name
+        self.closed_timeout_s = CLOSED_TIMEOUT_S
         self._run_dir = run_dir
         self._on_call = on_call
         self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
@@ -212,7 +217,9 @@ class Child:
         if self._process is not None and self._process.alive:
             # Usually it is about to end. One that lives on cannot be led any more.
             loop = asyncio.get_running_loop()
-            self._reaper = loop.call_later(CLOSED_TIMEOUT_S, self._process.signal, signal.SIGKILL)
+            self._reaper = loop.call_later(
+                self.closed_timeout_s, self._process.signal, signal.SIGKILL
+            )
 
     def _fail_hello(self, reason: GsliceError) -> None:
         if not self._hello.done():

@@ -2,12 +2,12 @@
 
 A fatal fault reaches every client of an MPS server, and the server takes no new ones until all of
 those have ended. So all are ended, what they had claimed is queued again, and all are started.
+A client that lost its device alone is one death: the server says which of the two it was.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gslice.supervise.mps import Mps
     from gslice.supervise.worker import Worker
 
+_GONE_TIMEOUT_S = 600.0
 _DEVICE_LOST = f"exited with code {EXIT_DEVICE_LOST}"
 
 
@@ -60,6 +61,7 @@ class Clients:
         self._mps = mps
         self._event = event
         self._functions: dict[int, str] = {}  # by process id
+        self._taken_out: set[int] = set()  # process ids: they lose their device by our order
         self._fates: dict[int, asyncio.Task[list[int]]] = {}  # by process id: its last fault
         self._recovery: asyncio.Task[list[int]] | None = None
 
@@ -67,10 +69,12 @@ class Clients:
         """Counts a worker in."""
         self.workers.add(worker)
         self._functions[worker.pid] = function
+        self._mps.ours.add(worker.pid)
 
     async def end(self, worker: Worker) -> None:
         """Takes a hung worker's work off the GPU, before its process is killed."""
         if self.shared and worker in self.workers and worker.pid not in self._fates:
+            self._taken_out.add(worker.pid)
             await self._mps.end_client(worker.pid)
 
     async def bury(self, worker: Worker, how: str) -> Burial:
@@ -84,7 +88,7 @@ class Clients:
         if not self.shared:
             return Burial()  # the kernel took its context down before it reported the death
         try:
-            if worker.pid not in self._fates and (how == _DEVICE_LOST or await self._mps.faulted()):
+            if worker.pid not in self._fates and await self._reached_all(worker, how):
                 self._fault(worker.pid)
             if fate := self._fates.get(worker.pid):
                 culprits = await asyncio.shield(fate)
@@ -96,10 +100,19 @@ class Clients:
         finally:
             self._functions.pop(worker.pid, None)
             self._fates.pop(worker.pid, None)
+            self._taken_out.discard(worker.pid)
+            self._mps.ours.discard(worker.pid)
 
-    async def gone(self, worker: Worker) -> None:
-        """Returns when a dead worker is no client any more, however long that takes."""
-        await self._mps.end_client(worker.pid, math.inf)
+    async def gone(self, worker: Worker) -> bool:
+        """Waits until a dead worker is no client any more. False: it still may be one."""
+        gone = await self._mps.end_client(worker.pid, _GONE_TIMEOUT_S)
+        if not gone:
+            self._event(
+                self._name,
+                f"MPS does not say that worker {worker.pid} is gone; the slots that it ran stay out"
+                " of use until its function is loaded anew",
+            )
+        return gone
 
     async def look(self) -> None:
         """Deals with a fault that no worker has noticed.
@@ -114,6 +127,12 @@ class Clients:
         """Waits while a fault is being dealt with."""
         if self._recovery is not None and not self._recovery.done():
             await asyncio.wait([self._recovery])
+
+    async def _reached_all(self, worker: Worker, how: str) -> bool:
+        """Whether what a worker died of reached every client."""
+        if how == _DEVICE_LOST and worker.pid not in self._taken_out:
+            return await self._mps.shows_fault()
+        return await self._mps.faulted()
 
     def _fault(self, *dead: int) -> asyncio.Task[list[int]]:
         """What follows a fault; one that is being dealt with is not dealt with twice."""

@@ -6,6 +6,7 @@ A function that is loaded anew gets a second deployment beside the first; the sw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from typing import TYPE_CHECKING
@@ -95,7 +96,7 @@ class Deployment:
             stage("warm", "")
             await run_all(self._attach(worker) for worker in self.workers)
         except BaseException:
-            await self.kill()
+            await (self.kill() if self._gpu is None else self.stop())
             raise
 
     def adopt(self, segment: Segment, signature: Signature, workers: Sequence[Worker]) -> None:
@@ -270,13 +271,14 @@ class Deployment:
         if self._gpu is not None:
             self._bound = True
             self._gpu.clients.add(worker, self.spec.name)
-            worker.before_kill = functools.partial(self._gpu.clients.end, worker)
+            worker.use_gpu(functools.partial(self._gpu.clients.end, worker))
 
     async def _load(self, worker: Worker) -> Signature:
         device, gpu, share = self._device, self._gpu, self._instance_share
         if gpu is None:
             return await worker.load(self.spec, share, device.limiter, list(device.cpus))
-        signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
+        async with gpu.measuring:
+            signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
         await gpu.check_client(worker, self.spec.name)
         return signature
 
@@ -296,8 +298,9 @@ class Deployment:
 
     async def _attach(self, worker: Worker) -> None:
         assert self.segment is not None
-        instance = self.segment.add_instance()
-        await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
+        async with self._gpu.measuring if self._gpu is not None else contextlib.nullcontext():
+            instance = self.segment.add_instance()
+            await worker.attach(self.spec, self.segment, instance, self._frontends.eventfds())
         if self._gpu is not None:
             self._gpu.check_share(worker, self.spec.name)
         await self._correct_share(worker)
@@ -358,7 +361,8 @@ class Deployment:
         self._remove(worker, burial)
 
     async def _discard(self, worker: Worker) -> None:
-        await self._retire(worker, worker.kill())
+        """Ends one that never served; on a GPU in order, for its neighbours feel a kill."""
+        await self._retire(worker, worker.kill() if self._gpu is None else worker.stop())
 
     def _remove(self, worker: Worker, burial: Burial) -> None:
         """Takes a dead worker's instance out of the segment; its requests are queued again."""
@@ -380,7 +384,8 @@ class Deployment:
 
     async def _release(self, clients: Clients, segment: Segment, worker: Worker) -> None:
         """Gives back what a dead worker's device could still write to, once it cannot."""
-        await clients.gone(worker)
+        if not await clients.gone(worker):
+            return
         segment.release_quarantine(worker.instance)
         segment.remove_instance(worker.instance)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, ResourceExhausted
 from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
-from gslice.device.mps import client_environment, find_program
+from gslice.device.mps import NOWHERE, client_environment, find_program
 from gslice.device.nvml import GpuFacts, GpuReading, Nvml
 from gslice.ipc.messages import GpuGrant
 from gslice.supervise.clients import Burial, Clients, noted
@@ -82,6 +82,8 @@ class Gpu:
         limiter: `mps` or `none`; as configured before `ready`.
         problem: Why no function can be started on it; empty if they can.
         clients: Workers that use it.
+        measuring: Held while one of them loads or warms up, for each takes what goes of the GPU's
+            free memory meanwhile for its own.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Gpu:
         self._nvml: Nvml | None = None
         self._mps = Mps(directory, config.mps_pipe, log)
         self.clients = Clients(name, self._mps, event)
+        self.measuring = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._ailment = ""
 
@@ -188,9 +191,9 @@ class Gpu:
     async def _check_adopted(self) -> None:
         """Ends workers of an earlier daemon whose MPS has ended without them."""
         adopted = [worker for worker in self.clients.workers if not worker.death.done()]
-        if not adopted or not self._mps.owned:
+        clients = await self._mps.clients()  # from now on it is known whom it lists
+        if not self._mps.owned:
             return
-        clients = await self._mps.clients()
         for worker in adopted:
             if worker.pid not in clients:
                 self._event(self.name, f"worker {worker.pid} is no client of MPS; it is ended")
@@ -253,8 +256,8 @@ class Gpu:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_MODULE_LOADING": "LAZY",
         }
-        if not self._shared:
-            return bound
+        if not self._shared:  # a daemon in the default directory would take it in otherwise
+            return bound | {"CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
         return bound | client_environment(
             self._mps.paths, share_percent, self._memory_left_bytes(), spec.priority == "low"
         )
@@ -296,7 +299,7 @@ class Gpu:
         raise LoadFailed(
             f"function {function}: its worker {worker.pid} runs outside MPS on {self.name}, so its"
             " share is not kept",
-            hint=f"see {self._mps.paths.log}/control.log; one MPS server serves one user only",
+            hint=f"see {self._mps.log}; one MPS server serves one user only",
         )
 
     def check_share(self, worker: Worker, function: str) -> None:

@@ -15,22 +15,26 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError, NotFound, Unavailable
-from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control
+from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
+from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control, tells_fault
+from gslice.ipc.process import start_ticks
 from gslice.supervise.logs import last_line, rotate
+from gslice.supervise.mps_log import ServerLog
 from gslice.supervise.process import Process, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-FAULT = "FAULT"
+FAULT, ACTIVE = "FAULT", "ACTIVE"
 START_TIMEOUT_S = 20.0
 QUIT_TIMEOUT_S = 10.0
 CLIENT_END_TIMEOUT_S = 5.0
+FAULT_TIMEOUT_S = 1.0  # a client may notice a fault before its server says so
 RECOVERY_TIMEOUT_S = 30.0
+CALM_S = 0.2  # a server without clients that is about to notice their fault does so in less
+SERVER_END_TIMEOUT_S = 2.0
 _POLL_S = 0.02  # MPS has no event to wait for, only commands to ask with
 _POLL_MAX_S = 1.0
-_BLAME_MAX_BYTES = 256 << 10
 
 
 class Mps:
@@ -40,6 +44,12 @@ class Mps:
         directory: Of our control daemon: pipes, logs, and a note of its process.
         given_pipe: Pipe directory of the operator's; empty: ours.
         log: What our control daemon prints.
+
+    Attributes:
+        owned: It is ours.
+        paths: Where clients find it.
+        log: As given.
+        ours: Process ids of the clients that matter to us.
     """
 
     def __init__(self, directory: Path, given_pipe: str, log: Path) -> None:
@@ -50,10 +60,15 @@ class Mps:
             else MpsPaths(Path(given_pipe), None)
         )
         self._note = directory / "control.pid"
-        self._log = log
+        self.log = log
+        self.ours: set[int] = set()
+        self._met: set[int] = set()  # process ids that were in its lists
+        self._servers: dict[int, int] = {}  # their start ticks by process id
+        self._count = 0  # of clients, when it was asked last
         self._process: Process | None = None
         self._control = MpsControl("", self.paths)
-        self._log_seen_bytes = 0
+        files = [log, self.paths.server_log] if self.paths.server_log else []
+        self._server_log = ServerLog(*files)
 
     @property
     def alive(self) -> bool:
@@ -89,10 +104,12 @@ class Mps:
         """Ends our control daemon and its server; clients must have gone."""
         if not self.owned or self._process is None:
             return
-        with contextlib.suppress(GsliceError):  # it is killed then
-            await self._ask("quit")
+        if self._process.alive:
+            with contextlib.suppress(GsliceError):  # it is killed then
+                await self._ask("quit")
         if not await self._process.wait(QUIT_TIMEOUT_S):
             await self._process.kill()
+        await self._end_servers()
         self._note.unlink(missing_ok=True)
 
     async def _adopted(self) -> bool:
@@ -103,11 +120,13 @@ class Mps:
             return False
         self._process = process
         try:
-            await self._ask("get_server_list")
-        except GsliceError:
+            await self._await_answer(process)  # a busy one is worth waiting for: it has clients
+        except FailedPrecondition:
             await process.kill()
             return False
-        return True  # with all of the log unseen: a fault may have come while no daemon looked
+        if await self.status() != FAULT:  # one that came while no daemon looked is to be dealt with
+            self._server_log.read(self._server_log.news())
+        return True
 
     async def _start(self, uuid: str) -> None:
         self.paths.check()
@@ -118,7 +137,7 @@ class Mps:
         }
         try:
             self._tidy()
-            self._process = spawn([self._control.program, "-f"], environment, self._log)
+            self._process = spawn([self._control.program, "-f"], environment, self.log)
         except OSError as error:
             raise FailedPrecondition(f"MPS cannot be started: {error}") from error
         try:
@@ -128,7 +147,7 @@ class Mps:
             await self._process.kill()
             self._note.unlink(missing_ok=True)
             raise
-        self._log_seen_bytes = self._log_bytes()
+        self._server_log.read(self._server_log.news())
 
     def _tidy(self) -> None:
         """Removes the sockets of a dead control daemon, and makes room for a new one's logs."""
@@ -136,7 +155,7 @@ class Mps:
         shutil.rmtree(self.paths.pipe, ignore_errors=True)
         for directory in (self.paths.pipe, self.paths.log):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for log in (self._log, *self.paths.log.glob("*.log")):
+        for log in (self.log, *self.paths.log.glob("*.log")):
             rotate(log)
 
     async def _await_answer(self, process: Process) -> None:
@@ -144,7 +163,7 @@ class Mps:
         while not await process.wait(_POLL_S):
             try:
                 await self._ask("get_server_list")
-            except Unavailable as error:
+            except GsliceError as error:
                 if time.monotonic() > deadline:
                     raise FailedPrecondition(
                         f"MPS did not answer within {START_TIMEOUT_S:g} s: {error.message}"
@@ -152,7 +171,7 @@ class Mps:
             else:
                 return
         how = process.death.result()
-        said = last_line(self._log) or "it said nothing"
+        said = last_line(self.log) or "it said nothing"
         raise FailedPrecondition(f"MPS does not start: {self._control.program} {how}: {said}")
 
     def bound_log(self) -> None:
@@ -161,7 +180,7 @@ class Mps:
         Raises:
             OSError: it could not be moved away.
         """
-        rotate(self._log)
+        self._server_log.bound()
 
     # ---- clients ---------------------------------------------------------------------------
 
@@ -174,27 +193,34 @@ class Mps:
         return await asyncio.to_thread(self._clients)
 
     async def status(self) -> str:
-        """`FAULT` if a server is in it, else the status of the server; empty without one."""
+        """`FAULT` if a server of ours is in it, else a server's status; empty without one."""
         return await asyncio.to_thread(self._status)
 
     async def end_client(self, pid: int, timeout_s: float = CLIENT_END_TIMEOUT_S) -> bool:
         """Sees to it that a client's work on the GPU is over: takes it out, if it is still in.
 
+        An operator's MPS may know it by the id of another pid namespace; then it is over when there
+        is a client less.
+
         Returns:
             True: it is no client any more, so nothing of it can write to memory.
         """
         deadline = time.monotonic() + timeout_s
-        asked, pause_s = False, _POLL_S
+        known, count = self.owned or pid in self._met, self._count
+        asked, pause_s = not known, _POLL_S
         while time.monotonic() < deadline:
             try:
-                if pid not in await self.clients():
+                clients = await self.clients()
+                if (pid not in clients) if known else (len(clients) < count):
+                    self._met.discard(pid)
                     return True
                 if not asked:
                     asked = True
                     await asyncio.to_thread(self._terminate, pid)
             except GsliceError:
                 if not self.alive:
-                    return True  # the server ends with its control daemon, and clients with it
+                    await self._end_servers()
+                    return True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _POLL_MAX_S)
         return False
@@ -202,42 +228,52 @@ class Mps:
     # ---- faults ----------------------------------------------------------------------------
 
     async def faulted(self) -> bool:
-        """Whether a server is in FAULT, or nothing answers any more.
+        """Whether a server is in FAULT or was since the last one, or nothing answers any more.
 
         Cheap where the server's log is ours to read: without a new line, nothing happened.
         """
         if not self.alive:
             return True
-        size = self._log_bytes()
-        if size and size == self._log_seen_bytes:
+        news = self._server_log.news()
+        if self._server_log.heard and not news.lines:
             return False
-        fault = await self.status() == FAULT
+        # A server that has lost all its clients recovers at once, and tells it in its log only.
+        fault = tells_fault(news.lines) or await self.status() == FAULT
         if not fault:  # else the lines are still to be read for who did it
-            self._log_seen_bytes = size
+            self._server_log.read(news)
         return fault
+
+    async def shows_fault(self) -> bool:
+        """Whether a fault shows soon, after a client lost its device."""
+        deadline = time.monotonic() + FAULT_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if await self.faulted():
+                return True
+            await asyncio.sleep(_POLL_S)
+        return False
 
     def culprits(self, clients: Collection[int]) -> list[int]:
         """Whom the server's log blames since the last look, of those that were clients."""
-        log = self.paths.server_log
-        if log is None:
-            return []
-        size = self._log_bytes()
-        start = min(self._log_seen_bytes, size)
-        self._log_seen_bytes = size
-        try:
-            with log.open("rb") as file:
-                file.seek(max(start, size - _BLAME_MAX_BYTES))
-                text = file.read().decode(errors="replace")
-        except FileNotFoundError:
-            return []
-        return culprits_of(text.splitlines(), clients)
+        news = self._server_log.news()
+        self._server_log.read(news)
+        return culprits_of(news.lines, clients)
 
     async def recovered(self) -> bool:
         """Waits until the server takes clients again; all of its clients must have ended."""
         deadline = time.monotonic() + RECOVERY_TIMEOUT_S
+        fault_seen, calm_since = False, None
         while self.alive and time.monotonic() < deadline:
             with contextlib.suppress(GsliceError):
-                if await self.status() in ("", "ACTIVE"):
+                status = await self.status()
+                fault_seen = fault_seen or status == FAULT
+                if not status or (status == ACTIVE and fault_seen):
+                    return True
+                # It may have recovered already, or not have noticed yet.
+                if status != ACTIVE or await self.clients():
+                    calm_since = None
+                elif calm_since is None:
+                    calm_since = time.monotonic()
+                elif time.monotonic() - calm_since > CALM_S:
                     return True
             await asyncio.sleep(_POLL_S)
         return False
@@ -248,22 +284,37 @@ class Mps:
         return await asyncio.to_thread(self._control.ask, command)
 
     def _clients(self) -> set[int]:
-        found: set[int] = set()
-        for server in self._control.servers():
-            found.update(self._control.clients(server))
+        found = {pid for clients in self._lists().values() for pid in clients}
+        self._met |= found
+        self._count = len(found)
         return found
 
+    def _lists(self) -> dict[int, list[int]]:
+        lists = {server: self._control.clients(server) for server in self._control.servers()}
+        if self.owned:
+            for server in lists.keys() - self._servers.keys():
+                with contextlib.suppress(NotFound):  # it has ended meanwhile
+                    self._servers[server] = start_ticks(server)
+        return lists
+
+    async def _end_servers(self) -> None:
+        """Ends what servers a dead control daemon has left; what clients had there is over then."""
+        for pid, started in list(self._servers.items()):
+            with contextlib.suppress(NotFound):
+                server = Process(pid, started)
+                if not await server.wait(SERVER_END_TIMEOUT_S):
+                    await server.kill()
+            self._servers.pop(pid, None)
+
     def _status(self) -> str:
-        found = [self._control.status(server) for server in self._control.servers()]
+        servers = self._control.servers()
+        if not self.owned:  # a fault of another user's server is not ours
+            lists = self._lists()
+            servers = [server for server in lists if self.ours & {*lists[server]}] or servers
+        found = [self._control.status(server) for server in servers]
         return FAULT if FAULT in found else next(iter(found), "")
 
     def _terminate(self, pid: int) -> None:
         for server in self._control.servers():
             if pid in self._control.clients(server):
                 self._control.terminate(server, pid)
-
-    def _log_bytes(self) -> int:
-        log = self.paths.server_log
-        with contextlib.suppress(FileNotFoundError):
-            return log.stat().st_size if log is not None else 0
-        return 0

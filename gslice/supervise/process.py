@@ -32,7 +32,7 @@ class Launch:
         module: Run as `python -m`.
         arguments: After the module.
         log: File that takes its standard output and error.
-        environment: Added to the daemon's own.
+        environment: Added to the daemon's own, of which nothing of MPS is passed on.
     """
 
     module: str
@@ -106,12 +106,14 @@ class Process:
 def start(launch: Launch, listener: socket.socket) -> Process:
     """Starts a child that finds `listener` as descriptor 3, in a session of its own.
 
-    It inherits nothing else: Python opens descriptors close-on-exec. The own session keeps the
+    What the daemon's own environment says of MPS is not meant for it. It inherits no other
+    descriptor: Python opens descriptors close-on-exec. The own session keeps the
     terminal's Ctrl-C to the daemon, which stops its children in order.
     """
     # -P: the working directory must not shadow modules; -u: a print reaches the log at once.
     arguments = [sys.executable, "-P", "-u", "-m", launch.module, *launch.arguments]
-    return spawn(arguments, {**os.environ, **launch.environment}, launch.log, listener)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+    return spawn(arguments, {**inherited, **launch.environment}, launch.log, listener)
 
 
 def spawn(

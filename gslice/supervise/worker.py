@@ -38,10 +38,16 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 600.0
 ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
+GPU_EXIT_TIMEOUT_S = 30.0  # it unpins GiBs, and destroys graphs and contexts
 SOCKET_PREFIX = "w-"
 MODULE = "gslice.worker"
-# onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
-ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1"}
+ENVIRONMENT = {
+    # onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
+    "ORT_DISABLE_TELEMETRY": "1",
+    # CuPy and Numba wait for a batch's inputs otherwise, which come in the order of its stream.
+    "CUPY_CUDA_ARRAY_INTERFACE_SYNC": "0",
+    "NUMBA_CUDA_ARRAY_INTERFACE_SYNC": "0",
+}
 _A = TypeVar("_A")
 
 
@@ -57,6 +63,7 @@ class Worker:
         device_memory_bytes: Memory of its GPU that it took, as it measured.
         ready: It has warmed up and its pump runs.
         expected_to_end: Its death is no accident.
+        exit_timeout_s: How long it may take to end in order.
         before_kill: Takes its work off its device, which a kill may leave in disorder.
     """
 
@@ -71,6 +78,7 @@ class Worker:
         self.device_memory_bytes = 0
         self.ready = False
         self.expected_to_end = False
+        self.exit_timeout_s = EXIT_TIMEOUT_S
         self.before_kill: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
@@ -119,6 +127,11 @@ class Worker:
     def death(self) -> asyncio.Future[str]:
         """Resolves when the process has died."""
         return self.child.process.death
+
+    def use_gpu(self, before_kill: Callable[[], Awaitable[None]]) -> None:
+        """Has it treated as one that leaves disorder behind unless it ends in order."""
+        self.before_kill = before_kill
+        self.exit_timeout_s = self.child.closed_timeout_s = GPU_EXIT_TIMEOUT_S
 
     async def load(
         self,
@@ -197,7 +210,7 @@ class Worker:
         """Ends it in order, or with force if need be."""
         self.expected_to_end = True
         self.child.send(Exit())
-        if not await self.child.process.wait(EXIT_TIMEOUT_S):
+        if not await self.child.process.wait(self.exit_timeout_s):
             await self.kill()
 
     def detach(self) -> None:
@@ -232,7 +245,8 @@ class Worker:
 
     async def _load_failed(self, spec: FunctionSpec, doing: str, error: GsliceError) -> LoadFailed:
         if isinstance(error, ChannelClosed):
-            await self.child.process.wait(EXIT_TIMEOUT_S)  # the channel closes a little earlier
+            # The channel closes a little earlier.
+            await self.child.process.wait(self.exit_timeout_s)
             how = self.death.result() if self.death.done() else "closed its channel"
             reason = f"its worker {how} while {doing}"
             line = last_line(self.log)

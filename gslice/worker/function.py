@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from gslice import _native
@@ -18,6 +19,7 @@ from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from gslice.core.types import Signature
     from gslice.ipc.messages import Load
@@ -49,10 +51,20 @@ class ServedFunction:
         self._instance: _native.Instance | None = None
         os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
         self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
-        self._control_tids = thread_ids()
-        self._engine = make_engine(self.spec.engine)
-        self.signature: Signature = self._engine.load(self.spec, self._device())
-        self.device_memory_bytes = self._gpu.memory_taken_bytes() if self._gpu else 0
+        try:
+            self._control_tids = thread_ids()
+            self._engine = make_engine(self.spec.engine)
+            with self._measured():
+                self.signature: Signature = self._engine.load(self.spec, self._device())
+        except BaseException:  # nobody else has it, to close it
+            if self._gpu is not None:
+                self._gpu.close()
+            raise
+
+    @property
+    def device_memory_bytes(self) -> int:
+        """Memory of its GPU that it took, so far as it was measured alone."""
+        return self._gpu.memory_taken_bytes if self._gpu else 0
 
     @property
     def limiter(self) -> str:
@@ -82,24 +94,11 @@ class ServedFunction:
         if self._instance is not None:
             raise FailedPrecondition(f"function {self.spec.name} is attached already")
         segment = _native.Segment.open(segment_fd)
-        cuda = self._gpu.cuda if self._gpu else None
-        if not self._engine.native:
-            warm_up(self._engine, self.spec, self.signature, cuda)
-        instance = _native.Instance(
-            segment,
-            index,
-            native_signature(self.signature),
-            self.spec.lanes,
-            None if self._engine.native else self._engine.prepare,
-            cuda,
-        )
-        for frontend, eventfd in eventfds.items():
-            instance.add_frontend(frontend, eventfd)
-        instance.start()
-        self._instance, self.segment, self.index = instance, segment, index
-        if self._gpu is not None:  # its share is of the GPU, and enforced there
-            self.device_memory_bytes = self._gpu.memory_taken_bytes()
-        elif not self._engine.native:  # the identity engine has no compute thread to limit
+        with self._measured():
+            self._instance = self._started(segment, index, eventfds)
+        self.segment, self.index = segment, index
+        # A share of a GPU is enforced there, and the identity engine has no compute thread.
+        if self._gpu is None and not self._engine.native:
             self._limit()
 
     def set_share(self, share_percent: float) -> float:
@@ -151,6 +150,28 @@ class ServedFunction:
     def fault(self) -> str:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
+
+    def _measured(self) -> AbstractContextManager[None]:
+        return self._gpu.measured() if self._gpu else nullcontext()
+
+    def _started(
+        self, segment: _native.Segment, index: int, eventfds: Mapping[int, int]
+    ) -> _native.Instance:
+        cuda = self._gpu.cuda if self._gpu else None
+        if not self._engine.native:
+            warm_up(self._engine, self.spec, self.signature, cuda)
+        instance = _native.Instance(
+            segment,
+            index,
+            native_signature(self.signature),
+            self.spec.lanes,
+            None if self._engine.native else self._engine.prepare,
+            cuda,
+        )
+        for frontend, eventfd in eventfds.items():
+            instance.add_frontend(frontend, eventfd)
+        instance.start()
+        return instance
 
     def _device(self) -> Device:
         if self._gpu is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,9 +11,14 @@ from gslice import _native
 from gslice.core.errors import FailedPrecondition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gslice.ipc.messages import GpuGrant
 
 _log = logging.getLogger(__name__)
+
+LEGACY_STREAM = 1
+"""The driver's handle of the default stream, which lanes' streams do not wait for."""
 
 _ORDINAL = 0  # the worker's environment hides all the others
 
@@ -43,6 +49,11 @@ class WorkerGpu:
         limiter: `mps`, which the environment has set up, or `none`.
         lanes: Of the function.
 
+    Attributes:
+        limiter: As given.
+        cuda: The open device.
+        memory_taken_bytes: Memory of the GPU that went while it was `measured`.
+
     Raises:
         FailedPrecondition: There is no driver, or the worker sees another GPU.
         Unavailable: MPS refuses.
@@ -57,7 +68,7 @@ class WorkerGpu:
             uuid = self.cuda.uuid
             self.cuda.close()
             raise FailedPrecondition(f"the worker sees {uuid}, not {grant.uuid}")
-        self._free_bytes = self.cuda.memory_free_bytes()
+        self.memory_taken_bytes = 0
         _log.info(
             "%s, %d of %d SMs, %g %% by %s",
             *(self.cuda.name, self.cuda.sm_count, grant.sms, self.share_effective_percent, limiter),
@@ -68,12 +79,17 @@ class WorkerGpu:
         """The SMs that kernels of this process may use, as the driver says."""
         return 100.0 * self.cuda.sm_count / self._grant.sms
 
-    def memory_taken_bytes(self) -> int:
-        """Memory of the GPU that is gone since it was opened: the weights and what runs them.
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around what takes memory: the weights, and what runs them.
 
-        Another process that loads at the same time is counted in.
+        The driver tells what is free of the whole GPU, so the daemon has one worker of a GPU load
+        or warm up at a time.
         """
-        return max(0, self._free_bytes - self.cuda.memory_free_bytes())
+        before_bytes = self.cuda.memory_free_bytes()
+        yield
+        gone_bytes = before_bytes - self.cuda.memory_free_bytes()
+        self.memory_taken_bytes = max(0, self.memory_taken_bytes + gone_bytes)
 
     def close(self) -> None:
         """Waits for what the streams still run and gives the GPU back; idempotent."""

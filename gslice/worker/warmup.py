@@ -1,4 +1,4 @@
-"""Runs every bucket once before a function serves, with the user's sample or with zeros."""
+"""Runs every bucket before a function serves, with the user's sample or with zeros."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gslice.core.errors import LoadFailed
 from gslice.core.types import ELEMENT_BYTES
 from gslice.ipc.native import native_signature
 from gslice.worker.engines.base import Captures
+from gslice.worker.gpu import LEGACY_STREAM
 from gslice.worker.shapes import candidates, is_known
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LEGACY_STREAM = 1  # of the driver: what libraries use by default
+
+_RUNS_BEFORE_CAPTURE = 2  # libraries choose kernels and allocate in the first
 
 
 def warm_up(
@@ -37,7 +39,7 @@ def warm_up(
     """Runs every bucket once. Without padding any size runs as it is, so one row is enough.
 
     On a GPU that is done in every lane, for each has a stream and a buffer of its own, and what can
-    be captured is.
+    be captured is, after a second run.
 
     Zeros say little where shapes had to be guessed, or where the data means something to the
     user's code, so then a failure is a line in the log. The user's sample must run, and so must
@@ -55,7 +57,7 @@ def warm_up(
     lanes = range(spec.lanes if cuda is not None else 1)
     if cuda is not None:
         for lane in lanes:  # weights may still be on their way, on the stream that loads them
-            cuda.order(_LEGACY_STREAM, cuda.lane_stream(lane))
+            cuda.order(LEGACY_STREAM, cuda.lane_stream(lane))
     for lane in lanes:
         for bucket in signature.buckets or (1,):
             run = _Run(engine, signature, lane, bucket, cuda)
@@ -83,17 +85,20 @@ class _Run:
         self._cuda = cuda
         batched = signature.rows_max > 0
         known = is_known((*signature.inputs, *signature.outputs), batched)
-        self._may_capture = cuda is not None and known and (bool(signature.buckets) or not batched)
+        fixed = known and (bool(signature.buckets) or not batched)
+        may_capture = cuda is not None and fixed
+        self._captures = engine if may_capture and isinstance(engine, Captures) else None
 
     def __call__(self, inputs: Inputs) -> None:
         data, shapes = inputs
         call = self._engine.prepare(self._lane, self._bucket)
         assert not isinstance(call, CudaGraph), "nothing is captured before it has run"
-        batch = WarmBatch(self._signature, self._lane, self._bucket, data, shapes, self._cuda)
-        call(batch)
-        batch.finish()
-        if self._may_capture and isinstance(self._engine, Captures):
-            self._engine.capture(batch)
+        for _ in range(_RUNS_BEFORE_CAPTURE if self._captures else 1):
+            batch = WarmBatch(self._signature, self._lane, self._bucket, data, shapes, self._cuda)
+            call(batch)
+            batch.finish()
+        if self._captures is not None:
+            self._captures.capture(batch)
 
 
 def _run_sample(run: Callable[[Inputs], None], inputs: Inputs, spec: FunctionSpec) -> None:

@@ -57,6 +57,10 @@ class Context {
   // The first error after which the device was lost; ok while it is not.
   Status lost() const;
 
+  // Whether several copies can be enqueued in one call, as far as is known.
+  bool batches_copies() const { return batches_copies_.load(std::memory_order_relaxed); }
+  void copy_one_by_one() { batches_copies_.store(false, std::memory_order_relaxed); }
+
   Result<std::size_t> memory_free_bytes();
   Status synchronise(CUstream stream);
   // What `after` gets from now on waits for what `before` has got: for streams of the user's.
@@ -71,6 +75,7 @@ class Context {
   CUcontext context_ = nullptr;
   DeviceInfo info_;
   const std::shared_ptr<Counters> counters_ = std::make_shared<Counters>();
+  std::atomic<bool> batches_copies_{driver_.cuMemcpyBatchAsync != nullptr};
   mutable std::mutex lost_mutex_;
   Status lost_;
 };

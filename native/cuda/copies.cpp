@@ -102,25 +102,35 @@ void LaneCopies::add(std::byte* to, const std::byte* from, std::size_t bytes) {
   bytes_.push_back(bytes);
 }
 
+// A driver may have the call and refuse it, here or for such memory. What it does not refuse one by
+// one it is not asked to take together again.
 Status LaneCopies::flush() {
-  const std::size_t count = bytes_.size();
-  const Driver& driver = context_->driver();
+  if (bytes_.size() < 2 || !context_->batches_copies()) return enqueue_one_by_one();
+  const CUresult result = enqueue_together();
+  if (result != CUDA_ERROR_NOT_SUPPORTED && result != CUDA_ERROR_INVALID_VALUE)
+    return context_->check(result, "cuMemcpyBatchAsync");
+  Status status = enqueue_one_by_one();
+  if (status.ok()) context_->copy_one_by_one();
+  return status;
+}
+
+CUresult LaneCopies::enqueue_together() {
+  CUmemcpyAttributes in_order{};
+  in_order.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
+  std::size_t first = 0, failed = 0;
+  const CUresult result =
+      context_->driver().cuMemcpyBatchAsync(to_.data(), from_.data(), bytes_.data(), bytes_.size(),
+                                            &in_order, &first, 1, &failed, stream_);
+  if (result == CUDA_SUCCESS) context_->counters().batched_copies += bytes_.size();
+  return result;
+}
+
+Status LaneCopies::enqueue_one_by_one() {
+  context_->counters().copies += bytes_.size();
   Status status;
-  if (count > 1 && driver.cuMemcpyBatchAsync != nullptr) {
-    CUmemcpyAttributes in_order{};
-    in_order.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
-    std::size_t first = 0, failed = 0;
-    context_->counters().batched_copies += count;
-    status =
-        context_->check(driver.cuMemcpyBatchAsync(to_.data(), from_.data(), bytes_.data(), count,
-                                                  &in_order, &first, 1, &failed, stream_),
-                        "cuMemcpyBatchAsync");
-  } else {
-    context_->counters().copies += count;
-    for (std::size_t i = 0; i < count && status.ok(); ++i)
-      status = context_->check(driver.cuMemcpyAsync(to_[i], from_[i], bytes_[i], stream_),
-                               "cuMemcpyAsync");
-  }
+  for (std::size_t i = 0; i < bytes_.size() && status.ok(); ++i)
+    status = context_->check(context_->driver().cuMemcpyAsync(to_[i], from_[i], bytes_[i], stream_),
+                             "cuMemcpyAsync");
   return status;
 }
 

@@ -41,6 +41,8 @@ class LaneCopies {
   bool is_staged(const Region& region) const;
   void add(std::byte* to, const std::byte* from, std::size_t bytes);
   Status flush();
+  CUresult enqueue_together();
+  Status enqueue_one_by_one();
   void clear();
 
   const std::shared_ptr<Context> context_;

@@ -33,6 +33,7 @@ struct CUmemcpyAttributes {
 };
 
 inline constexpr CUresult CUDA_SUCCESS = 0;
+inline constexpr CUresult CUDA_ERROR_INVALID_VALUE = 1;
 inline constexpr CUresult CUDA_ERROR_OUT_OF_MEMORY = 2;
 inline constexpr CUresult CUDA_ERROR_NO_DEVICE = 100;
 inline constexpr CUresult CUDA_ERROR_INVALID_DEVICE = 101;
@@ -51,6 +52,7 @@ inline constexpr CUresult CUDA_ERROR_INVALID_ADDRESS_SPACE = 717;
 inline constexpr CUresult CUDA_ERROR_INVALID_PC = 718;
 inline constexpr CUresult CUDA_ERROR_LAUNCH_FAILED = 719;
 inline constexpr CUresult CUDA_ERROR_TENSOR_MEMORY_LEAK = 721;
+inline constexpr CUresult CUDA_ERROR_NOT_SUPPORTED = 801;
 inline constexpr CUresult CUDA_ERROR_MPS_CONNECTION_FAILED = 805;
 inline constexpr CUresult CUDA_ERROR_MPS_RPC_FAILURE = 806;
 inline constexpr CUresult CUDA_ERROR_MPS_SERVER_NOT_READY = 807;

@@ -245,6 +245,10 @@ class FakeGpu:
         """Processes that called cuInit and live."""
         return [int(p.name) for p in self._process_files() if is_alive(p)]
 
+    def pids(self) -> list[int]:
+        """Processes that called cuInit, living or dead."""
+        return [int(path.name) for path in self._process_files()]
+
     def counters(self, pid: int) -> dict[str, int]:
         """Of one process that called cuInit, also when it is dead."""
         return read_counters(self.directory / "processes" / str(pid))

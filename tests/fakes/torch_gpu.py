@@ -37,10 +37,13 @@ class FakeGpuMemory(HostMemory):
         self._graphs = graphs
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._given: list[ctypes.c_void_p] = []
-        self.captured: list[tuple[int, int]] = []  # lane and bucket
+        self.ran: list[tuple[int, int]] = []  # lane and bucket, of warm-up
+        self.captured: list[tuple[int, int]] = []  # likewise
 
     def running(self, batch: Any) -> AbstractContextManager[object]:
         """What torch would enqueue runs at once here, so what is before it must be over."""
+        if isinstance(batch, _native.WarmBatch):
+            self.ran.append((batch.lane, batch.bucket))
         if not isinstance(batch, _Recorded):
             self.call("cuStreamSynchronize", ctypes.c_void_p(batch.stream))
         return nullcontext()

@@ -14,6 +14,7 @@ struct Case {
   std::string on;      // the entry that fails once
   std::string answer;  // how the failed batch's begins
   std::size_t staging_bytes;
+  int error = 1;
 };
 
 // Two requests in one batch, with padding.
@@ -37,8 +38,8 @@ TEST(an_error_of_one_call_fails_that_batch_only) {
       {"cuEventRecord\tnth=4", "cuEventRecord: ", 16384},
       {"cuMemcpyAsync", "cuMemcpyAsync: ", 16384},
       {"cuMemcpyAsync\tnth=2", "cuMemcpyAsync: ", 16384},
-      {"cuMemcpyBatchAsync*", "cuMemcpyBatchAsync: ", 0},
-      {"cuMemcpyBatchAsync*\tnth=2", "cuMemcpyBatchAsync: ", 0},
+      {"cuMemcpyBatchAsync*", "cuMemcpyBatchAsync: ", 0, 400},
+      {"cuMemcpyBatchAsync*\tnth=2", "cuMemcpyBatchAsync: ", 0, 400},
       {"cuMemsetD8Async", "cuMemsetD8Async: ", 0},
       {"cuEventQuery", "cuEventQuery: ", 16384},
       {"cuEventElapsedTime*", "cuEventElapsedTime: ", 16384},
@@ -50,7 +51,7 @@ TEST(an_error_of_one_call_fails_that_batch_only) {
       PumpBench bench(signature({-1, 2}, {-1, 2}, 8, {8}));
       Instance& instance = serve_on(bench, device, twice_there, blocking);
       const std::vector<Ticket> doomed = submit_batch(bench);
-      machine.plan({"on=" + c.on + "\taction=fail\tcode=1"});
+      machine.plan({"on=" + c.on + "\taction=fail\tcode=" + std::to_string(c.error)});
       CHECK(instance.start().ok());
       for (const Ticket ticket : doomed) {
         const Answer failed = bench.answer(ticket);
@@ -107,6 +108,52 @@ TEST(a_batch_given_up_half_way_leaves_no_copy_for_the_next) {
   CHECK(bench.segment->flip(kNobody, bench.last_index));
   check_answers(bench, tickets);
   CHECK_EQ(machine.count("copies.h2d") + machine.count("copies.d2h") - before, 4);
+}
+
+TEST(a_driver_that_refuses_several_copies_in_one_call_gets_them_one_by_one) {
+  FakeMachine& machine = FakeMachine::get();
+  if (machine.driver_version() < 12080) return;
+  for (const int refusal : {1, 801}) {
+    machine.plan(
+        {"on=cuMemcpyBatchAsync*\taction=fail\ttimes=1000\tcode=" + std::to_string(refusal)});
+    const auto device = open_device(1, 0);
+    PumpBench bench(signature({-1, 2}, {-1, 2}, 8, {8}));
+    Instance& instance = serve_on(bench, device, twice_there);
+    const std::int64_t asked = machine.count("cuMemcpyBatchAsync");
+    const std::vector<Ticket> tickets = submit_batch(bench);
+    CHECK(instance.start().ok());
+    check_answers(bench, tickets);
+    check_answers(bench, submit_batch(bench));
+    instance.stop();
+    CHECK_EQ(machine.count("cuMemcpyBatchAsync") - asked, 1);
+    CHECK_EQ(device->counters().batched_copies.load(), 0u);
+    machine.plan();
+    bench.instances.clear();
+    CHECK(device->close().ok());
+  }
+  check_nothing_left();
+}
+
+TEST(copies_that_fail_either_way_do_not_end_those_in_one_call) {
+  FakeMachine& machine = FakeMachine::get();
+  if (machine.driver_version() < 12080) return;
+  const auto device = open_device(1, 0);
+  PumpBench bench(signature({-1, 2}, {-1, 2}, 8, {8}));
+  Instance& instance = serve_on(bench, device, twice_there);
+  const std::vector<Ticket> doomed = submit_batch(bench);
+  machine.plan(
+      {"on=cuMemcpyBatchAsync*\taction=fail\tcode=1", "on=cuMemcpyAsync\taction=fail\tcode=1"});
+  CHECK(instance.start().ok());
+  for (const Ticket ticket : doomed)
+    CHECK_EQ(bench.answer(ticket).message.substr(0, 15), "cuMemcpyAsync: ");
+  machine.plan();
+  // All in one batch: nothing is claimed while nothing may be pulled.
+  CHECK(bench.segment->flip(bench.last_index, kNobody));
+  const std::vector<Ticket> tickets = submit_batch(bench);
+  CHECK(bench.segment->flip(kNobody, bench.last_index));
+  check_answers(bench, tickets);
+  instance.stop();
+  CHECK(device->counters().batched_copies.load() > 0);
 }
 
 TEST(without_an_end_that_can_be_marked_the_stream_itself_is_asked) {

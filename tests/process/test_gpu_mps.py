@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gslice.core.errors import FailedPrecondition, NotFound, Unavailable
+from gslice.core.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from gslice.device.mps import client_environment
 from gslice.ipc.process import start_ticks
 from gslice.supervise.mps import FAULT, Mps
@@ -106,7 +106,30 @@ def test_a_dead_one_is_replaced_with_its_sockets(gpu: FakeGpu, home: Path) -> No
     with_mps(gpu, home, test)
 
 
-def test_one_that_does_not_answer_is_replaced(gpu: FakeGpu, home: Path) -> None:
+def test_a_busy_one_is_waited_for(
+    gpu: FakeGpu, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gslice.device.mps.COMMAND_TIMEOUT_S", 0.5)
+
+    async def test(mps: Mps) -> None:
+        gpu.set_mps(deaf=1)
+        other = new_mps(home)
+        opening = asyncio.create_task(other.open(gpu.gpus[0].uuid, LIBRARY))
+        with pytest.raises(DeadlineExceeded):
+            await mps.clients()
+        assert not opening.done()
+        monkeypatch.setattr("gslice.device.mps.COMMAND_TIMEOUT_S", 5.0)
+        gpu.set_mps()
+        assert await opening == "adopted"
+        assert mps.alive
+
+    with_mps(gpu, home, test)
+
+
+def test_one_that_does_not_answer_is_replaced(
+    gpu: FakeGpu, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gslice.supervise.mps.START_TIMEOUT_S", 2.0)
     process = subprocess.Popen(["sleep", "600"])
     (home / "control.pid").write_text(f"{process.pid} {start_ticks(process.pid)}\n")
 
@@ -182,6 +205,22 @@ def test_a_daemon_that_does_not_answer_proves_nothing(
         gpu.set_mps(deaf=1)
         assert not await mps.end_client(os.getpid(), timeout_s=1.0)
         gpu.set_mps()
+
+    with_mps(gpu, home, test)
+
+
+def test_a_client_that_an_operator_s_mps_counts_otherwise(gpu: FakeGpu, home: Path) -> None:
+    async def test(mps: Mps) -> None:
+        other = new_mps(home / "other", str(mps.paths.pipe))
+        await other.open(gpu.gpus[0].uuid, LIBRARY)
+        unlisted = os.getpid()  # as if of another pid namespace
+        with client(mps) as one:
+            one.start()
+            await other.clients()
+            assert not await other.end_client(unlisted, timeout_s=0.5)
+            ending = asyncio.create_task(other.end_client(unlisted))
+            await asyncio.to_thread(one.kill)
+            assert await ending
 
     with_mps(gpu, home, test)
 

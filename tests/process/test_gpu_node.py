@@ -46,6 +46,23 @@ def test_without_a_limiter_everybody_has_the_whole_gpu(start_gpu_node, gpu: Fake
     assert node.worker_pids("f") == [pid]
 
 
+def test_without_a_limiter_an_mps_in_the_default_directory_gets_nobody(
+    start_gpu_node, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "10")
+    subprocess.run(["nvidia-cuda-mps-control", "-d"], check=True)
+    node = start_gpu_node({"f": on_gpu()}, devices={"cuda:0": {"limiter": "none"}})
+    (pid,) = node.worker_pids("f")
+    assert gpu.counters(pid)[f"sms.{gpu.gpus[0].uuid}"] == 132
+    assert b"CUDA_MPS_ACTIVE" not in Path(f"/proc/{pid}/environ").read_bytes()
+    listed = subprocess.run(
+        ["nvidia-cuda-mps-control"], input="ps\n", capture_output=True, text=True, check=True
+    )
+    assert str(pid) not in listed.stdout
+    node.stop()
+    subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, check=True)
+
+
 def test_auto_finds_the_gpu_beside_the_cpu(start_gpu_node, gpu: FakeGpu, identity) -> None:
     node = start_gpu_node({"f": on_gpu(), "g": identity})
     status = node.status()
@@ -119,6 +136,17 @@ def test_a_share_that_cannot_change_stays(start_gpu_node, gpu: FakeGpu) -> None:
     assert node.client().infer("a", numbers(1))["y"].tolist() == [[1]]
 
 
+def test_a_load_that_fails_gives_the_gpu_back_in_order(start_gpu_node, gpu: FakeGpu) -> None:
+    gpu.fail("cuMemHostAlloc", 2, total=1, process="gslice.worker")
+    node = start_gpu_node({"f": on_gpu(instances=2)}, devices=MPS)
+    assert node.function("f").state == "FAILED"
+    workers = [gpu.counters(pid) for pid in gpu.pids()]
+    workers = [counted for counted in workers if "cuMemHostAlloc" in counted]
+    assert len(workers) == 2
+    for counted in workers:
+        assert counted["cuDevicePrimaryCtxRelease_v2"] == counted["cuDevicePrimaryCtxRetain"]
+
+
 # ---- deaths, adoption, end -----------------------------------------------------------------------
 
 
@@ -143,8 +171,24 @@ def test_a_hung_worker_is_taken_out_of_mps_first(start_gpu_node, gpu: FakeGpu, g
     node.wait_function("f", lambda f: [w.pid for w in f.workers] not in ([], before))
     gate.open()
     assert call.result(WAIT_S)["y"].tolist() == [[-5]]
-    log = (node.state_dir / "mps/0/log/control.log").read_text()
+    log = (node.state_dir / "log/mps-0.log").read_text()
     assert f"Terminating client {before[0]}" in log
+
+
+def test_a_hung_lane_costs_its_own_function_alone(start_gpu_node, gpu: FakeGpu) -> None:
+    node = start_gpu_node(
+        {"f": on_gpu(share="25%"), "g": on_gpu(share="25%")},
+        devices=MPS,
+        node={"hang_timeout": "1s"},
+    )
+    hung, other = node.worker_pids("f"), node.worker_pids("g")
+    client = node.client()
+    with gpu.hold("d2h", total=1):
+        call = in_background(lambda: client.infer("f", numbers(-5)))
+        node.wait_function("f", lambda f: [w.pid for w in f.workers] not in ([], hung))
+        assert call.result(WAIT_S)["y"].tolist() == [[-5]]
+    assert node.worker_pids("g") == other
+    assert "reached every function" not in events(node)
 
 
 def test_the_next_daemon_adopts_workers_and_mps(start_gpu_node, gpu: FakeGpu) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.worker.engines import make_engine
 from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
+from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
 from tests.served import Served
 
@@ -213,17 +216,58 @@ def test_torch_answers_the_same_with_and_without_graphs(
         np.testing.assert_allclose(answer, expected[: len(answer)], rtol=1e-5)
     captures = [(lane, bucket) for lane in range(2) for bucket in buckets]
     assert memory.captured == ([] if graphs == "refused" else captures)
+    assert memory.ran == [each for each in captures for _ in range(2)]
     assert counters["batches"] == 5
     # The pump replays by itself what it has a handle of, and then needs no threads for Python.
     assert counters["python_calls"] == (0 if graphs == "handle" else 5)
     assert (len(tids) == 0) == (graphs == "handle")
     refusals = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(refusals) == (len(captures) if graphs == "refused" else 0)
-    if graphs == "refused":
-        assert refusals[0] == (
-            "batches of 1 rows run without a graph, for they cannot be captured: RuntimeError: "
+    assert refusals == (
+        [
+            "nothing more is captured, for a batch of 1 rows cannot be: RuntimeError: "
             "operation not permitted when stream is capturing"
-        )
+        ]
+        if graphs == "refused"
+        else []
+    )
+
+
+def test_torch_is_put_back_on_its_stream_after_a_capture_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from gslice.worker.engines.torch_cuda import CudaMemory
+
+    current = ["default"]
+
+    class Capture:
+        """As torch.cuda.graph: the end of the capture fails before the stream is left."""
+
+        def __init__(self, graph: object, stream: str, **_: object) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            current[0] = self.stream
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("the capture was invalidated")
+
+    for name, stand_in in {
+        "is_available": lambda: True,
+        "ExternalStream": lambda handle, device: f"stream {handle}",
+        "CUDAGraph": lambda: None,
+        "default_generators": [None],
+        "graph_pool_handle": lambda: (0, 1),
+        "current_stream": lambda device: current[0],
+        "set_stream": lambda stream: current.__setitem__(0, stream),
+        "graph": Capture,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    memory = CudaMemory(types.SimpleNamespace(name="H100", ordinal=0))  # type: ignore[arg-type]
+    batch: Any = types.SimpleNamespace(lane=0, stream=7)
+    with pytest.raises(RuntimeError, match="the capture was invalidated"):
+        memory.capture(batch, lambda _: None)
+    assert current == ["default"]
 
 
 def test_torch_runs_shapes_that_it_does_not_know_ahead_as_a_call(
@@ -260,9 +304,6 @@ def torch_affine(x: np.ndarray) -> np.ndarray:
 def test_current_streams_of_libraries_are_the_lanes(
     cuda: _native.CudaDevice, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-    import types
-
     entered: list[int] = []
 
     class ExternalStream:
@@ -282,6 +323,35 @@ def test_current_streams_of_libraries_are_the_lanes(
         served.infer({"x": np.ones((1, 4), np.float32)})
     stream = cuda.lane_stream(0)
     assert entered == [stream, -stream] * 2  # warm-up, and the request
+
+
+@pytest.mark.parametrize(
+    ("loaded", "order"),
+    [
+        ((), "before, call, after"),
+        (("cupy",), "call"),
+        (("cupy", "pycuda"), "before, call, after"),
+        (("cupy", "numba.cuda"), "before, call, after"),
+    ],
+)
+def test_the_default_stream_is_ordered_for_libraries_without_a_current_one(
+    monkeypatch: pytest.MonkeyPatch, loaded: tuple[str, ...], order: str
+) -> None:
+    for name in loaded:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    seen: list[str] = []
+    names = {(7, 1): "before", (1, 7): "after"}
+    cuda = types.SimpleNamespace(order=lambda *streams: seen.append(names[streams]))
+
+    class Fails:
+        def infer(self, inputs: object) -> None:
+            seen.append("call")
+            raise ValueError("unlucky")
+
+    batch: Any = types.SimpleNamespace(stream=7)
+    with pytest.raises(ValueError, match="unlucky"):
+        GpuTensors(cuda, Fails()).infer(batch, {})  # type: ignore[arg-type]
+    assert ", ".join(seen) == order
 
 
 assert ctypes.CDLL("libcuda.so.1"), "run by test_engines_gpu.py"

@@ -17,6 +17,7 @@ from gslice.device.mps import (
     find_program,
     pids_of,
     status_of,
+    tells_fault,
 )
 
 
@@ -173,3 +174,16 @@ def test_a_directory_too_deep_for_sockets() -> None:
 )
 def test_whom_a_log_blames(lines: list[str], culprits: list[int]) -> None:
     assert culprits_of(lines, {12, 13}) == culprits
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("Server 9] Volta MPS Server is handling a fatal GPU fault.", True),
+        ("Server 9] Server 9 encountered a fatal exception. Status: FAULT", True),
+        ("Server 9] Volta MPS Server has recovered from a fatal GPU fault", False),
+        ("Server 9] Client 12 disconnected", False),
+    ],
+)
+def test_which_lines_tell_of_a_fault(line: str, told: bool) -> None:
+    assert tells_fault(["Server 9] New client 12 connected", line]) is told

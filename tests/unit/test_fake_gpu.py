@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -262,3 +264,20 @@ def test_copy_lands_after_its_process_was_killed(
         assert path.read_bytes() == bytes(4096)
     wait_until(lambda: fake_gpu.total("orphans.landed") == 1, "the late copy")
     assert path.read_bytes()[:4] == b"\0\0\xe0@"
+
+
+def test_a_dead_process_is_seen_dead_while_somebody_reads_its_memory(fake_gpu: FakeGpu) -> None:
+    read = "import sys\nwhile open(f'/proc/{sys.argv[1]}/smaps_rollup').read(): print(flush=True)"
+    for _ in range(5):  # a reader is not always at it when the process dies
+        with Client(fake_gpu.environment) as client:
+            client.call("cuInit", 0)
+            with subprocess.Popen(
+                [sys.executable, "-c", read, str(client.pid)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            ) as reader:
+                assert reader.stdout is not None
+                reader.stdout.readline()
+                client.kill()
+                assert fake_gpu.processes() == []
+                reader.kill()

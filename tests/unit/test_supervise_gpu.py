@@ -51,7 +51,10 @@ class FakeMps:
         self.owned = True
         self.alive = True
         self.paths = MpsPaths(Path("/p"), Path("/l"))
+        self.log = Path("/l/out.log")
         self.pids: set[int] = set()
+        self.ours: set[int] = set()
+        self.stays = False
         self.fault = False
         self.sound = True
         self.guilty: list[int] = []
@@ -77,11 +80,14 @@ class FakeMps:
     async def clients(self) -> set[int]:
         return self.pids
 
-    async def end_client(self, pid: int) -> bool:
+    async def end_client(self, pid: int, timeout_s: float = 5.0) -> bool:
         self.ended.append(pid)
-        return True
+        return not self.stays
 
     async def faulted(self) -> bool:
+        return self.fault
+
+    async def shows_fault(self) -> bool:
         return self.fault
 
     async def recovered(self) -> bool:
@@ -154,9 +160,12 @@ def test_a_worker_s_environment_binds_it_to_gpu_and_share(on_gpu) -> None:
     on_gpu(test)
 
 
-def test_without_a_limiter_nothing_is_said_of_mps(on_gpu) -> None:
+def test_without_a_limiter_workers_stay_out_of_mps(on_gpu) -> None:
     async def test(bench: Bench) -> None:
-        assert not any("MPS" in key for key in bench.gpu.environment(SPEC, 25.0))
+        found = bench.gpu.environment(SPEC, 25.0)
+        assert {k: v for k, v in found.items() if "MPS" in k} == {
+            "CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"
+        }
         assert bench.gpu.live_resize
         assert bench.mps.opened == 0
         worker = FakeWorker(7, 25.0, 100.0)
@@ -308,7 +317,7 @@ def test_a_plain_death_is_over_when_the_client_is_out(on_gpu) -> None:
 def test_a_lost_device_restarts_everybody_and_blames_the_culprit(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         culprit, idle, busy = (bench.worker(pid) for pid in (1, 2, 3))
-        bench.mps.guilty = [1]
+        bench.mps.fault, bench.mps.guilty = True, [1]
         first, second = await asyncio.gather(
             bench.gpu.clients.bury(culprit, "exited with code 75"),
             bench.gpu.clients.bury(busy, "exited with code 75"),
@@ -325,6 +334,7 @@ def test_a_lost_device_restarts_everybody_and_blames_the_culprit(on_gpu) -> None
 def test_a_fault_that_names_nobody_blames_all(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         one, other = bench.worker(1), bench.worker(2)
+        bench.mps.fault = True
         assert (await bench.gpu.clients.bury(one, "exited with code 75")).blamed
         assert (await bench.gpu.clients.bury(other, "killed by SIGKILL")).blamed
         assert any("MPS's log blames nobody" in event for event in bench.events)
@@ -345,6 +355,7 @@ def test_a_fault_is_known_by_the_server_too(on_gpu) -> None:
 def test_a_second_fault_is_one_of_its_own(on_gpu) -> None:
     async def test(bench: Bench) -> None:
         for pid in (1, 2):
+            bench.mps.fault = True
             await bench.gpu.clients.bury(bench.worker(pid), "exited with code 75")
         assert bench.mps.recoveries == 2
 
@@ -353,7 +364,7 @@ def test_a_second_fault_is_one_of_its_own(on_gpu) -> None:
 
 def test_new_workers_wait_until_the_server_is_sound(on_gpu) -> None:
     async def test(bench: Bench) -> None:
-        bench.mps.sound = False
+        bench.mps.fault, bench.mps.sound = True, False
         burial = asyncio.create_task(bench.gpu.clients.bury(bench.worker(1), "exited with code 75"))
         await bench.mps.recovering.wait()
         await bench.gpu.ready()
@@ -378,9 +389,34 @@ def test_an_mps_that_does_not_answer_proves_nothing(on_gpu) -> None:
 
 def test_a_hung_client_is_taken_out_first(on_gpu) -> None:
     async def test(bench: Bench) -> None:
-        worker = bench.worker(7)
+        worker, other = bench.worker(7), bench.worker(8)
         await bench.gpu.clients.end(worker)
         assert bench.mps.ended == [7]
+        assert await bench.gpu.clients.bury(worker, "exited with code 75") == Burial()
+        assert not other.death.done()
+
+    on_gpu(test)
+
+
+def test_a_device_that_one_worker_lost_alone(on_gpu) -> None:
+    async def test(bench: Bench) -> None:
+        worker, other = bench.worker(7), bench.worker(8)
+        assert await bench.gpu.clients.bury(worker, "exited with code 75") == Burial()
+        assert bench.mps.ended == [7]
+        assert not other.death.done()
+        assert bench.gpu.clients.faults == 0
+
+    on_gpu(test)
+
+
+def test_a_client_that_never_goes_is_told(on_gpu) -> None:
+    async def test(bench: Bench) -> None:
+        worker = bench.worker(7)
+        bench.mps.stays = True
+        assert not await bench.gpu.clients.gone(worker)
+        assert "MPS does not say that worker 7 is gone" in bench.events[-1]
+        bench.mps.stays = False
+        assert await bench.gpu.clients.gone(worker)
 
     on_gpu(test)
 

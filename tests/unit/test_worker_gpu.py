@@ -55,6 +55,40 @@ class Filled(Scale):
         (weight,) = (ctypes.c_ubyte * 1).from_address(self.weight.value)
         return {{"x": doubled / 2 * np.float32(weight)}}
 
+class Array:
+    """An array of a library that says nothing of streams."""
+
+    def __init__(self, driver, shape):
+        self.size = 4 * int(np.prod(shape))
+        memory = ctypes.c_void_p()
+        assert driver.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(self.size)) == 0
+        self.pointer = memory.value
+        self.__cuda_array_interface__ = {{
+            "version": 2, "shape": shape, "typestr": "<f4", "data": (self.pointer, False),
+        }}
+
+class OnTheDefaultStream(Scale):
+    """y = x, copied on the legacy stream, and not waited for."""
+
+    def infer(self, inputs):
+        x = inputs["x"]
+        y = Array(self.driver, x.shape)
+        to, of, size = ctypes.c_void_p(y.pointer), ctypes.c_void_p(x.pointer), y.size
+        code = self.driver.cuMemcpyDtoDAsync_v2(to, of, ctypes.c_size_t(size), ctypes.c_void_p(0))
+        assert code == 0
+        return {{"x": y}}
+
+class Fails(Scale):
+    """Its error is kept, and with it the frames that it came through, which have the device."""
+    kept = []
+
+    def setup(self):
+        try:
+            raise ValueError("no weights")
+        except ValueError as error:
+            self.kept.append(error)
+            raise
+
 class Text:
     inputs = outputs = [("x", "BYTES", [-1])]
     def infer(self, inputs): ...
@@ -116,6 +150,17 @@ def test_what_loading_has_enqueued_comes_before_the_first_batch(
     np.testing.assert_array_equal(worker.infer(X)["x"], X["x"] * 7)
 
 
+@pytest.mark.parametrize("late", ["h2d", "d2d"])
+def test_what_the_users_class_does_on_the_default_stream_comes_in_order(
+    worker: WorkerProcess, fake_gpu: FakeGpu, tmp_path: Path, late: str
+) -> None:
+    worker.serve(spec(tmp_path, "OnTheDefaultStream"), limiter="none", gpu=grant(fake_gpu.gpus[0]))
+    fake_gpu.delay(late, 100_000)
+    for factor in (1, 2, 3):
+        x = X["x"] * np.float32(factor)
+        np.testing.assert_array_equal(worker.infer({"x": x})["x"], x)
+
+
 def test_the_share_is_what_the_process_may_use_of_the_whole_gpu(
     worker: WorkerProcess, fake_gpu: FakeGpu, tmp_path: Path
 ) -> None:
@@ -155,6 +200,17 @@ def test_no_memory_for_its_weights_is_said(
 def test_text_is_refused_at_load(worker: WorkerProcess, fake_gpu: FakeGpu, tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="'x' is BYTES, which stay on the CPU"):
         load(worker, spec(tmp_path, "Text"), grant(fake_gpu.gpus[0]))
+
+
+def test_a_load_that_fails_gives_the_gpu_back(
+    worker: WorkerProcess, fake_gpu: FakeGpu, tmp_path: Path
+) -> None:
+    with pytest.raises(FailedPrecondition, match="no weights"):
+        load(worker, spec(tmp_path, "Fails"), grant(fake_gpu.gpus[0]))
+    counters = fake_gpu.counters(worker.pid)
+    assert counters["cuDevicePrimaryCtxRetain"] == 1
+    left = {name: count for name, count in counters.items() if name.startswith("live.") and count}
+    assert left == {}
 
 
 def test_a_lost_device_ends_it_and_leaves_its_claims(tmp_path: Path) -> None:

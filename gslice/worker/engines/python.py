@@ -24,14 +24,17 @@ On a GPU the input arrays lie in its memory, and are objects that `torch.from_dl
 `cupy.asarray`, `numba.cuda.as_cuda_array` and others take without a copy (`__dlpack__`,
 `__cuda_array_interface__`; also `pointer`, `shape`, `dtype`). Outputs may be arrays of any such
 library, contiguous, or NumPy arrays. Work belongs on the CUstream `self.stream`, set before each
-call; torch and CuPy have it as their current stream already. Nothing needs to wait for the work to
-end, and what is returned may be forgotten. There are no BYTES tensors on a GPU.
+call; torch and CuPy have it as their current stream already. What a library without a current
+stream (Numba, PyCUDA) does on the default stream comes in its order, too, but lanes then wait for
+each other. Nothing needs to wait for the work to end, and what is returned may be forgotten. There
+are no BYTES tensors on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
     from gslice.worker.engines.base import Call, Device
 
+    _Infer = Callable[[dict[str, Any]], Any]
     _Take = Callable[[Batch, int, TensorSpec], Any]
     _Give = Callable[[Batch, int, TensorSpec, Any], None]
 
@@ -100,19 +104,20 @@ class PythonEngine:
 
     def _run(self, batch: Batch) -> None:
         if self._gpu is None:
-            self._infer(batch, _input, _set_output)
+            self._answer(batch, self._object.infer, _input, _set_output)
             return
+        infer = partial(self._gpu.infer, batch)
         with self._gpu.turn(batch):
-            self._infer(batch, self._gpu.input, self._gpu.set_output)
+            self._answer(batch, infer, self._gpu.input, self._gpu.set_output)
 
-    def _infer(self, batch: Batch, take: _Take, give: _Give) -> None:
+    def _answer(self, batch: Batch, infer: _Infer, take: _Take, give: _Give) -> None:
         assert self._signature is not None
         inputs = {
             tensor.name: take(batch, index, tensor)
             for index, tensor in enumerate(self._signature.inputs)
         }
         try:
-            results = self._object.infer(inputs)
+            results = infer(inputs)
         except Exception as error:
             self._log_once(error)
             raise

@@ -12,10 +12,14 @@ import numpy as np
 
 from gslice.core.errors import LoadFailed
 from gslice.worker.engines.device_arrays import DeviceArray, DeviceOutput, device_output
+from gslice.worker.gpu import LEGACY_STREAM
 
 if TYPE_CHECKING:
     from gslice._native import Batch, CudaDevice
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
+
+
+_ON_THE_DEFAULT_STREAM = ("numba.cuda", "pycuda")
 
 
 class GpuTensors:
@@ -23,7 +27,7 @@ class GpuTensors:
 
     Args:
         cuda: The device.
-        user: The user's object; gets the attribute `stream` before each call.
+        user: The user's object; gets the attribute `stream` before each call of its `infer`.
     """
 
     def __init__(self, cuda: CudaDevice, user: Any) -> None:
@@ -41,6 +45,16 @@ class GpuTensors:
             for scope in _stream_scopes(batch.stream):
                 streams.enter_context(scope)
             yield
+
+    def infer(self, batch: Batch, inputs: dict[str, DeviceArray]) -> Any:
+        """The user's call. What it leaves to the default stream runs in the order of the lane's."""
+        if not _may_use_the_default_stream():
+            return self._user.infer(inputs)
+        self._cuda.order(batch.stream, LEGACY_STREAM)
+        try:
+            return self._user.infer(inputs)
+        finally:  # after a failure too: the next batch comes into the same memory
+            self._cuda.order(LEGACY_STREAM, batch.stream)
 
     def input(self, batch: Batch, index: int, tensor: TensorSpec) -> DeviceArray:
         """An input where it lies."""
@@ -76,10 +90,22 @@ def refuse_text(spec: FunctionSpec, signature: Signature) -> None:
             )
 
 
+def _may_use_the_default_stream() -> bool:
+    """Whether nothing that is in use follows a current stream, or something does not."""
+    if any(name in sys.modules for name in _ON_THE_DEFAULT_STREAM):
+        return True
+    return _torch_on_gpu() is None and "cupy" not in sys.modules
+
+
+def _torch_on_gpu() -> Any:
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.version.cuda is not None else None
+
+
 def _stream_scopes(stream: int) -> Iterator[Any]:
     """Makes the stream the current one of the libraries that have such a thing and are in use."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.version.cuda is not None:
+    torch = _torch_on_gpu()
+    if torch is not None:
         yield torch.cuda.stream(torch.cuda.ExternalStream(stream))
     cupy = sys.modules.get("cupy")
     if cupy is not None:

@@ -72,10 +72,14 @@ class CudaMemory:
         pool = self._pools.pop(batch.lane, None) or torch.cuda.graph_pool_handle()
         stream = self._stream(batch.stream)
         graph = CudaGraph(self.device)
-        with torch.cuda.graph(
-            graph.graph, pool=pool, stream=stream, capture_error_mode="thread_local"
-        ):
-            call(batch)
+        before = torch.cuda.current_stream(self.device)
+        try:
+            with torch.cuda.graph(
+                graph.graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                call(batch)
+        finally:  # torch stays on the stream of a capture that fails
+            torch.cuda.set_stream(before)
         self._pools[batch.lane] = pool
         with torch.cuda.stream(stream):
             graph.finish()

@@ -63,6 +63,7 @@ class TorchEngine:
         self._memory: Memory = HostMemory()
         self._outputs = 0
         self._call: _ModelCall | None = None
+        self._captures = True  # until one fails, for torch cannot undo all of that
         self._graphs: dict[tuple[int, int], Call | CudaGraph] = {}  # by lane and bucket
 
     def load(self, spec: FunctionSpec, device: Device) -> Signature:
@@ -88,11 +89,14 @@ class TorchEngine:
         """See `Captures.capture`."""
         call = self._call
         assert call is not None
+        if not self._captures:
+            return
         try:
             graph = self._memory.capture(batch, call)
         except Exception as error:
+            self._captures = False
             _log.warning(
-                "batches of %d rows run without a graph, for they cannot be captured: %s: %s",
+                "nothing more is captured, for a batch of %d rows cannot be: %s: %s",
                 batch.bucket,
                 type(error).__name__,
                 str(error).partition("\n")[0],

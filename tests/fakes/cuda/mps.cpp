@@ -46,8 +46,8 @@ const std::string& command_line() {
 }
 
 CUresult MpsClient::attach() {
-  const std::string directory = variable("CUDA_MPS_PIPE_DIRECTORY");
-  if (directory.empty()) return CUDA_SUCCESS;
+  std::string directory = variable("CUDA_MPS_PIPE_DIRECTORY");
+  if (directory.empty()) directory = variable("GSLICE_FAKE_GPU") + "/nvidia-mps";
   const int fd = connect_to(directory + "/control");
   if (fd < 0) return CUDA_SUCCESS;
   const std::string hello = "attach\tpid=" + std::to_string(getpid()) +

@@ -15,8 +15,8 @@ const std::string& command_line();
 class MpsClient {
  public:
   // Attaches to the daemon of CUDA_MPS_PIPE_DIRECTORY. Where none listens the process runs outside
-  // MPS, silently, as it does on a real machine: attached() tells. The default directory is not
-  // tried, for a real daemon may be at home there.
+  // MPS, silently, as it does on a real machine: attached() tells. The default directory is the
+  // machine's own: a real daemon may be at home in /tmp/nvidia-mps.
   CUresult attach();
   bool attached() const { return socket_ >= 0; }
   // To every client of the server: an operation of this one ended with `code`.

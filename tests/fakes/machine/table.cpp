@@ -26,13 +26,17 @@ Table* Table::create(const std::filesystem::path& path) {
   if (!path.empty()) {
     fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) die("open", path);
-    if (flock(fd, LOCK_EX) != 0 || ftruncate(fd, 0) != 0 ||
+    // The lock's file is not the one that is mapped: whoever reads /proc/PID keeps the memory of a
+    // dead process a little longer, and what is mapped in it open.
+    const int lock = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    if (lock < 0 || flock(lock, LOCK_EX) != 0 || ftruncate(fd, 0) != 0 ||
         ftruncate(fd, kRecords * sizeof(Record)) != 0)
       die("prepare", path);
     flags = MAP_SHARED;
   }
   void* mapped = mmap(nullptr, kRecords * sizeof(Record), PROT_READ | PROT_WRITE, flags, fd, 0);
   if (mapped == MAP_FAILED) die("map", path);
+  if (fd >= 0) close(fd);
   table->records_ = static_cast<Record*>(mapped);
   return table;
 }

@@ -16,15 +16,16 @@ import socket
 import sys
 from pathlib import Path
 
-from daemon import Daemon, mps_settings
+from daemon import Daemon, mps_settings, state_directory
 
 
 def pipe_directory() -> Path:
-    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
+    """As named, else that of the machine: what would be /tmp/nvidia-mps."""
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or state_directory() / "nvidia-mps")
 
 
 def log_directory() -> Path:
-    return Path(os.environ.get("CUDA_MPS_LOG_DIRECTORY", "/var/log/nvidia-mps"))
+    return Path(os.environ.get("CUDA_MPS_LOG_DIRECTORY") or state_directory() / "nvidia-mps-log")
 
 
 def connect(directory: Path) -> socket.socket | None:
@@ -66,8 +67,9 @@ def start_daemon(directory: Path, *, background: bool) -> int:
         return 1
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        log_directory().mkdir(parents=True, exist_ok=True)
-        daemon = Daemon(directory, log_directory())
+        if background:
+            log_directory().mkdir(parents=True, exist_ok=True)
+        daemon = Daemon(directory, log_directory() if background else None)
     except OSError as error:
         print(f"Failed to start the MPS control daemon: {error}", file=sys.stderr)
         return 1

@@ -76,9 +76,15 @@ class Server:
 
 
 class Daemon:
-    """One event loop, without threads."""
+    """One event loop, without threads.
 
-    def __init__(self, pipe_directory: Path, log_directory: Path) -> None:
+    Args:
+        pipe_directory: Where clients and commands come in.
+        log_directory: For a file of its own and one of its servers; None: all goes to its stdout,
+            as in the foreground.
+    """
+
+    def __init__(self, pipe_directory: Path, log_directory: Path | None) -> None:
         self.pipe_directory = pipe_directory
         self.log_directory = log_directory
         self.servers: dict[int, Server] = {}
@@ -136,9 +142,15 @@ class Daemon:
 
     def log(self, which: str, text: str, pid: int | None = None) -> None:
         now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        who = {"control": "Control", "server": "Server"}[which]
-        with (self.log_directory / f"{which}.log").open("a") as file:
-            file.write(f"[{now} {who:>7} {os.getpid() if pid is None else pid:5}] {text}\n")
+        who = {"control": "Control", "server": "Server", "other": "Other"}[which]
+        line = f"[{now} {who:>7} {os.getpid() if pid is None else pid:5}] {text}\n"
+        if self.log_directory is None:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            return
+        name = "control" if which == "control" else "server"
+        with (self.log_directory / f"{name}.log").open("a") as file:
+            file.write(line)
 
     # ---- servers
 
@@ -164,6 +176,12 @@ class Daemon:
         self._selector.register(server.pidfd, selectors.EVENT_READ, lambda _: self._died(server))
         self.log("control", f"Starting new server {server.pid} for user {uid}")
         self.log("control", f"NEW SERVER {server.pid}: Ready")
+        self.log("other", "Startup", server.pid)
+        self.log(
+            "other",
+            f"Connecting to control daemon on socket: {self.pipe_directory}/control",
+            server.pid,
+        )
         self.log("server", "Started", server.pid)
         return server
 
