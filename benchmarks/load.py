@@ -45,10 +45,16 @@ async def closed_loop(
         request: The same every time.
         concurrency: Calls in flight.
         seconds: How long to start new calls.
+
+    Raises:
+        RuntimeError: A call failed, or none was answered.
     """
     outcome, cpu_start_ns = load.Outcome(), time.process_time_ns()
     await load.closed_loop(lambda: connection.call(request), concurrency, seconds, outcome)
     cpu_ns = time.process_time_ns() - cpu_start_ns
+    if outcome.errors or not outcome.ok:  # a figure of a run that failed in part would be no figure
+        seen = "; ".join(f"{name}: {text}" for name, text in outcome.example.items())
+        raise RuntimeError(f"{outcome.ok} calls answered in {seconds} s; {seen or 'none failed'}")
     ascending = sorted(outcome.latencies_us)
     return Load(
         requests=outcome.ok,

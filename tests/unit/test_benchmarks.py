@@ -103,7 +103,7 @@ def test_closed_loop_measures():
     async def measure(address):
         request = Request(address, METHOD, b"payload")
         async with await Connection.connect(address) as connection:
-            return await closed_loop(connection, request, concurrency=2, seconds=0.05)
+            return await closed_loop(connection, request, concurrency=2, seconds=0.5)
 
     with echo_server(two_cores().server) as address:
         load = asyncio.run(measure(address))
