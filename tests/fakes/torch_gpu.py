@@ -25,7 +25,7 @@ _THREAD_LOCAL = 1
 
 
 class FakeGpuMemory(HostMemory):
-    """See the module, and `gslice.worker.engines.torch_memory.Memory`.
+    """See the module, and `gslice.worker.engines.torch_memory.GpuMemory`.
 
     Args:
         graphs: `handle`: the pump replays them; `replay`: only torch does; `refused`: nobody.

@@ -187,6 +187,21 @@ def test_client_that_ends_with_work_in_flight_is_told() -> None:
             wait_until(lambda: fake.dirty_exits() == [client.pid], "its mark")
 
 
+def test_a_fault_ends_the_work_of_all_before_they_end(fake_gpu: FakeGpu, mps: Mps) -> None:
+    with mps.client() as culprit, mps.client() as other, fake_gpu.hold("kernel", total=1) as held:
+        assert (culprit.start(), other.start()) == (0, 0)
+        other.spin(0, other.made("cuStreamCreate", 1))
+        held.wait_reached()
+        fake_gpu.fail("memset", ILLEGAL_ADDRESS)
+        stream = culprit.made("cuStreamCreate", 1)
+        buffer = culprit.made("cuMemAlloc_v2", 4)
+        culprit.call("cuMemsetD8Async", buffer, 0, 4, stream)
+        assert culprit.call("cuStreamSynchronize", stream) == ILLEGAL_ADDRESS
+        other.kill()
+        wait_until(lambda: f"Client {other.pid} disconnected" in mps.log("server"), "its end")
+    assert fake_gpu.dirty_exits() == []
+
+
 def test_quit_waits_for_clients_and_takes_no_more(mps: Mps) -> None:
     with mps.client() as client:
         client.start()

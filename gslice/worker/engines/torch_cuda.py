@@ -27,7 +27,7 @@ _VIEWS_MAX = 1024  # lane buffers of fixed shapes give the same few tensors agai
 
 
 class CudaMemory:
-    """Lane buffers of a GPU; see `torch_memory.Memory`.
+    """Lane buffers of a GPU; see `torch_memory.GpuMemory`.
 
     Args:
         cuda: The open device; torch shares its primary context.
@@ -67,7 +67,7 @@ class CudaMemory:
         batch.set_output_ptr(index, result.data_ptr(), tuple(result.shape), tensor.dtype)
 
     def capture(self, batch: _native.Batch, call: Callable[[_native.Batch], None]) -> CudaGraph:
-        """See `Memory.capture`."""
+        """See `GpuMemory.capture`."""
         # Taken out while it is in use: a failed capture leaves a pool that takes no other.
         pool = self._pools.pop(batch.lane, None) or torch.cuda.graph_pool_handle()
         stream = self._stream(batch.stream)

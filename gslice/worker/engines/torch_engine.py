@@ -33,7 +33,7 @@ import torch
 
 from gslice._native import CudaGraph
 from gslice.core.errors import FailedPrecondition
-from gslice.worker.engines.torch_memory import Graph, HostMemory, Memory
+from gslice.worker.engines.torch_memory import GpuMemory, Graph, HostMemory, Memory
 from gslice.worker.engines.torch_model import TorchModel, load_model
 from gslice.worker.engines.torch_types import TORCH_TYPES, buckets
 from gslice.worker.gpu import GpuDevice
@@ -57,13 +57,13 @@ class TorchEngine:
     native = False
     trusts_zeros = True
 
-    def __init__(self, gpu_memory: Callable[[CudaDevice], Memory] | None = None) -> None:
+    def __init__(self, gpu_memory: Callable[[CudaDevice], GpuMemory] | None = None) -> None:
         self.threads = 0
         self._gpu_memory = gpu_memory
-        self._memory: Memory = HostMemory()
         self._outputs = 0
         self._call: _ModelCall | None = None
-        self._captures = True  # until one fails, for torch cannot undo all of that
+        # Where graphs are made: on a GPU, until one fails, for torch cannot undo all of that.
+        self._gpu: GpuMemory | None = None
         self._graphs: dict[tuple[int, int], Call | CudaGraph] = {}  # by lane and bucket
 
     def load(self, spec: FunctionSpec, device: Device) -> Signature:
@@ -71,11 +71,12 @@ class TorchEngine:
         self.threads = spec.threads or device.threads
         torch.set_num_threads(self.threads)
         if isinstance(device, GpuDevice):
-            self._memory = (self._gpu_memory or _torch_gpu_memory)(device.cuda)
-        model = load_model(spec, self._memory.device)
-        if isinstance(device, GpuDevice):
+            self._gpu = (self._gpu_memory or _torch_gpu_memory)(device.cuda)
+        memory = self._gpu or HostMemory()
+        model = load_model(spec, memory.device)
+        if self._gpu is not None:
             model = replace(model, signature=_with_buckets(model.signature))
-        self._call = _ModelCall(model, self._memory)
+        self._call = _ModelCall(model, memory)
         self._outputs = len(model.signature.outputs)
         return model.signature
 
@@ -87,14 +88,14 @@ class TorchEngine:
 
     def capture(self, batch: WarmBatch) -> None:
         """See `Captures.capture`."""
-        call = self._call
+        call, gpu = self._call, self._gpu
         assert call is not None
-        if not self._captures:
+        if gpu is None:
             return
         try:
-            graph = self._memory.capture(batch, call)
+            graph = gpu.capture(batch, call)
         except Exception as error:
-            self._captures = False
+            self._gpu = None
             _log.warning(
                 "nothing more is captured, for a batch of %d rows cannot be: %s: %s",
                 batch.bucket,
@@ -105,7 +106,7 @@ class TorchEngine:
         self._graphs[batch.lane, batch.bucket] = (
             CudaGraph(graph.executable, graph)
             if graph.executable
-            else _Replay(graph, self._memory, self._outputs)
+            else _Replay(graph, gpu, self._outputs)
         )
 
     def close(self) -> None:
@@ -114,7 +115,7 @@ class TorchEngine:
         self._call = None
 
 
-def _torch_gpu_memory(cuda: CudaDevice) -> Memory:
+def _torch_gpu_memory(cuda: CudaDevice) -> GpuMemory:
     from gslice.worker.engines.torch_cuda import CudaMemory
 
     return CudaMemory(cuda)

@@ -52,6 +52,10 @@ class Memory(Protocol):
     def give(self, batch: Batch, index: int, tensor: TensorSpec, result: torch.Tensor) -> None:
         """Hands over an output whose shape only the run shows: contiguous, of the right type."""
 
+
+class GpuMemory(Memory, Protocol):
+    """Memory whose work can be recorded."""
+
     def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
         """Records what `call` enqueues for a batch, instead of running it."""
 
@@ -78,7 +82,3 @@ class HostMemory:
         """See `Memory.give`."""
         plain = result.view(torch.uint16) if tensor.dtype == "BF16" else result  # NumPy has none
         batch.set_output(index, plain.numpy())
-
-    def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
-        """Never called: graphs are CUDA's."""
-        raise NotImplementedError("the CPU has no graphs")

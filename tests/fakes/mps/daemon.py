@@ -285,7 +285,9 @@ class Daemon:
         self._drop(client)
         self.log("server", f"Client {client.pid} disconnected", server.pid)
         path = self.process_path(client.pid)
-        if read_counters(path).get("live.operations", 0) > 0:
+        counters = read_counters(path)
+        lost = server.state == "FAULT" or counters.get("mps.error")  # then nothing of it still runs
+        if counters.get("live.operations", 0) > 0 and not lost:
             # NVIDIA: this "may leave the MPS server and other MPS clients in an undefined state".
             self.log("server", f"Client {client.pid} exited with work in flight", server.pid)
             with (state_directory() / "dirty_exits").open("a") as file:
