@@ -319,6 +319,7 @@ def test_current_streams_of_libraries_are_the_lanes(
     cupy = types.ModuleType("cupy")
     cupy.cuda = types.SimpleNamespace(ExternalStream=ExternalStream)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     with Served(python(user, "Scale", lanes=1), cuda=cuda) as served:
         served.infer({"x": np.ones((1, 4), np.float32)})
     stream = cuda.lane_stream(0)
@@ -337,6 +338,7 @@ def test_current_streams_of_libraries_are_the_lanes(
 def test_the_default_stream_is_ordered_for_libraries_without_a_current_one(
     monkeypatch: pytest.MonkeyPatch, loaded: tuple[str, ...], order: str
 ) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     for name in loaded:
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     seen: list[str] = []
@@ -352,6 +354,17 @@ def test_the_default_stream_is_ordered_for_libraries_without_a_current_one(
     with pytest.raises(ValueError, match="unlucky"):
         GpuTensors(cuda, Fails()).infer(batch, {})  # type: ignore[arg-type]
     assert ", ".join(seen) == order
+
+
+def test_a_torch_that_cannot_use_the_gpu_is_left_alone(
+    cuda: _native.CudaDevice, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = types.ModuleType("torch")
+    torch.version = types.SimpleNamespace(cuda="99.0")  # type: ignore[attr-defined]
+    torch.cuda = types.SimpleNamespace(is_available=lambda: False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with Served(python(user, "Scale", lanes=1), cuda=cuda) as served:
+        np.testing.assert_array_equal(served.infer({"x": np.ones((1, 4), np.float32)})["y"], 2)
 
 
 assert ctypes.CDLL("libcuda.so.1"), "run by test_engines_gpu.py"

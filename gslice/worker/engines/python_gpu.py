@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +100,13 @@ def _may_use_the_default_stream() -> bool:
 
 def _torch_on_gpu() -> Any:
     torch = sys.modules.get("torch")
-    return torch if torch is not None and torch.version.cuda is not None else None
+    return torch if torch is not None and _can_use_a_gpu(torch) else None
+
+
+@cache
+def _can_use_a_gpu(torch: Any) -> bool:
+    """Not one built without CUDA, nor one for a newer driver; users may want either's CPU part."""
+    return torch.version.cuda is not None and torch.cuda.is_available()
 
 
 def _stream_scopes(stream: int) -> Iterator[Any]:
