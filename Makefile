@@ -84,7 +84,8 @@ demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and s
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.built lint native-test  ## lint, C++ under both sanitizers, pytest
-	$(BIN)/python -m pytest -m 'not soak and not gpu'
+	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 # ---- parts of `make test` --------------------------------------------------------------------
 

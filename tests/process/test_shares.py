@@ -68,6 +68,7 @@ def set_share(node: Node, name: str, body: dict, share: str) -> list[str]:
         return [s.name for s in control.load(name, json.dumps({**body, "share": share}))]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(4 * PATIENCE_S)
 def test_a_quarter_gets_about_a_quarter_of_the_work_done(start_node, zoo) -> None:
     body = zoo("Burns", args={"iterations": ITERATIONS})

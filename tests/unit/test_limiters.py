@@ -191,6 +191,7 @@ class Burner:
             thread.join()
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(len(CPUS) < 2, reason="one core cannot be divided into whole ones")
 def test_threads_limiter_limits_the_work_done() -> None:
     burner, limiter = Burner(2), ThreadsLimiter(CPUS[:2])
@@ -204,6 +205,7 @@ def test_threads_limiter_limits_the_work_done() -> None:
 needs_cgroup = pytest.mark.skipif(find_root()[0] is None, reason=f"no cgroup: {find_root()[1]}")
 
 
+@pytest.mark.alone
 @needs_cgroup
 def test_a_quarter_is_a_quarter() -> None:
     root, _ = find_root()
