@@ -46,7 +46,6 @@ class FakeMps:
         self.paths = MpsPaths(Path("/p"), Path("/l"))
         self.log = Path("/l/out.log")
         self.pids: set[int] = set()
-        self.ours: set[int] = set()
         self.stays = False
         self.fault = False
         self.sound = True
