@@ -15,7 +15,9 @@ from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
 from gslice.control.slots import slot_classes
 from gslice.core.errors import GsliceError, LoadFailed, Unavailable
+from gslice.core.events import EventKind
 from gslice.supervise.clients import Burial
+from gslice.supervise.news import tell_requeued
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks, run_all
 from gslice.supervise.worker import Worker
@@ -42,7 +44,7 @@ class Deployment:
         share_percent: The function's share of its device.
         frontends: Who leases slots and takes answers.
         on_lost: Called after a worker's death that nobody ordered, when its requests are queued
-            again: the deployment, how the worker died, and whether it may be to blame itself.
+            again: the deployment, how the worker died, whether it may be to blame itself, and when.
 
     Attributes:
         segment: None until the model is loaded and its signature known.
@@ -56,7 +58,7 @@ class Deployment:
         spec: FunctionSpec,
         share_percent: float,
         frontends: Frontends,
-        on_lost: Callable[[Deployment, str, bool], None],
+        on_lost: Callable[[Deployment, str, bool, float], None],
     ) -> None:
         self.node = node
         self.spec = spec
@@ -187,14 +189,10 @@ class Deployment:
             if worker.instance >= 0:
                 worker.remove_frontend(index)
 
-    def kill_hung(self, now_ns: int) -> list[Worker]:
-        """Kills workers that make no progress; their death then takes the usual course.
-
-        Returns:
-            Those that were killed.
-        """
+    def kill_hung(self, now_ns: int) -> None:
+        """Kills workers that make no progress; their death then takes the usual course."""
         if self.segment is None:
-            return []
+            return
         queued = self.segment.counts()["queued"]
         hung = [
             worker
@@ -206,8 +204,10 @@ class Deployment:
         ]
         for worker in hung:
             del self._watches[worker]
+            limit_s = self.node.config.hang_timeout_us / 1e6
+            text = f"worker {worker.pid} made no progress for {limit_s:g} s; killed"
+            self.node.event(self.spec.name, EventKind.KILL, text)
             self._burying.start(worker.abort())
-        return hung
 
     # ---- end -------------------------------------------------------------------------------
 
@@ -327,7 +327,8 @@ class Deployment:
             reason = error.message
         else:
             return True
-        self.node.event(self.spec.name, f"nobody can answer what still waits: {reason}")
+        text = f"nobody can answer what still waits: {reason}"
+        self.node.event(self.spec.name, EventKind.FAILED, text)
         return False
 
     def _watch(self, worker: Worker) -> None:
@@ -337,19 +338,21 @@ class Deployment:
     def _lost(self, worker: Worker, how: str) -> None:
         if worker.expected_to_end:
             return
+        died_s = time.monotonic()
+        self.node.event(self.spec.name, EventKind.CRASH, f"worker {worker.pid} {how}")
         if self._gpu is None:
-            self._accept_death(worker, how, Burial())
+            self._accept_death(worker, how, died_s, Burial())
         else:
             worker.ready = False
             self._watches.pop(worker, None)
-            self._burying.start(self._bury(self._gpu, worker, how))
+            self._burying.start(self._bury(self._gpu, worker, how, died_s))
 
-    async def _bury(self, gpu: Gpu, worker: Worker, how: str) -> None:
-        self._accept_death(worker, how, await gpu.bury(worker, how))
+    async def _bury(self, gpu: Gpu, worker: Worker, how: str, died_s: float) -> None:
+        self._accept_death(worker, how, died_s, await gpu.bury(worker, how))
 
-    def _accept_death(self, worker: Worker, how: str, burial: Burial) -> None:
+    def _accept_death(self, worker: Worker, how: str, died_s: float, burial: Burial) -> None:
         self._remove(worker, burial)
-        self._on_lost(self, how, burial.blamed)
+        self._on_lost(self, how, burial.blamed, died_s)
         reclaim(self.node)
 
     async def _retire(self, worker: Worker, end: Coroutine[None, None, None]) -> None:
@@ -377,6 +380,7 @@ class Deployment:
             worker.instance, not self.spec.side_effects, device_gone=gone, blamed=burial.blamed
         )
         self._frontends.wake(result["wake"])
+        tell_requeued(self.node.event, self.spec.name, result)
         if gone:
             self.segment.remove_instance(worker.instance)
         elif self._gpu is not None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from gslice.control.breaker import Breaker
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
 from gslice.supervise.logs import last_lines, shortened
+from gslice.supervise.news import restarted
 from gslice.supervise.resize import Resizing
 from gslice.supervise.tasks import Tasks
 
@@ -289,11 +291,7 @@ class Function:
     def kill_hung(self, now_ns: int) -> None:
         """Kills workers that make no progress."""
         for deployment in self.deployments:
-            for worker in deployment.kill_hung(now_ns):
-                limit_s = self._node.config.hang_timeout_us / 1e6
-                self._node.event(
-                    self.name, f"worker {worker.pid} made no progress for {limit_s:g} s; killed"
-                )
+            deployment.kill_hung(now_ns)
 
     # ---- deaths --------------------------------------------------------------------------------
 
@@ -302,27 +300,31 @@ class Function:
         for _ in range(deployment.spec.instances - len(deployment.workers)):
             self._worker_lost(deployment, how)
 
-    def _worker_lost(self, deployment: Deployment, how: str, blamed: bool = True) -> None:
+    def _worker_lost(
+        self, deployment: Deployment, how: str, blamed: bool = True, died_s: float | None = None
+    ) -> None:
         """A worker died; its requests wait in the queue already.
 
         Args:
             deployment: Its.
             how: In words.
             blamed: False: it died of what another function did, which is no crash loop of ours.
+            died_s: When, on the monotonic clock; None: nobody saw it.
         """
-        self._node.event(self.name, f"a worker {how}")
         if deployment is not self._deployment or not self.accepting:
             return
         delay_us = self._death(deployment) if blamed else 0
         if not deployment.ready:
             # Front-ends go on accepting: what comes waits in the queue for the new worker.
             self._set_state("LOADING", f"its worker {how}; starting another")
-        self._restarting.start(self._restart(deployment, how, delay_us))
+        self._restarting.start(self._restart(deployment, how, delay_us, died_s))
 
     def _death(self, deployment: Deployment) -> int | None:
         return self._breaker.death(time.monotonic_ns() // 1000, deployment.spec.instances)
 
-    async def _restart(self, deployment: Deployment, how: str, delay_us: int | None) -> None:
+    async def _restart(
+        self, deployment: Deployment, how: str, delay_us: int | None, died_s: float | None
+    ) -> None:
         while delay_us is not None:
             await asyncio.sleep(delay_us / 1e6)
             try:
@@ -333,9 +335,10 @@ class Function:
                 how = f"could not be started: {error}"
             else:
                 self.restarts += 1
-                self._node.event(self.name, "a worker was started in its place")
+                self._node.event(self.name, EventKind.RESTART, restarted("another worker", died_s))
                 self._set_state("READY")
                 return
+            self._node.event(self.name, EventKind.FAILED, f"not restarted: {how}")
             delay_us = self._death(deployment)
         await self._give_up(deployment, how)
 
@@ -343,17 +346,15 @@ class Function:
         log = last_lines(self._node.log_path(self.name), LAST_LINES)
         lines = " | ".join(shortened(line, LINE_MAX_CHARS) for line in log)
         reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
+        self._node.event(self.name, EventKind.FAILED, f"given up: {reason}")
         if not deployment.ready:
             # Others may be on their way; they would serve what has been given up.
             await self._restarting.cancel()
         if count := deployment.ready:
-            wanted = deployment.spec.instances
-            self._set_state("READY", f"{count} of {wanted} instances: {reason}")
+            self._set_state("READY", f"{count} of {deployment.spec.instances} instances: {reason}")
         elif self._load_ordered:  # it needs the share, and decides what becomes of the function
-            self._node.event(self.name, f"given up until it is loaded: {reason}")
             await self._refuse("LOADING", "LOADING", reason)
         else:
-            self._node.event(self.name, f"failed: {reason}")
             await self.fail(reason)
             self._on_failed()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
+from gslice.supervise.news import recorded
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from gslice.core.events import Record
     from gslice.supervise.function import Function
 
 
@@ -18,10 +19,10 @@ class Resizing:
 
     Args:
         function: Whose share it is.
-        event: Records what went wrong: subject and text.
+        event: Records what went wrong.
     """
 
-    def __init__(self, function: Function, event: Callable[[str, str], None]) -> None:
+    def __init__(self, function: Function, event: Record) -> None:
         self._function = function
         self._event = event
         self._tasks = Tasks(function.name, event)
@@ -51,8 +52,7 @@ class Resizing:
                 return
             try:
                 with function.load_ordered():
-                    await function.load(function.spec, lambda stage, detail: None)
+                    await function.load(function.spec, recorded(self._event, function.name))
             except GsliceError as error:
-                self._event(
-                    function.name, f"keeps its share of {serving.share_percent:g}%: {error.message}"
-                )
+                text = f"keeps its share of {serving.share_percent:g}%: {error.message}"
+                self._event(function.name, EventKind.SHARE, text)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
+from gslice.core.events import EventKind
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
@@ -15,6 +16,7 @@ from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import DAEMON_LOG_NAME, rotate
+from gslice.supervise.news import recorded, unheard
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
 
@@ -86,12 +88,13 @@ class Supervisor:
         unserved = known - by_name.keys()
         await self.frontends.forget(*(unserved - desired.keys()))
         for name in unserved & desired.keys():
+            self.node.event(name, EventKind.CRASH, _LOST)
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
         await self._sharing.share_out()
         await asyncio.gather(
-            *(self.unload(name, _unheard) for name in by_name if name not in desired)
+            *(self.unload(name, unheard) for name in by_name if name not in desired)
         )
 
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
@@ -102,12 +105,13 @@ class Supervisor:
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
-            self.frontends.wake(recover(group, self.frontends.eventfds()))
+            self.frontends.wake(recover(self.node, group, self.frontends.eventfds()))
         await function.adopt(chosen.segment, chosen.signature, chosen.workers)
         for group in groups:
             if group is not chosen:
                 await function.retire(group.spec, group.segment, group.signature, group.workers)
-        self.node.event(function.name, f"adopted {len(chosen.workers)} worker(s) that serve it")
+        served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
+        self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
     # ---- functions ---------------------------------------------------------------------------
 
@@ -126,6 +130,7 @@ class Supervisor:
         """
         self._refuse_reserved(spec.name)
         self._refuse_long(spec)
+        stage = recorded(self.node.event, spec.name, stage)
         stage("plan", "")
         while True:
             function = self.functions.get(spec.name)
@@ -147,7 +152,7 @@ class Supervisor:
         async with function.lock:
             if self.functions.get(name) is not function:
                 raise NotFound(f"there is no function {name}")
-            await function.unload(stage)
+            await function.unload(recorded(self.node.event, name, stage))
             self.functions.pop(name, None)  # a stop forgets all
         await self._sharing.share_out()
         self.node.changes.notify()
@@ -178,7 +183,8 @@ class Supervisor:
                 try:
                     rotate(self.node.log_path(name))
                 except OSError as error:
-                    self.node.event(name, f"its log could not be moved away: {error}")
+                    text = f"its log could not be moved away: {error}"
+                    self.node.event(name, EventKind.DAEMON, text)
 
     # ---- end -------------------------------------------------------------------------------
 
@@ -272,7 +278,3 @@ class Supervisor:
     def _frontend_down(self, index: int) -> None:
         for function in self.functions.values():
             function.remove_frontend(index)
-
-
-def _unheard(stage: str, detail: str) -> None:
-    """Stages of a load that nobody watches."""

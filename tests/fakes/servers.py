@@ -34,6 +34,7 @@ class FakeControl:
             control_message("Stage", name="plan", elapsed_ms=0.5, detail="share 40%"),
             control_message("Stage", name="done", elapsed_ms=1234.0),
         ]
+        self.events: list[Any] = []
         self.asked: list[Any] = []
 
     def GetStatus(self, request: Any, context: Any) -> Any:
@@ -69,6 +70,10 @@ class FakeControl:
         self.asked.append(request)
         for text in ("one", "two"):
             yield control_message("LogLine", text=text)
+
+    def Events(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        yield from self.events
 
     def Shutdown(self, request: Any, context: Any) -> Any:
         return control_message("ShutdownReply")

@@ -65,7 +65,18 @@ def example_status() -> Any:
 
 @pytest.mark.parametrize(
     "command",
-    ["ps", "status", "load f", "unload f", "diff", "save", "logs", "infer f 1", "bench f --rate 1"],
+    [
+        "ps",
+        "status",
+        "load f",
+        "unload f",
+        "diff",
+        "save",
+        "logs",
+        "events",
+        "infer f 1",
+        "bench f --rate 1",
+    ],
 )
 def test_without_a_daemon_it_is_told_how_to_start_one(command: str, state_dir: Path) -> None:
     assert failing(*command.split()) == [
@@ -143,6 +154,16 @@ def test_status_as_json_has_every_field_as_a_number(control: FakeControl, comman
 def test_watching_as_json_is_a_line_each(control: FakeControl) -> None:
     lines = gslice("ps", "--watch", "--json").stdout.splitlines()
     assert [json.loads(line)["pid"] for line in lines] == [7, 7]
+
+
+def test_watching_shows_the_last_events(
+    control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        control.status.events.add(subject="detector", kind="crash", text=f"event {number}")
+    shown = gslice("status", "--watch").stdout.splitlines()
+    assert [line.split()[-1] for line in shown[-5:]] == ["3", "0", "1", "2", "3"]
+    assert "event" not in gslice("status").stdout
 
 
 def test_load_shows_stages_and_sends_where_paths_start(control: FakeControl, here: Path) -> None:
