@@ -73,10 +73,13 @@ def _print_json(found: Any) -> None:
 
 
 def _print_table(found: Any) -> None:
-    lines, screen = EventLines(), console()
-    screen.print(lines.head)
-    for event in found:
+    lines, screen, count = EventLines(), console(), 0
+    for count, event in enumerate(found, 1):
+        if count == 1:  # not earlier: there may be an error to show instead
+            screen.print(lines.head)
         screen.print(lines.line(event))
+    if not count:
+        screen.print("no events")
 
 
 class EventLines:

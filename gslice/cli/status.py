@@ -128,7 +128,9 @@ def _follow(statuses: Any, as_json: bool, view: Callable[[Any], Group]) -> None:
     last: deque[Text] = deque(maxlen=_EVENTS_SHOWN)
     with Live(console=console(crop=True), auto_refresh=False) as live:
         for found in statuses:
-            last.extend(lines.line(event) for event in found.events)
+            for event in found.events:
+                last.append(line := lines.line(event))
+                line.no_wrap, line.overflow = True, "ellipsis"
             live.update(Group(view(found), Text(), *last), refresh=True)
 
 

@@ -28,6 +28,7 @@ from gslice.supervise.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
     from gslice.supervise.node import Node
@@ -102,13 +103,13 @@ async def end_strays(node: Node) -> None:
     await asyncio.gather(*(_end_stray(node, name) for name in node.run_dir.names()))
 
 
-def recover(node: Node, group: Group, frontends: Collection[int]) -> list[int]:
+def recover(group: Group, frontends: Collection[int], event: Record) -> list[int]:
     """Cleans a segment of those who died while no daemon looked.
 
     Args:
-        node: The node.
         group: The segment and its living workers.
         frontends: Indices of the living front-ends.
+        event: Records what became of the requests that the dead had claimed.
 
     Returns:
         The front-ends to wake.
@@ -124,7 +125,7 @@ def recover(node: Node, group: Group, frontends: Collection[int]) -> list[int]:
         claimed.update(result)
         group.segment.release_quarantine(instance)
         group.segment.remove_instance(instance)
-    tell_requeued(node.event, group.spec.name, claimed)
+    tell_requeued(event, group.spec.name, claimed)
     for index in set(range(MAX_FRONTENDS)) - set(frontends):
         group.segment.reap_frontend(index)
         for worker in group.workers:

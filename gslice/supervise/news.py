@@ -49,7 +49,7 @@ def tell_requeued(event: Record, function: str, result: Mapping[str, int]) -> No
     outcomes = ("requeued", "poisoned", "failed")
     if any(result[outcome] for outcome in outcomes):
         told = ", ".join(f"{result[outcome]} {outcome}" for outcome in outcomes)
-        event(function, EventKind.REQUEUE, f"of the requests that it had claimed: {told}")
+        event(function, EventKind.REQUEUE, f"of what had been claimed: {told}")
 
 
 def restarted(who: str, died_s: float | None) -> str:

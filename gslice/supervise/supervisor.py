@@ -105,7 +105,7 @@ class Supervisor:
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
-            self.frontends.wake(recover(self.node, group, self.frontends.eventfds()))
+            self.frontends.wake(recover(group, self.frontends.eventfds(), self.node.event))
         await function.adopt(chosen.segment, chosen.signature, chosen.workers)
         for group in groups:
             if group is not chosen:

@@ -72,6 +72,12 @@ def test_json_is_a_line_an_event_with_every_field(control: FakeControl) -> None:
     }
 
 
+def test_nothing_happened(control: FakeControl) -> None:
+    control.events = []
+    assert gslice("events").stdout == "no events\n"
+    assert gslice("events", "--json").stdout == ""
+
+
 def test_an_unknown_kind_is_refused_with_those_there_are(control: FakeControl) -> None:
     told = gslice("events", "--kind", "crashes", status=2).stderr
     assert all(f"'{kind}'" in told for kind in ("crash", "requeue", "restart"))

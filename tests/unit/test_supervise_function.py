@@ -178,10 +178,15 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
             self.workers.append("another")
 
     async def scenario() -> None:
-        function = add(make_supervisor(tmp_path, []), SPEC)
+        events: list[str] = []
+        function = add(make_supervisor(tmp_path, events), SPEC)
         function._worker_lost(serves(function, Short(ready=0)), "died")
         await asyncio.gather(*function._restarting)
         assert (function.state, function.restarts) == ("READY", 1)
+        assert events == [
+            "not restarted: could not be started: [Errno 24] Too many open files",
+            "another worker serves",
+        ]
 
     asyncio.run(scenario())
 
