@@ -156,9 +156,7 @@ def test_watching_as_json_is_a_line_each(control: FakeControl) -> None:
     assert [json.loads(line)["pid"] for line in lines] == [7, 7]
 
 
-def test_watching_shows_the_last_events(
-    control: FakeControl, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watching_shows_the_last_events(control: FakeControl) -> None:
     for number in range(4):
         control.status.events.add(subject="detector", kind="crash", text=f"event {number}")
     shown = gslice("status", "--watch").stdout.splitlines()
