@@ -81,6 +81,16 @@ class Control:
         """Drains and removes a function; a `Stage` each as they pass."""
         return self._stream("Unload", "UnloadRequest", name=name)
 
+    def resize(self, name: str, share: str, *, dry_run: bool = False) -> Iterator[Any]:
+        """Changes a function's share; a `Stage` each as they pass, the last with what was done.
+
+        Args:
+            name: The function's.
+            share: YAML, as under `functions.<name>.share`: `40%`, `auto`, `{min: 20%, max: 60%}`.
+            dry_run: Only one `Stage`, with what would be done.
+        """
+        return self._stream("Resize", "ResizeRequest", name=name, share=share, dry_run=dry_run)
+
     def diff(self) -> Any:
         """How what runs differs from node.yaml: a `DiffReply`."""
         return self._call("Diff", "DiffRequest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.frontends import LOG_NAME
 from gslice.supervise.logs import DAEMON_LOG_NAME, follow, last_lines
+from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -103,6 +105,28 @@ class Servicer:
         async for stage in self._stages(lambda stage: self._daemon.unload(request.name, stage)):
             yield stage
 
+    async def Resize(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Changes the share of a function that serves, or says what that would do."""
+        try:
+            plan = self._daemon.plan_resize(request.name, request.share)
+        except GsliceError as error:
+            await abort(context, error)
+        if request.dry_run:
+            planned = _resized(Resized(plan.path, plan.share_percent))
+            yield message("gslice.v1.Stage")(name="plan", detail=plan.text, resized=planned)
+            return
+        resized = Resized()
+
+        async def order(stage: Callable[[str, str], None]) -> None:
+            nonlocal resized
+            resized = await self._daemon.resize(request.name, request.share, stage)
+            stage("done", "")
+
+        async for stage in self._stages(order):
+            if stage.name == "done":
+                stage.resized.CopyFrom(_resized(resized))
+            yield stage
+
     async def Diff(self, request: Any, context: Any) -> Any:
         """How what is wanted differs from node.yaml."""
         changes = _changes(self._daemon.desired.diff())
@@ -167,12 +191,21 @@ class Servicer:
                 await order(pass_on)
             except GsliceError as error:
                 pass_on("failed", str(error))
+            except asyncio.CancelledError:
+                pass_on("failed", "the daemon is stopping")
+                raise
             finally:
                 passed.put_nowait(None)
 
         self._daemon.background(carry_out())
         while (item := await passed.get()) is not None:
             yield item
+
+
+def _resized(resized: Resized) -> Any:
+    swap = message("gslice.v1.Swap")
+    swaps = [swap(**dataclasses.asdict(each)) for each in resized.swaps]
+    return message("gslice.v1.Resized")(**{**vars(resized), "swaps": swaps})
 
 
 def _changes(changes: Iterable[SettingChange]) -> list[Any]:

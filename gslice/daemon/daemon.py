@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice._native import histogram_bounds_us
-from gslice.core.config import function_from_yaml
+from gslice.core.config import function_from_yaml, share_from_yaml
 from gslice.core.errors import (
     GsliceError,
     Internal,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gslice.daemon.store import Store
     from gslice.ipc.channel import Received
     from gslice.supervise.child import Child
+    from gslice.supervise.resize import Resized, ResizePlan
 
 _SAMPLE_PERIOD_S = 1.0
 _T = TypeVar("_T")
@@ -246,6 +247,32 @@ class Daemon:
         self.desired.put(spec)
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
+
+    def plan_resize(self, name: str, share: str) -> ResizePlan:
+        """What a resize would do: `Supervisor.plan_resize`, of a share as YAML."""
+        return self.supervisor.plan_resize(name, share_from_yaml(name, share))
+
+    async def resize(self, name: str, share: str, stage: Callable[[str, str], None]) -> Resized:
+        """Changes a function's share on somebody's order; it stays wanted from then on.
+
+        Args:
+            name: The function's.
+            share: YAML, as under functions.<name>.share.
+            stage: Told of each stage.
+
+        Raises:
+            GsliceError: as `Supervisor.resize`; what was wanted before still is.
+        """
+        try:
+            resized = await self.supervisor.resize(name, share_from_yaml(name, share), stage)
+        except GsliceError as error:
+            self._event(name, f"not resized: {error.message}", logging.ERROR)
+            raise
+        function = self.supervisor.function(name)
+        self.desired.put(function.spec)
+        function.source = self.desired.source(name)
+        self.node.event(name, f"has a share of {resized.share_granted_percent:g}% ({resized.path})")
+        return resized
 
     async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
         """Unloads a function on somebody's order.

@@ -182,9 +182,9 @@ class StatusReader:
         for worker in deployment.workers:
             message.workers.add(
                 pid=worker.pid,
-                state="READY" if worker.ready else "LOADING",
+                state=_worker_state(worker),
                 rss_bytes=resident_bytes(worker.pid),
-                restarts=function.restarts,
+                restarts=function.restarts.count,
             )
         if deployment.segment is not None:
             self._fill_figures(message, function.name, deployment.segment)
@@ -202,6 +202,12 @@ class StatusReader:
         message.p50_us = figures.p50_us
         message.p99_us = figures.p99_us
         message.batch_mean_rows = figures.batch_mean_rows
+
+
+def _worker_state(worker: Worker) -> str:
+    if worker.draining:
+        return "DRAINING"
+    return "READY" if worker.ready else "LOADING"
 
 
 def _requested_percent(function: Function) -> float:
@@ -224,7 +230,7 @@ def _function_reading(function: Function) -> FunctionReading:
             "effective": deployment.share_effective_percent if deployment else 0.0,
         },
         worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
-        worker_restarts=function.restarts,
+        worker_restarts=function.restarts.count,
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=sum(w.device_memory_bytes for w in workers),
     )

@@ -61,6 +61,7 @@ class Clients:
         self._mps = mps
         self._event = event
         self._functions: dict[int, str] = {}  # by process id
+        mps.ours = self._functions.keys()  # a view, so it stays true
         self._taken_out: set[int] = set()  # process ids: they lose their device by our order
         self._fates: dict[int, asyncio.Task[list[int]]] = {}  # by process id: its last fault
         self._recovery: asyncio.Task[list[int]] | None = None
@@ -69,7 +70,6 @@ class Clients:
         """Counts a worker in."""
         self.workers.add(worker)
         self._functions[worker.pid] = function
-        self._mps.ours.add(worker.pid)
 
     async def end(self, worker: Worker) -> None:
         """Takes a hung worker's work off the GPU, before its process is killed."""
@@ -101,7 +101,6 @@ class Clients:
             self._functions.pop(worker.pid, None)
             self._fates.pop(worker.pid, None)
             self._taken_out.discard(worker.pid)
-            self._mps.ours.discard(worker.pid)
 
     async def gone(self, worker: Worker) -> bool:
         """Waits until a dead worker is no client any more. False: it still may be one."""

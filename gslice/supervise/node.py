@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
 from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.run_dir import RunDir
+from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,7 @@ class Node:
         changes: Told of every change of state.
         event: Records something that an operator may want to know later: subject and text.
         gpus: Those of the devices that are GPUs, by name.
+        turns: By device: the order in which shares change there.
     """
 
     config: NodeConfig
@@ -65,6 +68,7 @@ class Node:
     log_dir: Path
     event: Callable[[str, str], None]
     gpus: dict[str, Gpu] = field(default_factory=dict)
+    turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
     changes: Changes = field(default_factory=Changes)
 
     @classmethod

@@ -37,9 +37,18 @@ class Sharing:
             ResourceExhausted: fixed shares and minima do not fit.
             NotFound: there is no such device.
         """
-        others = [f.spec for f in self._admitted() if f is not function]
-        self._division([*others, spec])
+        self.plan(function, spec)
         function.spec, function.admitted = spec, True
+
+    def plan(self, function: Function, spec: FunctionSpec) -> dict[str, float]:
+        """The share of every function, if one of them had other settings.
+
+        Raises:
+            ResourceExhausted: fixed shares and minima do not fit.
+            NotFound: there is no such device.
+        """
+        others = [f.spec for f in self._admitted() if f is not function]
+        return self._division([*others, spec])
 
     async def share_out(self) -> None:
         """Divides the devices among all that are admitted; shrinks go before grows."""
