@@ -14,7 +14,12 @@ from gslice.cli.output import console, print_json, show_warning, table
 from gslice.core.errors import InvalidArgument, LoadFailed, NotFound
 from gslice.core.figures import megabytes, milliseconds
 
-Name = Annotated[str, typer.Argument(help="The function's name.", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="The function's name.", metavar="NAME", autocompletion=options.complete_function
+    ),
+]
 
 
 def load(

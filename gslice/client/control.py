@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -104,6 +104,21 @@ class Control:
         """Lines of a function's, the front-end's or the daemon's log."""
         stream = self._stream("Logs", "LogsRequest", name=name, lines=lines, follow=follow)
         return (line.text for line in stream)
+
+    def events(
+        self, limit: int, *, follow: bool = False, subject: str = "", kinds: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """The newest `limit` events, oldest first; with `follow`, then what happens.
+
+        Args:
+            limit: How many of the past.
+            follow: Go on until the daemon stops.
+            subject: A function, a device, `frontend` or `daemon`; empty: all.
+            kinds: Such as `crash`; empty: all.
+        """
+        return self._stream(
+            "Events", "EventsRequest", limit=limit, follow=follow, subject=subject, kinds=kinds
+        )
 
     def shutdown(self, drain_timeout_ms: int) -> None:
         """Asks the daemon to stop in order; it answers before it ends."""

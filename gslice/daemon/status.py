@@ -14,6 +14,8 @@ from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gslice.core.config import DeviceConfig
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
@@ -41,11 +43,15 @@ class StatusReader:
     Args:
         supervisor: What runs.
         addresses: Filled in as servers come up.
+        events: How many there were, by kind; every kind is there.
     """
 
-    def __init__(self, supervisor: Supervisor, addresses: Addresses) -> None:
+    def __init__(
+        self, supervisor: Supervisor, addresses: Addresses, events: Mapping[str, int]
+    ) -> None:
         self._supervisor = supervisor
         self._addresses = addresses
+        self._events = events
         self._bounds_us = _native.histogram_bounds_us()
         self._watched: dict[str, _Watched] = {}
         self._begun_s = time.monotonic()
@@ -117,6 +123,7 @@ class StatusReader:
             frontends.restarts,
             {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
             [_gpu_reading(gpu) for gpu in self._supervisor.node.gpus.values()],
+            dict(self._events),
         )
 
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
 from gslice.ipc.messages import EXIT_DEVICE_LOST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from gslice.core.events import Record
     from gslice.supervise.mps import Mps
     from gslice.supervise.worker import Worker
 
@@ -43,7 +43,7 @@ class Clients:
     Args:
         name: The GPU's.
         mps: Its MPS.
-        event: Records what an operator may want to know: subject and text.
+        event: Records what an operator may want to know.
 
     Attributes:
         shared: Whether they go through MPS.
@@ -52,7 +52,7 @@ class Clients:
         sound: False: MPS did not recover from the last one.
     """
 
-    def __init__(self, name: str, mps: Mps, event: Callable[[str, str], None]) -> None:
+    def __init__(self, name: str, mps: Mps, event: Record) -> None:
         self.shared = False
         self.workers: set[Worker] = set()
         self.faults = 0
@@ -95,7 +95,7 @@ class Clients:
                 return Burial(blamed=not culprits or worker.pid in culprits)
             return Burial(device_gone=await self._mps.end_client(worker.pid))
         except GsliceError as error:
-            self._event(self._name, f"MPS does not answer: {error.message}")
+            self._event(self._name, EventKind.DEVICE, f"MPS does not answer: {error.message}")
             return Burial(device_gone=False)
         finally:
             self._functions.pop(worker.pid, None)
@@ -108,6 +108,7 @@ class Clients:
         if not gone:
             self._event(
                 self._name,
+                EventKind.DEVICE,
                 f"MPS does not say that worker {worker.pid} is gone; the slots that it ran stay out"
                 " of use until its function is loaded anew",
             )
@@ -158,6 +159,7 @@ class Clients:
         guilty = ", ".join(f"function {clients[pid]} (worker {pid})" for pid in culprits)
         self._event(
             self._name,
+            EventKind.FAULT,
             f"{what} reached every function on it ({names}); they are started again; "
             + (f"MPS blames {guilty}" if guilty else "MPS's log blames nobody"),
         )

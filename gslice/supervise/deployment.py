@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from gslice._native import Segment
 from gslice.control.slots import slot_classes
 from gslice.core.errors import GsliceError, LoadFailed, Unavailable
+from gslice.core.events import EventKind
 from gslice.supervise.instances import Instances
+from gslice.supervise.news import unheard
 from gslice.supervise.resize import Swap
 from gslice.supervise.tasks import run_all
 
@@ -38,7 +40,7 @@ class Deployment:
         share_percent: The function's share of its device.
         frontends: Who leases slots and takes answers.
         on_lost: Called after a worker's death that nobody ordered, when its requests are queued
-            again: the deployment, how the worker died, and whether it may be to blame itself.
+            again: the deployment, how the worker died, whether it may be to blame itself, and when.
 
     Attributes:
         share_percent: What workers that start from now on get their part of.
@@ -53,14 +55,14 @@ class Deployment:
         spec: FunctionSpec,
         share_percent: float,
         frontends: Frontends,
-        on_lost: Callable[[Deployment, str, bool], None],
+        on_lost: Callable[[Deployment, str, bool, float], None],
     ) -> None:
         self.node = node
         self.spec = spec
         self.share_percent = share_percent
         self.signature: Signature | None = None
         self.instances = Instances(
-            node, spec, frontends, lambda how, blamed: on_lost(self, how, blamed)
+            node, spec, frontends, lambda how, blamed, died_s: on_lost(self, how, blamed, died_s)
         )
         self._frontends = frontends
 
@@ -122,7 +124,7 @@ class Deployment:
             await self.instances.discard(worker)
 
     async def prepare(
-        self, stage: Callable[[str, str], None] | None = None, *, gently: bool = False
+        self, stage: Callable[[str, str], None] = unheard, *, gently: bool = False
     ) -> Worker:
         """Starts, loads and warms one more worker on the segment; it may not pull yet.
 
@@ -133,17 +135,16 @@ class Deployment:
         Raises:
             GsliceError: it could not be started; nothing of it is left.
         """
-        tell = stage or (lambda name, detail: None)
-        tell("start", "")
+        stage("start", "")
         worker = await self.instances.start(self._instance_share)
         try:
-            tell("load", self.spec.model or self.spec.python or self.spec.engine)
+            stage("load", self.spec.model or self.spec.python or self.spec.engine)
             if await self.instances.load(worker, gently=gently) != self.signature:
                 raise LoadFailed(
                     f"function {self.spec.name}: the model changed its inputs or outputs",
                     hint=f"load it anew: gslice load {self.spec.name}",
                 )
-            tell("warm", "")
+            stage("warm", "")
             await self._attach(worker)
         except BaseException:
             await self.instances.discard(worker)
@@ -186,7 +187,7 @@ class Deployment:
         flip_us = (time.monotonic_ns() - begun_ns) / 1000
         if lives:
             await self._let_go(old, stage)
-        wait_ns = self.segment.instance_stamps(shadow.instance).get("first_wait_ns", -1)
+        wait_ns = self.segment.instance_stamps(shadow.instance)["first_wait_ns"]
         return Swap(flip_us, wait_ns / 1000 if wait_ns >= 0 else -1.0)
 
     # ---- shares, front-ends, health -----------------------------------------------------------
@@ -343,7 +344,8 @@ class Deployment:
             reason = error.message
         else:
             return True
-        self.node.event(self.spec.name, f"nobody can answer what still waits: {reason}")
+        text = f"nobody can answer what still waits: {reason}"
+        self.node.event(self.spec.name, EventKind.FAILED, text)
         return False
 
     def _idle(self) -> bool:

@@ -280,11 +280,7 @@ class Function:
     def kill_hung(self, now_ns: int) -> None:
         """Kills workers that make no progress."""
         for deployment in self.deployments:
-            for worker in deployment.instances.kill_hung(now_ns):
-                limit_s = self._node.config.hang_timeout_us / 1e6
-                self._node.event(
-                    self.name, f"worker {worker.pid} made no progress for {limit_s:g} s; killed"
-                )
+            deployment.instances.kill_hung(now_ns)
 
     # ---- deaths --------------------------------------------------------------------------------
 
@@ -296,10 +292,8 @@ class Function:
     async def lost_for_good(self, reason: str) -> None:
         """Its workers keep dying, and none is left."""
         if self._load_ordered:  # it needs the share, and decides what becomes of the function
-            self._node.event(self.name, f"given up until it is loaded: {reason}")
             await self._refuse("LOADING", "LOADING", reason)
         else:
-            self._node.event(self.name, f"failed: {reason}")
             await self.fail(reason)
             self._on_failed()
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from typing import TYPE_CHECKING
 
 from gslice.control.hang import HangWatch, Stamps
+from gslice.core.events import EventKind
 from gslice.device.cpu import CpuDevice
 from gslice.supervise.clients import Burial
+from gslice.supervise.news import tell_requeued
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks
 from gslice.supervise.worker import Worker
@@ -36,7 +39,7 @@ class Instances:
         spec: What they serve.
         frontends: Who leases slots and takes answers.
         on_lost: Called after a death that nobody ordered, when its requests are queued again: how
-            the worker died, and whether it may be to blame itself.
+            the worker died, whether it may be to blame itself, and when.
 
     Attributes:
         segment: What they are attached to; None until their signature is known.
@@ -47,7 +50,7 @@ class Instances:
         node: Node,
         spec: FunctionSpec,
         frontends: Frontends,
-        on_lost: Callable[[str, bool], None],
+        on_lost: Callable[[str, bool, float], None],
     ) -> None:
         self.segment: Segment | None = None
         self._node = node
@@ -177,14 +180,10 @@ class Instances:
         """Lets go of deaths that are being looked into, before all are ended."""
         await self._burying.cancel()
 
-    def kill_hung(self, now_ns: int) -> list[Worker]:
-        """Kills those that make no progress; their death then takes the usual course.
-
-        Returns:
-            Those that were killed.
-        """
+    def kill_hung(self, now_ns: int) -> None:
+        """Kills those that make no progress; their death then takes the usual course."""
         if self.segment is None:
-            return []
+            return
         queued = self.segment.counts()["queued"]
         hung = [
             worker
@@ -193,8 +192,10 @@ class Instances:
         ]
         for worker in hung:
             del self._watches[worker]
+            limit_s = self._node.config.hang_timeout_us / 1e6
+            text = f"worker {worker.pid} made no progress for {limit_s:g} s; killed"
+            self._node.event(self._spec.name, EventKind.KILL, text)
             self._burying.start(worker.abort())
-        return hung
 
     # ---- parts -----------------------------------------------------------------------------
 
@@ -215,19 +216,21 @@ class Instances:
     def _lost(self, worker: Worker, how: str) -> None:
         if worker.expected_to_end:
             return
+        died_s = time.monotonic()
+        self._node.event(self._spec.name, EventKind.CRASH, f"worker {worker.pid} {how}")
         if self._gpu is None:
-            self._accept_death(worker, how, Burial())
+            self._accept_death(worker, how, died_s, Burial())
         else:
             worker.ready = False
             self._watches.pop(worker, None)
-            self._burying.start(self._bury(self._gpu, worker, how))
+            self._burying.start(self._bury(self._gpu, worker, how, died_s))
 
-    async def _bury(self, gpu: Gpu, worker: Worker, how: str) -> None:
-        self._accept_death(worker, how, await gpu.bury(worker, how))
+    async def _bury(self, gpu: Gpu, worker: Worker, how: str, died_s: float) -> None:
+        self._accept_death(worker, how, died_s, await gpu.bury(worker, how))
 
-    def _accept_death(self, worker: Worker, how: str, burial: Burial) -> None:
+    def _accept_death(self, worker: Worker, how: str, died_s: float, burial: Burial) -> None:
         self._remove(worker, burial)
-        self._on_lost(how, burial.blamed)
+        self._on_lost(how, burial.blamed, died_s)
         reclaim(self._node)
 
     async def _end(self, worker: Worker, end: Coroutine[None, None, None]) -> None:
@@ -251,6 +254,7 @@ class Instances:
             worker.instance, not self._spec.side_effects, device_gone=gone, blamed=burial.blamed
         )
         self._frontends.wake(result["wake"])
+        tell_requeued(self._node.event, self._spec.name, result)
         if gone:
             self.segment.remove_instance(worker.instance)
         elif self._gpu is not None:

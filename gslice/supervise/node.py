@@ -14,10 +14,10 @@ from gslice.supervise.run_dir import RunDir
 from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig, NodeConfig
+    from gslice.core.events import EventKind, Record
 
 
 class Changes:
@@ -38,8 +38,8 @@ class Changes:
             self._next.set_result(None)
         self._next = None
 
-    async def wait(self, seen: int, timeout_s: float) -> None:
-        """Returns when the version is no longer `seen`, or after `timeout_s`."""
+    async def wait(self, seen: int, timeout_s: float | None = None) -> None:
+        """Returns when the version is no longer `seen`, or after `timeout_s`, if any."""
         if self.version != seen:
             return
         if self._next is None:
@@ -57,7 +57,7 @@ class Node:
         run_dir: Where the children's sockets are.
         log_dir: Where their logs go.
         changes: Told of every change of state.
-        event: Records something that an operator may want to know later: subject and text.
+        event: Records something that an operator may want to know later.
         gpus: Those of the devices that are GPUs, by name.
         turns: By device: the order in which shares change there.
     """
@@ -66,7 +66,7 @@ class Node:
     devices: dict[str, DeviceConfig]
     run_dir: RunDir
     log_dir: Path
-    event: Callable[[str, str], None]
+    event: Record
     gpus: dict[str, Gpu] = field(default_factory=dict)
     turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
     changes: Changes = field(default_factory=Changes)
@@ -76,7 +76,7 @@ class Node:
         cls,
         config: NodeConfig,
         devices: dict[str, DeviceConfig],
-        event: Callable[[str, str], None] | None = None,
+        event: Record | None = None,
     ) -> Node:
         """Makes the directories of a node's state."""
         log_dir = config.state_dir / "log"
@@ -114,5 +114,5 @@ class Node:
         return self.log_dir / f"{name}.log"
 
 
-def _log_event(subject: str, text: str) -> None:
+def _log_event(subject: str, kind: EventKind, text: str) -> None:
     logging.getLogger("gslice").info("%s: %s", subject, text)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice.core.errors import Cancelled, GsliceError
+from gslice.core.events import EventKind
+from gslice.supervise.news import recorded
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -214,8 +216,9 @@ class Resizing:
                 return
             before = deployment.share_effective_percent
             try:
-                await self.carry_out(lambda stage, detail: None)
+                await self.carry_out(recorded(self._node.event, function.name))
             except Cancelled:
                 return  # whoever ordered something newer sees to it
             except GsliceError as error:
-                self._node.event(function.name, f"keeps its share of {before:g}%: {error.message}")
+                text = f"keeps its share of {before:g}%: {error.message}"
+                self._node.event(function.name, EventKind.SHARE, text)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from gslice.control.breaker import Breaker
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
 from gslice.supervise.logs import last_lines, shortened
+from gslice.supervise.news import restarted
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -49,23 +51,25 @@ class Restarts:
         for _ in range(deployment.spec.instances - len(deployment.workers)):
             self.worker_lost(deployment, how)
 
-    def worker_lost(self, deployment: Deployment, how: str, blamed: bool = True) -> None:
+    def worker_lost(
+        self, deployment: Deployment, how: str, blamed: bool = True, died_s: float | None = None
+    ) -> None:
         """A worker died; its requests wait in the queue already.
 
         Args:
             deployment: Its.
             how: In words.
             blamed: False: it died of what another function did, which is no crash loop of ours.
+            died_s: When, on the monotonic clock; None: nobody saw it.
         """
         function = self._function
-        self._node.event(function.name, f"a worker {how}")
         if deployment is not function.deployment or not function.accepting:
             return
         delay_us = self._death(deployment) if blamed else 0
         if not deployment.ready:
             # Front-ends go on accepting: what comes waits in the queue for the new worker.
             function.set_state("LOADING", f"its worker {how}; starting another")
-        self.tasks.start(self._restart(deployment, how, delay_us))
+        self.tasks.start(self._restart(deployment, how, delay_us, died_s))
 
     async def give_up(self, deployment: Deployment, how: str) -> None:
         """Its workers keep dying; what is left of them serves on."""
@@ -73,6 +77,7 @@ class Restarts:
         log = last_lines(self._node.log_path(function.name), LAST_LINES)
         lines = " | ".join(shortened(line, LINE_MAX_CHARS) for line in log)
         reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
+        self._node.event(function.name, EventKind.FAILED, f"given up: {reason}")
         if not deployment.ready:
             # Others may be on their way; they would serve what has been given up.
             await self.cancel()
@@ -82,7 +87,10 @@ class Restarts:
         else:
             await function.lost_for_good(reason)
 
-    async def _restart(self, deployment: Deployment, how: str, delay_us: int | None) -> None:
+    async def _restart(
+        self, deployment: Deployment, how: str, delay_us: int | None, died_s: float | None
+    ) -> None:
+        function = self._function
         while delay_us is not None:
             await asyncio.sleep(delay_us / 1e6)
             try:
@@ -93,9 +101,11 @@ class Restarts:
                 how = f"could not be started: {error}"
             else:
                 self.count += 1
-                self._node.event(self._function.name, "a worker was started in its place")
-                self._function.restarted()
+                text = restarted("another worker", died_s)
+                self._node.event(function.name, EventKind.RESTART, text)
+                function.restarted()
                 return
+            self._node.event(function.name, EventKind.FAILED, f"not restarted: {how}")
             delay_us = self._death(deployment)
         await self.give_up(deployment, how)
 

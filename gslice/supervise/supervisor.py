@@ -15,6 +15,7 @@ from gslice.core.errors import (
     NotFound,
     Unavailable,
 )
+from gslice.core.events import EventKind
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
@@ -22,6 +23,7 @@ from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import DAEMON_LOG_NAME, rotate
+from gslice.supervise.news import recorded, unheard
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
@@ -94,12 +96,13 @@ class Supervisor:
         unserved = known - by_name.keys()
         await self.frontends.forget(*(unserved - desired.keys()))
         for name in unserved & desired.keys():
+            self.node.event(name, EventKind.CRASH, _LOST)
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
         await self._sharing.share_out()
         await asyncio.gather(
-            *(self.unload(name, _unheard) for name in by_name if name not in desired)
+            *(self.unload(name, unheard) for name in by_name if name not in desired)
         )
 
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
@@ -110,12 +113,13 @@ class Supervisor:
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
-            self.frontends.wake(recover(group, self.frontends.eventfds()))
+            self.frontends.wake(recover(group, self.frontends.eventfds(), self.node.event))
         await function.adopt(chosen.segment, chosen.signature, chosen.workers)
         for group in groups:
             if group is not chosen:
                 await function.retire(group.spec, group.segment, group.signature, group.workers)
-        self.node.event(function.name, f"adopted {len(chosen.workers)} worker(s) that serve it")
+        served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
+        self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
     # ---- functions ---------------------------------------------------------------------------
 
@@ -134,6 +138,7 @@ class Supervisor:
         """
         self._refuse_reserved(spec.name)
         self._refuse_long(spec)
+        stage = recorded(self.node.event, spec.name, stage)
         stage("plan", "")
         while True:
             function = self.functions.get(spec.name)
@@ -158,7 +163,7 @@ class Supervisor:
         async with function.lock:
             function.resizing.begin(order)
             self._check_present(function)
-            await function.unload(stage)
+            await function.unload(recorded(self.node.event, name, stage))
             self.functions.pop(name, None)  # a stop forgets all
         await self._sharing.share_out()
         self.node.changes.notify()
@@ -187,8 +192,9 @@ class Supervisor:
             function.resizing.check_newest()
             self._check_present(function)
             plan = self.plan_resize(name, share)
-            stage("plan", plan.text)
-            return await self._resize(function, share, plan, stage)
+            tell = recorded(self.node.event, name, stage)
+            tell("plan", plan.text)
+            return await self._resize(function, share, plan, tell)
 
     def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
@@ -237,7 +243,8 @@ class Supervisor:
                 try:
                     rotate(self.node.log_path(name))
                 except OSError as error:
-                    self.node.event(name, f"its log could not be moved away: {error}")
+                    text = f"its log could not be moved away: {error}"
+                    self.node.event(name, EventKind.DAEMON, text)
 
     # ---- end -------------------------------------------------------------------------------
 
@@ -357,7 +364,3 @@ class Supervisor:
     def _frontend_down(self, index: int) -> None:
         for function in self.functions.values():
             function.remove_frontend(index)
-
-
-def _unheard(stage: str, detail: str) -> None:
-    """Stages of a load that nobody watches."""

@@ -90,6 +90,7 @@ class NodeReading:
         frontend_restarts: Front-ends started in place of dead ones.
         share_limit_percent: By device.
         gpus: Those of the devices that are GPUs.
+        events: How many were recorded, by kind.
     """
 
     version: str
@@ -98,6 +99,7 @@ class NodeReading:
     frontend_restarts: int = 0
     share_limit_percent: Mapping[str, float] = field(default_factory=dict)
     gpus: Sequence[GpuFigures] = ()
+    events: Mapping[str, int] = field(default_factory=dict)
 
 
 _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
@@ -149,6 +151,12 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
     for device, percent in reading.share_limit_percent.items():
         limit.add_metric([device], percent)
     yield limit
+    events = CounterMetricFamily(
+        "gslice_events", "What happened since the daemon started.", labels=["kind"]
+    )
+    for kind, count in reading.events.items():
+        events.add_metric([kind], count)
+    yield events
 
 
 def _gpus(gpus: Sequence[GpuFigures]) -> Iterable[Metric]:

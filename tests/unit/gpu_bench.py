@@ -113,7 +113,7 @@ class Bench:
         )
         self.gpu._mps = self.gpu.clients._mps = self.mps
 
-    def _event(self, subject: str, text: str) -> None:
+    def _event(self, subject: str, kind: str, text: str) -> None:
         self.events.append(f"{subject}: {text}")
 
     def worker(self, pid: int, **settings: Any) -> FakeWorker:

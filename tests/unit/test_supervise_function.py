@@ -94,7 +94,7 @@ def serves(function: Function, deployment: Any) -> Any:
 
 def make_supervisor(tmp_path: Path, events: list[str]) -> Supervisor:
     config = load_config(None, environ={"GSLICE_NODE__STATE_DIR": str(tmp_path)})
-    node = Node.open(config.node, config.devices, lambda subject, text: events.append(text))
+    node = Node.open(config.node, config.devices, lambda subject, kind, text: events.append(text))
     return Supervisor(node, lambda child, received: None)
 
 
@@ -178,10 +178,15 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
             self.workers.append("another")
 
     async def scenario() -> None:
-        function = add(make_supervisor(tmp_path, []), SPEC)
+        events: list[str] = []
+        function = add(make_supervisor(tmp_path, events), SPEC)
         function.restarts.worker_lost(serves(function, Short(ready=0)), "died")
         await asyncio.gather(*function.restarts.tasks)
         assert (function.state, function.restarts.count) == ("READY", 1)
+        assert events == [
+            "not restarted: could not be started: [Errno 24] Too many open files",
+            "another worker serves",
+        ]
 
     asyncio.run(scenario())
 
@@ -191,10 +196,10 @@ def test_a_task_that_breaks_is_recorded(caplog: pytest.LogCaptureFixture) -> Non
         raise ZeroDivisionError("by zero")
 
     async def scenario() -> None:
-        events: list[tuple[str, str]] = []
-        tasks = Tasks("a", lambda subject, text: events.append((subject, text)))
+        events: list[tuple[str, str, str]] = []
+        tasks = Tasks("a", lambda *event: events.append(event))
         await asyncio.wait([tasks.start(breaks())])
-        assert events == [("a", "a task ended with ZeroDivisionError: by zero")]
+        assert events == [("a", "failed", "a task ended with ZeroDivisionError: by zero")]
         assert list(tasks) == []
 
     asyncio.run(scenario())
