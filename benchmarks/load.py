@@ -79,7 +79,7 @@ class Call:
     Attributes:
         due_s: When it should have been sent; its latency counts from here.
         answered_s: When its answer came; NaN: it did not.
-        error: What was answered instead; empty: nothing was.
+        error: What was answered, if it was an error.
     """
 
     due_s: float
@@ -88,8 +88,8 @@ class Call:
 
     @property
     def lost(self) -> bool:
-        """It was neither answered nor refused."""
-        return math.isnan(self.answered_s) and not self.error
+        """It was never answered."""
+        return math.isnan(self.answered_s)
 
 
 class OpenLoop:
@@ -149,10 +149,10 @@ class OpenLoop:
         def answered(future: asyncio.Future[bytes]) -> None:
             self._waiting.discard(future)
             error = future.exception()
-            if error is None:
-                call.answered_s = time.perf_counter()
-            elif not isinstance(error, OSError):  # else the connection broke: it got no answer
-                call.error = str(error)
+            if isinstance(error, OSError):  # the connection broke
+                return
+            call.answered_s = time.perf_counter()
+            call.error = str(error or "")
 
         future = self._connection.call(self._request)
         self._waiting.add(future)

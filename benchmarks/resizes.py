@@ -107,21 +107,30 @@ def client_figures(resizes: Sequence[Resize], calls: Sequence[Call]) -> Row:
         calls: All requests, also those before and after.
     """
     ends = [resize.ended_s for resize in resizes]
-    steady: list[float] = []
-    during: list[float] = []
+    steady: list[Call] = []
+    during: list[Call] = []
     for call in calls:
-        if math.isnan(call.answered_s):
-            continue
-        index = bisect.bisect_left(ends, call.due_s)
-        touched = index < len(ends) and resizes[index].begun_s <= call.answered_s
-        (during if touched else steady).append((call.answered_s - call.due_s) * 1e3)
+        if not call.lost:
+            index = bisect.bisect_left(ends, call.due_s)
+            met = index < len(ends) and resizes[index].begun_s <= call.answered_s
+            (during if met else steady).append(call)
     return {
         "requests": len(calls),
         "lost": sum(call.lost for call in calls),
-        "errors": sum(bool(call.error) for call in calls),
-        "p99_ms_steady": _rounded(percentile(sorted(steady), 99), 3),
-        "p99_ms_during": _rounded(percentile(sorted(during), 99), 3),
+        "errors": _errors(steady) + _errors(during),
+        "errors_during": _errors(during),
+        "p99_ms_steady": _p99_ms(steady),
+        "p99_ms_during": _p99_ms(during),
     }
+
+
+def _errors(calls: Sequence[Call]) -> int:
+    return sum(bool(call.error) for call in calls)
+
+
+def _p99_ms(calls: Sequence[Call]) -> float | None:
+    latencies_s = sorted(call.answered_s - call.due_s for call in calls if not call.error)
+    return _rounded(1e3 * percentile(latencies_s, 99), 3)
 
 
 def _rounded(value: float, digits: int = 1) -> float | None:
