@@ -101,6 +101,9 @@ class Connection(asyncio.BufferedProtocol):
             self._stream_window,
             bytearray() if keep else None,
         )
+        if self._transport.is_closing():
+            stream.answered.set_exception(ConnectionError("the connection is closed"))
+            return stream.answered
         self._streams[number] = stream
         head = _head(HEADERS, END_HEADERS, number, len(request.headers))
         self._transport.writelines([head, request.headers, *self._sendable(number, stream)])
@@ -154,7 +157,10 @@ class Connection(asyncio.BufferedProtocol):
             self._take_window(number, int.from_bytes(payload, "big"))
         elif kind == PING and not flags & ACK:
             self._transport.write(_frame(PING, ACK, 0, bytes(payload)))
-        elif kind in (RST_STREAM, GOAWAY):
+        elif kind == RST_STREAM:  # also after an error that came before the whole request was read
+            if stream := self._streams.pop(number, None):
+                stream.answered.set_exception(RuntimeError("the server reset the call"))
+        elif kind == GOAWAY:
             self._transport.abort()
         if kind in (DATA, HEADERS) and flags & END_STREAM:
             self._finish(number, payload)
