@@ -13,7 +13,7 @@ from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.frontends import LOG_NAME
-from gslice.supervise.logs import DAEMON_LOG_NAME, follow, last_lines
+from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -125,7 +125,7 @@ class Servicer:
     async def Logs(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The last log lines of a process, then what follows."""
         line = message("gslice.v1.LogLine")
-        known = {LOG_NAME, DAEMON_LOG_NAME, *self._daemon.supervisor.functions}
+        known = {LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME, *self._daemon.supervisor.functions}
         if request.name not in known:
             error = NotFound(
                 f"nothing called {request.name!r} keeps a log", hint=", ".join(sorted(known))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, Signature
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 LISTEN_FD = 3  # where a child finds its listening socket
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
@@ -148,6 +148,33 @@ class GpuGrant:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """Import an engine's libraries, for a function to come (request; answered by Ok or Failed).
+
+    A worker that has done no more than this is a spare.
+
+    Attributes:
+        engine: As functions name it.
+    """
+
+    engine: str
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Become a function's worker (request, with its log's descriptor; answered by Ok or Failed).
+
+    What a process gets at its start otherwise: from here on it writes to that log.
+
+    Attributes:
+        environment: Added to its own. Only what is read later than at its start can be in it, such
+            as what binds it to its GPU, which CUDA reads when it starts.
+    """
+
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Load:
     """Load the model (request; answered by Loaded or Failed).
 
@@ -159,6 +186,8 @@ class Load:
             which its environment does and the worker reads back, or `none`.
         cpus: The cores of its device; of a GPU, those for its own threads.
         gpu: Its GPU; None on a CPU device.
+        known: The signature that another worker of the function told; None: there was none. What
+            only a run shows need not be tried again.
     """
 
     spec: FunctionSpec
@@ -166,6 +195,7 @@ class Load:
     limiter: str
     cpus: list[int]
     gpu: GpuGrant | None = None
+    known: Signature | None = None
 
 
 @dataclass(frozen=True)
@@ -324,6 +354,8 @@ Message = (
     | Failed
     | Hello
     | RepositoryCall
+    | Prepare
+    | Assign
     | Load
     | Loaded
     | Attach

@@ -276,9 +276,12 @@ class Deployment:
     async def _load(self, worker: Worker) -> Signature:
         device, gpu, share = self._device, self._gpu, self._instance_share
         if gpu is None:
-            return await worker.load(self.spec, share, device.limiter, list(device.cpus))
+            cpus = list(device.cpus)
+            return await worker.load(self.spec, share, device.limiter, cpus, known=self.signature)
         async with gpu.measuring:
-            signature = await worker.load(self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant())
+            signature = await worker.load(
+                self.spec, share, gpu.limiter, gpu.cpus(), gpu.grant(), self.signature
+            )
         await gpu.check_client(worker, self.spec.name)
         return signature
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gslice.core.errors import NotFound
 from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.run_dir import RunDir
+from gslice.supervise.spares import Spares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +55,10 @@ class Node:
         devices: By name.
         run_dir: Where the children's sockets are.
         log_dir: Where their logs go.
-        changes: Told of every change of state.
         event: Records something that an operator may want to know later: subject and text.
         gpus: Those of the devices that are GPUs, by name.
+        changes: Told of every change of state.
+        spares: Workers that wait for a function.
     """
 
     config: NodeConfig
@@ -66,6 +68,10 @@ class Node:
     event: Callable[[str, str], None]
     gpus: dict[str, Gpu] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
+    spares: Spares = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spares = Spares(self)
 
     @classmethod
     def open(

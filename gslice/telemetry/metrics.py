@@ -90,6 +90,7 @@ class NodeReading:
         frontend_restarts: Front-ends started in place of dead ones.
         share_limit_percent: By device.
         gpus: Those of the devices that are GPUs.
+        spares: Engine and resident memory of each worker that waits for a function.
     """
 
     version: str
@@ -98,6 +99,7 @@ class NodeReading:
     frontend_restarts: int = 0
     share_limit_percent: Mapping[str, float] = field(default_factory=dict)
     gpus: Sequence[GpuFigures] = ()
+    spares: Sequence[tuple[str, int]] = ()
 
 
 _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
@@ -149,6 +151,21 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
     for device, percent in reading.share_limit_percent.items():
         limit.add_metric([device], percent)
     yield limit
+    yield from _spares(reading.spares)
+
+
+def _spares(spares: Sequence[tuple[str, int]]) -> Iterable[Metric]:
+    count = GaugeMetricFamily(
+        "gslice_spares", "Workers that wait for a function.", labels=["engine"]
+    )
+    rss = GaugeMetricFamily(
+        "gslice_spares_rss_bytes", "Resident memory of these.", labels=["engine"]
+    )
+    for engine in sorted({engine for engine, _ in spares}):
+        sizes = [size for name, size in spares if name == engine]
+        count.add_metric([engine], len(sizes))
+        rss.add_metric([engine], sum(sizes))
+    return (count, rss)
 
 
 def _gpus(gpus: Sequence[GpuFigures]) -> Iterable[Metric]:
