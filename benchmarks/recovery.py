@@ -10,12 +10,14 @@ Each kill waits until the spare is there again, and for a random time more. The 
 backs off, and is given up, by the deaths of its function in the last minute, so the kills go round
 a ring of functions of the same model, each of which was left alone for longer than that: every
 death is a first one. The load moves with them.
+
+Where a GPU and MPS are, the same is done to functions there, of a timed kernel (benchmarks/gpu/
+victim.py): by SIGKILL, and by a fault, which ends all clients of the GPU at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import random
 import signal
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ import psutil
 import uvloop
 
 from benchmarks.common import Report, Row, arguments, finish
+from benchmarks.cores import ROOT
+from benchmarks.gpu.victim import order_fault
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, closed_loop
 from benchmarks.open_loop import OpenLoop, Question, Sent
@@ -38,9 +43,11 @@ from benchmarks.wire import infer_request, open_segment, raw_outputs
 from gslice._native import Segment
 from gslice.client.load import percentile
 from gslice.control.breaker import RestartPolicy
-from gslice.core.errors import DeadlineExceeded
+from gslice.core.errors import DeadlineExceeded, GsliceError
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
+from gslice.device.inventory import read_inventory
+from gslice.device.mps import find_control
 
 QUESTION = "How long does nobody answer when a busy worker is killed?"
 LOAD = 0.6
@@ -74,8 +81,18 @@ class Arm:
     strike: Callable[[int], None] = lambda pid: os.kill(pid, signal.SIGKILL)
 
 
-def arms(kills: int) -> list[Arm]:
-    """Those that this machine can run."""
+def arms(kills: int, folder: Path) -> list[Arm]:
+    """Those that this machine can run.
+
+    Args:
+        kills: How many with a spare; a quarter of that without.
+        folder: Of the benchmark, for orders to functions.
+    """
+    fewer = max(1, kills // 4)
+    return [*_cpu_arms(kills, fewer), *(_mps_arms(kills, fewer, folder) if _has_mps() else [])]
+
+
+def _cpu_arms(kills: int, fewer: int) -> list[Arm]:
     model = {
         "model": str(find().filetype),
         "threads": 1,
@@ -84,8 +101,32 @@ def arms(kills: int) -> list[Arm]:
     }
     return [
         Arm("cpu, spare", kills, 1, model, _file_bytes),
-        Arm("cpu, no spare", max(1, kills // 4), 0, model, _file_bytes),
+        Arm("cpu, no spare", fewer, 0, model, _file_bytes),
     ]
+
+
+def _mps_arms(kills: int, fewer: int, folder: Path) -> list[Arm]:
+    body = {
+        "python": "benchmarks.gpu.victim:Victim",
+        "python_path": str(ROOT),
+        "args": {"folder": str(folder)},
+        "device": "cuda:0",
+        "queue": {"request_max": "64KiB", "max": 1024},  # the load goes on while all restart
+    }
+    devices = {"cuda:0": {"limiter": "mps"}}
+    return [
+        Arm("mps, spare", kills, 1, body, _numbers, devices),
+        Arm("mps, no spare", fewer, 0, body, _numbers, devices),
+        Arm("mps fault, spare", fewer, 1, body, _numbers, devices, partial(order_fault, folder)),
+    ]
+
+
+def _has_mps() -> bool:
+    try:
+        find_control(read_inventory().library)
+    except GsliceError:
+        return False
+    return True
 
 
 async def measure(arm: Arm, ring: int, rest_s: float) -> Row:
@@ -111,7 +152,7 @@ async def measure(arm: Arm, ring: int, rest_s: float) -> Row:
                 name: [
                     Question(
                         Request(node.grpc_address, INFER, infer_request(name, inputs)),
-                        functools.partial(_is_right, right[index]),
+                        partial(_is_right, right[index]),
                     )
                     for index, inputs in enumerate(payloads)
                 ]
@@ -241,6 +282,10 @@ def _payloads(arm: Arm) -> list[dict[str, Any]]:
     return [arm.inputs(generator) for _ in range(QUESTIONS)]
 
 
+def _numbers(generator: np.random.Generator) -> dict[str, Any]:
+    return {"x": generator.integers(0, 256, (1, 8), np.int32)}
+
+
 def _file_bytes(generator: np.random.Generator) -> dict[str, Any]:
     return {"bytes": generator.integers(0, 256, (1, 2048), np.int32)}
 
@@ -267,7 +312,9 @@ def main() -> None:
     rest_s = RestartPolicy().window_us / 1e6 + 1.0
     settings = {"kills": kills, "ring": ring, "rest_s": rest_s, "load": LOAD, "repeats": 1}
     report = Report(QUESTION, settings)
-    report.rows = [uvloop.run(measure(arm, ring, rest_s)) for arm in arms(kills)]
+    with tempfile.TemporaryDirectory(prefix="gslice-bench-") as folder:
+        for arm in arms(kills, Path(folder)):
+            report.rows.append(uvloop.run(measure(arm, ring, rest_s)))
     finish(report, options.json)
 
 
