@@ -18,6 +18,7 @@ from typing import Self
 from benchmarks.http2 import Connection, Request
 
 LAST_ANSWERS_S = 30.0
+ERROR_MAX_CHARS = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +136,7 @@ class OpenLoop:
         try:
             answer = await self._connection.call(question.request, keep=True)
         except (RuntimeError, ConnectionError) as error:
-            self.errors[str(error)] += 1
+            self.errors[str(error)[:ERROR_MAX_CHARS]] += 1
         else:
             if not question.is_right(answer):
                 self.errors["a wrong answer"] += 1

@@ -53,6 +53,7 @@ QUESTION = "How long does nobody answer when a busy worker is killed?"
 LOAD = 0.6
 CONCURRENCY = 4  # that saturates it
 QUESTIONS = 4
+QUEUE = {"request_max": "64KiB", "max": 1024}  # the load goes on, whatever else slows the machine
 RECOVERY_TIMEOUT_S = 30.0
 GAP_MAX_S = 0.5
 MIB = 1 << 20
@@ -97,7 +98,7 @@ def _cpu_arms(kills: int, fewer: int) -> list[Arm]:
         "model": str(find().filetype),
         "threads": 1,
         "batch": {"max": 1},
-        "queue": {"request_max": "64KiB"},
+        "queue": QUEUE,
     }
     return [
         Arm("cpu, spare", kills, 1, model, _file_bytes),
@@ -111,7 +112,7 @@ def _mps_arms(kills: int, fewer: int, folder: Path) -> list[Arm]:
         "python_path": str(ROOT),
         "args": {"folder": str(folder)},
         "device": "cuda:0",
-        "queue": {"request_max": "64KiB", "max": 1024},  # the load goes on while all restart
+        "queue": QUEUE,
     }
     devices = {"cuda:0": {"limiter": "mps"}}
     return [
@@ -178,6 +179,7 @@ async def measure(arm: Arm, ring: int, rest_s: float) -> Row:
         "recovery_ms_max": round(ascending[-1], 1),
         "rate_per_s": round(LOAD * capacity.rps, 1),
         "spare_pss_mb": round(drill.spare_pss_bytes / MIB, 1),
+        **({"seen": "; ".join(sorted(loop.errors))} if loop.errors else {}),
     }
 
 
@@ -306,7 +308,7 @@ async def _right_answers(
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--kills", type=int, default=200, help="of the arm with a spare")
-    parser.add_argument("--ring", type=int, default=16, help="functions that take turns")
+    parser.add_argument("--ring", type=int, default=20, help="functions that take turns")
     options = parser.parse_args()
     kills, ring = (2, 2) if options.quick else (options.kills, options.ring)
     rest_s = RestartPolicy().window_us / 1e6 + 1.0
