@@ -55,6 +55,13 @@ def problems(path: Path, text: str) -> list[str]:
             "version: 1\nnode: {frontends: 0}\n",
             "node.yaml:2: node.frontends: must be at least 1, not 0",
         ),
+        *(
+            (
+                f"version: 1\nnode: {{spares: {wrong}}}\n",
+                "node.yaml:2: node.spares: must be a number from 0 to 16, or `auto`",
+            )
+            for wrong in ("-1", "17", "true", "one", "'1'", "")
+        ),
         (
             "version: 1\nfunctions: {f: {model: m, share: 40}}\n",
             "node.yaml:2: functions.f.share: '40' has no percent sign; write it as 40%;"

@@ -156,7 +156,7 @@ CountOrAuto = Annotated[
 ]
 
 
-Spares = Annotated[
+SpareCount = Annotated[
     int | None,
     BeforeValidator(_spares),
     WithJsonSchema(
@@ -188,7 +188,7 @@ class Node(_Section):
     )
     frontends: int = Field(default=1, ge=1, le=8)
     request_max: PositiveSize = 64 << 20
-    spares: Spares = None
+    spares: SpareCount = None
 
 
 class Limits(_Section):
