@@ -61,13 +61,15 @@ class Segment:
     # -> {"free": .., "leased": .., "queued": .., "claimed": .., "done": .., "quarantined": ..,
     #     "blocks_in_use": ..}
     def instance_stamps(self, instance: int) -> dict[str, Any]: ...
-    # -> {"pump_ns": int, "last_claim_ns": int, "lane_started_ns": list[int], "sleeping": bool}
+    # -> {"pump_ns": int, "last_claim_ns": int, "lane_started_ns": list[int], "sleeping": bool,
+    #     "ready_since_ns": int (0: it can not claim now),
+    #     "first_wait_ns": int (dispatch wait of its first claim after a flip; -1: none)}
     def stats(self) -> dict[str, Any]: ...
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,
     #     "requeued":, "poisoned":}, "rows": int, "executions": int, "copies": int,
     #     "copied_bytes": int, "compute_busy_ns": int, "last_inference_ms": int,
     #     "batch_rows": np.ndarray[uint64, 129],
-    #     "stage": {"queue" | "copy_in" | "compute" | "copy_out" | "total":
+    #     "stage": {"queue" | "copy_in" | "compute" | "copy_out" | "total" | "dispatch":
     #               {"count": int, "sum_ns": int, "bins": np.ndarray[uint64, 512]}}}
 
 def histogram_bounds_us() -> np.ndarray: ...  # float64[513]: bin i covers [b[i], b[i+1])

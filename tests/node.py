@@ -6,6 +6,7 @@ pidfd. Only counters in shared memory are polled.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -234,19 +235,30 @@ class Node:
 
     def segment(self, name: str) -> Segment:
         """A function's segment, mapped by the test as well."""
-        (pid, *_) = self.worker_pids(name)
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            if str(entry.readlink()).startswith("/memfd:gslice"):
-                fd = os.open(entry, os.O_RDWR)
-                try:
-                    return Segment.open(fd)
-                finally:
-                    os.close(fd)
-        raise AssertionError(f"worker {pid} of {name} has no segment")
+        found: list[Segment] = []
+
+        def met(_status: Any) -> bool:
+            for pid in self.worker_pids(name):  # one that loads has none, one that ended neither
+                with contextlib.suppress(FileNotFoundError, PermissionError):
+                    found.extend(_segments_of(pid))
+            return bool(found)
+
+        self.wait_status(met)
+        return found[0]
 
     def wait_all_free(self, name: str) -> None:
         """Waits until every slot of a function is FREE and no overflow block is in use."""
         wait_all_free(self.segment(name))
+
+
+def _segments_of(pid: int) -> Iterator[Segment]:
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if str(entry.readlink()).startswith("/memfd:gslice"):
+            fd = os.open(entry, os.O_RDWR)
+            try:
+                yield Segment.open(fd)
+            finally:
+                os.close(fd)
 
 
 def wait_all_free(segment: Segment, timeout_s: float = WAIT_S) -> None:

@@ -25,7 +25,7 @@ _REFRESH_S = 0.25
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="The function.", metavar="NAME")],
+    name: options.FunctionName,
     rate: Annotated[
         float | None,
         typer.Option("--rate", help="Open loop: requests a second, as a Poisson process.", min=0.1),

@@ -12,9 +12,14 @@ import typer
 from gslice.cli import options
 from gslice.cli.output import console, print_json, show_warning, table
 from gslice.core.errors import InvalidArgument, LoadFailed, NotFound
-from gslice.core.figures import milliseconds
+from gslice.core.figures import megabytes, milliseconds
 
-Name = Annotated[str, typer.Argument(help="The function's name.", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="The function's name.", metavar="NAME", autocompletion=options.complete_function
+    ),
+]
 
 
 def load(
@@ -41,6 +46,39 @@ def load(
     body, base_dir = _function_yaml(model, file, {"share": share, "slo": slo, "device": device})
     with options.connect(state_dir) as control:
         _show_stages(name, control.load(name, body, base_dir), as_json)
+
+
+def resize(
+    name: Name,
+    share: Annotated[str, typer.Argument(help="Such as 40%, auto or '{min: 20%, max: 60%}'.")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show each stage, until the new share is in force.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    state_dir: options.StateDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Change the share of a function while it serves.
+
+    Where the share of a process cannot change, a shadow is loaded and warmed beside it, and takes
+    over between two batches. `gslice diff` shows the new share, `gslice save` keeps it.
+    """
+    with options.connect(state_dir) as control:
+        stages = control.resize(name, share, dry_run=dry_run)
+        if wait or dry_run:
+            last = _show_stages(name, stages, as_json)
+            if last is not None and last.name == "done" and not as_json:
+                console().print(_resized_line(name, last.resized), markup=False)
+            return
+        first = next(stages)  # the daemon goes on without us
+    if as_json:
+        from gslice.client.control import as_dict
+
+        print_json(as_dict(first))
+    else:
+        console().print(f"{name}: {first.detail}; `--wait` shows the stages", markup=False)
 
 
 def unload(name: Name, state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
@@ -132,10 +170,25 @@ def _read(file: Path) -> str:
     return text
 
 
-def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> None:
+def _resized_line(name: str, resized: Any) -> str:
+    line = f"{name} has {resized.share_effective_percent:g}%"
+    if resized.path != "shadow":
+        return f"{line}, changed in place" if resized.path == "in place" else f"{line} already"
+    holes = [swap.hole_us for swap in resized.swaps if swap.hole_us >= 0]
+    hole = f"; first request waited {max(holes):.0f} us" if holes else ""
+    flip_us = max((swap.flip_us for swap in resized.swaps), default=0.0)
+    return (
+        f"{line}: shadow warm after {resized.prepare_ms / 1000:.2f} s and "
+        f"{megabytes(resized.extra_memory_bytes)}, flip {flip_us:.0f} us{hole}"
+    )
+
+
+def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> Any:
+    """Shows stages as they pass and returns the last; raises LoadFailed if that is `failed`."""
     from gslice.client.control import as_dict
 
     passed = []
+    stage = None
     screen = console()
     for stage in stages:
         passed.append(as_dict(stage))
@@ -147,6 +200,7 @@ def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> None:
     if passed and passed[-1]["name"] == "failed":
         detail = passed[-1]["detail"].removeprefix(f"function {name}: ")
         raise LoadFailed(f"{name}: {detail}", hint=f"see more with `gslice logs {name}`")
+    return stage
 
 
 def _print_changes(changes: Any) -> None:

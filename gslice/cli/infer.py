@@ -24,7 +24,7 @@ _VALUES_SHOWN = 6
 
 
 def infer(
-    name: Annotated[str, typer.Argument(help="The function.", metavar="NAME")],
+    name: options.FunctionName,
     inputs: Annotated[
         list[str],
         typer.Argument(

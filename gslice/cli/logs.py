@@ -11,7 +11,12 @@ from gslice.cli import options
 
 def logs(
     name: Annotated[
-        str, typer.Argument(help="A function, `frontend` or `daemon`.", metavar="NAME")
+        str,
+        typer.Argument(
+            help="A function, `frontend` or `daemon`.",
+            metavar="NAME",
+            autocompletion=options.complete_function,
+        ),
     ] = "daemon",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.", min=0)] = 100,

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gslice.cli import bench, config, demo, doctor, functions, infer, init, logs, serve, status
+from gslice.cli import (
+    bench,
+    config,
+    demo,
+    doctor,
+    events,
+    functions,
+    infer,
+    init,
+    logs,
+    serve,
+    status,
+)
 from gslice.cli.output import show_error
 from gslice.core.errors import GsliceError
 
@@ -63,8 +75,10 @@ app.command("ps")(status.processes)
 app.command("status")(status.status)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
+app.command("resize")(functions.resize)
 app.command("diff")(functions.diff)
 app.command("save")(functions.save)
+app.command("events")(events.events)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gslice.core.errors import ConfigError, Unavailable
+from gslice.core.errors import ConfigError, GsliceError, Unavailable
 
 if TYPE_CHECKING:
     from gslice.client.control import Control
@@ -33,6 +33,22 @@ Address = Annotated[
         help="Where the functions are served. Default: what the daemon here says.",
         metavar="HOST:PORT",
     ),
+]
+
+
+def complete_function(context: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: the functions whose names begin like that; none where no daemon answers."""
+    try:
+        with connect(context.params.get("state_dir")) as control:
+            names = [function.name for function in control.status().functions]
+    except GsliceError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+FunctionName = Annotated[
+    str,
+    typer.Argument(help="The function.", metavar="NAME", autocompletion=complete_function),
 ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gslice.cli import options
+from gslice.cli.events import EventLines
 from gslice.cli.output import console, print_json, table
 from gslice.core.figures import megabytes, milliseconds, percent, requested_share
 
@@ -28,6 +30,7 @@ _STATE_STYLES = {
     "UNAVAILABLE": "bold red",
 }
 _WATCH_INTERVAL_MS = 1000
+_EVENTS_SHOWN = 5
 
 
 def processes(
@@ -117,11 +120,18 @@ def _follow(statuses: Any, as_json: bool, view: Callable[[Any], Group]) -> None:
         for found in statuses:
             print(json.dumps(as_dict(found)), flush=True)
         return
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
+    lines = EventLines()
+    last: deque[Text] = deque(maxlen=_EVENTS_SHOWN)
     with Live(console=console(crop=True), auto_refresh=False) as live:
         for found in statuses:
-            live.update(view(found), refresh=True)
+            for event in found.events:
+                last.append(line := lines.line(event))
+                line.no_wrap, line.overflow = True, "ellipsis"
+            live.update(Group(view(found), Text(), *last), refresh=True)
 
 
 def _functions_only(found: Any) -> Group:

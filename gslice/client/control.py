@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +81,16 @@ class Control:
         """Drains and removes a function; a `Stage` each as they pass."""
         return self._stream("Unload", "UnloadRequest", name=name)
 
+    def resize(self, name: str, share: str, *, dry_run: bool = False) -> Iterator[Any]:
+        """Changes a function's share; a `Stage` each as they pass, the last with what was done.
+
+        Args:
+            name: The function's.
+            share: YAML, as under `functions.<name>.share`: `40%`, `auto`, `{min: 20%, max: 60%}`.
+            dry_run: Only one `Stage`, with what would be done.
+        """
+        return self._stream("Resize", "ResizeRequest", name=name, share=share, dry_run=dry_run)
+
     def diff(self) -> Any:
         """How what runs differs from node.yaml: a `DiffReply`."""
         return self._call("Diff", "DiffRequest")
@@ -94,6 +104,21 @@ class Control:
         """Lines of a function's, the front-end's or the daemon's log."""
         stream = self._stream("Logs", "LogsRequest", name=name, lines=lines, follow=follow)
         return (line.text for line in stream)
+
+    def events(
+        self, limit: int, *, follow: bool = False, subject: str = "", kinds: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """The newest `limit` events, oldest first; with `follow`, then what happens.
+
+        Args:
+            limit: How many of the past.
+            follow: Go on until the daemon stops.
+            subject: A function, a device, `frontend` or `daemon`; empty: all.
+            kinds: Such as `crash`; empty: all.
+        """
+        return self._stream(
+            "Events", "EventsRequest", limit=limit, follow=follow, subject=subject, kinds=kinds
+        )
 
     def shutdown(self, drain_timeout_ms: int) -> None:
         """Asks the daemon to stop in order; it answers before it ends."""

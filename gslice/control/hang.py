@@ -18,12 +18,16 @@ class Stamps:
         last_claim_ns: Its last claim.
         lane_started_ns: Since when each lane is busy; 0: idle.
         sleeping: The pump waits for work.
+        ready_since_ns: Since when it could have claimed; 0: it can not now.
+        first_wait_ns: How long the first claim after a flip had waited for it; -1: none yet.
     """
 
     pump_ns: int
     last_claim_ns: int
     lane_started_ns: Sequence[int]
     sleeping: bool
+    ready_since_ns: int = 0
+    first_wait_ns: int = -1
 
 
 class HangWatch:

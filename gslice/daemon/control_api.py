@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from gslice.core.errors import GsliceError, NotFound, Unavailable
+from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
+from gslice.core.events import EventKind
+from gslice.daemon.store import EventFilter
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.frontends import LOG_NAME
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
+from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
     from gslice.core.config import SettingChange
     from gslice.daemon.daemon import Daemon
+    from gslice.daemon.store import Event
 
 SERVICE = "gslice.v1.Control"
 LINES_MAX = 10_000
@@ -77,10 +82,12 @@ class Servicer:
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The status again whenever it changes, and at least every interval."""
         interval_ms = max(_WATCH_INTERVAL_MIN_MS, request.interval_ms or _WATCH_INTERVAL_MS)
-        changes = self._daemon.node.changes
+        changes, events = self._daemon.node.changes, self._daemon.events.watcher()
         while True:
             seen = changes.version
-            yield self._status()
+            status = self._status()
+            status.events.extend(map(_event, events.news()))
+            yield status
             await changes.wait(seen, interval_ms / 1000)
 
     async def Load(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -102,6 +109,40 @@ class Servicer:
             await abort(context, error)
         async for stage in self._stages(lambda stage: self._daemon.unload(request.name, stage)):
             yield stage
+
+    async def Resize(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Changes the share of a function that serves, or says what that would do."""
+        try:
+            plan = self._daemon.plan_resize(request.name, request.share)
+        except GsliceError as error:
+            await abort(context, error)
+        if request.dry_run:
+            planned = _resized(Resized(plan.path, plan.share_percent))
+            yield message("gslice.v1.Stage")(name="plan", detail=plan.text, resized=planned)
+            return
+        resized = Resized()
+
+        async def order(stage: Callable[[str, str], None]) -> None:
+            nonlocal resized
+            resized = await self._daemon.resize(request.name, request.share, stage)
+            stage("done", "")
+
+        async for stage in self._stages(order):
+            if stage.name == "done":
+                stage.resized.CopyFrom(_resized(resized))
+            yield stage
+
+    async def Events(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """What happened, then what happens."""
+        wanted = EventFilter(request.subject, tuple(request.kinds))
+        try:
+            self._check_filter(wanted)
+            async for event in self._daemon.events.read(
+                wanted, request.limit, follow=request.follow
+            ):
+                yield _event(event)
+        except GsliceError as error:
+            await abort(context, error)
 
     async def Diff(self, request: Any, context: Any) -> Any:
         """How what is wanted differs from node.yaml."""
@@ -145,6 +186,24 @@ class Servicer:
         self._daemon.stop(drain_s)
         return message("gslice.v1.ShutdownReply")()
 
+    def _check_filter(self, wanted: EventFilter) -> None:
+        """What can never be found is a mistake, for which nobody should wait.
+
+        Raises:
+            InvalidArgument: there is no such kind.
+            NotFound: nothing of that name is here, nor was.
+        """
+        for kind in wanted.kinds:
+            if kind not in set(EventKind):
+                raise InvalidArgument(f"no kind of event is {kind!r}", hint=", ".join(EventKind))
+        daemon, subject = self._daemon, wanted.subject
+        known = {LOG_NAME, DAEMON_LOG_NAME, *daemon.node.gpus}
+        known |= {*daemon.supervisor.functions, *daemon.desired.functions}
+        if subject and subject not in known and not daemon.events.known(subject):
+            raise NotFound(
+                f"nothing is or was called {subject!r} here", hint=", ".join(sorted(known))
+            )
+
     def _status(self) -> Any:
         path = self._daemon.desired.path
         empty = message("gslice.v1.Status")()
@@ -167,12 +226,25 @@ class Servicer:
                 await order(pass_on)
             except GsliceError as error:
                 pass_on("failed", str(error))
+            except asyncio.CancelledError:
+                pass_on("failed", "the daemon is stopping")
+                raise
             finally:
                 passed.put_nowait(None)
 
         self._daemon.background(carry_out())
         while (item := await passed.get()) is not None:
             yield item
+
+
+def _resized(resized: Resized) -> Any:
+    swap = message("gslice.v1.Swap")
+    swaps = [swap(**dataclasses.asdict(each)) for each in resized.swaps]
+    return message("gslice.v1.Resized")(**{**vars(resized), "swaps": swaps})
+
+
+def _event(event: Event) -> Any:
+    return message("gslice.v1.Event")(**vars(event))
 
 
 def _changes(changes: Iterable[SettingChange]) -> list[Any]:

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import logging
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from gslice import __version__
 from gslice._native import histogram_bounds_us
-from gslice.core.config import function_from_yaml
+from gslice.core.config import function_from_yaml, share_from_yaml
 from gslice.core.errors import (
     GsliceError,
     Internal,
     InvalidArgument,
-    PermissionDenied,
     Unavailable,
 )
+from gslice.core.events import EventKind
 from gslice.daemon.desired import Desired
+from gslice.daemon.events import EventLog, forgiving
 from gslice.daemon.http import HttpServer, health
+from gslice.daemon.overrides import json_body, refuse_other_code
 from gslice.daemon.status import Addresses, StatusReader
 from gslice.ipc.codec import to_json
 from gslice.ipc.messages import Failed, Ok, RepositoryCall
 from gslice.supervise.adoption import end_strays
 from gslice.supervise.logs import DAEMON_LOG_NAME
+from gslice.supervise.news import unheard
 from gslice.supervise.node import Node
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.supervisor import Supervisor
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable
 
     from gslice.core.config import Config
     from gslice.core.types import FunctionSpec
@@ -41,10 +44,10 @@ if TYPE_CHECKING:
     from gslice.daemon.store import Store
     from gslice.ipc.channel import Received
     from gslice.supervise.child import Child
+    from gslice.supervise.resize import Resized, ResizePlan
 
 _SAMPLE_PERIOD_S = 1.0
 _T = TypeVar("_T")
-_log = logging.getLogger("gslice")
 
 
 class Daemon:
@@ -57,6 +60,7 @@ class Daemon:
     Attributes:
         supervisor: What runs.
         desired: What should.
+        events: What happened.
         reader: What it looks like.
     """
 
@@ -64,15 +68,16 @@ class Daemon:
         self._accepting = self._loaded = self._draining = False
         self._config = config
         self._store = store
-        self.node = Node.open(config.node, config.devices, self._event)
+        self.events = EventLog(store)
+        self.node = Node.open(config.node, config.devices, self.events.record)
         self.supervisor = Supervisor(self.node, self._called)
-        self.desired = Desired(config, store, self._event)
+        self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
-        self.reader = StatusReader(self.supervisor, self._addresses)
+        self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._tasks = Tasks(DAEMON_LOG_NAME, self._event)
+        self._tasks = Tasks(DAEMON_LOG_NAME, self.events.record)
         self._http: list[HttpServer] = []
         self._control: ControlServer | None = None
 
@@ -108,6 +113,7 @@ class Daemon:
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
             self._draining = True
+            self._tell(EventKind.DAEMON, "stops")
             self.node.changes.notify()
             try:
                 await (self._fail() if failed else self._stop())
@@ -123,6 +129,7 @@ class Daemon:
         self._stop_asked.set()
 
     async def _start(self) -> None:
+        self._tell(EventKind.DAEMON, f"gslice {__version__} starts, pid {os.getpid()}")
         # First what can fail: a wrong port must not cost the children of an earlier daemon.
         self._start_http()
         wanted = self.desired.functions
@@ -183,7 +190,7 @@ class Daemon:
     async def _try_to_load(self, spec: FunctionSpec) -> None:
         # Why it failed stands in the log and in the function's state.
         with contextlib.suppress(GsliceError):
-            await self._load(spec, lambda stage, detail: None)
+            await self._load(spec, unheard)
 
     async def _stop(self) -> None:
         """The staged stop, until somebody is in a hurry; then the end of what is left."""
@@ -213,6 +220,7 @@ class Daemon:
     async def _close(self) -> None:
         for server in self._http:
             await asyncio.to_thread(server.close)
+        self.events.close()
         if self._control is not None:
             await self._control.stop()
         reclaim(self.node)
@@ -248,6 +256,33 @@ class Daemon:
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
 
+    def plan_resize(self, name: str, share: str) -> ResizePlan:
+        """What a resize would do: `Supervisor.plan_resize`, of a share as YAML."""
+        return self.supervisor.plan_resize(name, share_from_yaml(name, share))
+
+    async def resize(self, name: str, share: str, stage: Callable[[str, str], None]) -> Resized:
+        """Changes a function's share on somebody's order; it stays wanted from then on.
+
+        Args:
+            name: The function's.
+            share: YAML, as under functions.<name>.share.
+            stage: Told of each stage.
+
+        Raises:
+            GsliceError: as `Supervisor.resize`; what was wanted before still is.
+        """
+        try:
+            resized = await self.supervisor.resize(name, share_from_yaml(name, share), stage)
+        except GsliceError as error:
+            self.node.event(name, EventKind.FAILED, f"not resized: {error.message}")
+            raise
+        function = self.supervisor.function(name)
+        self.desired.put(function.spec)
+        function.source = self.desired.source(name)
+        text = f"{resized.share_granted_percent:g}% granted ({resized.path})"
+        self.node.event(name, EventKind.SHARE, text)
+        return resized
+
     async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
         """Unloads a function on somebody's order.
 
@@ -256,7 +291,7 @@ class Daemon:
         """
         await self.supervisor.unload(name, stage)
         self.desired.remove(name)
-        self.node.event(name, "unloaded")
+        self.node.event(name, EventKind.UNLOAD, "unloaded")
         stage("done", "")
 
     async def save(self) -> Saved:
@@ -264,7 +299,7 @@ class Daemon:
         saved = self.desired.save()
         for function in self.supervisor.functions.values():
             function.source = "file"
-        self.node.event("daemon", f"{len(saved.changes)} change(s) saved to {saved.path}")
+        self._tell(EventKind.CONFIG, f"{len(saved.changes)} change(s) saved to {saved.path}")
         self.node.changes.notify()
         await self._follow_desired(saved.overruled)
         return saved
@@ -273,7 +308,7 @@ class Daemon:
         """Drops the overlay, and goes back to what node.yaml says."""
         dropped = self.desired.discard()
         await self._follow_desired({*self.supervisor.functions, *self.desired.functions})
-        self.node.event("daemon", f"{len(dropped.changes)} run-time change(s) dropped")
+        self._tell(EventKind.CONFIG, f"{len(dropped.changes)} run-time change(s) dropped")
         return dropped
 
     def background(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
@@ -286,7 +321,7 @@ class Daemon:
         """Of these functions, unloads what is not wanted and loads what does not run as wanted."""
         wanted = self.desired.functions
         for name in self.supervisor.functions.keys() & names - wanted.keys():
-            await self.supervisor.unload(name, lambda stage, detail: None)
+            await self.supervisor.unload(name, unheard)
         await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
 
     async def _load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
@@ -301,7 +336,7 @@ class Daemon:
             await self.supervisor.load(spec, timed, self.desired.source(spec.name))
         except GsliceError as error:
             reason = str(error).removeprefix(f"function {spec.name}: ")
-            self._event(spec.name, f"not loaded: {reason}", logging.ERROR)
+            self.node.event(spec.name, EventKind.FAILED, f"not loaded: {reason}")
             raise
         deployment = self.supervisor.function(spec.name).deployment
         if deployment is not None and deployment.segment is not None:
@@ -312,28 +347,18 @@ class Daemon:
                 "segment_bytes": deployment.segment.size_bytes,
                 "signature": to_json(deployment.signature),
             }
-            with self._forgiving():
+            with forgiving():
                 self._store.observe(spec.name, observation)
-            self.node.event(spec.name, f"serves after {observation['ready_us'] / 1e6:.2f} s")
+            text = f"serves after {observation['ready_us'] / 1e6:.2f} s"
+            self.node.event(spec.name, EventKind.LOAD, text)
 
     async def _sample(self) -> None:
         while True:
             self.reader.sample()
             await asyncio.sleep(_SAMPLE_PERIOD_S)
 
-    def _event(self, subject: str, text: str, level: int = logging.INFO) -> None:
-        _log.log(level, "%s: %s", subject, text)
-        with self._forgiving():
-            self._store.add_event(subject, text)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _forgiving() -> Iterator[None]:
-        """What only informs must not stop what it tells of, such as a restart on a full disk."""
-        try:
-            yield
-        except GsliceError as error:
-            _log.warning("not recorded: %s", error)
+    def _tell(self, kind: EventKind, text: str) -> None:
+        self.node.event(DAEMON_LOG_NAME, kind, text)
 
     def _called(self, child: Child, received: Received) -> None:
         """A front-end asks for something."""
@@ -349,9 +374,9 @@ class Daemon:
             if call.call == "load":
                 spec = self.spec_from_yaml(call.name, json_body(call.config))
                 refuse_other_code(spec, self.desired.declared(call.name))
-                await self.load(spec, lambda stage, detail: None)
+                await self.load(spec, unheard)
             else:
-                await self.unload(call.name, lambda stage, detail: None)
+                await self.unload(call.name, unheard)
             answer = Ok()
         except GsliceError as error:
             answer = Failed(error.code, str(error))
@@ -360,33 +385,3 @@ class Daemon:
             raise
         finally:
             child.send(answer, seq=seq)  # in any case: the front-end waits without an end
-
-
-def refuse_other_code(asked: FunctionSpec, declared: FunctionSpec) -> None:
-    """Whoever reaches the gRPC port may change how a function is served, not what is run.
-
-    Raises:
-        PermissionDenied: another model, class, or environment is asked for than declared.
-    """
-    for setting in ("engine", "model", "python", "python_path", "args", "environment"):
-        if getattr(asked, setting) != getattr(declared, setting):
-            raise PermissionDenied(
-                f"function {asked.name}: clients may not change its {setting}",
-                hint="its operator can, with `gslice load`",
-            )
-
-
-def json_body(text: str) -> str:
-    """A client's config override, which the protocol says is JSON.
-
-    Raises:
-        InvalidArgument: it is not.
-    """
-    if text.strip():
-        try:
-            json.loads(text)
-        except ValueError as error:
-            raise InvalidArgument(f"the config override is not JSON: {error}") from error
-        except RecursionError:
-            raise InvalidArgument("the config override is nested too deeply") from None
-    return text

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from gslice.core.config import diff_functions, load_config, save_functions
 from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.events import EventKind
 from gslice.daemon.store import OverlayEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from gslice.core.config import Config, SettingChange
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.daemon.store import Store
 
@@ -64,10 +66,10 @@ class Desired:
     Args:
         config: node.yaml as read.
         store: Keeps the overlay.
-        event: Told, with subject and text, where the file wins over the overlay.
+        event: Told where the file wins over the overlay.
     """
 
-    def __init__(self, config: Config, store: Store, event: Callable[[str, str], None]) -> None:
+    def __init__(self, config: Config, store: Store, event: Record) -> None:
         self._path = config.path
         self._gpus = config.gpus
         self._file = dict(config.functions)
@@ -170,7 +172,7 @@ class Desired:
         for name in names:
             self._store.drop_overlay(name)
             del self._overlay[name]
-            self._event(name, why)
+            self._event(name, EventKind.CONFIG, why)
 
     def _forget_overlay(self) -> None:
         for name in self._overlay:

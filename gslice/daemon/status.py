@@ -14,6 +14,8 @@ from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gslice.core.config import DeviceConfig
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
@@ -41,11 +43,15 @@ class StatusReader:
     Args:
         supervisor: What runs.
         addresses: Filled in as servers come up.
+        events: How many there were, by kind; every kind is there.
     """
 
-    def __init__(self, supervisor: Supervisor, addresses: Addresses) -> None:
+    def __init__(
+        self, supervisor: Supervisor, addresses: Addresses, events: Mapping[str, int]
+    ) -> None:
         self._supervisor = supervisor
         self._addresses = addresses
+        self._events = events
         self._bounds_us = _native.histogram_bounds_us()
         self._watched: dict[str, _Watched] = {}
         self._begun_s = time.monotonic()
@@ -120,6 +126,7 @@ class StatusReader:
             frontends.restarts,
             {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
             [_gpu_reading(gpu) for gpu in self._supervisor.node.gpus.values()],
+            dict(self._events),
             [(s.engine, resident_bytes(s.pid)) for s in list(self._supervisor.node.spares.idle)],
         )
 
@@ -186,9 +193,9 @@ class StatusReader:
         for worker in deployment.workers:
             message.workers.add(
                 pid=worker.pid,
-                state="READY" if worker.ready else "LOADING",
+                state=_worker_state(worker),
                 rss_bytes=resident_bytes(worker.pid),
-                restarts=function.restarts,
+                restarts=function.restarts.count,
             )
         if deployment.segment is not None:
             self._fill_figures(message, function.name, deployment.segment)
@@ -206,6 +213,12 @@ class StatusReader:
         message.p50_us = figures.p50_us
         message.p99_us = figures.p99_us
         message.batch_mean_rows = figures.batch_mean_rows
+
+
+def _worker_state(worker: Worker) -> str:
+    if worker.draining:
+        return "DRAINING"
+    return "READY" if worker.ready else "LOADING"
 
 
 def _requested_percent(function: Function) -> float:
@@ -228,7 +241,7 @@ def _function_reading(function: Function) -> FunctionReading:
             "effective": deployment.share_effective_percent if deployment else 0.0,
         },
         worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
-        worker_restarts=function.restarts,
+        worker_restarts=function.restarts.count,
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=sum(w.device_memory_bytes for w in workers),
     )

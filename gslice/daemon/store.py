@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from gslice.core.errors import FailedPrecondition, Unavailable
+from gslice.core.events import EventKind
 from gslice.core.types import FunctionSpec
 from gslice.ipc.codec import from_json, to_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA_VERSION = 1
 EVENTS_MAX = 10_000
 OBSERVATIONS_MAX = 100  # of a function
 _LOCK_TIMEOUT_S = 0.2  # only people with a shell of their own hold it; the event loop must not wait
 
-_SCHEMA = """
+# Each brings a database from the version of its place in the list to the next one.
+_MIGRATIONS = (
+    """
 CREATE TABLE overlay (
   name TEXT PRIMARY KEY, spec TEXT, base TEXT, changed_at REAL NOT NULL) STRICT;
 CREATE TABLE observation (
@@ -32,7 +34,13 @@ CREATE TABLE observation (
 CREATE INDEX observation_of ON observation (function, id);
 CREATE TABLE event (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL) STRICT;
-"""
+""",
+    f"""
+ALTER TABLE event ADD COLUMN monotonic_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE event ADD COLUMN kind TEXT NOT NULL DEFAULT '{EventKind.OTHER}';
+""",
+)
+SCHEMA_VERSION = len(_MIGRATIONS)
 
 
 @dataclass(frozen=True)
@@ -53,14 +61,47 @@ class Event:
     """Something that happened.
 
     Attributes:
-        at: Seconds since the epoch.
-        subject: A function, `frontend` or `daemon`.
+        id: Ascends with time, also from one daemon to the next.
+        at_s: Seconds since the epoch.
+        monotonic_us: On CLOCK_MONOTONIC, which starts anew with the machine; 0: not known.
+        subject: A function, a device, `frontend` or `daemon`.
+        kind: One word.
         text: What happened.
     """
 
-    at: float
+    id: int
+    at_s: float
+    monotonic_us: int
     subject: str
+    kind: str
     text: str
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Which events somebody wants.
+
+    Attributes:
+        subject: Only those of it; empty: of all.
+        kinds: Only those; empty: all.
+    """
+
+    subject: str = ""
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def condition(self) -> tuple[str, tuple[str, ...]]:
+        """As SQL for a WHERE, and the values in it."""
+        conditions, values = ["TRUE"], self.kinds
+        if self.kinds:
+            conditions.append(f"kind IN ({', '.join('?' for _ in self.kinds)})")
+        if self.subject:
+            conditions.append("subject = ?")
+            values = (*values, self.subject)
+        return " AND ".join(conditions), values
+
+
+ALL_EVENTS = EventFilter()
 
 
 class Store:
@@ -141,20 +182,33 @@ class Store:
         )
         return [json.loads(what) for (what,) in rows]
 
-    def add_event(self, subject: str, text: str) -> None:
+    def add_event(self, subject: str, kind: EventKind, text: str) -> None:
         """Records an event; the newest EVENTS_MAX are kept."""
         cursor = self._execute(
-            "INSERT INTO event (at, subject, text) VALUES (?, ?, ?)", (time.time(), subject, text)
+            "INSERT INTO event (at, monotonic_us, subject, kind, text) VALUES (?, ?, ?, ?, ?)",
+            (time.time(), time.monotonic_ns() // 1000, subject, kind, text),
         )
         last = cursor.lastrowid or 0
         self._execute("DELETE FROM event WHERE id <= ?", (last - EVENTS_MAX,))
 
-    def events(self, limit: int = 100) -> list[Event]:
-        """The newest events, newest first."""
+    def events(self, after: int, limit: int, wanted: EventFilter = ALL_EVENTS) -> list[Event]:
+        """The first events after an id, oldest first."""
+        condition, values = wanted.condition
         rows = self._execute(
-            "SELECT at, subject, text FROM event ORDER BY id DESC LIMIT ?", (limit,)
+            "SELECT id, at, monotonic_us, subject, kind, text FROM event"
+            f" WHERE {condition} AND id > ? ORDER BY id LIMIT ?",
+            (*values, after, limit),
         )
         return [Event(*row) for row in rows]
+
+    def before_newest_events(self, count: int, wanted: EventFilter = ALL_EVENTS) -> int:
+        """The id after which the newest `count` events come, and what happens from now on."""
+        condition, values = wanted.condition
+        row = self._execute(
+            f"SELECT id FROM event WHERE {condition} ORDER BY id DESC LIMIT 1 OFFSET ?",
+            (*values, count),
+        ).fetchone()
+        return row[0] if row else 0
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         try:
@@ -169,10 +223,8 @@ class Store:
                 f"{path}: written by a later gslice (schema {version}, this one {SCHEMA_VERSION})",
                 hint="use the later one, or move the file away",
             )
-        if version == 0:
-            self._db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+        for number, script in enumerate(_MIGRATIONS[version:], version + 1):
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
 
 
 def _text(spec: FunctionSpec | None) -> str | None:

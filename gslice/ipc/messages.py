@@ -82,6 +82,7 @@ class WorkerState:
         cpus: Likewise.
         memory_bytes: Resident memory of the process after loading.
         device_memory_bytes: Memory of its GPU that loading took.
+        threads: As in Ready.
     """
 
     spec: FunctionSpec | None = None
@@ -95,6 +96,7 @@ class WorkerState:
     cpus: list[int] = field(default_factory=list)
     memory_bytes: int = 0
     device_memory_bytes: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class Load:
             which its environment does and the worker reads back, or `none`.
         cpus: The cores of its device; of a GPU, those for its own threads.
         gpu: Its GPU; None on a CPU device.
+        gently: Until it has warmed up, what serves computes first.
         known: The signature that another worker of the function told; None: there was none. What
             only a run shows need not be tried again.
     """
@@ -195,6 +198,7 @@ class Load:
     limiter: str
     cpus: list[int]
     gpu: GpuGrant | None = None
+    gently: bool = False
     known: Signature | None = None
 
 
@@ -235,12 +239,14 @@ class Ready:
         limiter: What enforces it.
         memory_bytes: Resident memory of the worker.
         device_memory_bytes: Memory of its GPU that loading and warming up took.
+        threads: Most that its engine computes with at once; 0: as many as the user's code makes.
     """
 
     share_effective_percent: float
     limiter: str
     memory_bytes: int
     device_memory_bytes: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,24 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
 from gslice.core.errors import GsliceError, NotFound, Unavailable
+from gslice.core.events import EventKind
 from gslice.supervise.child import Child
+from gslice.supervise.logs import DAEMON_LOG_NAME
+from gslice.supervise.news import tell_requeued
 from gslice.supervise.process import Process
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
     from gslice.supervise.node import Node
@@ -98,24 +103,29 @@ async def end_strays(node: Node) -> None:
     await asyncio.gather(*(_end_stray(node, name) for name in node.run_dir.names()))
 
 
-def recover(group: Group, frontends: Collection[int]) -> list[int]:
+def recover(group: Group, frontends: Collection[int], event: Record) -> list[int]:
     """Cleans a segment of those who died while no daemon looked.
 
     Args:
         group: The segment and its living workers.
         frontends: Indices of the living front-ends.
+        event: Records what became of the requests that the dead had claimed.
 
     Returns:
         The front-ends to wake.
     """
-    wake = []
+    wake: list[int] = []
+    claimed: Counter[str] = Counter()
     group.segment.rebuild_hints()
     living = {worker.instance for worker in group.workers}
     for instance in set(range(MAX_INSTANCES)) - living:
         rerun = not group.spec.side_effects
-        wake += group.segment.requeue(instance, rerun, device_gone=True)["wake"]
+        result = group.segment.requeue(instance, rerun, device_gone=True)
+        wake += result.pop("wake")
+        claimed.update(result)
         group.segment.release_quarantine(instance)
         group.segment.remove_instance(instance)
+    tell_requeued(event, group.spec.name, claimed)
     for index in set(range(MAX_FRONTENDS)) - set(frontends):
         group.segment.reap_frontend(index)
         for worker in group.workers:
@@ -178,7 +188,8 @@ async def _adopt(node: Node, name: str, on_call: Callable[[Child, Received], Non
         return await Child.adopt(node.run_dir, name, on_call)
     except GsliceError as error:
         if await _end(node, name):
-            node.event(name, f"a child of an earlier daemon was ended: {error}")
+            text = f"{name}, a child of an earlier daemon, was ended: {error}"
+            node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
         node.run_dir.remove(name)
     return None
 
@@ -213,7 +224,8 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         return False
     device = node.devices.get(state.spec.device)
     if device is None:
-        node.event(state.spec.name, f"there is no device {state.spec.device} any more")
+        text = f"there is no device {state.spec.device} any more"
+        node.event(state.spec.name, EventKind.ADOPT, text)
         return False
     worker = Worker.adopted(child, state, node.log_path(state.spec.name))
     group = next((g for g in found.groups if g.segment.generation == segment.generation), None)
@@ -231,7 +243,8 @@ def _segment_of(node: Node, child: Child) -> Segment | None:
     try:
         return Segment.open(fds[0]) if len(fds) == 1 else None
     except GsliceError as error:
-        node.event(child.name, f"a worker of an earlier daemon cannot be adopted: {error}")
+        text = f"{child.name}, of an earlier daemon, cannot be adopted: {error}"
+        node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
         return None
     finally:
         for fd in fds:

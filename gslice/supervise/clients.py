@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
 from gslice.ipc.messages import EXIT_DEVICE_LOST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from gslice.core.events import Record
     from gslice.supervise.mps import Mps
     from gslice.supervise.worker import Worker
 
@@ -43,7 +43,7 @@ class Clients:
     Args:
         name: The GPU's.
         mps: Its MPS.
-        event: Records what an operator may want to know: subject and text.
+        event: Records what an operator may want to know.
 
     Attributes:
         shared: Whether they go through MPS.
@@ -52,7 +52,7 @@ class Clients:
         sound: False: MPS did not recover from the last one.
     """
 
-    def __init__(self, name: str, mps: Mps, event: Callable[[str, str], None]) -> None:
+    def __init__(self, name: str, mps: Mps, event: Record) -> None:
         self.shared = False
         self.workers: set[Worker] = set()
         self.faults = 0
@@ -61,6 +61,7 @@ class Clients:
         self._mps = mps
         self._event = event
         self._functions: dict[int, str] = {}  # by process id
+        mps.ours = self._functions.keys()  # a view, so it stays true
         self._taken_out: set[int] = set()  # process ids: they lose their device by our order
         self._fates: dict[int, asyncio.Task[list[int]]] = {}  # by process id: its last fault
         self._recovery: asyncio.Task[list[int]] | None = None
@@ -69,7 +70,6 @@ class Clients:
         """Counts a worker in."""
         self.workers.add(worker)
         self._functions[worker.pid] = function
-        self._mps.ours.add(worker.pid)
 
     async def end(self, worker: Worker) -> None:
         """Takes a hung worker's work off the GPU, before its process is killed."""
@@ -95,13 +95,12 @@ class Clients:
                 return Burial(blamed=not culprits or worker.pid in culprits)
             return Burial(device_gone=await self._mps.end_client(worker.pid))
         except GsliceError as error:
-            self._event(self._name, f"MPS does not answer: {error.message}")
+            self._event(self._name, EventKind.DEVICE, f"MPS does not answer: {error.message}")
             return Burial(device_gone=False)
         finally:
             self._functions.pop(worker.pid, None)
             self._fates.pop(worker.pid, None)
             self._taken_out.discard(worker.pid)
-            self._mps.ours.discard(worker.pid)
 
     async def gone(self, worker: Worker) -> bool:
         """Waits until a dead worker is no client any more. False: it still may be one."""
@@ -109,6 +108,7 @@ class Clients:
         if not gone:
             self._event(
                 self._name,
+                EventKind.DEVICE,
                 f"MPS does not say that worker {worker.pid} is gone; the slots that it ran stay out"
                 " of use until its function is loaded anew",
             )
@@ -159,6 +159,7 @@ class Clients:
         guilty = ", ".join(f"function {clients[pid]} (worker {pid})" for pid in culprits)
         self._event(
             self._name,
+            EventKind.FAULT,
             f"{what} reached every function on it ({names}); they are started again; "
             + (f"MPS blames {guilty}" if guilty else "MPS's log blames nobody"),
         )

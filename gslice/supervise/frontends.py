@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gslice.control.breaker import Breaker
 from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
+from gslice.core.events import EventKind
 from gslice.ipc.messages import (
     AddFunction,
     DrainFrontend,
@@ -25,6 +26,7 @@ from gslice.ipc.messages import (
     SetFunction,
 )
 from gslice.supervise.child import Child
+from gslice.supervise.news import restarted
 from gslice.supervise.process import Launch
 from gslice.supervise.tasks import Tasks, run_all
 
@@ -156,6 +158,7 @@ class Frontends:
         frontend = Frontend(state.index, child, eventfds[0], "serving")
         self.address = state.address
         self._enter(frontend)
+        self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
 
     async def drain(self, timeout_s: float) -> None:
         """Has all report not ready, accept nothing new and finish the calls in flight."""
@@ -265,11 +268,13 @@ class Frontends:
         # One that never served fails its start, which says why.
         if self._closing or frontend.state == "starting":
             return
-        self._node.event(LOG_NAME, f"front-end {frontend.index} {how}; starting another")
+        text = f"front-end {frontend.index} {how}; starting another"
+        self._node.event(LOG_NAME, EventKind.CRASH, text)
         self._restarting.start(self._restart(frontend.index))
 
     async def _restart(self, index: int) -> None:
         """Tries until it works: without a front-end the node is of no use."""
+        died_s = time.monotonic()
         while not self._closing:
             config = self._node.config
             delay_us = self._breaker.death(time.monotonic_ns() // 1000, config.frontends)
@@ -278,9 +283,12 @@ class Frontends:
             try:
                 await self._start_one(index)
             except (GsliceError, OSError) as error:
-                self._node.event(LOG_NAME, f"front-end {index} did not start: {error}")
+                text = f"front-end {index} did not start: {error}"
+                self._node.event(LOG_NAME, EventKind.FAILED, text)
             else:
                 self.restarts += 1
+                text = restarted(f"another front-end {index}", died_s)
+                self._node.event(LOG_NAME, EventKind.RESTART, text)
                 return
 
     async def _tell(self, orders: Sequence[tuple[Message, tuple[int, ...]]]) -> None:
@@ -306,7 +314,8 @@ class Frontends:
             return
         except GsliceError as error:
             name = type(order).__name__
-            self._node.event(LOG_NAME, f"front-end {frontend.index} is killed, for {name}: {error}")
+            text = f"front-end {frontend.index} is killed, for {name}: {error}"
+            self._node.event(LOG_NAME, EventKind.KILL, text)
             frontend.child.abort()
 
 

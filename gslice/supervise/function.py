@@ -8,16 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import time
 from typing import TYPE_CHECKING
 
-from gslice.control.breaker import Breaker
-from gslice.core.errors import GsliceError
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
-from gslice.supervise.logs import last_lines, shortened
+from gslice.supervise.logs import shortened
 from gslice.supervise.resize import Resizing
-from gslice.supervise.tasks import Tasks
+from gslice.supervise.restarts import Restarts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +25,6 @@ if TYPE_CHECKING:
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
     from gslice.supervise.worker import Worker
-
-LAST_LINES = 5
-LINE_MAX_CHARS = 180
 
 
 class Function:
@@ -53,7 +47,8 @@ class Function:
         share_granted_percent: Its part of the device.
         outdated: What serves was loaded for other cores, or for another limiter, than its device
             has now.
-        restarts: Workers started in place of dead ones.
+        restarts: What follows a worker's death.
+        resizing: What follows another share.
         lock: Held by whoever carries out an order.
     """
 
@@ -73,7 +68,6 @@ class Function:
         self.admitted = False
         self.share_granted_percent = 0.0
         self.outdated = False
-        self.restarts = 0
         self.lock = asyncio.Lock()
         self._node = node
         self._frontends = frontends
@@ -83,9 +77,8 @@ class Function:
         self._next: Deployment | None = None  # the one that is being loaded
         self._retiring: list[Deployment] = []  # those that finish what they have
         self._load_ordered = False
-        self._breaker = Breaker()
-        self._restarting = Tasks(spec.name, node.event)
-        self._resizing = Resizing(self, node.event)
+        self.restarts = Restarts(node, self)
+        self.resizing = Resizing(node, self)
 
     # ---- what can be seen --------------------------------------------------------------------
 
@@ -137,8 +130,8 @@ class Function:
     async def announce(self) -> None:
         """Says that it is about to be loaded, unless it accepts requests already."""
         if not self.accepting:
-            await self._restarting.cancel()
-            self._set_state("LOADING", "it is being loaded")
+            await self.restarts.cancel()
+            self.set_state("LOADING", "it is being loaded")
             await self._show("LOADING")
 
     async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
@@ -151,7 +144,7 @@ class Function:
         Raises:
             GsliceError: it could not be loaded; what served before serves on.
         """
-        self._breaker.reset()
+        self.restarts.breaker.reset()
         old = self._deployment
         new = self._make(spec)
         self._next = new
@@ -160,15 +153,15 @@ class Function:
         except BaseException:
             self._next = None
             raise
-        await self._restarting.cancel()  # not earlier: what served before may have to serve on
+        await self.restarts.cancel()  # not earlier: what served before may have to serve on
         stage("swap", "")
         new.serve()
         self.spec = spec
         self._deployment, self._next = new, None
         self.accepting, self.outdated = True, False
-        self._set_state("READY")
+        self.set_state("READY")
         # Nobody replaced those that died while the others warmed up.
-        self._replace_missing(new, "died before the others were warm")
+        self.restarts.replace_missing(new, "died before the others were warm")
         await self._show("READY")
         if old is not None:
             await self._retire(old, stage)
@@ -176,9 +169,9 @@ class Function:
     async def unload(self, stage: Callable[[str, str], None]) -> None:
         """Has all accepted requests answered, ends the workers, and is forgotten."""
         self.accepting = False
-        self._set_state("UNLOADING", "it is being unloaded")
-        await self._restarting.cancel()
-        await self._resizing.cancel()
+        self.set_state("UNLOADING", "it is being unloaded")
+        await self.restarts.cancel()
+        await self.resizing.cancel()
         await self._show("UNLOADING")
         if self._deployment is not None:
             await self._retire(self._deployment, stage)
@@ -199,8 +192,8 @@ class Function:
         deployment.adopt(segment, signature, workers)
         deployment.serve()
         self._deployment, self.accepting = deployment, True
-        self._set_state("READY")
-        self._replace_missing(deployment, "ended while no daemon ran")
+        self.set_state("READY")
+        self.restarts.replace_missing(deployment, "ended while no daemon ran")
         await self._show("READY")
 
     async def retire(
@@ -219,12 +212,10 @@ class Function:
         """Whether it is as wanted, or has failed to be."""
         return self.spec == spec and not self.outdated
 
-    def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
+    def takes_share_alone(self, before: FunctionSpec, after: FunctionSpec) -> bool:
         """Whether what serves can go on with other settings: only its share differs."""
         only_share = before != after and dataclasses.replace(before, share=after.share) == after
-        deployment = self._deployment
-        fits = deployment is None or deployment.has_share(self.share_granted_percent)
-        return only_share and self.accepting and not self.outdated and fits
+        return only_share and self.accepting and not self.outdated
 
     def set_share(self, spec: FunctionSpec) -> None:
         """Takes over a new requested share; the supervisor grants it."""
@@ -233,14 +224,14 @@ class Function:
             self._deployment.spec = dataclasses.replace(self._deployment.spec, share=spec.share)
 
     async def grant(self, share_percent: float) -> None:
-        """Sets the share in place, on what serves and on what is being loaded.
+        """Sets the share, on what serves and on what is being loaded.
 
-        Where it is fixed when a process starts, what serves is loaded anew beside itself.
+        Workers that cannot change theirs in place are replaced after any other order.
         """
         self.share_granted_percent = share_percent
         for deployment in self.lasting:
             await deployment.set_share(share_percent)
-        self._resizing.order()
+        self.resizing.order()
 
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
@@ -250,9 +241,9 @@ class Function:
     async def stop(self, drain_s: float) -> None:
         """Ends it with the daemon: finishes what was claimed, then ends the workers."""
         self.accepting = False
-        await self._restarting.cancel()
-        await self._resizing.cancel()
-        self._set_state("UNLOADING", "the daemon is stopping")
+        await self.restarts.cancel()
+        await self.resizing.cancel()
+        self.set_state("UNLOADING", "the daemon is stopping")
         if self._next is not None:
             await self._next.kill()  # its load fails, and says so to whoever asked for it
         if self._deployment is not None:
@@ -262,15 +253,15 @@ class Function:
     async def kill(self) -> None:
         """Ends it at once."""
         self.accepting = False
-        await self._restarting.cancel()
-        await self._resizing.cancel()
+        await self.restarts.cancel()
+        await self.resizing.cancel()
         for deployment in self.deployments:
             await deployment.kill()
 
     async def leave(self) -> None:
         """Lets what runs run on, for the next daemon."""
-        await self._restarting.cancel()
-        await self._resizing.cancel()
+        await self.restarts.cancel()
+        await self.resizing.cancel()
         for deployment in self.deployments:
             deployment.detach()
 
@@ -289,78 +280,27 @@ class Function:
     def kill_hung(self, now_ns: int) -> None:
         """Kills workers that make no progress."""
         for deployment in self.deployments:
-            for worker in deployment.kill_hung(now_ns):
-                limit_s = self._node.config.hang_timeout_us / 1e6
-                self._node.event(
-                    self.name, f"worker {worker.pid} made no progress for {limit_s:g} s; killed"
-                )
+            deployment.instances.kill_hung(now_ns)
 
     # ---- deaths --------------------------------------------------------------------------------
 
-    def _replace_missing(self, deployment: Deployment, how: str) -> None:
-        """Starts workers in place of those that died before anybody watched."""
-        for _ in range(deployment.spec.instances - len(deployment.workers)):
-            self._worker_lost(deployment, how)
+    def restarted(self) -> None:
+        """A worker serves in place of a dead one."""
+        self.set_state("READY")
+        self.resizing.order()  # it may have begun with another share
 
-    def _worker_lost(self, deployment: Deployment, how: str, blamed: bool = True) -> None:
-        """A worker died; its requests wait in the queue already.
-
-        Args:
-            deployment: Its.
-            how: In words.
-            blamed: False: it died of what another function did, which is no crash loop of ours.
-        """
-        self._node.event(self.name, f"a worker {how}")
-        if deployment is not self._deployment or not self.accepting:
-            return
-        delay_us = self._death(deployment) if blamed else 0
-        if not deployment.ready:
-            # Front-ends go on accepting: what comes waits in the queue for the new worker.
-            self._set_state("LOADING", f"its worker {how}; starting another")
-        self._restarting.start(self._restart(deployment, how, delay_us))
-
-    def _death(self, deployment: Deployment) -> int | None:
-        return self._breaker.death(time.monotonic_ns() // 1000, deployment.spec.instances)
-
-    async def _restart(self, deployment: Deployment, how: str, delay_us: int | None) -> None:
-        while delay_us is not None:
-            await asyncio.sleep(delay_us / 1e6)
-            try:
-                await deployment.replace()
-            except GsliceError as error:
-                how = error.message
-            except OSError as error:  # the node is short of something, which may pass
-                how = f"could not be started: {error}"
-            else:
-                self.restarts += 1
-                self._node.event(self.name, "a worker was started in its place")
-                self._set_state("READY")
-                return
-            delay_us = self._death(deployment)
-        await self._give_up(deployment, how)
-
-    async def _give_up(self, deployment: Deployment, how: str) -> None:
-        log = last_lines(self._node.log_path(self.name), LAST_LINES)
-        lines = " | ".join(shortened(line, LINE_MAX_CHARS) for line in log)
-        reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
-        if not deployment.ready:
-            # Others may be on their way; they would serve what has been given up.
-            await self._restarting.cancel()
-        if count := deployment.ready:
-            wanted = deployment.spec.instances
-            self._set_state("READY", f"{count} of {wanted} instances: {reason}")
-        elif self._load_ordered:  # it needs the share, and decides what becomes of the function
-            self._node.event(self.name, f"given up until it is loaded: {reason}")
+    async def lost_for_good(self, reason: str) -> None:
+        """Its workers keep dying, and none is left."""
+        if self._load_ordered:  # it needs the share, and decides what becomes of the function
             await self._refuse("LOADING", "LOADING", reason)
         else:
-            self._node.event(self.name, f"failed: {reason}")
             await self.fail(reason)
             self._on_failed()
 
     async def _refuse(self, state: str, shown: str, reason: str) -> None:
         """Takes no more requests; what waits is answered, even if a load interrupts us."""
         self.accepting = False
-        self._set_state(state, reason)
+        self.set_state(state, reason)
         try:
             await self._show(shown)
         finally:
@@ -371,7 +311,7 @@ class Function:
 
     def _make(self, spec: FunctionSpec) -> Deployment:
         return Deployment(
-            self._node, spec, self.share_granted_percent, self._frontends, self._worker_lost
+            self._node, spec, self.share_granted_percent, self._frontends, self.restarts.worker_lost
         )
 
     async def _retire(self, old: Deployment, stage: Callable[[str, str], None]) -> None:
@@ -385,7 +325,8 @@ class Function:
             await old.stop()  # also where a stop of the daemon cancels us
             self._retiring.remove(old)
 
-    def _set_state(self, state: str, reason: str = "") -> None:
+    def set_state(self, state: str, reason: str = "") -> None:
+        """Shows a state, and why, to whoever watches."""
         self.state, self.reason = state, shortened(reason)
         self._node.changes.notify()
 

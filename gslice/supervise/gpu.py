@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, ResourceExhausted
+from gslice.core.events import EventKind
 from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
 from gslice.device.mps import NOWHERE, client_environment, find_program
@@ -21,10 +22,10 @@ from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.device.cuda import Gpu as FoundGpu
     from gslice.supervise.worker import Worker
@@ -73,7 +74,7 @@ class Gpu:
         library: Of the node.
         directory: For the MPS control daemon's pipes and logs.
         log: For what that daemon prints.
-        event: Records what an operator may want to know: subject and text.
+        event: Records what an operator may want to know.
 
     Attributes:
         found: What the probe found; None before `ready`.
@@ -93,7 +94,7 @@ class Gpu:
         library: GpuLibrary,
         directory: Path,
         log: Path,
-        event: Callable[[str, str], None],
+        event: Record,
     ) -> None:
         self.name = name
         self.config = config
@@ -136,7 +137,8 @@ class Gpu:
                     self.reading = await asyncio.to_thread(self._nvml.reading, self.found.uuid)
                 except GsliceError as error:
                     self._nvml = None
-                    self._event(self.name, f"is not watched any more: {error.message}")
+                    text = f"is not watched any more: {error.message}"
+                    self._event(self.name, EventKind.DEVICE, text)
             if self.usable:
                 await self._look_at_mps()
 
@@ -149,7 +151,7 @@ class Gpu:
         else:
             ailment = ""
         if ailment and ailment != self._ailment:
-            self._event(self.name, ailment)
+            self._event(self.name, EventKind.DEVICE, ailment)
         self._ailment = ailment
 
     async def close(self) -> None:
@@ -179,12 +181,13 @@ class Gpu:
             self.clients.shared = self._shared
             if self._shared:
                 how = await self._mps.open(found.uuid, inventory.library)
-                self._event(self.name, f"{how} an MPS control daemon in {self._mps.paths.pipe}")
+                text = f"{how} an MPS control daemon in {self._mps.paths.pipe}"
+                self._event(self.name, EventKind.DEVICE, text)
                 await self._check_adopted()
             self.found, self.problem, self.clients.sound = found, "", True
         except GsliceError as error:
             if self.problem != str(error):
-                self._event(self.name, f"cannot be used: {error}")
+                self._event(self.name, EventKind.DEVICE, f"cannot be used: {error}")
             self.problem = str(error)
             raise
 
@@ -196,7 +199,8 @@ class Gpu:
             return
         for worker in adopted:
             if worker.pid not in clients:
-                self._event(self.name, f"worker {worker.pid} is no client of MPS; it is ended")
+                text = f"worker {worker.pid} is no client of MPS; it is ended"
+                self._event(self.name, EventKind.KILL, text)
                 worker.child.abort()
 
     async def _open_nvml(self, uuid: str) -> None:
@@ -207,14 +211,16 @@ class Gpu:
             self.reading = await asyncio.to_thread(self._nvml.reading, uuid)
         except FailedPrecondition as error:
             self._nvml = None
-            self._event(self.name, f"memory, utilisation and power are not known: {error}")
+            text = f"memory, utilisation and power are not known: {error}"
+            self._event(self.name, EventKind.DEVICE, text)
 
     def _chosen_limiter(self, library: str) -> str:
         if self.config.limiter != "auto":
             return self.config.limiter
         if self.config.mps_pipe or find_program(MPS_CONTROL, library):
             return "mps"
-        self._event(self.name, f"shares are not enforced: there is no {MPS_CONTROL}")
+        text = f"shares are not enforced: there is no {MPS_CONTROL}"
+        self._event(self.name, EventKind.SHARE, text)
         return "none"
 
     @property
@@ -321,6 +327,7 @@ class Gpu:
         if effective < wanted - 2 * _STEP_SMS:
             self._event(
                 function,
+                EventKind.SHARE,
                 f"has {effective:.0f} SMs for a share worth {wanted:.0f}; a limit of the MPS"
                 " control daemon may be lower",
             )

@@ -23,7 +23,7 @@ from gslice.supervise.mps_log import ServerLog
 from gslice.supervise.process import Process, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Container
 
 FAULT, ACTIVE = "FAULT", "ACTIVE"
 START_TIMEOUT_S = 20.0
@@ -49,7 +49,7 @@ class Mps:
         owned: It is ours.
         paths: Where clients find it.
         log: As given.
-        ours: Process ids of the clients that matter to us.
+        ours: Process ids of the clients that matter to us; `Clients` sets it.
     """
 
     def __init__(self, directory: Path, given_pipe: str, log: Path) -> None:
@@ -61,7 +61,7 @@ class Mps:
         )
         self._note = directory / "control.pid"
         self.log = log
-        self.ours: set[int] = set()
+        self.ours: Container[int] = ()
         self._met: set[int] = set()  # process ids that were in its lists
         self._servers: dict[int, int] = {}  # their start ticks by process id
         self._count = 0  # of clients, when it was asked last
@@ -309,8 +309,8 @@ class Mps:
     def _status(self) -> str:
         servers = self._control.servers()
         if not self.owned:  # a fault of another user's server is not ours
-            lists = self._lists()
-            servers = [server for server in lists if self.ours & {*lists[server]}] or servers
+            lists = self._lists().items()
+            servers = [s for s, pids in lists if any(p in self.ours for p in pids)] or servers
         found = [self._control.status(server) for server in servers]
         return FAULT if FAULT in found else next(iter(found), "")
 

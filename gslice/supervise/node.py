@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ from gslice.core.errors import NotFound
 from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
+from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig, NodeConfig
+    from gslice.core.events import EventKind, Record
 
 
 class Changes:
@@ -37,8 +39,8 @@ class Changes:
             self._next.set_result(None)
         self._next = None
 
-    async def wait(self, seen: int, timeout_s: float) -> None:
-        """Returns when the version is no longer `seen`, or after `timeout_s`."""
+    async def wait(self, seen: int, timeout_s: float | None = None) -> None:
+        """Returns when the version is no longer `seen`, or after `timeout_s`, if any."""
         if self.version != seen:
             return
         if self._next is None:
@@ -55,9 +57,10 @@ class Node:
         devices: By name.
         run_dir: Where the children's sockets are.
         log_dir: Where their logs go.
-        event: Records something that an operator may want to know later: subject and text.
-        gpus: Those of the devices that are GPUs, by name.
         changes: Told of every change of state.
+        event: Records something that an operator may want to know later.
+        gpus: Those of the devices that are GPUs, by name.
+        turns: By device: the order in which shares change there.
         spares: Workers that wait for a function.
     """
 
@@ -65,8 +68,9 @@ class Node:
     devices: dict[str, DeviceConfig]
     run_dir: RunDir
     log_dir: Path
-    event: Callable[[str, str], None]
+    event: Record
     gpus: dict[str, Gpu] = field(default_factory=dict)
+    turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
     changes: Changes = field(default_factory=Changes)
     spares: Spares = field(init=False)
 
@@ -78,7 +82,7 @@ class Node:
         cls,
         config: NodeConfig,
         devices: dict[str, DeviceConfig],
-        event: Callable[[str, str], None] | None = None,
+        event: Record | None = None,
     ) -> Node:
         """Makes the directories of a node's state."""
         log_dir = config.state_dir / "log"
@@ -116,5 +120,5 @@ class Node:
         return self.log_dir / f"{name}.log"
 
 
-def _log_event(subject: str, text: str) -> None:
+def _log_event(subject: str, kind: EventKind, text: str) -> None:
     logging.getLogger("gslice").info("%s: %s", subject, text)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
+from gslice.device.niceness import lower_child
 from gslice.ipc.messages import LISTEN_FD
 from gslice.ipc.process import start_ticks
-from gslice.supervise.priority import lower
 
 if TYPE_CHECKING:
     import socket
@@ -118,7 +118,7 @@ def start(launch: Launch, listener: socket.socket) -> Process:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
     process = spawn(arguments, {**inherited, **launch.environment}, launch.log, listener)
     if launch.lowered:
-        lower(process.pid)
+        lower_child(process.pid)
     return process
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gslice.core.events import EventKind
 from gslice.device.cgroup import remove_stale
+from gslice.supervise.logs import DAEMON_LOG_NAME
 
 if TYPE_CHECKING:
     from gslice.supervise.node import Node
@@ -18,4 +20,5 @@ if TYPE_CHECKING:
 def reclaim(node: Node) -> None:
     """Removes the control groups of processes that are gone."""
     for group in remove_stale():
-        node.event("daemon", f"removed the control group {group} of a dead process")
+        text = f"removed the control group {group} of a dead process"
+        node.event(DAEMON_LOG_NAME, EventKind.DAEMON, text)

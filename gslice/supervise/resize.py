@@ -1,58 +1,224 @@
-"""Changing a share that is fixed when a process starts: another is loaded beside what serves."""
+"""Changing a share while the function serves: in place, or by a shadow that takes over.
+
+A shadow is loaded and warmed beside the worker that it replaces, on the same segment, and takes
+over by one flip. Until then nothing has happened: what goes wrong drops the shadow alone. On a
+device one shadow at a time is prepared, so that the excess is one instance's share at most.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
-from gslice.core.errors import GsliceError
+from gslice.core.errors import Cancelled, GsliceError
+from gslice.core.events import EventKind
+from gslice.supervise.news import recorded
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
+    from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
+    from gslice.supervise.node import Node
+    from gslice.supervise.worker import Worker
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One shadow that took over.
+
+    Attributes:
+        flip_us: How long the flip took, with the wait for the function's lock.
+        hole_us: The dispatch wait of the first request after it; -1: none came until the old
+            worker had ended.
+    """
+
+    flip_us: float
+    hole_us: float
+
+
+@dataclass
+class Resized:
+    """What a resize did.
+
+    Attributes:
+        path: `shadow`, `in place`, or `none`.
+        share_granted_percent: The function's share of its device.
+        share_effective_percent: As read back.
+        excess_percent: Share that a shadow took of the device beside what it replaced, at most.
+        prepare_ms: From the start of shadows until they were warm, together.
+        extra_memory_bytes: Memory of the largest shadow.
+        swaps: One for each instance that was replaced.
+    """
+
+    path: str = "none"
+    share_granted_percent: float = 0.0
+    share_effective_percent: float = 0.0
+    excess_percent: float = 0.0
+    prepare_ms: float = 0.0
+    extra_memory_bytes: int = 0
+    swaps: list[Swap] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ResizePlan:
+    """What a resize would do.
+
+    Attributes:
+        path: As in Resized.
+        share_percent: What the function would be granted.
+        changes: Of every function of the node whose share would change: from, to.
+    """
+
+    path: str
+    share_percent: float
+    changes: dict[str, tuple[float, float]]
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        changes = [f"{name} {old:g}% -> {new:g}%" for name, (old, new) in self.changes.items()]
+        return f"{self.path}: {', '.join(changes)}" if changes else "it has that share already"
 
 
 class Resizing:
-    """Brings what serves to the share that was granted, after any other order.
+    """Brings a function's workers to the share that was granted.
 
     Args:
+        node: The node.
         function: Whose share it is.
-        event: Records what went wrong: subject and text.
     """
 
-    def __init__(self, function: Function, event: Callable[[str, str], None]) -> None:
+    def __init__(self, node: Node, function: Function) -> None:
+        self._node = node
         self._function = function
-        self._event = event
-        self._tasks = Tasks(function.name, event)
+        self._tasks = Tasks(function.name, node.event)
         self._waiting = False
+        self._ordered = self._begun = 0  # orders that came, and the last of them that began
+        self._newer = asyncio.Event()
+
+    # ---- orders ----------------------------------------------------------------------------
 
     def order(self) -> None:
         """A share was granted; if it is not the one that serves, that will be seen to."""
-        if not self._waiting and not self._is_right():
+        if not self._waiting and self._is_stale():
             self._waiting = True
-            self._tasks.start(self._resize())
+            self._tasks.start(self._follow())
+
+    def supersede(self) -> int:
+        """A newer order has come: what is being prepared is dropped, what waits never begins.
+
+        Returns:
+            The order's number, for `begin`.
+        """
+        self._ordered += 1
+        self._newer.set()
+        return self._ordered
+
+    def begin(self, order: int) -> None:
+        """An order is being carried out, by whoever holds the function's lock."""
+        self._begun = order
+
+    def check_newest(self) -> None:
+        """Raises Cancelled if an order has come after the one that was begun."""
+        if self._ordered != self._begun:
+            raise self._superseded()
 
     async def cancel(self) -> None:
         """Leaves the share as it is."""
         await self._tasks.cancel()
         self._waiting = False
 
-    def _is_right(self) -> bool:
-        share_percent = self._function.share_granted_percent
-        return all(d.has_share(share_percent) for d in self._function.lasting)
+    # ---- the resize --------------------------------------------------------------------------
 
-    async def _resize(self) -> None:
+    async def carry_out(self, stage: Callable[[str, str], None]) -> Resized:
+        """Replaces every worker that has another share than was granted.
+
+        The caller holds the function's lock, and has let the share be set in place where it can.
+
+        Args:
+            stage: Told of each stage.
+
+        Raises:
+            Cancelled: a newer order came.
+            GsliceError: a shadow could not be prepared; the worker that it was for serves on.
+        """
+        deployment, share = self._function.deployment, self._function.share_granted_percent
+        assert deployment is not None
+        resized = Resized(share_granted_percent=share)
+        self.check_newest()
+        self._newer.clear()
+        grows = share > sum(worker.share_percent for worker in deployment.stale())
+        async with self._node.turns[deployment.spec.device].take(grows=grows):
+            while stale := deployment.stale():
+                await self._replace(deployment, stale[0], resized, stage)
+        resized.share_effective_percent = deployment.share_effective_percent
+        return resized
+
+    async def _replace(
+        self,
+        deployment: Deployment,
+        old: Worker,
+        resized: Resized,
+        stage: Callable[[str, str], None],
+    ) -> None:
+        begun_s = time.monotonic()
+        shadow = await self._unless_newer(deployment.prepare(stage, gently=True))
+        resized.path = "shadow"
+        resized.prepare_ms += (time.monotonic() - begun_s) * 1000
+        resized.excess_percent = max(resized.excess_percent, shadow.share_percent)
+        resized.extra_memory_bytes = max(resized.extra_memory_bytes, shadow.memory_bytes)
+        # From here on it is done: a stop of the daemon waits for the end of it.
+        swap = asyncio.ensure_future(deployment.swap(old, shadow, stage))
+        try:
+            if (swapped := await asyncio.shield(swap)) is not None:
+                resized.swaps.append(swapped)
+        except asyncio.CancelledError:
+            await asyncio.wait([swap])
+            raise
+
+    async def _unless_newer(self, work: Coroutine[None, None, _T]) -> _T:
+        """The result of what is dropped as soon as a newer order comes."""
+        task = asyncio.ensure_future(work)
+        newer = asyncio.ensure_future(self._newer.wait())
+        try:
+            await asyncio.wait({task, newer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dropped = not task.done()
+            task.cancel()
+            newer.cancel()
+            await asyncio.wait({task, newer})
+        if dropped:
+            raise self._superseded()
+        return task.result()
+
+    def _superseded(self) -> Cancelled:
+        return Cancelled(
+            f"function {self._function.name}: a newer order took the place of this one"
+        )
+
+    # ---- shares that change because others' do ------------------------------------------------
+
+    def _is_stale(self) -> bool:
+        return any(deployment.stale() for deployment in self._function.lasting)
+
+    async def _follow(self) -> None:
         function = self._function
         async with function.lock:
             self._waiting = False
-            serving = function.deployment
-            if serving is None or not function.accepting or self._is_right():
+            deployment = function.deployment
+            if deployment is None or not function.accepting or not deployment.stale():
                 return
+            before = deployment.share_effective_percent
             try:
-                with function.load_ordered():
-                    await function.load(function.spec, lambda stage, detail: None)
+                await self.carry_out(recorded(self._node.event, function.name))
+            except Cancelled:
+                return  # whoever ordered something newer sees to it
             except GsliceError as error:
-                self._event(
-                    function.name, f"keeps its share of {serving.share_percent:g}%: {error.message}"
-                )
+                text = f"keeps its share of {before:g}%: {error.message}"
+                self._node.event(function.name, EventKind.SHARE, text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gslice.control.shares import allocate, shrinks_first
 from gslice.core.errors import GsliceError, ResourceExhausted
+from gslice.core.events import EventKind
 from gslice.supervise.logs import DAEMON_LOG_NAME
 
 if TYPE_CHECKING:
@@ -37,9 +38,18 @@ class Sharing:
             ResourceExhausted: fixed shares and minima do not fit.
             NotFound: there is no such device.
         """
-        others = [f.spec for f in self._admitted() if f is not function]
-        self._division([*others, spec])
+        self.plan(function, spec)
         function.spec, function.admitted = spec, True
+
+    def plan(self, function: Function, spec: FunctionSpec) -> dict[str, float]:
+        """The share of every function, if one of them had other settings.
+
+        Raises:
+            ResourceExhausted: fixed shares and minima do not fit.
+            NotFound: there is no such device.
+        """
+        others = [f.spec for f in self._admitted() if f is not function]
+        return self._division([*others, spec])
 
     async def share_out(self) -> None:
         """Divides the devices among all that are admitted; shrinks go before grows."""
@@ -49,7 +59,8 @@ class Sharing:
                 target = self._division(f.spec for f in admitted.values())
             except ResourceExhausted as error:
                 # Adopted under other limits; they keep their shares until they are loaded anew.
-                self._node.event(DAEMON_LOG_NAME, f"shares stay as they are: {error}")
+                text = f"shares stay as they are: {error}"
+                self._node.event(DAEMON_LOG_NAME, EventKind.SHARE, text)
                 return
             current = {name: f.share_granted_percent for name, f in admitted.items()}
             for name, share_percent in shrinks_first(current, target):
@@ -79,4 +90,5 @@ class Sharing:
             await function.grant(share_percent)
         except GsliceError as error:
             # A worker that dies over it gets the share when it is started again.
-            self._node.event(function.name, f"its share could not be set: {error}")
+            text = f"its share could not be set: {error}"
+            self._node.event(function.name, EventKind.SHARE, text)

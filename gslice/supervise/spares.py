@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from gslice.control.breaker import SECOND_US, Breaker
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
+from gslice.device.niceness import restore_child
 from gslice.ipc.messages import Assign, Ok, Prepare
 from gslice.supervise.logs import SPARES_LOG_NAME
-from gslice.supervise.priority import restore
 from gslice.supervise.tasks import run_all
 from gslice.supervise.worker import start_process
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 AUTO_MAX = 2
-PREPARE_TIMEOUT_S = 120.0  # at low priority, on a busy machine
+PREPARE_TIMEOUT_S = 600.0  # at low priority, on a busy machine
 ASSIGN_TIMEOUT_S = 1.0  # a spare that is not there at once is none
 _READ_LATE = "CUDA_"  # what libcuda reads, when it starts; all else may have been read already
 _LOOK_AGAIN_S = 1.0
@@ -104,7 +105,8 @@ class Spares:
             try:
                 await self._assign(spare, spec, environment)
             except (GsliceError, OSError) as error:
-                self._node.event(SPARES_LOG_NAME, f"spare {spare.pid} could not be used: {error}")
+                text = f"spare {spare.pid} could not be used: {error}"
+                self._node.event(SPARES_LOG_NAME, EventKind.FAILED, text)
                 await spare.child.kill()
             except BaseException:
                 spare.child.abort()
@@ -140,7 +142,7 @@ class Spares:
             child = await start_process(self._node, log, {}, lowered=True)
             await child.request(Prepare(engine), Ok, timeout_s=PREPARE_TIMEOUT_S)
         except GsliceError as error:
-            self._failed(engine, f"no spare for {engine}: {error.message}")
+            self._pause(engine, EventKind.FAILED, f"no spare for {engine}: {error.message}")
         else:
             spare, child = Spare(engine, child), None
             self.idle.append(spare)
@@ -155,7 +157,7 @@ class Spares:
     async def _assign(
         self, spare: Spare, spec: FunctionSpec, environment: Mapping[str, str]
     ) -> None:
-        restore(spare.pid)
+        restore_child(spare.pid)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         log_fd = os.open(self._node.log_path(spec.name), flags, 0o600)
         try:
@@ -172,13 +174,14 @@ class Spares:
     def _lost(self, spare: Spare, how: str) -> None:
         if spare in self.idle:
             self.idle.remove(spare)
-            self._failed(spare.engine, f"spare {spare.pid} for {spare.engine} {how}")
+            text = f"spare {spare.pid} for {spare.engine} {how}"
+            self._pause(spare.engine, EventKind.CRASH, text)
 
-    def _failed(self, engine: str, text: str) -> None:
+    def _pause(self, engine: str, kind: EventKind, text: str) -> None:
         now_us = time.monotonic_ns() // 1000
         delay_us = self._breakers.setdefault(engine, Breaker()).death(now_us)
         self._not_before_us[engine] = now_us + (_GIVEN_UP_US if delay_us is None else delay_us)
-        self._node.event(SPARES_LOG_NAME, text)
+        self._node.event(SPARES_LOG_NAME, kind, text)
         self._node.changes.notify()
 
 

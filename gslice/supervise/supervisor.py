@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
+from gslice.core.errors import (
+    FailedPrecondition,
+    GsliceError,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from gslice.core.events import EventKind
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
@@ -15,13 +23,15 @@ from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
+from gslice.supervise.news import recorded, unheard
+from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gslice.core.types import FunctionSpec
+    from gslice.core.types import FunctionSpec, ShareBounds
     from gslice.ipc.channel import Received
     from gslice.supervise.adoption import Group
     from gslice.supervise.child import Child
@@ -86,12 +96,13 @@ class Supervisor:
         unserved = known - by_name.keys()
         await self.frontends.forget(*(unserved - desired.keys()))
         for name in unserved & desired.keys():
+            self.node.event(name, EventKind.CRASH, _LOST)
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
         await self._sharing.share_out()
         await asyncio.gather(
-            *(self.unload(name, _unheard) for name in by_name if name not in desired)
+            *(self.unload(name, unheard) for name in by_name if name not in desired)
         )
 
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
@@ -102,12 +113,13 @@ class Supervisor:
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
-            self.frontends.wake(recover(group, self.frontends.eventfds()))
+            self.frontends.wake(recover(group, self.frontends.eventfds(), self.node.event))
         await function.adopt(chosen.segment, chosen.signature, chosen.workers)
         for group in groups:
             if group is not chosen:
                 await function.retire(group.spec, group.segment, group.signature, group.workers)
-        self.node.event(function.name, f"adopted {len(chosen.workers)} worker(s) that serve it")
+        served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
+        self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
     # ---- functions ---------------------------------------------------------------------------
 
@@ -126,12 +138,15 @@ class Supervisor:
         """
         self._refuse_reserved(spec.name)
         self._refuse_long(spec)
+        stage = recorded(self.node.event, spec.name, stage)
         stage("plan", "")
         while True:
             function = self.functions.get(spec.name)
             if function is None:
                 function = self.functions[spec.name] = self._new_function(spec)
+            order = function.resizing.supersede()
             async with function.lock:
+                function.resizing.begin(order)
                 # It may have been unloaded while we waited for its lock.
                 if self.functions.get(spec.name) is function:
                     await self._load(function, spec, source, stage)
@@ -144,13 +159,63 @@ class Supervisor:
             NotFound: there is none of that name.
         """
         function = self.function(name)
+        order = function.resizing.supersede()
         async with function.lock:
-            if self.functions.get(name) is not function:
-                raise NotFound(f"there is no function {name}")
-            await function.unload(stage)
+            function.resizing.begin(order)
+            self._check_present(function)
+            await function.unload(recorded(self.node.event, name, stage))
             self.functions.pop(name, None)  # a stop forgets all
         await self._sharing.share_out()
         self.node.changes.notify()
+
+    async def resize(
+        self, name: str, share: ShareBounds, stage: Callable[[str, str], None]
+    ) -> Resized:
+        """Changes the share of a function that serves; an older order that still runs gives way.
+
+        Args:
+            name: The function's.
+            share: As requested from now on.
+            stage: Told of each stage.
+
+        Raises:
+            NotFound: there is none of that name.
+            FailedPrecondition: it does not serve.
+            ResourceExhausted: fixed shares and minima do not fit.
+            Cancelled: a newer order came before the swap.
+            GsliceError: why no shadow could be prepared. What served before serves on.
+        """
+        function = self.function(name)
+        order = function.resizing.supersede()
+        async with function.lock:
+            function.resizing.begin(order)
+            function.resizing.check_newest()
+            self._check_present(function)
+            plan = self.plan_resize(name, share)
+            tell = recorded(self.node.event, name, stage)
+            tell("plan", plan.text)
+            return await self._resize(function, share, plan, tell)
+
+    def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
+        """What a resize would do.
+
+        Raises:
+            GsliceError: as `resize`, before anything is done.
+        """
+        function = self.function(name)
+        deployment = function.deployment
+        if deployment is None or not function.serving:
+            raise FailedPrecondition(
+                f"function {name} is {function.state}; only one that serves can be resized",
+                hint=f"change its share in node.yaml, or load it: gslice load {name}",
+            )
+        shares = self._sharing.plan(function, dataclasses.replace(function.spec, share=share))
+        changes = {
+            other: (f.share_granted_percent, shares[other])
+            for other, f in self.functions.items()
+            if other in shares and abs(f.share_granted_percent - shares[other]) > 1e-9
+        }
+        return ResizePlan(deployment.path_to(shares[name]), shares[name], changes)
 
     def function(self, name: str) -> Function:
         """A function by name.
@@ -178,7 +243,8 @@ class Supervisor:
                 try:
                     rotate(self.node.log_path(name))
                 except OSError as error:
-                    self.node.event(name, f"its log could not be moved away: {error}")
+                    text = f"its log could not be moved away: {error}"
+                    self.node.event(name, EventKind.DAEMON, text)
 
     async def keep_spares(self) -> None:
         """Until cancelled: has spares for the engines in use."""
@@ -263,8 +329,9 @@ class Supervisor:
                 self._sharing.admit(function, spec)  # before anything waits: first come
                 await function.announce()
                 await self._sharing.share_out()
-                if function.takes_in_place(before, spec):
+                if function.takes_share_alone(before, spec):
                     function.set_share(spec)
+                    await function.resizing.carry_out(stage)
                 else:
                     await function.load(spec, stage)
             except GsliceError as error:
@@ -277,6 +344,31 @@ class Supervisor:
         function.source = source
         self.node.changes.notify()
 
+    async def _resize(
+        self,
+        function: Function,
+        share: ShareBounds,
+        plan: ResizePlan,
+        stage: Callable[[str, str], None],
+    ) -> Resized:
+        before = function.spec
+        function.set_share(dataclasses.replace(before, share=share))
+        try:
+            await self._sharing.share_out()
+            resized = await function.resizing.carry_out(stage)
+        except GsliceError:
+            function.set_share(before)
+            await self._sharing.share_out()
+            raise
+        finally:
+            self.node.changes.notify()
+        return dataclasses.replace(resized, path=plan.path)
+
+    def _check_present(self, function: Function) -> None:
+        """Whoever waited for its lock may find it unloaded."""
+        if self.functions.get(function.name) is not function:
+            raise NotFound(f"there is no function {function.name}")
+
     def _failed(self) -> None:
         self._tasks.start(self._sharing.share_out())
 
@@ -287,7 +379,3 @@ class Supervisor:
     def _frontend_down(self, index: int) -> None:
         for function in self.functions.values():
             function.remove_frontend(index)
-
-
-def _unheard(stage: str, detail: str) -> None:
-    """Stages of a load that nobody watches."""

@@ -7,9 +7,12 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Coroutine, Iterable, Iterator
+
+    from gslice.core.events import Record
 
 _log = logging.getLogger("gslice")
 _T = TypeVar("_T")
@@ -20,10 +23,10 @@ class Tasks:
 
     Args:
         subject: What they are about, for the record.
-        event: Records it: subject and text.
+        event: Records it.
     """
 
-    def __init__(self, subject: str, event: Callable[[str, str], None]) -> None:
+    def __init__(self, subject: str, event: Record) -> None:
         self._subject = subject
         self._event = event
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -52,7 +55,8 @@ class Tasks:
             return
         if not isinstance(error, GsliceError):
             _log.error("%s: a task broke", self._subject, exc_info=error)
-        self._event(self._subject, f"a task ended with {type(error).__name__}: {error}")
+        text = f"a task ended with {type(error).__name__}: {error}"
+        self._event(self._subject, EventKind.FAILED, text)
 
 
 async def run_all(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:

@@ -56,12 +56,15 @@ class Worker:
 
     Attributes:
         instance: Its index in the segment's instance table; -1 before it is attached.
-        share_percent: The share last ordered.
+        share_percent: The share last ordered; before it is loaded, the one that it starts with.
         share_effective_percent: The share as its limiter read it back.
         limiter: What enforces the share.
+        threads: Most that its engine computes with at once; 0: as many as the user's code makes.
         memory_bytes: Resident memory after loading.
         device_memory_bytes: Memory of its GPU that it took, as it measured.
-        ready: It has warmed up and its pump runs.
+        ready: It has warmed up, its pump runs, and nothing has taken its place.
+        preparing: It loads or warms up, and hears nothing meanwhile.
+        draining: Another has taken its place; it finishes what it has.
         expected_to_end: Its death is no accident.
         exit_timeout_s: How long it may take to end in order.
         before_kill: Takes its work off its device, which a kill may leave in disorder.
@@ -74,9 +77,12 @@ class Worker:
         self.share_percent = 0.0
         self.share_effective_percent = 0.0
         self.limiter = "none"
+        self.threads = 0
         self.memory_bytes = 0
         self.device_memory_bytes = 0
         self.ready = False
+        self.preparing = False
+        self.draining = False
         self.expected_to_end = False
         self.exit_timeout_s = EXIT_TIMEOUT_S
         self.before_kill: Callable[[], Awaitable[None]] | None = None
@@ -109,6 +115,7 @@ class Worker:
         worker.share_percent = state.share_percent or state.share_effective_percent
         worker.share_effective_percent = state.share_effective_percent
         worker.limiter = state.limiter
+        worker.threads = state.threads
         worker.memory_bytes = state.memory_bytes
         worker.device_memory_bytes = state.device_memory_bytes
         worker.ready = True
@@ -132,20 +139,28 @@ class Worker:
     async def load(
         self,
         spec: FunctionSpec,
-        share_percent: float,
         limiter: str,
         cpus: list[int],
         gpu: GpuGrant | None = None,
         known: Signature | None = None,
+        *,
+        gently: bool = False,
     ) -> Signature:
         """Loads the model, with threads for its share; see `Load`.
+
+        Args:
+            spec: The function.
+            limiter: What is to enforce the share.
+            cpus: The cores of its device.
+            gpu: Its GPU; None on a CPU device.
+            known: Its signature, if another worker told it.
+            gently: What serves meanwhile computes first.
 
         Raises:
             LoadFailed: the engine's reason, or that the process died over it.
         """
-        order = Load(spec, share_percent, limiter, cpus, gpu, known)
+        order = Load(spec, self.share_percent, limiter, cpus, gpu, gently, known)
         loaded = await self._prepare(spec, "loading", order, Loaded)
-        self.share_percent = share_percent
         self.memory_bytes = loaded.memory_bytes
         self.device_memory_bytes = loaded.device_memory_bytes
         return loaded.signature
@@ -170,6 +185,7 @@ class Worker:
         ready = await self._prepare(spec, "warming up", Attach(instance), Ready, (segment.fd,))
         self.share_effective_percent = ready.share_effective_percent
         self.limiter = ready.limiter
+        self.threads = ready.threads
         self.memory_bytes = ready.memory_bytes
         self.device_memory_bytes = ready.device_memory_bytes
         self.ready = True
@@ -235,10 +251,14 @@ class Worker:
         answer: type[_A],
         fds: tuple[int, ...] = (),
     ) -> _A:
+        self.preparing = True
         try:
-            return await self.child.request(order, answer, fds=fds, timeout_s=LOAD_TIMEOUT_S)
+            prepared = await self.child.request(order, answer, fds=fds, timeout_s=LOAD_TIMEOUT_S)
         except GsliceError as error:
+            self.preparing = isinstance(error, DeadlineExceeded)
             raise await self._load_failed(spec, doing, error) from error
+        self.preparing = False
+        return prepared
 
     async def _load_failed(self, spec: FunctionSpec, doing: str, error: GsliceError) -> LoadFailed:
         if isinstance(error, ChannelClosed):

@@ -90,6 +90,7 @@ class NodeReading:
         frontend_restarts: Front-ends started in place of dead ones.
         share_limit_percent: By device.
         gpus: Those of the devices that are GPUs.
+        events: How many were recorded, by kind.
         spares: Engine and resident memory of each worker that waits for a function.
     """
 
@@ -99,6 +100,7 @@ class NodeReading:
     frontend_restarts: int = 0
     share_limit_percent: Mapping[str, float] = field(default_factory=dict)
     gpus: Sequence[GpuFigures] = ()
+    events: Mapping[str, int] = field(default_factory=dict)
     spares: Sequence[tuple[str, int]] = ()
 
 
@@ -151,6 +153,12 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
     for device, percent in reading.share_limit_percent.items():
         limit.add_metric([device], percent)
     yield limit
+    events = CounterMetricFamily(
+        "gslice_events", "What happened since the daemon started.", labels=["kind"]
+    )
+    for kind, count in reading.events.items():
+        events.add_metric([kind], count)
+    yield events
     yield from _spares(reading.spares)
 
 

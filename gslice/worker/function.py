@@ -11,6 +11,7 @@ from gslice import _native
 from gslice.core.errors import FailedPrecondition
 from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
+from gslice.device.niceness import lower, restore
 from gslice.device.tasks import pin, thread_ids
 from gslice.ipc.native import native_signature
 from gslice.worker.engines import make_engine
@@ -50,6 +51,7 @@ class ServedFunction:
         self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
+        self._niceness = lower() if order.gently else None
         pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
         self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
         self._control_tids = frozenset(control_tids)
@@ -73,6 +75,11 @@ class ServedFunction:
     def limiter(self) -> str:
         """What enforces the share."""
         return self._gpu.limiter if self._gpu else self._limiter.name
+
+    @property
+    def threads(self) -> int:
+        """Most that the engine computes with at once; 0: as many as the user's code makes."""
+        return self._engine.threads
 
     @property
     def share_effective_percent(self) -> float:
@@ -99,6 +106,7 @@ class ServedFunction:
         segment = _native.Segment.open(segment_fd)
         with self._measured():
             self._instance = self._started(segment, index, eventfds)
+        restore(self._niceness)
         self.segment, self.index = segment, index
         # A share of a GPU is enforced there, and the identity engine has no compute thread.
         if self._gpu is None and not self._engine.native:

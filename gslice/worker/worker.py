@@ -222,6 +222,7 @@ class Worker:
             function.limiter,
             resident_bytes(),
             function.device_memory_bytes,
+            function.threads,
         )
 
     def _on_add_frontend(self, order: AddFrontend, received: Received) -> Message:
@@ -291,6 +292,7 @@ class Worker:
             cpus=function.order.cpus,
             memory_bytes=resident_bytes(),
             device_memory_bytes=function.device_memory_bytes,
+            threads=function.threads,
         )
 
     def _catch_signals(self) -> None:

@@ -103,6 +103,8 @@ nb::dict instance_stamps(Segment& segment, std::uint32_t instance) {
   out["pump_ns"] = entry.pump_stamp_ns.load_relaxed();
   out["last_claim_ns"] = entry.last_claim_ns.load_relaxed();
   out["lane_started_ns"] = lanes;
+  out["ready_since_ns"] = entry.ready_since_ns.load_relaxed();
+  out["first_wait_ns"] = entry.first_wait_ns.load_relaxed();
   out["sleeping"] = entry.sleeping.load_relaxed() != 0;
   return out;
 }
@@ -120,7 +122,7 @@ nb::dict stats(Segment& segment) {
   static constexpr std::array<const char*, static_cast<std::size_t>(Outcome::kCount)> kOutcomes{
       "ok", "invalid", "rejected", "expired", "cancelled", "failed", "requeued", "poisoned"};
   static constexpr std::array<const char*, static_cast<std::size_t>(Stage::kCount)> kStages{
-      "queue", "copy_in", "compute", "copy_out", "total"};
+      "queue", "copy_in", "compute", "copy_out", "total", "dispatch"};
   const Stats& stats = segment.header().stats;
   nb::dict outcome;
   for (std::size_t i = 0; i < kOutcomes.size(); ++i)

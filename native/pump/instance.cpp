@@ -119,11 +119,18 @@ bool Instance::complete_finished() {
 
 // Launches one batch if a lane is free. Returns how long to sleep; 0: look again at once.
 std::int64_t Instance::launch_next() {
+  if (draining_.load()) {
+    entry().ready_since_ns.store_relaxed(0);
+    return kNever;
+  }
   const auto free = std::ranges::find(lanes_, false, &Lane::busy);
-  if (free == lanes_.end() || draining_.load()) return kNever;
+  if (free == lanes_.end()) return kNever;
   // What would only wait for its turn does so in the queue, and can grow; a full batch copies in.
-  const bool full_only = in_flight_ > 0 && device_->computes_in_turn();
-  segment_->claim(index_, {signature_.rows_max, in_flight_, full_only}, now_ns(), claim_, wake_);
+  const ClaimLimits limits{.rows_max = signature_.rows_max,
+                           .in_flight = in_flight_,
+                           .full_only = in_flight_ > 0 && device_->computes_in_turn(),
+                           .last = in_flight_ + 1 >= batches_at_once()};
+  segment_->claim(index_, limits, now_ns(), claim_, wake_);
   frontends_.ring(wake_);  // of requests that expired in the queue
   if (claim_.slots.empty()) return claim_.wait_until_ns;
   launch(*free, static_cast<std::uint32_t>(free - lanes_.begin()));
@@ -150,6 +157,7 @@ void Instance::launch(Lane& lane, std::uint32_t index) {
     }
     counters_.lane_buffer_allocations += assembly.buffer_grown();
   }
+  if (!lane.busy) note_ready();
   frontends_.ring(wake_);
 }
 
@@ -164,6 +172,7 @@ void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& repor
     answer(member, report.status.ok() ? member.status : report.status, report);
   lane.busy = false;
   --in_flight_;
+  note_ready();
   restart_waiting();
   entry().lane_started_ns[index].store_relaxed(0);
   frontends_.ring(wake_);
@@ -176,6 +185,19 @@ void Instance::restart_waiting() {
   const std::int64_t now = now_ns();
   for (std::size_t i = 0; i < lanes_.size(); ++i)
     if (lanes_[i].busy) entry().lane_started_ns[i].store_relaxed(now);
+}
+
+// Where lanes compute in turn, what is launched beside a running batch only copies in early.
+std::size_t Instance::batches_at_once() const {
+  return device_->computes_in_turn() ? 1 : lanes_.size();
+}
+
+// From now on requests wait for nobody but us, if they did not before. The claim ends that; a flip
+// at this very moment may leave a stamp on an instance that it retired, which drain() clears.
+void Instance::note_ready() {
+  auto& since_ns = entry().ready_since_ns;
+  if (since_ns.load_relaxed() != 0 || in_flight_ >= batches_at_once()) return;
+  if (entry().may_pull.load_relaxed() == 1 && !draining_.load()) since_ns.store_relaxed(now_ns());
 }
 
 void Instance::answer(const Member& member, const Status& status, const LaneReport& report) {

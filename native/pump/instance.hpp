@@ -82,6 +82,8 @@ class Instance {
   void launch(Lane& lane, std::uint32_t index);
   void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
   void restart_waiting();
+  std::size_t batches_at_once() const;
+  void note_ready();
   void answer(const Member& member, const Status& status, const LaneReport& report);
   void report_drained();
   void report_fault();

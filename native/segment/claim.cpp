@@ -115,8 +115,26 @@ void Segment::claim(std::uint16_t instance, const ClaimLimits& limits, std::int6
   // Nothing was left of this batch, but others may be queued: the caller tries again at once.
   out.wait_until_ns = out.slots.empty() ? now : kNever;
   if (out.slots.empty()) return;
-  if (alone) entry.alone_slot.store(out.slots.front().slot + 1);
+  if (alone)
+    entry.alone_slot.store(out.slots.front().slot + 1);
+  else
+    record_dispatch(entry, out, now);
+  if (alone || limits.last) entry.ready_since_ns.store_relaxed(0);
   entry.last_claim_ns.store(now);
+}
+
+// The dispatch wait of a claim, unless some of the wait was meant: by a batch delay, or by an
+// instance that does more than it counts as ready for (a full batch, ahead of its turn). A request
+// that runs alone was made to wait for idle lanes, and does not come here.
+void Segment::record_dispatch(InstanceEntry& entry, const Claim& claim, std::int64_t now) {
+  const std::int64_t ready_since_ns = entry.ready_since_ns.load_relaxed();
+  if (ready_since_ns == 0 || header_->batch_delay_ns.load_relaxed() > 0) return;
+  std::int64_t queued_ns = now;
+  for (const Ticket& ticket : claim.slots)
+    queued_ns = std::min<std::int64_t>(queued_ns, slots_[ticket.slot].queued_ns);
+  const std::int64_t wait_ns = std::max<std::int64_t>(now - std::max(queued_ns, ready_since_ns), 0);
+  histogram_add(header_->stats.stage[static_cast<std::size_t>(Stage::kDispatch)], wait_ns);
+  if (entry.first_wait_ns.load_relaxed() < 0) entry.first_wait_ns.store_relaxed(wait_ns);
 }
 
 // Fills `found` with what is queued. If the hints show nothing, though rows are said to be queued,

@@ -24,6 +24,8 @@ Result<std::uint16_t> Segment::add_instance() {
     entry.producer_cpu.store_relaxed(-1);
     entry.pump_stamp_ns.store(0);
     entry.last_claim_ns.store(0);
+    entry.ready_since_ns.store(0);
+    entry.first_wait_ns.store(-1);
     for (auto& started : entry.lane_started_ns) started.store(0);
     entry.state.store(kPresent);
     return i;
@@ -36,16 +38,28 @@ void Segment::remove_instance(std::uint16_t instance) {
   if (instance >= kMaxInstances) return;
   // Should the lock be out of reach, its holder is stopped or dead: then this is all one can do.
   const FunctionLock lock(header_->lock, kPatienceNs);
-  header_->instances[instance].may_pull.store(0);
-  header_->instances[instance].state.store(kAbsent);
+  InstanceEntry& entry = header_->instances[instance];
+  entry.may_pull.store(0);
+  entry.ready_since_ns.store(0);
+  entry.state.store(kAbsent);
 }
 
 bool Segment::flip(std::uint16_t old, std::uint16_t next) {
   {
     const FunctionLock lock(header_->lock, kPatienceNs);
     if (!lock.held()) return false;
-    if (old < kMaxInstances) header_->instances[old].may_pull.store(0);
-    if (next < kMaxInstances) header_->instances[next].may_pull.store(1);
+    std::int64_t ready_since_ns = 0;
+    if (old < kMaxInstances) {
+      InstanceEntry& entry = header_->instances[old];
+      entry.may_pull.store(0);
+      ready_since_ns = entry.ready_since_ns.exchange(0);
+    }
+    if (next < kMaxInstances && !may_pull(next)) {  // else nothing is new to it
+      InstanceEntry& entry = header_->instances[next];
+      entry.first_wait_ns.store(-1);
+      entry.ready_since_ns.store(ready_since_ns != 0 ? ready_since_ns : now_ns());
+      entry.may_pull.store(1);
+    }
   }
   ring(next);  // what was queued before rang somebody else
   return true;

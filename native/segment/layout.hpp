@@ -20,7 +20,7 @@
 namespace gslice {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31306563696c7367;  // "gslice01", little endian
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 inline constexpr std::size_t kMaxSlots = 1024;
 inline constexpr std::size_t kMaxClasses = 3;
 inline constexpr std::size_t kMaxFrontends = 8;
@@ -169,6 +169,8 @@ struct alignas(64) InstanceEntry {
   std::array<Shared<std::int64_t>, kMaxLanes>
       lane_started_ns;  // 0: idle; else since when it could run
   Shared<std::int64_t> last_claim_ns;
+  Shared<std::int64_t> ready_since_ns;  // since when it could have claimed; 0: it can not now
+  Shared<std::int64_t> first_wait_ns;   // dispatch wait of its first claim after a flip; -1: none
   Shared<std::uint32_t>
       alone_slot;  // 1 + the slot of its last ALONE claim; the word says if it runs
 };
@@ -184,7 +186,9 @@ struct Histogram {
   Shared<std::uint64_t> sum_ns;
 };
 
-enum class Stage : std::size_t { kQueue, kCopyIn, kCompute, kCopyOut, kTotal, kCount };
+// All but the last are of a request. The dispatch wait is of a claim: how long its oldest request
+// waited although the claimant was ready.
+enum class Stage : std::size_t { kQueue, kCopyIn, kCompute, kCopyOut, kTotal, kDispatch, kCount };
 enum class Outcome : std::size_t {
   kOk,
   kInvalid,

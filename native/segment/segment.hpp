@@ -45,6 +45,7 @@ struct ClaimLimits {
   std::uint32_t rows_max = 0;   // of the signature; 0: one request a batch
   std::uint32_t in_flight = 0;  // batches this instance has claimed and not completed
   bool full_only = false;       // a batch that is not full stays queued, and can still grow
+  bool last = false;            // until one completes, nothing can be launched beside this batch
 };
 
 struct Requeued {
@@ -133,7 +134,8 @@ class Segment {
   // ---- supervisor (one process at a time: the daemon) ----
   Result<std::uint16_t> add_instance();  // present, may not pull
   void remove_instance(std::uint16_t instance);
-  // The swap: under the lock, `old` may no longer pull and `next` may; kNobody: none. Rings `next`.
+  // The swap: under the lock, `old` may no longer pull and `next` may; kNobody: none. Rings `next`,
+  // which is ready since `old` was, or since now if `old` was not: no wait is lost between the two.
   // False: the lock could not be taken in time (its holder hangs), and nothing was changed.
   bool flip(std::uint16_t old, std::uint16_t next);
   bool may_pull(std::uint16_t instance);
@@ -219,6 +221,7 @@ class Segment {
   bool take(const Candidate& candidate, std::uint16_t instance);
   void put_back(std::uint32_t index, std::uint16_t instance);
   bool runs_alone(std::uint16_t instance);
+  void record_dispatch(InstanceEntry& entry, const Claim& claim, std::int64_t now);
   void fail(std::uint32_t index, std::uint16_t instance, Code code, std::string_view message,
             std::vector<std::uint16_t>& wake);
 

@@ -8,6 +8,7 @@ import grpc
 import pytest
 import tritonclient.grpc as triton
 
+import gslice
 from gslice.core.types import FunctionSpec, Signature
 from tests.contract.direct import FrontendProcess, LocalFunction, signature
 
@@ -54,6 +55,13 @@ def serve(frontend: FrontendProcess) -> Iterator[Serve]:
 def client(frontend: FrontendProcess) -> Iterator[triton.InferenceServerClient]:
     """Triton's blocking client."""
     with triton.InferenceServerClient(frontend.address) as connection:
+        yield connection
+
+
+@pytest.fixture
+def own_client(frontend: FrontendProcess) -> Iterator[gslice.Client]:
+    """gslice's blocking client."""
+    with gslice.Client(frontend.address, timeout_s=20) as connection:
         yield connection
 
 

@@ -34,6 +34,7 @@ class FakeControl:
             control_message("Stage", name="plan", elapsed_ms=0.5, detail="share 40%"),
             control_message("Stage", name="done", elapsed_ms=1234.0),
         ]
+        self.events: list[Any] = []
         self.asked: list[Any] = []
 
     def GetStatus(self, request: Any, context: Any) -> Any:
@@ -49,7 +50,7 @@ class FakeControl:
             context.abort(grpc.StatusCode.NOT_FOUND, "no function absent is declared")
         yield from self.stages
 
-    Unload = Load
+    Unload = Resize = Load
 
     def Diff(self, request: Any, context: Any) -> Any:
         self.time_left_s["Diff"] = context.time_remaining()
@@ -69,6 +70,10 @@ class FakeControl:
         self.asked.append(request)
         for text in ("one", "two"):
             yield control_message("LogLine", text=text)
+
+    def Events(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        yield from self.events
 
     def Shutdown(self, request: Any, context: Any) -> Any:
         return control_message("ShutdownReply")

@@ -15,6 +15,13 @@ using Floats = std::vector<float>;
 
 constexpr std::int64_t kLongNs = 20'000'000'000;
 
+auto twice_behind(Gate& gate) {
+  return [&gate](Batch& batch) {
+    gate.pass();
+    return twice(batch);
+  };
+}
+
 }  // namespace
 
 // ---- lanes -----------------------------------------------------------------------------------
@@ -22,12 +29,7 @@ constexpr std::int64_t kLongNs = 20'000'000'000;
 TEST(two_lanes_hold_two_batches_and_compute_one_at_a_time) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 1));
   Gate gate;
-  Instance& instance = bench.serve(
-      [&](Batch& batch) {
-        gate.pass();
-        return twice(batch);
-      },
-      2);
+  Instance& instance = bench.serve(twice_behind(gate), 2);
   CHECK(instance.start().ok());
   CHECK_EQ(instance.lane_tids().size(), 2u);
   std::vector<Ticket> tickets;
@@ -47,12 +49,7 @@ TEST(two_lanes_hold_two_batches_and_compute_one_at_a_time) {
 TEST(a_batch_grows_in_the_queue_while_another_computes) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 4));
   Gate gate;
-  Instance& instance = bench.serve(
-      [&](Batch& batch) {
-        gate.pass();
-        return twice(batch);
-      },
-      2);
+  Instance& instance = bench.serve(twice_behind(gate), 2);
   CHECK(instance.start().ok());
   std::vector<Ticket> tickets{bench.submit({1, 1}, {0})};
   gate.await_visitor();
@@ -132,10 +129,7 @@ TEST(a_batch_that_never_fills_runs_after_the_delay) {
 TEST(a_request_cancelled_while_it_runs_frees_its_slot) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 1));
   Gate gate;
-  Instance& instance = bench.serve([&](Batch& batch) {
-    gate.pass();
-    return twice(batch);
-  });
+  Instance& instance = bench.serve(twice_behind(gate));
   CHECK(instance.start().ok());
   const Ticket ticket = bench.submit({1, 1}, {1});
   gate.await_visitor();
@@ -151,10 +145,7 @@ TEST(a_request_cancelled_while_it_runs_frees_its_slot) {
 TEST(drain_finishes_what_was_claimed_and_claims_nothing_new) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 1));
   Gate gate;
-  Instance& instance = bench.serve([&](Batch& batch) {
-    gate.pass();
-    return twice(batch);
-  });
+  Instance& instance = bench.serve(twice_behind(gate));
   CHECK(instance.start().ok());
   const Ticket running = bench.submit({1, 1}, {1});
   const Ticket waiting = bench.submit({1, 1}, {2});
@@ -190,12 +181,7 @@ TEST(drain_beside_stop_hears_of_the_end) {
 TEST(stop_waits_for_what_is_in_flight) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 1));
   Gate gate;
-  Instance& instance = bench.serve(
-      [&](Batch& batch) {
-        gate.pass();
-        return twice(batch);
-      },
-      2);
+  Instance& instance = bench.serve(twice_behind(gate), 2);
   CHECK(instance.start().ok());
   const Ticket ticket = bench.submit({1, 1}, {21});
   gate.await_visitor();

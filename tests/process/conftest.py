@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -72,8 +73,14 @@ class GateFile:
 
     def open(self) -> None:
         """Waits for one waiting call and lets it pass."""
-        with self.path.open("wb"):
+        with self.held():
             pass
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Waits for one waiting call, which passes at the end of the block."""
+        with self.path.open("wb"):
+            yield
 
 
 @pytest.fixture

@@ -25,14 +25,6 @@ LIBRARY = "/nowhere/libcuda.so.1"
 
 
 @pytest.fixture
-def gpu(fake_gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    """The fake machine, met by this process's children too."""
-    for name, value in fake_gpu.environment.items():
-        monkeypatch.setenv(name, value)
-    return fake_gpu
-
-
-@pytest.fixture
 def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="gs") as directory:  # socket paths must be short
         yield Path(directory)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gslice.supervise.priority import may_raise
+from gslice.device.niceness import GENTLE, may_raise
 from tests.cli import gslice
 from tests.node import WAIT_S, Node, kill_and_wait, wait_pidfd
 from tests.process.gpu import load
@@ -57,7 +57,7 @@ def test_it_waits_at_low_priority_where_that_can_be_undone(start_node, identity)
     node = start_node({"f": identity}, node=AUTO)
     pid = wait_spare(node)
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert niceness(pid) == ({min(19, own + 10)} if may_raise() else {own})
+    assert niceness(pid) == ({GENTLE} if may_raise() else {own})
 
 
 def test_a_function_with_an_environment_of_its_own_gets_a_fresh_process(start_node, zoo) -> None:
@@ -80,7 +80,7 @@ def test_one_that_dies_is_replaced_and_no_function_cares(start_node, identity) -
     with node.control() as control:
         told = [line for line in control.logs("daemon", 100) if str(spare) in line]
     assert len(told) == 1
-    assert f"spares: spare {spare} for identity killed by SIGKILL" in told[0]
+    assert f"spare {spare} for identity killed by SIGKILL" in told[0]
 
 
 def test_each_engine_in_use_has_one(start_node, zoo, identity) -> None:

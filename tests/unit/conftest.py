@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gslice.core.config import Config, load_config
+from tests.unit.gpu_bench import Bench
 
 NODE = """\
 version: 1
@@ -47,6 +50,21 @@ def node_yaml(tmp_path: Path) -> Path:
     path = tmp_path / "node.yaml"
     path.write_text(NODE)
     return path
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path) -> Callable[..., None]:
+    """Runs a test on a loop, with a GPU that is ready."""
+
+    def run(test: Callable[[Bench], Awaitable[None]], **settings: Any) -> None:
+        async def main() -> None:
+            bench = Bench(tmp_path, **settings)
+            await bench.gpu.ready()
+            await test(bench)
+
+        asyncio.run(main())
+
+    return run
 
 
 def load(path: Path, **environ: str) -> Config:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import psutil
 import pytest
 
 from benchmarks.cores import ROOT
-from benchmarks.gpu import ablation, curves, doctor, mix, probe, staging
-from benchmarks.gpu.__main__ import lacking, main, run
+from benchmarks.gpu import probe
+from benchmarks.gpu.__main__ import main, run
 from benchmarks.gpu.mps import Client, Mps
 from benchmarks.gpu.questions import QUESTIONS
 from benchmarks.gpu.report import GpuReport, gpu
@@ -25,9 +24,7 @@ from benchmarks.gpu.runner import run_step
 from benchmarks.gpu.step import Clock, Skipped, needed
 from benchmarks.gpu.steps import STEPS, Step, budget_s, select
 from benchmarks.gpu.tests import follow, tell
-from benchmarks.gpu.turns import TURN_S, added_us, below_percent, take_turns
 from gslice.core.errors import FailedPrecondition
-from tests.fakes.gpu import FakeGpu
 
 KEYS = {"question", "command", "time", "commit", "machine", "versions", "settings", "rows"}
 
@@ -314,153 +311,3 @@ def test_without_mps_its_name_is_in_the_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("benchmarks.gpu.mps.read_inventory", none)
     with pytest.raises(Skipped, match="nvidia-cuda-mps-control is nowhere"), Mps():
         pass
-
-
-# ---- over the stand-ins ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    """Child processes find a GPU, which has no speed that a figure could tell of."""
-    with FakeGpu() as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield fake
-        assert fake.violations() == []
-
-
-def test_with_a_gpu_nothing_is_lacking(fake_gpu: FakeGpu):
-    assert lacking() == ""
-
-
-@pytest.mark.parametrize("question", ["device", "pinned", "ipc", "memory_limit", "fault_domain"])
-def test_questions_are_answered(fake_gpu: FakeGpu, question: str):
-    answer = probe.ask(question, 60)
-    assert answer["holds"] is True, answer
-
-
-def test_the_limit_is_asked_of_clients_that_are_attached(fake_gpu: FakeGpu):
-    rows = probe.ask("limit", 60)["details"]["rows"]
-    found = {row["percent"]: row["sms"] for row in rows}
-    assert found == {None: 132, 75: 98, 50: 66, 25: 32, 10: 12, 5: 6}
-    assert all(row["attached"] and row["burn_us"] > 0 for row in rows)
-
-
-def test_what_cannot_be_asked_is_told_from_what_does_not_hold(fake_gpu: FakeGpu):
-    answer = probe.ask("static_partition", 60)
-    assert (answer["holds"], answer["text"].partition(":")[0]) == (None, "not asked")
-
-
-def test_gslice_and_a_bare_replay_run_side_by_side(fake_gpu: FakeGpu, tmp_path: Path):
-    """The step's second half needs a real GPU, so it does not end well; the first rows stay."""
-    outcome = run_step("dispatch", "benchmarks.gpu.dispatch", tmp_path, 12)
-    result = json.loads((tmp_path / "dispatch.json").read_text())
-    assert outcome.outcome in ("failed", "timed out")  # torch may take long to load
-    assert [row["name"] for row in result["rows"]] == [f"one copy, batch {n}" for n in (1, 4, 8)]
-    assert all(row["turns"] >= 2 and row["gslice_us"] > 0 for row in result["rows"])
-    counters = result["settings"]["counters one copy"]
-    assert counters["graph_launches"] == counters["batches"] > 0
-    for name in ("python_calls", "synchronise_calls", "allocations"):
-        assert counters[name] == 0, counters
-    assert result["machine"]["gpu"]["sms"] == 132
-
-
-# ---- how the steps reckon ----------------------------------------------------------------------
-
-
-def test_arms_take_turns_and_every_arm_gets_two():
-    now, order = [0.0], []
-
-    def arm(name: str, seconds: float, own_us: float | None = None):
-        def run() -> float | None:
-            order.append(name)
-            now[0] += seconds
-            return own_us
-
-        return run
-
-    turns = take_turns({"a": arm("a", TURN_S), "b": arm("b", TURN_S, 7)}, 0, lambda: now[0])
-    assert order == ["a", "b", "a", "b"]
-    assert turns == {"a": pytest.approx([TURN_S * 1e6] * 2), "b": [7, 7]}
-
-
-def test_arms_are_compared_turn_by_turn():
-    turns = {"base": [100.0, 200.0, 100.0], "arm": [60.0, 120.0, 40.0]}
-    assert below_percent(turns, "arm", "base") == 40
-    assert added_us(turns, "base", "arm") == 60
-
-
-def test_each_step_of_the_data_path_has_its_part():
-    latencies = dict(zip(ablation.CHAIN, (1000, 900, 850, 840, 500, 520), strict=True))
-    turns = {arm: [float(us)] * 2 for arm, us in latencies.items()} | {
-        "pageable_graphs": [650.0] * 2
-    }
-    rows = {row["arm"]: row for row in ablation.tell(turns)}
-    parts = [rows[arm]["part_percent"] for arm in ablation.CHAIN[1:]]
-    assert parts == [10, 5, 1, 34, -2]
-    assert sum(parts) == pytest.approx(rows["gslice"]["below_pageable_percent"])
-    assert rows["graphs"]["below_pageable_graphs_percent"] == pytest.approx(23.1)
-    assert "batch 1: 50 % by hand, 48 % in gslice" in ablation.headline([(1, 50.0, 48.0)])
-
-
-@pytest.mark.parametrize(
-    ("points", "best"),
-    [
-        ([(512, 30.0), (4096, 12.0), (4096, 9.0), (65536, -5.0)], 4096),
-        ([(512, -3.0), (4096, 12.0)], 0),
-        ([(512, 30.0)], 512),
-    ],
-)
-def test_staging_wins_up_to_where_it_first_loses(points: list[tuple[int, float]], best: int):
-    assert staging.best(points) == best
-
-
-def test_the_knee_is_the_smallest_share_that_is_hardly_slower():
-    rows = [
-        {"model": "resnet50", "bucket": 8, "percent": percent, "latency_us": us}
-        for percent, us in {100: 1000.0, 50: 1090.0, 25: 1800.0, 75: 1010.0}.items()
-    ]
-    assert curves.knee_percent(rows, "resnet50") == 50
-    assert curves.knee_percent(rows, "vgg19") == 0
-    shares = {
-        "100": {"effective_sms": 132},
-        "50": {"effective_sms": 66},
-        "25": {"effective_sms": 32},
-    }
-    assert curves.headline(rows, shares) == (
-        "knee at batch 8: resnet50 50 %; effective SMs at most 1.0 from the request (a step is 2)"
-    )
-
-
-def test_the_mix_is_a_valid_node(tmp_path: Path):
-    from ruamel.yaml import YAML
-
-    from gslice.core.config import load_config
-
-    for way in mix.WAYS:
-        path = tmp_path / f"{way}.yaml"
-        functions = mix.functions(way, {"CUDA_MPS_PIPE_DIRECTORY": "/tmp/pipe"})
-        limiter = "mps" if way == "shares" else "none"
-        YAML().dump(
-            {"version": 1, "devices": {"cuda:0": {"limiter": limiter}}, "functions": functions},
-            path,
-        )
-        config = load_config(path, environ={})
-        assert [spec.engine for spec in config.functions.values()] == ["torch"] * 4
-        shares = [spec.share.max_percent for spec in config.functions.values()]
-        assert shares == ([25.0] * 4 if way == "shares" else [100.0] * 4)
-
-
-def test_the_mix_sums_up_each_way():
-    rows = [
-        {"way": "shares", "p99_us": 4000.0, "rps": 100.0},
-        {"way": "shares", "p99_us": 9000.0, "rps": 50.0},
-        {"way": "shares", "rps": 150.0},
-    ]
-    assert mix.headline(rows) == "shares 150 requests/s, worst p99 9.0 ms"
-
-
-def test_doctor_names_what_is_not_well():
-    found = {"Python": "ok", "NVML": "ok", "cuda:0 MPS": "fail", "CPU": "warn"}
-    checks = [{"name": name, "status": status} for name, status in found.items()]
-    assert doctor.headline(checks) == "2 ok; warn: CPU; fail: cuda:0 MPS"

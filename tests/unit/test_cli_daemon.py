@@ -65,7 +65,18 @@ def example_status() -> Any:
 
 @pytest.mark.parametrize(
     "command",
-    ["ps", "status", "load f", "unload f", "diff", "save", "logs", "infer f 1", "bench f --rate 1"],
+    [
+        "ps",
+        "status",
+        "load f",
+        "unload f",
+        "diff",
+        "save",
+        "logs",
+        "events",
+        "infer f 1",
+        "bench f --rate 1",
+    ],
 )
 def test_without_a_daemon_it_is_told_how_to_start_one(command: str, state_dir: Path) -> None:
     assert failing(*command.split()) == [
@@ -145,6 +156,14 @@ def test_watching_as_json_is_a_line_each(control: FakeControl) -> None:
     assert [json.loads(line)["pid"] for line in lines] == [7, 7]
 
 
+def test_watching_shows_the_last_events(control: FakeControl) -> None:
+    for number in range(4):
+        control.status.events.add(subject="detector", kind="crash", text=f"event {number}")
+    shown = gslice("status", "--watch").stdout.splitlines()
+    assert [line.split()[-1] for line in shown[-5:]] == ["3", "0", "1", "2", "3"]
+    assert "event" not in gslice("status").stdout
+
+
 def test_load_shows_stages_and_sends_where_paths_start(control: FakeControl, here: Path) -> None:
     shown = gslice("load", "f", "m.onnx", "--share", "40%", "--slo", "30ms").stdout
     assert shown.splitlines() == [" 0.500 ms  plan    share 40%", "   1.23 s  done"]
@@ -152,6 +171,52 @@ def test_load_shows_stages_and_sends_where_paths_start(control: FakeControl, her
     body = {"model": "m.onnx", "share": "40%", "slo": {"p99": "30ms"}}
     assert json.loads(control.asked[0].function_yaml) == body
     assert control.asked[0].base_dir == str(here)
+
+
+# ---- resize --------------------------------------------------------------------------------------
+
+
+def resized(**fields: Any) -> Any:
+    swaps = [control_message("Swap", **swap) for swap in fields.pop("swaps", [])]
+    done = control_message("Stage", name="done", elapsed_ms=900.0)
+    done.resized.CopyFrom(control_message("Resized", swaps=swaps, **fields))
+    return done
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {
+                "path": "shadow",
+                "prepare_ms": 812.0,
+                "extra_memory_bytes": 64 << 20,
+                "swaps": [{"flip_us": 8.2, "hole_us": 14.0}, {"flip_us": 9.1, "hole_us": -1}],
+            },
+            "f has 40%: shadow warm after 0.81 s and 64.0 MiB, flip 9 us; first request waited 14 us",
+        ),
+        ({"path": "in place"}, "f has 40%, changed in place"),
+        ({"path": "none"}, "f has 40% already"),
+    ],
+)
+def test_a_resize_tells_what_it_did(
+    control: FakeControl, fields: dict[str, Any], told: str
+) -> None:
+    control.stages[1] = resized(share_effective_percent=40.0, **fields)
+    shown = gslice("resize", "f", "40%", "--wait").stdout.splitlines()
+    assert shown == [" 0.500 ms  plan    share 40%", "   900 ms  done", told]
+    assert (control.asked[0].share, control.asked[0].dry_run) == ("40%", False)
+
+
+def test_a_resize_that_nobody_waits_for(control: FakeControl) -> None:
+    assert gslice("resize", "f", "40%").stdout == "f: share 40%; `--wait` shows the stages\n"
+    assert json.loads(gslice("resize", "f", "40%", "--json").stdout)["name"] == "plan"
+
+
+def test_a_dry_run_of_a_resize(control: FakeControl) -> None:
+    del control.stages[1]
+    assert gslice("resize", "f", "auto", "--dry-run").stdout == " 0.500 ms  plan    share 40%\n"
+    assert control.asked[0].dry_run
 
 
 def test_load_from_a_file_starts_its_paths_there(control: FakeControl, here: Path) -> None:

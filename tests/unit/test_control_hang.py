@@ -3,6 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gslice._native import Segment
 from gslice.control.hang import HangWatch, Stamps
 
 TIMEOUT_NS = 1000
@@ -12,6 +13,15 @@ def stamps(
     pump: int = 0, claim: int = 0, lanes: tuple[int, ...] = (0, 0), *, sleeping: bool = True
 ) -> Stamps:
     return Stamps(pump, claim, lanes, sleeping)
+
+
+def test_stamps_are_what_the_segment_shows() -> None:
+    segment = Segment.create("f", [(4096, 4)], 0, 0)
+    instance = segment.add_instance()
+    fresh = Stamps(**segment.instance_stamps(instance))
+    assert (fresh.last_claim_ns, fresh.ready_since_ns, fresh.first_wait_ns) == (0, 0, -1)
+    segment.flip(None, instance)
+    assert Stamps(**segment.instance_stamps(instance)).ready_since_ns > 0
 
 
 def test_an_idle_instance_never_hangs() -> None:

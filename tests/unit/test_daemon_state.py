@@ -10,6 +10,7 @@ import pytest
 
 from gslice.core.config import config_for_model, load_config
 from gslice.core.errors import FailedPrecondition, NotFound, Unavailable
+from gslice.core.events import EventKind
 from gslice.core.types import FunctionSpec
 from gslice.daemon import store as store_module
 from gslice.daemon.desired import Desired
@@ -80,7 +81,8 @@ def test_where_both_changed_the_file_wins_and_an_event_says_so(
     assert second.functions["a"].queue_max == 256
     assert second.functions["a"].share.min_percent == 50
     assert "b" not in second.functions
-    (event,) = store.events()
+    (event,) = store.events(0, 10)
+    assert event.kind == "config"
     assert (event.subject, "node.yaml wins" in event.text) == ("a", True)
     assert list(store.overlay()) == ["b"]
 
@@ -141,7 +143,8 @@ def test_save_keeps_what_was_edited_meanwhile_and_an_event_says_so(
     assert [change.path for change in saved.changes] == ["functions.c"]
     assert "share: 50%" in node_yaml.read_text()
     assert "queue" not in node_yaml.read_text()
-    (event,) = store.events()
+    (event,) = store.events(0, 10)
+    assert event.kind == "config"
     assert (event.subject, "node.yaml wins" in event.text) == ("a", True)
     assert wanted.functions == load_config(node_yaml, environ={}).functions
     assert wanted.diff() == []
@@ -189,7 +192,7 @@ def test_without_a_file_the_command_line_wins_over_its_overlay(store: Store) -> 
     second = served("m")
     assert list(second.functions) == ["m", "b"]
     assert second.changed == ["b"]
-    assert [event.subject for event in store.events()] == ["m"]
+    assert [event.subject for event in store.events(0, 10)] == ["m"]
 
 
 def test_save_without_a_file_says_so(store: Store) -> None:
@@ -207,9 +210,8 @@ def test_the_store_keeps_a_bounded_past(store: Store, monkeypatch: pytest.Monkey
     assert kept == list(range(OBSERVATIONS_MAX + 4, 4, -1))
     assert len(store.observations("b")) == 1
     for number in range(5):
-        store.add_event("a", str(number))
-    assert [event.text for event in store.events(10)] == ["4", "3", "2"]
-    assert [event.text for event in store.events(2)] == ["4", "3"]
+        store.add_event("a", EventKind.OTHER, str(number))
+    assert [event.text for event in store.events(0, 10)] == ["2", "3", "4"]
 
 
 def test_specs_survive_the_store(store: Store) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gslice.core.errors import ChannelClosed, Unavailable
+from gslice.core.events import EventKind
 from gslice.core.types import FunctionSpec
 from gslice.ipc.messages import Assign, Ok, Prepare
 from gslice.supervise import spares
@@ -58,7 +59,7 @@ class Bench:
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
         self.started: list[FakeChild] = []
-        self.events: list[tuple[str, str]] = []
+        self.events: list[tuple[str, EventKind, str]] = []
         self.engines: list[str] | None = []
         self.now_us = 0
         self.refuse = False
@@ -66,12 +67,12 @@ class Bench:
             changes=Changes(),
             config=SimpleNamespace(spares=limit),
             log_path=lambda name: directory / f"{name}.log",
-            event=lambda subject, text: self.events.append((subject, text)),
+            event=lambda subject, kind, text: self.events.append((subject, kind, text)),
         )
         self.changes = node.changes
         self.spares = Spares(node)
         monkeypatch.setattr(spares, "start_process", self._start)
-        monkeypatch.setattr(spares, "restore", lambda pid: None)
+        monkeypatch.setattr(spares, "restore_child", lambda pid: None)
         clock = SimpleNamespace(monotonic_ns=lambda: self.now_us * 1000)
         monkeypatch.setattr(spares, "time", clock)
 
@@ -224,8 +225,8 @@ def test_one_that_dies_is_replaced_ever_later(bench) -> None:
                 bench.now_us += 1
                 await bench.settle()
             assert len(bench.started) == count + 1, pause_us
-        assert {subject for subject, _ in bench.events} == {"spares"}
-        assert bench.events[0][1] == "spare 100 for onnxruntime killed by SIGKILL"
+        assert {event[:2] for event in bench.events} == {("spares", EventKind.CRASH)}
+        assert bench.events[0][2] == "spare 100 for onnxruntime killed by SIGKILL"
 
     bench(test)
 
@@ -235,7 +236,7 @@ def test_one_that_does_not_start_holds_no_other_engine_up(bench) -> None:
         bench.refuse = True
         await bench.settle(["onnxruntime"])
         bench.refuse = False
-        assert "no spare for onnxruntime" in bench.events[-1][1]
+        assert "no spare for onnxruntime" in bench.events[-1][2]
         await bench.settle(["onnxruntime", "python"])
         assert bench.idle == ["python"]  # the other one has failed twice, and waits
         bench.now_us += GIVEN_UP_US

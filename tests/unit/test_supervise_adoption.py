@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 
@@ -30,6 +33,24 @@ def test_a_frontend_that_the_dead_did_not_wake_is_named() -> None:
     while segment.counts()["done"] == 0:
         os.sched_yield()
     dead.stop()
-    assert set(recover(Group(segment, FunctionSpec("a"), signature), [0])) == {0}
+    events: list[tuple[str, str, str]] = []
+    group = Group(segment, FunctionSpec("a"), signature)
+    assert set(recover(group, [0], lambda *event: events.append(event))) == {0}
     frontend.respond(ticket)
-    assert recover(Group(segment, FunctionSpec("a"), signature), [0]) == []
+    assert recover(group, [0], lambda *event: events.append(event)) == []
+    assert events == []  # nothing was claimed
+
+
+def test_what_the_dead_had_claimed_is_told_in_sum() -> None:
+    class Segment(MagicMock):
+        def requeue(self, instance: int, rerun: bool, device_gone: bool) -> dict[str, Any]:
+            claimed = {1: (3, 1), 2: (0, 0), 5: (2, 0)}.get(instance, (0, 0))
+            return {"requeued": claimed[0], "poisoned": claimed[1], "failed": 0, "wake": [instance]}
+
+    events: list[tuple[str, str, str]] = []
+    living: Any = SimpleNamespace(instance=2, remove_frontend=lambda index: None)
+    signature = Signature((), ())
+    group = Group(Segment(), FunctionSpec("a"), signature, [living])
+    assert 2 not in recover(group, [0], lambda *event: events.append(event))
+    told = "of what had been claimed: 5 requeued, 1 poisoned, 0 failed"
+    assert events == [("a", "requeue", told)]

@@ -50,8 +50,8 @@ class Running:
     def serve(self) -> None:
         """Nothing pulls."""
 
-    def has_share(self, share_percent: float) -> bool:
-        return True
+    def stale(self) -> list[str]:
+        return []
 
     async def replace(self) -> None:
         await self.may_start.wait()
@@ -94,7 +94,7 @@ def serves(function: Function, deployment: Any) -> Any:
 
 def make_supervisor(tmp_path: Path, events: list[str]) -> Supervisor:
     config = load_config(None, environ={"GSLICE_NODE__STATE_DIR": str(tmp_path)})
-    node = Node.open(config.node, config.devices, lambda subject, text: events.append(text))
+    node = Node.open(config.node, config.devices, lambda subject, kind, text: events.append(text))
     return Supervisor(node, lambda child, received: None)
 
 
@@ -111,13 +111,13 @@ def test_a_restart_goes_on_through_a_load_that_fails(
         function = add(make_supervisor(tmp_path, []), SPEC)
         running = serves(function, Running())
         monkeypatch.setattr(function, "_make", lambda spec: Broken())
-        function._worker_lost(running, "killed by SIGKILL")
-        (restart,) = function._restarting
+        function.restarts.worker_lost(running, "killed by SIGKILL")
+        (restart,) = function.restarts.tasks
         with pytest.raises(LoadFailed):
             await function.load(SPEC, unheard)
         running.may_start.set()
         await restart
-        assert (function.state, function.restarts) == ("READY", 1)
+        assert (function.state, function.restarts.count) == ("READY", 1)
 
     asyncio.run(scenario())
 
@@ -126,12 +126,12 @@ def test_a_function_that_was_given_up_does_not_come_back_by_itself(tmp_path: Pat
     async def scenario() -> None:
         function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=2))
         running = serves(function, Running(function.spec, ready=0))
-        function._worker_lost(running, "died")  # another is on its way
+        function.restarts.worker_lost(running, "died")  # another is on its way
         await asyncio.sleep(0)
-        await function._give_up(running, "died")
+        await function.restarts.give_up(running, "died")
         running.may_start.set()
-        await function._restarting.cancel()
-        assert list(function._restarting) == []
+        await function.restarts.cancel()
+        assert list(function.restarts.tasks) == []
         assert (function.state, function.accepting, running.workers) == ("FAILED", False, [])
         assert "workers keep dying" in running.answered[0]
 
@@ -144,9 +144,9 @@ def test_deaths_of_all_instances_at_once_are_no_crash_loop(tmp_path: Path) -> No
         running = serves(function, Running(function.spec, ready=0))
         running.may_start.set()
         for _ in range(5):
-            function._worker_lost(running, "killed by SIGKILL")
-        await asyncio.gather(*function._restarting)
-        assert (function.state, function.restarts, running.ready) == ("READY", 5, 5)
+            function.restarts.worker_lost(running, "killed by SIGKILL")
+        await asyncio.gather(*function.restarts.tasks)
+        assert (function.state, function.restarts.count, running.ready) == ("READY", 5, 5)
 
     asyncio.run(scenario())
 
@@ -161,8 +161,8 @@ def test_an_instance_that_died_while_others_warmed_up_is_replaced(
         monkeypatch.setattr(function, "_make", lambda spec: new)
         await function.load(function.spec, unheard)
         assert function.state == "READY"
-        await asyncio.gather(*function._restarting)
-        assert (new.ready, function.restarts) == (2, 1)
+        await asyncio.gather(*function.restarts.tasks)
+        assert (new.ready, function.restarts.count) == (2, 1)
 
     asyncio.run(scenario())
 
@@ -178,10 +178,15 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
             self.workers.append("another")
 
     async def scenario() -> None:
-        function = add(make_supervisor(tmp_path, []), SPEC)
-        function._worker_lost(serves(function, Short(ready=0)), "died")
-        await asyncio.gather(*function._restarting)
-        assert (function.state, function.restarts) == ("READY", 1)
+        events: list[str] = []
+        function = add(make_supervisor(tmp_path, events), SPEC)
+        function.restarts.worker_lost(serves(function, Short(ready=0)), "died")
+        await asyncio.gather(*function.restarts.tasks)
+        assert (function.state, function.restarts.count) == ("READY", 1)
+        assert events == [
+            "not restarted: could not be started: [Errno 24] Too many open files",
+            "another worker serves",
+        ]
 
     asyncio.run(scenario())
 
@@ -191,10 +196,10 @@ def test_a_task_that_breaks_is_recorded(caplog: pytest.LogCaptureFixture) -> Non
         raise ZeroDivisionError("by zero")
 
     async def scenario() -> None:
-        events: list[tuple[str, str]] = []
-        tasks = Tasks("a", lambda subject, text: events.append((subject, text)))
+        events: list[tuple[str, str, str]] = []
+        tasks = Tasks("a", lambda *event: events.append(event))
         await asyncio.wait([tasks.start(breaks())])
-        assert events == [("a", "a task ended with ZeroDivisionError: by zero")]
+        assert events == [("a", "failed", "a task ended with ZeroDivisionError: by zero")]
         assert list(tasks) == []
 
     asyncio.run(scenario())
@@ -232,7 +237,7 @@ def test_a_crash_loop_does_not_take_the_share_of_a_load_that_begins(
         running, loaded_with = serves(function, Running(ready=0)), []
 
         async def dies_meanwhile() -> None:
-            await function._give_up(running, "died")
+            await function.restarts.give_up(running, "died")
 
         async def load(spec: FunctionSpec, stage: object) -> None:
             loaded_with.append((function.admitted, function.state))
@@ -328,7 +333,7 @@ def test_a_drain_does_not_wait_longer_for_another_worker_than_it_may(
         events: list[str] = []
         node, frontends = make_supervisor(tmp_path, events).node, None
         deployment = Deployment(node, SPEC, 50, frontends, lambda *_: None)
-        deployment.segment = Segment.create("a", [(4096, 1)], 4096, 1)
+        deployment.instances.segment = Segment.create("a", [(4096, 1)], 4096, 1)
         monkeypatch.setattr(deployment, "_idle", lambda: False)
         monkeypatch.setattr(deployment, "replace", asyncio.Event().wait)
         assert not await asyncio.wait_for(deployment.drain(0.01), 10)

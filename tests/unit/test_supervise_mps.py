@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from gslice.ipc.process import start_ticks
+from gslice.supervise.clients import Clients
 from gslice.supervise.mps import FAULT, Mps
+from tests.unit.gpu_bench import FakeWorker
 
 
 class TwoServers:
@@ -29,12 +31,24 @@ class TwoServers:
 def test_a_fault_of_another_user_s_server_is_not_ours(tmp_path: Path) -> None:
     mps: Any = Mps(tmp_path, "/run/mps", tmp_path / "log")
     mps._control = TwoServers()
-    mps.ours.add(20)
+    mps.ours = {20}
     assert not asyncio.run(mps.faulted())
-    mps.ours.add(10)
+    mps.ours = {10, 20}
     assert asyncio.run(mps.faulted())
     mps.ours = {99}  # as another pid namespace counts: it may be any of them
     assert asyncio.run(mps.faulted())
+
+
+def test_the_clients_that_matter_are_the_workers_there_are(tmp_path: Path) -> None:
+    async def test() -> None:
+        mps: Any = Mps(tmp_path, "/run/mps", tmp_path / "log")
+        mps._control = TwoServers()
+        clients: Any = Clients("cuda:0", mps, lambda subject, text: None)
+        assert await mps.faulted()
+        clients.add(FakeWorker(20), "f")
+        assert not await mps.faulted()
+
+    asyncio.run(test())
 
 
 class LateServer(TwoServers):

@@ -49,7 +49,9 @@ def reading(**changes: object) -> NodeReading:
         worker_restarts=2,
         segment_bytes=segment.size_bytes,
     )
-    return NodeReading("1.2.3", [function, FunctionReading("loading", ready=False)], 1, 3)
+    return NodeReading(
+        "1.2.3", [function, FunctionReading("loading", ready=False)], 1, 3, **changes
+    )
 
 
 def test_figures_of_the_node_and_its_functions() -> None:
@@ -65,6 +67,12 @@ def test_figures_of_the_node_and_its_functions() -> None:
     assert value("gslice_worker_rss_bytes", function="f", pid="123") == 1 << 20
     assert value("gslice_worker_restarts_total", function="f") == 2
     assert value("gslice_compute_busy_seconds_total", function="f") == 2.5
+
+
+def test_events_are_counted_by_kind() -> None:
+    value = scrape(reading(events={"crash": 2, "fault": 0}))
+    assert value("gslice_events_total", kind="crash") == 2
+    assert value("gslice_events_total", kind="fault") == 0
 
 
 def test_histograms_are_cumulative_and_end_at_the_count() -> None:

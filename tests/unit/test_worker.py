@@ -193,6 +193,7 @@ def test_a_later_daemon_adopts_what_serves(affine: FunctionSpec) -> None:
             limiter_ordered="none",
             cpus=CPUS,
             memory_bytes=hello.worker.memory_bytes,
+            threads=len(CPUS),
         )
         (fd,) = fds
         adopted = _native.Segment.open(fd)

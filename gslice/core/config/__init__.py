@@ -11,6 +11,7 @@ from gslice.core.config.load import (
     json_schema,
     load_config,
     name_of_model,
+    share_from_yaml,
     state_dir_of,
 )
 from gslice.core.config.places import check_state_dir, default_state_dir, format_cores, parse_cores
@@ -37,6 +38,7 @@ __all__ = [
     "name_of_model",
     "parse_cores",
     "save_functions",
+    "share_from_yaml",
     "state_dir_of",
     "value_to_yaml",
 ]

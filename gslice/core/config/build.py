@@ -117,7 +117,7 @@ class Builder:
             python_path=python_path,
             args=_arguments(function),
             device=self._placed(name, function.device, engine, devices),
-            share=_bounds(function.share),
+            share=share_bounds(function.share),
             instances=function.instances,
             priority=function.priority,
             slo_p99_us=slo.p99,
@@ -255,7 +255,8 @@ def _over(below: _Section, above: _Section) -> _Section:
     return below.model_copy(update={key: getattr(above, key) for key in above.model_fields_set})
 
 
-def _bounds(share: model.ShareRange) -> ShareBounds:
+def share_bounds(share: model.ShareRange) -> ShareBounds:
+    """A share as the rest of gslice knows it."""
     return ShareBounds(share.min, share.max, auto=share.min < share.max)
 
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gslice.core.config.build import Builder
+from gslice.core.config.build import Builder, share_bounds
 from gslice.core.config.document import Document, KeyPath, Problem, parse_document
-from gslice.core.config.model import Defaults, Function, FunctionName, NodeFile
+from gslice.core.config.model import Defaults, Function, FunctionName, NodeFile, Share
 from gslice.core.config.overrides import environment_overrides
 from gslice.core.config.problems import problems_of
 from gslice.core.config.types import Config, Override
 from gslice.core.errors import ConfigError, NotFound
-from gslice.core.types import FunctionSpec
+from gslice.core.types import FunctionSpec, ShareBounds
 
 FUNCTION_TEXT_MAX = 1 << 16  # clients may send one, and reading it takes the daemon's time
 
@@ -158,6 +158,16 @@ def function_from_yaml(
     return spec
 
 
+def share_from_yaml(name: str, text: str) -> ShareBounds:
+    """A share as it stands under `functions.<name>.share`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    document = parse_document(f"share: {text}", name, prefix=("functions", name))
+    return share_bounds(_validated(_Shared, document).share)
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of node.yaml."""
     return {
@@ -187,6 +197,11 @@ def read_document(path: Path) -> Document:
 
 class _Named(BaseModel):
     name: FunctionName
+
+
+class _Shared(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    share: Share
 
 
 def _empty_document() -> Document:

@@ -48,6 +48,16 @@ class OnGpu:
         return {"y": self.host(inputs["x"])}
 
 
+class SlowSetup(OnGpu):
+    """y = x; while the file `marker` is there, setting up waits for a writer to open the gate."""
+
+    def setup(self, gate: str, marker: str, **more: object) -> None:
+        super().setup(**more)
+        if Path(marker).exists():
+            with Path(gate).open("rb") as file:
+                file.read()
+
+
 class GateOnGpu(OnGpu):
     """y = x; a negative x first waits for a writer to open the gate, which is a FIFO."""
 

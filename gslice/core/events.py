@@ -1,0 +1,31 @@
+"""What an operator may want to know later: the kinds of events, and how one is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class EventKind(StrEnum):
+    """One word for what happened; docs/operations.md says what each means."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    STAGE = "stage"
+    SWAP = "swap"
+    CRASH = "crash"
+    KILL = "kill"
+    REQUEUE = "requeue"
+    RESTART = "restart"
+    FAILED = "failed"
+    FAULT = "fault"
+    ADOPT = "adopt"
+    SHARE = "share"
+    DEVICE = "device"
+    CONFIG = "config"
+    DAEMON = "daemon"
+    OTHER = "other"
+
+
+Record = Callable[[str, EventKind, str], None]
+"""Records an event: its subject (a function, a device, `frontend` or `daemon`), kind and text."""

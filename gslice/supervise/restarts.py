@@ -1,0 +1,113 @@
+"""What follows the death of a function's workers: others in their place, or the end of trying."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from gslice.control.breaker import Breaker
+from gslice.core.errors import GsliceError
+from gslice.core.events import EventKind
+from gslice.supervise.logs import last_lines, shortened
+from gslice.supervise.news import restarted
+from gslice.supervise.tasks import Tasks
+
+if TYPE_CHECKING:
+    from gslice.supervise.deployment import Deployment
+    from gslice.supervise.function import Function
+    from gslice.supervise.node import Node
+
+LAST_LINES = 5
+LINE_MAX_CHARS = 180
+
+
+class Restarts:
+    """Replaces workers of one function.
+
+    Args:
+        node: The node.
+        function: Whose they are.
+
+    Attributes:
+        count: Workers started in place of dead ones.
+        breaker: Tells a crash loop from a crash.
+        tasks: The restarts that go on.
+    """
+
+    def __init__(self, node: Node, function: Function) -> None:
+        self.count = 0
+        self.breaker = Breaker()
+        self.tasks = Tasks(function.name, node.event)
+        self._node = node
+        self._function = function
+
+    async def cancel(self) -> None:
+        """Starts no more."""
+        await self.tasks.cancel()
+
+    def replace_missing(self, deployment: Deployment, how: str) -> None:
+        """Starts workers in place of those that died before anybody watched."""
+        for _ in range(deployment.spec.instances - len(deployment.workers)):
+            self.worker_lost(deployment, how)
+
+    def worker_lost(
+        self, deployment: Deployment, how: str, blamed: bool = True, died_s: float | None = None
+    ) -> None:
+        """A worker died; its requests wait in the queue already.
+
+        Args:
+            deployment: Its.
+            how: In words.
+            blamed: False: it died of what another function did, which is no crash loop of ours.
+            died_s: When, on the monotonic clock; None: nobody saw it.
+        """
+        function = self._function
+        if deployment is not function.deployment or not function.accepting:
+            return
+        delay_us = self._death(deployment) if blamed else 0
+        if not deployment.ready:
+            # Front-ends go on accepting: what comes waits in the queue for the new worker.
+            function.set_state("LOADING", f"its worker {how}; starting another")
+        self.tasks.start(self._restart(deployment, how, delay_us, died_s))
+
+    async def give_up(self, deployment: Deployment, how: str) -> None:
+        """Its workers keep dying; what is left of them serves on."""
+        function = self._function
+        log = last_lines(self._node.log_path(function.name), LAST_LINES)
+        lines = " | ".join(shortened(line, LINE_MAX_CHARS) for line in log)
+        reason = f"workers keep dying, the last one {how}" + (f": {lines}" if lines else "")
+        self._node.event(function.name, EventKind.FAILED, f"given up: {reason}")
+        if not deployment.ready:
+            # Others may be on their way; they would serve what has been given up.
+            await self.cancel()
+        if count := deployment.ready:
+            wanted = deployment.spec.instances
+            function.set_state("READY", f"{count} of {wanted} instances: {reason}")
+        else:
+            await function.lost_for_good(reason)
+
+    async def _restart(
+        self, deployment: Deployment, how: str, delay_us: int | None, died_s: float | None
+    ) -> None:
+        function = self._function
+        while delay_us is not None:
+            await asyncio.sleep(delay_us / 1e6)
+            try:
+                await deployment.replace()
+            except GsliceError as error:
+                how = error.message
+            except OSError as error:  # the node is short of something, which may pass
+                how = f"could not be started: {error}"
+            else:
+                self.count += 1
+                text = restarted("another worker", died_s)
+                self._node.event(function.name, EventKind.RESTART, text)
+                function.restarted()
+                return
+            self._node.event(function.name, EventKind.FAILED, f"not restarted: {how}")
+            delay_us = self._death(deployment)
+        await self.give_up(deployment, how)
+
+    def _death(self, deployment: Deployment) -> int | None:
+        return self.breaker.death(time.monotonic_ns() // 1000, deployment.spec.instances)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gslice.cli.events import _KEPT, _STYLES
+from gslice.core.events import EventKind
+from gslice.daemon.store import EVENTS_MAX
+from tests.cli import gslice
+from tests.fakes.servers import FakeControl, control_message, control_server
+
+pytestmark = pytest.mark.usefixtures("here")
+
+AT_S = time.mktime((2026, 11, 22, 14, 3, 7, 0, 0, -1)) + 0.25
+
+
+def event(number: int, monotonic_us: int, kind: str = "load", text: str = "", **fields: Any) -> Any:
+    at = {"at_s": AT_S + number, "monotonic_us": monotonic_us}
+    return control_message(
+        "Event", **{"id": number, "subject": "a", **at, **fields}, kind=kind, text=text
+    )
+
+
+@pytest.fixture
+def control(state_dir: Path) -> Iterator[FakeControl]:
+    with control_server(state_dir, FakeControl(control_message("Status", pid=7))) as servicer:
+        servicer.events = [
+            event(0, 90_000_000, "crash", "worker 9 killed by SIGKILL"),
+            event(1, 90_012_345, "requeue", "2 requeued", subject="a-long-name"),
+            event(2, 17, "adopt", "adopted [bold]1 of 1[/bold] worker(s)", subject="frontend"),
+        ]
+        yield servicer
+
+
+def test_a_line_an_event(control: FakeControl) -> None:
+    assert gslice("events").stdout.splitlines() == [
+        "TIME              SINCE  SUBJECT   KIND     TEXT",
+        "14:03:07.250             a         crash    worker 9 killed by SIGKILL",
+        "14:03:08.250     +0.012  a-long-name  requeue  2 requeued",
+        "14:03:09.250             frontend     adopt    adopted [bold]1 of 1[/bold] worker(s)",
+    ]
+    (asked,) = control.asked
+    assert (asked.limit, asked.follow, asked.subject, list(asked.kinds)) == (100, False, "", [])
+
+
+def test_all_that_is_asked_for_reaches_the_daemon(control: FakeControl) -> None:
+    gslice("events", "detector", "-f", "-n", "3", "--kind", "crash", "-k", "restart")
+    (asked,) = control.asked
+    assert (asked.limit, asked.follow, asked.subject) == (3, True, "detector")
+    assert list(asked.kinds) == ["crash", "restart"]
+
+
+def test_json_is_a_line_an_event_with_every_field(control: FakeControl) -> None:
+    lines = gslice("events", "--json").stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [0, 1, 2]
+    assert json.loads(lines[1]) == {
+        "id": 1,
+        "at_s": AT_S + 1,
+        "monotonic_us": 90_012_345,
+        "subject": "a-long-name",
+        "kind": "requeue",
+        "text": "2 requeued",
+    }
+
+
+def test_nothing_happened(control: FakeControl) -> None:
+    control.events = []
+    assert gslice("events").stdout == "no events\n"
+    assert gslice("events", "--json").stdout == ""
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are(control: FakeControl) -> None:
+    told = gslice("events", "--kind", "crashes", status=2).stderr
+    assert all(f"'{kind}'" in told for kind in ("crash", "requeue", "restart"))
+
+
+def test_what_the_command_knows_of_the_daemon_is_so() -> None:
+    assert _KEPT == EVENTS_MAX
+    assert set(_STYLES) <= set(EventKind)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colours_are_for_terminals(control: FakeControl, no_color: str) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        done = subprocess.run(
+            [sys.executable, "-m", "gslice", "events", "-n", "1"],
+            stdout=theirs,
+            env={**os.environ, "NO_COLOR": no_color, "TERM": "xterm"},
+            check=True,
+        )
+        os.close(theirs)
+        shown = screen.read(65536).decode()
+    assert done.returncode == 0
+    assert "worker 9 killed by SIGKILL" in shown
+    assert ("\x1b[1;31mcrash" in shown) == (not no_color)
+
+
+def test_names_are_completed_from_what_runs(control: FakeControl, state_dir: Path) -> None:
+    for name in ("detector", "describer", "tagger"):
+        control.status.functions.add(name=name)
+
+    def completed(line: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", "from gslice.cli.main import app; app(prog_name='gslice')"],
+            env={
+                **os.environ,
+                "_GSLICE_COMPLETE": "complete_bash",
+                "COMP_WORDS": line,
+                "COMP_CWORD": str(len(line.split(" ")) - 1),
+            },
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    for command in ("events", "logs", "load", "unload", "infer", "bench"):
+        assert completed(f"gslice {command} de") == ["detector", "describer"]
+    assert completed("gslice events --kind re") == ["requeue", "restart"]
+    assert completed(f"gslice events --state-dir {state_dir}/none de") == []
