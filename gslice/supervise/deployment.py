@@ -188,7 +188,7 @@ class Deployment:
         flip_us = (time.monotonic_ns() - begun_ns) / 1000
         if lives:
             await self._let_go(old, stage)
-        wait_ns = self.segment.instance_stamps(shadow.instance).get("first_wait_ns", -1)
+        wait_ns = self.segment.instance_stamps(shadow.instance)["first_wait_ns"]
         return Swap(flip_us, wait_ns / 1000 if wait_ns >= 0 else -1.0)
 
     # ---- shares, front-ends, health -----------------------------------------------------------

@@ -193,7 +193,8 @@ def resized(**fields: Any) -> Any:
                 "extra_memory_bytes": 64 << 20,
                 "swaps": [{"flip_us": 8.2, "hole_us": 14.0}, {"flip_us": 9.1, "hole_us": -1}],
             },
-            "f has 40%: shadow warm after 0.81 s and 64.0 MiB, flip 9 us; first request waited 14 us",
+            "f has 40%: shadow warm after 0.81 s and 64.0 MiB, flip 9 us; "
+            "first request waited 14 us",
         ),
         ({"path": "in place"}, "f has 40%, changed in place"),
         ({"path": "none"}, "f has 40% already"),
