@@ -47,15 +47,16 @@ def libraries(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_it_has_the_libraries_and_no_device(tmp_path: Path) -> None:
+def test_it_has_the_libraries_and_no_device_and_ends_with_its_daemon() -> None:
     with WorkerProcess() as worker:
-        worker.connect()
+        hello, _ = worker.connect()
+        assert hello.worker == messages.WorkerState()
         assert "onnxruntime" not in libraries(worker.pid)
         worker.request(messages.Prepare("onnxruntime"), messages.Ok)
         assert "onnxruntime" in libraries(worker.pid)
         assert "libcuda" not in libraries(worker.pid)
-        hello, _ = worker.connect()
-        assert hello.worker == messages.WorkerState()  # to another daemon, too, it serves nothing
+        worker.disconnect()
+        assert worker.wait_exit() == 0
 
 
 def test_it_becomes_a_function_s_worker(tmp_path: Path, log_fd: int) -> None:
