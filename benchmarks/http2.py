@@ -59,10 +59,15 @@ class _Stream:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection, any number of calls at once. Made by `connect`."""
+    """One connection, any number of calls at once. Made by `connect`.
+
+    Attributes:
+        stray: Frames of answers that came for calls which had theirs already.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.stray = 0
         self._streams: dict[int, _Stream] = {}
         self._blocked: deque[int] = deque()  # streams with bytes that no window lets out yet
         self._next_stream = 1
@@ -149,6 +154,9 @@ class Connection(asyncio.BufferedProtocol):
     # ---- frames ----
 
     def _take(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        if kind in (DATA, HEADERS) and number not in self._streams:
+            self.stray += 1
+            return
         if kind == DATA:
             self._take_data(number, payload)
         elif kind == SETTINGS and not flags & ACK:

@@ -22,7 +22,7 @@ from gslice.supervise.adoption import best, find_children, give_up, orphans, rec
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
-from gslice.supervise.logs import DAEMON_LOG_NAME, rotate
+from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
@@ -239,18 +239,23 @@ class Supervisor:
             now_ns = time.monotonic_ns()
             for function in list(self.functions.values()):
                 function.kill_hung(now_ns)
-            for name in (*self.functions, LOG_NAME):
+            for name in (*self.functions, LOG_NAME, SPARES_LOG_NAME):
                 try:
                     rotate(self.node.log_path(name))
                 except OSError as error:
                     text = f"its log could not be moved away: {error}"
                     self.node.event(name, EventKind.DAEMON, text)
 
+    async def keep_spares(self) -> None:
+        """Until cancelled: has spares for the engines in use."""
+        await self.node.spares.keep(self._engines_in_use)
+
     # ---- end -------------------------------------------------------------------------------
 
     async def stop(self, drain_s: float) -> None:
         """Staged end: stop accepting and drain, then close everything."""
         self._closing = True
+        await self.node.spares.close()
         await self.frontends.drain(drain_s)
         await self.frontends.stop(drain_s)
         await asyncio.gather(*(f.stop(drain_s) for f in self.functions.values()))
@@ -262,12 +267,14 @@ class Supervisor:
         """The end without grace: every child is killed."""
         self._closing = True
         await self._tasks.cancel()
-        await asyncio.gather(self.frontends.kill(), *(f.kill() for f in self.functions.values()))
+        ends = (self.node.spares.close(), self.frontends.kill())
+        await asyncio.gather(*ends, *(f.kill() for f in self.functions.values()))
         await self._close_gpus()
 
     async def leave(self) -> None:
         """Lets everything run on, for the next daemon."""
         self._closing = True
+        await self.node.spares.close()
         await self.frontends.leave()
         await asyncio.gather(*(f.leave() for f in self.functions.values()))
         await self._tasks.cancel()
@@ -277,11 +284,19 @@ class Supervisor:
 
     # ---- parts -----------------------------------------------------------------------------
 
+    def _engines_in_use(self) -> list[str] | None:
+        """The engine of every worker that serves; None while any is on its way."""
+        functions = list(self.functions.values())
+        workers = [w for f in functions for d in f.deployments for w in d.workers]
+        if any(f.state == "LOADING" for f in functions) or not all(w.ready for w in workers):
+            return None
+        return [f.spec.engine for f in functions if f.serving for _ in range(f.spec.instances)]
+
     async def _close_gpus(self) -> None:
         await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
 
     def _refuse_reserved(self, name: str) -> None:
-        if name in (LOG_NAME, DAEMON_LOG_NAME):
+        if name in (LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME):
             raise InvalidArgument(
                 f"function {name}: the name is taken by a log of gslice",
                 hint="choose another name",

@@ -12,14 +12,14 @@ from gslice.core.errors import FailedPrecondition
 from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
-from gslice.device.tasks import thread_ids
+from gslice.device.tasks import pin, thread_ids
 from gslice.ipc.native import native_signature
 from gslice.worker.engines import make_engine
 from gslice.worker.gpu import GpuDevice, WorkerGpu
 from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from contextlib import AbstractContextManager
 
     from gslice.core.types import Signature
@@ -36,12 +36,13 @@ class ServedFunction:
         order: What to load, and the share to hold it to once it is attached. Until then nothing is
             limited: threads that a library starts inherit the limits of the thread that loads, and
             the pump and the control loop must have none.
+        control_tids: Threads that were there before any engine: they compute nothing.
 
     Raises:
         LoadFailed: The engine's reason.
     """
 
-    def __init__(self, order: Load) -> None:
+    def __init__(self, order: Load, control_tids: Collection[int]) -> None:
         self.order = order
         self.spec = order.spec
         self.index = -1
@@ -51,13 +52,15 @@ class ServedFunction:
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
         self._niceness = lower() if order.gently else None
-        os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
+        pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
         self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
+        self._control_tids = frozenset(control_tids)
         try:
-            self._control_tids = thread_ids()
             self._engine = make_engine(self.spec.engine)
             with self._measured():
-                self.signature: Signature = self._engine.load(self.spec, self._device())
+                self.signature: Signature = self._engine.load(
+                    self.spec, self._device(), order.known
+                )
         except BaseException:  # nobody else has it, to close it
             if self._gpu is not None:
                 self._gpu.close()

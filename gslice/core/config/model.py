@@ -121,6 +121,14 @@ def _count_or_auto(value: Any) -> Any:
     return 0 if value == "auto" else value
 
 
+def _spares(value: Any) -> Any:
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 16:
+        raise wrong("must be a number from 0 to 16, or `auto`")
+    return value
+
+
 def _version_text(value: Any) -> Any:
     text = str(value)
     if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,17}", text):
@@ -148,6 +156,15 @@ CountOrAuto = Annotated[
 ]
 
 
+SpareCount = Annotated[
+    int | None,
+    BeforeValidator(_spares),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 16}, {"const": "auto"}]}
+    ),
+]
+
+
 class _Section(BaseModel):
     """A mapping of the file: unknown keys are errors, numbers are not text."""
 
@@ -171,6 +188,7 @@ class Node(_Section):
     )
     frontends: int = Field(default=1, ge=1, le=8)
     request_max: PositiveSize = 64 << 20
+    spares: SpareCount = None
 
 
 class Limits(_Section):
