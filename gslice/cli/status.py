@@ -29,6 +29,19 @@ _STATE_STYLES = {
     "FAILED": "bold red",
     "UNAVAILABLE": "bold red",
 }
+_HOST_MEMORY = {
+    "PROCESS": "process_bytes",
+    "MODEL": "model_bytes",
+    "WORKSPACE": "workspace_bytes",
+    "PINNED": "pinned_bytes",
+    "SHADOW": "shadow_peak_bytes",
+}
+_GPU_MEMORY = {
+    "GPU-CONTEXT": "context_bytes",
+    "GPU-WEIGHTS": "weights_bytes",
+    "GPU-WORKSPACE": "device_workspace_bytes",
+    "GPU-SHADOW": "device_shadow_peak_bytes",
+}
 _WATCH_INTERVAL_MS = 1000
 _EVENTS_SHOWN = 5
 
@@ -75,8 +88,8 @@ def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
         *("FUNCTION", "ENGINE", "DEVICE", "LIMITER", "OK", "FAILED", "QUEUED", "RUNNING"),
-        *("ROWS/BATCH", "SEGMENT", "MEMORY", "GPU-MEMORY", "FROM"),
-        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY GPU-MEMORY",
+        *("ROWS/BATCH", "FROM"),
+        right="OK FAILED QUEUED RUNNING ROWS/BATCH",
     )
     for function in functions:
         shown.add_row(
@@ -89,11 +102,22 @@ def count_table(functions: Any) -> Table:
             str(function.queued),
             str(function.in_flight),
             f"{function.batch_mean_rows:.1f}" if function.batch_mean_rows else "-",
-            megabytes(function.segment_bytes),
-            megabytes(sum(worker.rss_bytes for worker in function.workers)),
-            megabytes(function.device_memory_bytes) if function.device_memory_bytes else "-",
             function.source,
         )
+    return shown
+
+
+def memory_table(functions: Any) -> Table:
+    """What each function takes of the host and of its GPU, and what for."""
+    titles = [*_HOST_MEMORY]
+    if any(function.device_memory_bytes for function in functions):
+        titles += _GPU_MEMORY
+    shown = table("FUNCTION", "RESIDENT", *titles, right=" ".join(["RESIDENT", *titles]))
+    fields = {**_HOST_MEMORY, **_GPU_MEMORY}
+    for function in functions:
+        sizes = [getattr(function.memory, fields[title]) for title in titles]
+        resident = sum(worker.rss_bytes for worker in function.workers)
+        shown.add_row(function.name, *(megabytes(s) if s else "-" for s in (resident, *sizes)))
     return shown
 
 
@@ -163,7 +187,12 @@ def _whole_node(found: Any) -> Group:
         _frontend_table(found.frontends),
         Text(),
         _functions_only(found),
-        *((Text(), count_table(found.functions)) if found.functions else ()),
+        *(
+            part
+            for make in (count_table, memory_table)
+            if found.functions
+            for part in (Text(), make(found.functions))
+        ),
     )
 
 

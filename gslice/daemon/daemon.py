@@ -20,11 +20,11 @@ from gslice.core.errors import (
 )
 from gslice.core.events import EventKind
 from gslice.daemon.desired import Desired
-from gslice.daemon.events import EventLog, forgiving
+from gslice.daemon.events import EventLog
 from gslice.daemon.http import HttpServer, health
+from gslice.daemon.observations import Observations
 from gslice.daemon.overrides import json_body, refuse_other_code
 from gslice.daemon.status import Addresses, StatusReader
-from gslice.ipc.codec import to_json
 from gslice.ipc.messages import Failed, Ok, RepositoryCall
 from gslice.supervise.adoption import end_strays
 from gslice.supervise.logs import DAEMON_LOG_NAME
@@ -67,10 +67,10 @@ class Daemon:
     def __init__(self, config: Config, store: Store) -> None:
         self._accepting = self._loaded = self._draining = False
         self._config = config
-        self._store = store
+        self._observations = Observations(store)
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
-        self.supervisor = Supervisor(self.node, self._called)
+        self.supervisor = Supervisor(self.node, self._called, self._observations.recall)
         self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
         self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
@@ -255,9 +255,9 @@ class Daemon:
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
 
-    def plan_resize(self, name: str, share: str) -> ResizePlan:
+    async def plan_resize(self, name: str, share: str) -> ResizePlan:
         """What a resize would do: `Supervisor.plan_resize`, of a share as YAML."""
-        return self.supervisor.plan_resize(name, share_from_yaml(name, share))
+        return await self.supervisor.plan_resize(name, share_from_yaml(name, share))
 
     async def resize(self, name: str, share: str, stage: Callable[[str, str], None]) -> Resized:
         """Changes a function's share on somebody's order; it stays wanted from then on.
@@ -337,19 +337,12 @@ class Daemon:
             reason = str(error).removeprefix(f"function {spec.name}: ")
             self.node.event(spec.name, EventKind.FAILED, f"not loaded: {reason}")
             raise
+        ready_us = round((time.monotonic() - begun_s) * 1e6)
         deployment = self.supervisor.function(spec.name).deployment
-        if deployment is not None and deployment.segment is not None:
-            observation = {
-                "stage_began_us": took_us,
-                "ready_us": round((time.monotonic() - begun_s) * 1e6),
-                "memory_bytes": [w.memory_bytes for w in deployment.workers],
-                "segment_bytes": deployment.segment.size_bytes,
-                "signature": to_json(deployment.signature),
-            }
-            with forgiving():
-                self._store.observe(spec.name, observation)
-            text = f"serves after {observation['ready_us'] / 1e6:.2f} s"
-            self.node.event(spec.name, EventKind.LOAD, text)
+        if deployment is not None and "load" in took_us:  # else only its share changed
+            self._observations.note(deployment, took_us, ready_us)
+        text = f"serves after {ready_us / 1e6:.2f} s"
+        self.node.event(spec.name, EventKind.LOAD, text)
 
     async def _sample(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gslice.core.types import FunctionSpec, Signature
+from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
 PROTOCOL_VERSION = 3
 LISTEN_FD = 3  # where a child finds its listening socket
@@ -80,8 +80,7 @@ class WorkerState:
         limiter: `cgroup`, `threads`, `mps` or `none`.
         limiter_ordered: As in Load.
         cpus: Likewise.
-        memory_bytes: Resident memory of the process after loading.
-        device_memory_bytes: Memory of its GPU that loading took.
+        memory: What it takes by now.
         threads: As in Ready.
     """
 
@@ -94,8 +93,7 @@ class WorkerState:
     limiter: str = "none"
     limiter_ordered: str = ""
     cpus: list[int] = field(default_factory=list)
-    memory_bytes: int = 0
-    device_memory_bytes: int = 0
+    memory: MemoryTaken = field(default_factory=MemoryTaken)
     threads: int = 0
 
 
@@ -178,13 +176,11 @@ class Loaded:
 
     Attributes:
         signature: What it takes and gives.
-        memory_bytes: Resident memory of the worker.
-        device_memory_bytes: Memory of its GPU that loading took.
+        memory: What it takes by now.
     """
 
     signature: Signature
-    memory_bytes: int
-    device_memory_bytes: int = 0
+    memory: MemoryTaken
 
 
 @dataclass(frozen=True)
@@ -195,9 +191,12 @@ class Attach:
 
     Attributes:
         instance: Index in the segment's instance table.
+        context_bytes: What its context takes of its GPU, which only the daemon can measure; the
+            worker tells it to daemons to come.
     """
 
     instance: int
+    context_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -207,15 +206,13 @@ class Ready:
     Attributes:
         share_effective_percent: Read back from the limiter.
         limiter: What enforces it.
-        memory_bytes: Resident memory of the worker.
-        device_memory_bytes: Memory of its GPU that loading and warming up took.
+        memory: What it takes.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
     """
 
     share_effective_percent: float
     limiter: str
-    memory_bytes: int
-    device_memory_bytes: int = 0
+    memory: MemoryTaken
     threads: int = 0
 
 

@@ -1,21 +1,59 @@
-"""What functions may take of the node: shared memory for segments, memory of a device."""
+"""What functions may take of the node: shared memory for segments, memory of device and host.
+
+What a load needs is known from the last one of the same model. Then it is refused before it starts
+if it does not fit; otherwise the device's limit is checked once its workers have measured.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gslice.core.errors import ResourceExhausted
+from gslice.control.memory import Room, refusal
+from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.figures import megabytes
+from gslice.core.types import MemoryTaken
+from gslice.device.memory import available_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
 
+    from gslice.core.types import FunctionSpec
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
+    from gslice.supervise.recall import Recall
 
 _PARTS_MIN = 4
+
+
+@dataclass(frozen=True)
+class Need:
+    """What somebody is about to take.
+
+    Attributes:
+        function: Whose name.
+        device: Its device's name.
+        memory: Of all that will be loaded, together.
+        circumstances: Such as `shadow beside the primary`; may be empty.
+    """
+
+    function: str
+    device: str
+    memory: MemoryTaken
+    circumstances: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Promise:
+    """A need that was found to fit, and what its function had by then."""
+
+    need: Need
+    before: MemoryTaken
 
 
 class Budget(Protocol):
@@ -31,6 +69,23 @@ class Budget(Protocol):
             ResourceExhausted: it is more than the device's limit.
         """
 
+    def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
+        """What all instances of a function will take; None: nobody knows."""
+
+    async def check(self, need: Need | None) -> None:
+        """Checks that a need fits now.
+
+        Raises:
+            ResourceExhausted: it does not; the message has the arithmetic.
+        """
+
+    def promised(self, need: Need | None) -> AbstractAsyncContextManager[None]:
+        """Around a load: nobody else is given meanwhile what it needs.
+
+        Raises:
+            ResourceExhausted: as of `check`, before anything is done.
+        """
+
 
 class NodeBudget:
     """The `Budget` of all functions of a node.
@@ -38,11 +93,15 @@ class NodeBudget:
     Args:
         node: Its limits.
         functions: What runs, by name; read when asked.
+        recall: What earlier loads showed.
     """
 
-    def __init__(self, node: Node, functions: Mapping[str, Function]) -> None:
+    def __init__(self, node: Node, functions: Mapping[str, Function], recall: Recall) -> None:
         self._node = node
         self._functions = functions
+        self._recall = recall
+        self._promises: set[_Promise] = set()
+        self._deciding = asyncio.Lock()
 
     def segment_bytes(self) -> int:
         """A part of the pinned memory that leaves something for every function to come."""
@@ -54,13 +113,7 @@ class NodeBudget:
     def check_memory(self, device: str) -> None:
         """See `Budget.check_memory`."""
         limit = self._node.device(device).memory_limit_bytes
-        on_gpu = device in self._node.gpus
-        used: Counter[str] = Counter()
-        for deployment in self._deployments():  # of the same name, while one is loaded anew
-            if deployment.spec.device == device:
-                used[deployment.spec.name] += sum(
-                    w.device_memory_bytes if on_gpu else w.memory_bytes for w in deployment.workers
-                )
+        used = self._used_bytes(device)
         if limit and used.total() > limit:
             parts = " + ".join(f"{name} {megabytes(size)}" for name, size in sorted(used.items()))
             raise ResourceExhausted(
@@ -68,6 +121,88 @@ class NodeBudget:
                 f"more than its memory limit of {megabytes(limit)}",
                 hint="raise the limit, or unload a function",
             )
+
+    def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
+        """See `Budget.needed`."""
+        recalled = self._recall(spec)
+        if recalled is None:
+            return None
+        together = sum([recalled.memory] * spec.instances, MemoryTaken())
+        return Need(spec.name, spec.device, together, circumstances)
+
+    async def check(self, need: Need | None) -> None:
+        """See `Budget.check`."""
+        if need is None:
+            return
+        for room, on_device in await self._rooms(need.device):
+            parts = need.memory.device_parts if on_device else need.memory.host_parts
+            if told := refusal(parts, room, need.circumstances):
+                raise ResourceExhausted(
+                    f"function {need.function}: {told}",
+                    hint="unload a function, or raise limits.memory where that is the limit",
+                )
+
+    @contextlib.asynccontextmanager
+    async def promised(self, need: Need | None) -> AsyncIterator[None]:
+        """See `Budget.promised`."""
+        if need is None:
+            yield
+            return
+        async with self._deciding:
+            await self.check(need)
+            promise = _Promise(need, self._measured(need.function))
+            self._promises.add(promise)
+        try:
+            yield
+        finally:
+            self._promises.discard(promise)
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    async def _rooms(self, device: str) -> list[tuple[Room, bool]]:
+        """What is left where a function of a device takes memory, and whether that is a GPU's."""
+        limit, gpu = self._node.device(device).memory_limit_bytes, self._node.gpus.get(device)
+        rooms: list[tuple[Room, bool]] = []
+        if gpu is not None:
+            with contextlib.suppress(GsliceError):  # whoever starts a worker on it is told
+                await gpu.ready()
+                await gpu.read()
+        to_come = sum((self._to_come(p) for p in self._promises_on(device)), MemoryTaken())
+        if limit:
+            taken = to_come.device_bytes if gpu is not None else to_come.host_bytes
+            free_bytes = limit - self._used_bytes(device).total() - taken
+            rooms.append((Room(device, free_bytes, limit), gpu is not None))
+        if gpu is not None and gpu.memory_free_bytes is not None:
+            rooms.append((Room(device, gpu.memory_free_bytes - to_come.device_bytes), True))
+        on_host = sum(self._to_come(promise).host_bytes for promise in self._promises)
+        rooms.append((Room("the node", available_bytes() - on_host), False))
+        return rooms
+
+    def _promises_on(self, device: str) -> list[_Promise]:
+        return [promise for promise in self._promises if promise.need.device == device]
+
+    def _to_come(self, promise: _Promise) -> MemoryTaken:
+        """What was promised and is not taken yet."""
+        had, has = vars(promise.before), vars(self._measured(promise.need.function))
+        wanted = vars(promise.need.memory)
+        return MemoryTaken(**{p: max(0, had[p] + wanted[p] - has[p]) for p in wanted})
+
+    def _measured(self, name: str) -> MemoryTaken:
+        function = self._functions.get(name)
+        workers = [w for d in function.deployments for w in d.workers] if function else []
+        return sum((worker.memory for worker in workers), MemoryTaken())
+
+    def _used_bytes(self, device: str) -> Counter[str]:
+        """What workers of a device took of its memory, by function."""
+        on_gpu = device in self._node.gpus
+        used: Counter[str] = Counter()
+        for deployment in self._deployments():  # of the same name, while one is loaded anew
+            if deployment.spec.device == device:
+                used[deployment.spec.name] += sum(
+                    w.memory.device_bytes if on_gpu else w.memory.host_bytes
+                    for w in deployment.workers
+                )
+        return used
 
     def _deployments(self) -> list[Deployment]:
         return [d for function in self._functions.values() for d in function.deployments]

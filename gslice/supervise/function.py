@@ -78,7 +78,7 @@ class Function:
         self._retiring: list[Deployment] = []  # those that finish what they have
         self._load_ordered = False
         self.restarts = Restarts(node, self)
-        self.resizing = Resizing(node, self)
+        self.resizing = Resizing(node, self, budget)
 
     # ---- what can be seen --------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ class Instances:
         device, gpu = self._device, self._gpu
         if gpu is None:
             return await worker.load(self._spec, device.limiter, list(device.cpus), gently=gently)
-        async with gpu.measuring:
+        async with gpu.measured_load(worker):
             signature = await worker.load(
                 self._spec, gpu.limiter, gpu.cpus(), gpu.grant(), gently=gently
             )

@@ -24,6 +24,7 @@ from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import DAEMON_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
+from gslice.supervise.recall import nothing
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gslice.supervise.adoption import Group
     from gslice.supervise.child import Child
     from gslice.supervise.node import Node
+    from gslice.supervise.recall import Recall
 
 SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _CARE_PERIOD_MAX_S = 1.0
@@ -48,6 +50,7 @@ class Supervisor:
     Args:
         node: The node.
         on_call: Takes what a front-end asks of the daemon.
+        recall: What earlier loads showed.
 
     Attributes:
         functions: By name, in the order in which they were asked for.
@@ -55,11 +58,16 @@ class Supervisor:
         found: Children that an earlier daemon left.
     """
 
-    def __init__(self, node: Node, on_call: Callable[[Child, Received], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        on_call: Callable[[Child, Received], None],
+        recall: Recall = nothing,
+    ) -> None:
         self.node = node
         self.functions: dict[str, Function] = {}
         self._on_call = on_call
-        self._budget = NodeBudget(node, self.functions)
+        self._budget = NodeBudget(node, self.functions, recall)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self.found: list[Child] = []
         self._sharing = Sharing(node, self.functions)
@@ -181,7 +189,7 @@ class Supervisor:
         Raises:
             NotFound: there is none of that name.
             FailedPrecondition: it does not serve.
-            ResourceExhausted: fixed shares and minima do not fit.
+            ResourceExhausted: fixed shares and minima do not fit, or a shadow's memory does not.
             Cancelled: a newer order came before the swap.
             GsliceError: why no shadow could be prepared. What served before serves on.
         """
@@ -191,12 +199,12 @@ class Supervisor:
             function.resizing.begin(order)
             function.resizing.check_newest()
             self._check_present(function)
-            plan = self.plan_resize(name, share)
+            plan = await self.plan_resize(name, share)
             tell = recorded(self.node.event, name, stage)
             tell("plan", plan.text)
             return await self._resize(function, share, plan, tell)
 
-    def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
+    async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
 
         Raises:
@@ -215,7 +223,14 @@ class Supervisor:
             for other, f in self.functions.items()
             if other in shares and abs(f.share_granted_percent - shares[other]) > 1e-9
         }
-        return ResizePlan(deployment.path_to(shares[name]), shares[name], changes)
+        path = deployment.path_to(shares[name])
+        if path != "shadow":
+            return ResizePlan(path, shares[name], changes)
+        need = function.resizing.shadow_need(deployment)
+        await self._budget.check(need)
+        on_gpu = need.device in self.node.gpus
+        parts = need.memory.device_parts if on_gpu else need.memory.host_parts
+        return ResizePlan(path, shares[name], changes, parts)
 
     def function(self, name: str) -> Function:
         """A function by name.
@@ -312,13 +327,17 @@ class Supervisor:
                 if self._closing:
                     raise Unavailable("the daemon is stopping")
                 self._sharing.admit(function, spec)  # before anything waits: first come
-                await function.announce()
-                await self._sharing.share_out()
-                if function.takes_share_alone(before, spec):
-                    function.set_share(spec)
-                    await function.resizing.carry_out(stage)
-                else:
-                    await function.load(spec, stage)
+                beside = "beside what serves" if function.accepting else ""
+                alone = function.takes_share_alone(before, spec)
+                need = None if alone else self._budget.needed(spec, beside)
+                async with self._budget.promised(need):
+                    await function.announce()
+                    await self._sharing.share_out()
+                    if function.takes_share_alone(before, spec):  # still: its workers may have died
+                        function.set_share(spec)
+                        await function.resizing.carry_out(stage)
+                    else:
+                        await function.load(spec, stage)
             except GsliceError as error:
                 if function.accepting:
                     function.spec = before

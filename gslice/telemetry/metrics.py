@@ -39,6 +39,7 @@ class FunctionReading:
         worker_restarts: Workers started in place of dead ones.
         segment_bytes: Size of its shared memory.
         device_memory_bytes: Memory of its GPU that its workers took.
+        memory_bytes: What it takes, by where (`host` or its GPU) and what for.
     """
 
     name: str
@@ -50,6 +51,7 @@ class FunctionReading:
     worker_restarts: int = 0
     segment_bytes: int = 0
     device_memory_bytes: int = 0
+    memory_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
     rss = _gauge("gslice_worker_rss_bytes", "Resident memory of a worker.", "pid")
     segment = _gauge("gslice_segment_bytes", "Size of the function's shared memory.")
     on_gpu = _gauge("gslice_device_memory_bytes", "Memory of its GPU that its workers took.")
+    taken = _gauge("gslice_memory_bytes", "Memory by what took it.", "device", "part")
     restarts = _counter("gslice_worker_restarts", "Workers started in place of dead ones.")
     for function in functions:
         name = function.name
@@ -194,6 +197,8 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
             on_gpu.add_metric([name], function.device_memory_bytes)
         for kind, percent in function.share_percent.items():
             shares.add_metric([name, kind], percent)
+        for place, size in function.memory_bytes.items():
+            taken.add_metric([name, *place], size)
         for pid, size in function.worker_rss_bytes.items():
             rss.add_metric([name, str(pid)], size)
         if function.stats is None:
@@ -206,7 +211,8 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
                 blocks.add_metric([name], count)
             else:
                 slots.add_metric([name, state], count)
-    return (ready, queue, in_flight, slots, blocks, shares, rss, segment, on_gpu, restarts)
+    sizes = (rss, segment, on_gpu, taken)
+    return (ready, queue, in_flight, slots, blocks, shares, *sizes, restarts)
 
 
 def _requests(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:
