@@ -22,6 +22,7 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it, un
 _STATE_STYLES = {
     "READY": "green",
     "SERVING": "green",
+    "COLD": "cyan",
     "LOADING": "yellow",
     "STARTING": "yellow",
     "DRAINING": "yellow",

@@ -99,6 +99,9 @@ class FunctionSpec:
         precision: What `torch` computes with: `fp32`, `fp16`, `bf16`, or `auto`: as the model is.
         channels_last: Whether `torch` gets images, and keeps weights, with channels last.
         environment: Extra environment variables of the worker.
+        residency: `pinned`: always loaded; `warm`: so unless its memory is needed for another;
+            `cold`: loaded when a request comes, unloaded when none came for `idle_after_us`.
+        idle_after_us: See there.
     """
 
     name: str
@@ -124,6 +127,8 @@ class FunctionSpec:
     precision: str = "auto"
     channels_last: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    residency: str = "warm"
+    idle_after_us: int = 600_000_000
 
 
 @dataclass(frozen=True)

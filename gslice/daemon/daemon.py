@@ -25,7 +25,7 @@ from gslice.daemon.http import HttpServer, health
 from gslice.daemon.observations import Observations
 from gslice.daemon.overrides import json_body, refuse_other_code
 from gslice.daemon.status import Addresses, StatusReader
-from gslice.ipc.messages import Failed, Ok, RepositoryCall
+from gslice.ipc.messages import Failed, Ok, RepositoryCall, Wake
 from gslice.supervise.adoption import end_strays
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import unheard
@@ -189,7 +189,7 @@ class Daemon:
     async def _try_to_load(self, spec: FunctionSpec) -> None:
         # Why it failed stands in the log and in the function's state.
         with contextlib.suppress(GsliceError):
-            await self._load(spec, unheard)
+            await self._load(spec, unheard, lazily=True)
 
     async def _stop(self) -> None:
         """The staged stop, until somebody is in a hurry; then the end of what is left."""
@@ -323,7 +323,9 @@ class Daemon:
             await self.supervisor.unload(name, unheard)
         await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
 
-    async def _load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
+    async def _load(
+        self, spec: FunctionSpec, stage: Callable[[str, str], None], *, lazily: bool = False
+    ) -> None:
         begun_s = time.monotonic()
         took_us: dict[str, int] = {}
 
@@ -332,16 +334,18 @@ class Daemon:
             stage(name, detail)
 
         try:
-            await self.supervisor.load(spec, timed, self.desired.source(spec.name))
+            source = self.desired.source(spec.name)
+            await self.supervisor.load(spec, timed, source, lazily=lazily)
         except GsliceError as error:
             reason = str(error).removeprefix(f"function {spec.name}: ")
             self.node.event(spec.name, EventKind.FAILED, f"not loaded: {reason}")
             raise
         ready_us = round((time.monotonic() - begun_s) * 1e6)
-        deployment = self.supervisor.function(spec.name).deployment
+        function = self.supervisor.function(spec.name)
+        deployment = function.deployment
         if deployment is not None and "load" in took_us:  # else only its share changed
             self._observations.note(deployment, took_us, ready_us)
-        text = f"serves after {ready_us / 1e6:.2f} s"
+        text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self.node.event(spec.name, EventKind.LOAD, text)
 
     async def _sample(self) -> None:
@@ -356,9 +360,16 @@ class Daemon:
         """A front-end asks for something."""
         if isinstance(received.message, RepositoryCall):
             self.background(self._repository(child, received.message, received.seq))
+        elif isinstance(received.message, Wake):
+            self._wake(received.message.name)
         else:
             error = InvalidArgument(f"the daemon takes no {type(received.message).__name__}")
             child.send(Failed(error.code, error.message), seq=received.seq)
+
+    def _wake(self, name: str) -> None:
+        function = self.supervisor.functions.get(name)
+        if function is not None and not self._draining:  # else its requests are answered by its end
+            function.residency.wake()
 
     async def _repository(self, child: Child, call: RepositoryCall, seq: int) -> None:
         answer: Ok | Failed = Failed(Internal.code, "the daemon failed over it; its log says more")

@@ -190,6 +190,8 @@ class StatusReader:
         message.share_granted_percent = function.share_granted_percent
         message.slo_p99_us = spec.slo_p99_us
         message.source = function.source
+        message.residency = spec.residency
+        message.cold_starts = function.residency.cold_starts
         if deployment is None:
             return
         message.limiter = deployment.limiter
@@ -266,6 +268,7 @@ def _function_reading(function: Function) -> FunctionReading:
         },
         worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
         worker_restarts=function.restarts.count,
+        cold_starts=function.residency.cold_starts,
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=sum(w.memory.device_bytes for w in workers),
         memory_bytes=_by_device(function, deployment) if deployment else {},

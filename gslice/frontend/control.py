@@ -61,6 +61,18 @@ class DaemonLink:
             )
         await self._channel.request(call, messages.Ok)
 
+    def wake(self, name: str) -> None:
+        """Tells the daemon that a function that is not loaded is wanted.
+
+        Raises:
+            Unavailable: No daemon is there to load it.
+        """
+        if self._channel is None:
+            raise Unavailable(
+                f"function {name!r} is not loaded, and the daemon is away", hint="try again later"
+            )
+        self._channel.send(messages.Wake(name))
+
     def close(self) -> None:
         """Leaves the daemon and stops accepting others."""
         self._grace.cancel()

@@ -131,6 +131,17 @@ class RepositoryCall:
     config: str = ""
 
 
+@dataclass(frozen=True)
+class Wake:
+    """A request waits in the segment of a function that is not loaded now, or was refused.
+
+    Attributes:
+        name: The function's.
+    """
+
+    name: str
+
+
 # ---- daemon -> worker ----------------------------------------------------------------------------
 
 
@@ -297,15 +308,18 @@ class SetFunction:
 
     Attributes:
         name: The function's.
-        state: `LOADING`, `READY`, `UNLOADING` or `UNAVAILABLE`.
+        state: `LOADING`, `READY`, `COLD`, `UNLOADING` or `UNAVAILABLE`. What is COLD takes
+            requests, and Wake tells of each.
         reason: Why it is not READY; empty if it is.
         spec: So that the repository index can tell of a function that never got a segment.
+        load_us: If it is COLD: how long its load takes.
     """
 
     name: str
     state: str
     reason: str = ""
     spec: FunctionSpec | None = None
+    load_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -327,6 +341,7 @@ Message = (
     | Failed
     | Hello
     | RepositoryCall
+    | Wake
     | Load
     | Loaded
     | Attach

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
-    from gslice.supervise.recall import Recall
+    from gslice.supervise.recall import Recall, Recalled
 
 _PARTS_MIN = 4
 
@@ -62,12 +62,20 @@ class Budget(Protocol):
     def segment_bytes(self) -> int:
         """How large a new segment may be."""
 
-    def check_memory(self, device: str) -> None:
+    async def settle_memory(self, spec: FunctionSpec) -> None:
         """Checks the memory of all workers of a device, as they reported it.
+
+        Others are unloaded, if that helps.
+
+        Args:
+            spec: Of the function that was loaded there.
 
         Raises:
             ResourceExhausted: it is more than the device's limit.
         """
+
+    def recalled(self, spec: FunctionSpec) -> Recalled | None:
+        """What the last load of the same model showed."""
 
     def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
         """What all instances of a function will take; None: nobody knows."""
@@ -79,8 +87,14 @@ class Budget(Protocol):
             ResourceExhausted: it does not; the message has the arithmetic.
         """
 
-    def promised(self, need: Need | None) -> AbstractAsyncContextManager[None]:
+    def promised(
+        self, need: Need | None, *, evict: bool = False
+    ) -> AbstractAsyncContextManager[None]:
         """Around a load: nobody else is given meanwhile what it needs.
+
+        Args:
+            need: None: it is not known.
+            evict: Others that may be are unloaded if it does not fit otherwise.
 
         Raises:
             ResourceExhausted: as of `check`, before anything is done.
@@ -110,8 +124,18 @@ class NodeBudget:
         part = total // max(_PARTS_MIN, len(self._functions))
         return max(0, min(part, (total - used) // 2))
 
+    async def settle_memory(self, spec: FunctionSpec) -> None:
+        """See `Budget.settle_memory`."""
+        limit = self._node.device(spec.device).memory_limit_bytes
+        if limit:
+            async with self._deciding:
+                while (over := self._used_bytes(spec.device).total() - limit) > 0:
+                    if not await self._evict_one(spec.name, spec.device, over):
+                        break
+        self.check_memory(spec.device)
+
     def check_memory(self, device: str) -> None:
-        """See `Budget.check_memory`."""
+        """Raises ResourceExhausted if a device's workers take more than its limit."""
         limit = self._node.device(device).memory_limit_bytes
         used = self._used_bytes(device)
         if limit and used.total() > limit:
@@ -122,9 +146,13 @@ class NodeBudget:
                 hint="raise the limit, or unload a function",
             )
 
+    def recalled(self, spec: FunctionSpec) -> Recalled | None:
+        """See `Budget.recalled`."""
+        return self._recall(spec)
+
     def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
         """See `Budget.needed`."""
-        recalled = self._recall(spec)
+        recalled = self.recalled(spec)
         if recalled is None:
             return None
         together = sum([recalled.memory] * spec.instances, MemoryTaken())
@@ -143,13 +171,19 @@ class NodeBudget:
                 )
 
     @contextlib.asynccontextmanager
-    async def promised(self, need: Need | None) -> AsyncIterator[None]:
+    async def promised(self, need: Need | None, *, evict: bool = False) -> AsyncIterator[None]:
         """See `Budget.promised`."""
         if need is None:
             yield
             return
         async with self._deciding:
-            await self.check(need)
+            while True:
+                try:
+                    await self.check(need)
+                    break
+                except ResourceExhausted:
+                    if not evict or not await self._make_room(need):
+                        raise
             promise = _Promise(need, self._measured(need.function))
             self._promises.add(promise)
         try:
@@ -158,6 +192,42 @@ class NodeBudget:
             self._promises.discard(promise)
 
     # ---- parts -----------------------------------------------------------------------------
+
+    async def _make_room(self, need: Need) -> bool:
+        """Unloads one function where something is missing; False: that would not suffice."""
+        for room, on_device in await self._rooms(need.device):
+            needed = need.memory.device_bytes if on_device else need.memory.host_bytes
+            if (missing := needed - room.free_bytes) > 0:
+                device = need.device if room.where == need.device else ""
+                return await self._evict_one(need.function, device, missing)
+        return True  # somebody else has left meanwhile
+
+    async def _evict_one(self, name: str, device: str, missing_bytes: int) -> bool:
+        """Unloads the function that was used longest ago, if all that may be would suffice.
+
+        Args:
+            name: For whom.
+            device: Where it is missing; empty: on the host.
+            missing_bytes: How much.
+        """
+        frees = {
+            function: freed
+            for function in self._functions.values()
+            if function.name != name and function.residency.evictable
+            if (freed := self._frees_bytes(function, device))
+        }
+        if sum(frees.values()) < missing_bytes:
+            return False
+        for function in sorted(frees, key=lambda each: each.residency.used_ms):
+            if function.residency.evictable and await function.residency.evict(name):
+                return True
+        return False
+
+    def _frees_bytes(self, function: Function, device: str) -> int:
+        memory = self._measured(function.name)
+        if device and function.spec.device != device:
+            return 0
+        return memory.device_bytes if device in self._node.gpus else memory.host_bytes
 
     async def _rooms(self, device: str) -> list[tuple[Room, bool]]:
         """What is left where a function of a device takes memory, and whether that is a GPU's."""

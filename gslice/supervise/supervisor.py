@@ -104,7 +104,8 @@ class Supervisor:
         unserved = known - by_name.keys()
         await self.frontends.forget(*(unserved - desired.keys()))
         for name in unserved & desired.keys():
-            self.node.event(name, EventKind.CRASH, _LOST)
+            if desired[name].residency != "cold":  # else it was not loaded, most likely
+                self.node.event(name, EventKind.CRASH, _LOST)
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
@@ -132,7 +133,12 @@ class Supervisor:
     # ---- functions ---------------------------------------------------------------------------
 
     async def load(
-        self, spec: FunctionSpec, stage: Callable[[str, str], None], source: str = "file"
+        self,
+        spec: FunctionSpec,
+        stage: Callable[[str, str], None],
+        source: str = "file",
+        *,
+        lazily: bool = False,
     ) -> None:
         """Adds a function, or loads one anew; where only its share changed, in place.
 
@@ -140,6 +146,7 @@ class Supervisor:
             spec: What to load.
             stage: Told of each stage as it begins.
             source: Where the wish comes from, `file` or `overlay`.
+            lazily: One whose residency is `cold` may wait for a request, if its signature is known.
 
         Raises:
             GsliceError: why it does not serve. What served before serves on.
@@ -157,7 +164,7 @@ class Supervisor:
                 function.resizing.begin(order)
                 # It may have been unloaded while we waited for its lock.
                 if self.functions.get(spec.name) is function:
-                    await self._load(function, spec, source, stage)
+                    await self._load(function, spec, source, stage, lazily)
                     return
 
     async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
@@ -254,6 +261,7 @@ class Supervisor:
             now_ns = time.monotonic_ns()
             for function in list(self.functions.values()):
                 function.kill_hung(now_ns)
+                function.residency.look()
             for name in (*self.functions, LOG_NAME):
                 try:
                     rotate(self.node.log_path(name))
@@ -320,21 +328,26 @@ class Supervisor:
         spec: FunctionSpec,
         source: str,
         stage: Callable[[str, str], None],
+        lazily: bool,
     ) -> None:
         before = function.spec
+        lazily = lazily and spec.residency == "cold" and function.deployment is None
+        known = self._budget.recalled(spec) if lazily else None
         with function.load_ordered():
             try:
                 if self._closing:
                     raise Unavailable("the daemon is stopping")
                 self._sharing.admit(function, spec)  # before anything waits: first come
                 beside = "beside what serves" if function.accepting else ""
-                alone = function.takes_share_alone(before, spec)
-                need = None if alone else self._budget.needed(spec, beside)
-                async with self._budget.promised(need):
+                alone = function.takes_in_place(before, spec)
+                need = None if alone or known else self._budget.needed(spec, beside)
+                async with self._budget.promised(need, evict=True):
                     await function.announce()
                     await self._sharing.share_out()
-                    if function.takes_share_alone(before, spec):  # still: its workers may have died
-                        function.set_share(spec)
+                    if known is not None:
+                        await function.residency.begin_cold(known)
+                    elif function.takes_in_place(before, spec):  # still: its workers may have died
+                        function.take_over(spec)
                         await function.resizing.carry_out(stage)
                     else:
                         await function.load(spec, stage)
@@ -356,12 +369,12 @@ class Supervisor:
         stage: Callable[[str, str], None],
     ) -> Resized:
         before = function.spec
-        function.set_share(dataclasses.replace(before, share=share))
+        function.take_over(dataclasses.replace(before, share=share))
         try:
             await self._sharing.share_out()
             resized = await function.resizing.carry_out(stage)
         except GsliceError:
-            function.set_share(before)
+            function.take_over(before)
             await self._sharing.share_out()
             raise
         finally:

@@ -215,7 +215,21 @@ class Queue(_Section):
     request_max: PositiveSize = 32 << 20
 
 
-class Defaults(_Section):
+Residency = Annotated[
+    Literal["pinned", "warm", "cold"],
+    Field(description="warm: evicted if memory is needed; cold: loaded when a request comes."),
+]
+IdleAfter = Annotated[Duration, _at_least(100_000, "100ms")]
+
+
+class Resident(_Section):
+    """When a function is loaded."""
+
+    residency: Residency = "warm"
+    idle_after: IdleAfter = 600_000_000
+
+
+class Defaults(Resident):
     """`defaults`: of every function."""
 
     slo: Slo = Slo()
@@ -292,7 +306,7 @@ def is_exported(path: str | None) -> bool:
     return path is not None and path.endswith(".pt2")
 
 
-class Function(_Section):
+class Function(Resident):
     """`functions.<name>`: one of `model`, `torch`, `python`, `identity`, and how to serve it."""
 
     model: str | None = Field(default=None, description="An .onnx, or a .pt2 of torch.export.")
