@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
 
-from gslice.core.errors import GsliceError, Unavailable
+from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
 from gslice.ipc import messages
 from gslice.ipc.async_channel import AsyncChannel
 from gslice.ipc.channel import Received
@@ -67,11 +68,13 @@ class DaemonLink:
         Raises:
             Unavailable: No daemon is there to load it.
         """
-        if self._channel is None:
-            raise Unavailable(
-                f"function {name!r} is not loaded, and the daemon is away", hint="try again later"
-            )
-        self._channel.send(messages.Wake(name))
+        if self._channel is not None:
+            with contextlib.suppress(ChannelClosed):  # it left just now
+                self._channel.send(messages.Wake(name))
+                return
+        raise Unavailable(
+            f"function {name!r} is not loaded, and the daemon is away", hint="try again later"
+        )
 
     def close(self) -> None:
         """Leaves the daemon and stops accepting others."""

@@ -334,7 +334,7 @@ def test_a_drain_does_not_wait_longer_for_another_worker_than_it_may(
         node, frontends = make_supervisor(tmp_path, events).node, None
         deployment = Deployment(node, SPEC, 50, frontends, lambda *_: None)
         deployment.instances.segment = Segment.create("a", [(4096, 1)], 4096, 1)
-        monkeypatch.setattr(deployment, "_idle", lambda: False)
+        monkeypatch.setattr(Deployment, "idle", False)
         monkeypatch.setattr(deployment, "replace", asyncio.Event().wait)
         assert not await asyncio.wait_for(deployment.drain(0.01), 10)
         assert events == ["nobody can answer what still waits: another worker takes too long"]
