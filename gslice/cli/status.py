@@ -113,12 +113,14 @@ def memory_table(functions: Any) -> Table:
     titles = [*_HOST_MEMORY]
     if any(function.device_memory_bytes for function in functions):
         titles += _GPU_MEMORY
-    shown = table("FUNCTION", "RESIDENT", *titles, right=" ".join(["RESIDENT", *titles]))
+    titles = ["RESIDENT", *titles]
+    shown = table("FUNCTION", "RESIDENCY", *titles, right=" ".join(titles))
     fields = {**_HOST_MEMORY, **_GPU_MEMORY}
     for function in functions:
-        sizes = [getattr(function.memory, fields[title]) for title in titles]
         resident = sum(worker.rss_bytes for worker in function.workers)
-        shown.add_row(function.name, *(megabytes(s) if s else "-" for s in (resident, *sizes)))
+        sizes = [resident, *(getattr(function.memory, fields[title]) for title in titles[1:])]
+        cells = (megabytes(size) if size else "-" for size in sizes)
+        shown.add_row(function.name, function.residency, *cells)
     return shown
 
 

@@ -47,11 +47,12 @@ class Residency:
         self._budget = budget
         self._tasks = Tasks(function.name, node.event)
         self._resting = self._waking = False
-        self._loaded_ms = 0
+        self._used_ms = 0
+        self._answered = 0  # requests that had ended by then, in whatever way
 
     def loaded(self, load_us: int) -> None:
         """It serves from now on; 0: nobody saw how long its load took."""
-        self._loaded_ms = time.time_ns() // 1_000_000
+        self._used_ms, self._answered = _now_ms(), self._count_answered()
         if not load_us and (recalled := self._budget.recalled(self._function.spec)):
             load_us = recalled.load_us
         self.load_us = load_us or self.load_us
@@ -65,6 +66,8 @@ class Residency:
 
     def look(self) -> None:
         """Has it rest if no request came for too long; called every now and then."""
+        if (answered := self._count_answered()) != self._answered:
+            self._used_ms, self._answered = _now_ms(), answered
         if not self._resting and self._is_idle():
             self._resting = True
             self._tasks.start(self._rest_if_idle())
@@ -85,7 +88,7 @@ class Residency:
     def used_ms(self) -> int:
         """When it was used last, or loaded: by the wall clock, since the epoch."""
         segment = self._function.segment
-        return max(self._loaded_ms, segment.stats()["last_inference_ms"] if segment else 0)
+        return max(self._used_ms, segment.stats()["last_inference_ms"] if segment else 0)
 
     async def evict(self, other: str) -> bool:
         """Has it rest because another function needs its memory; only if it is `evictable`.
@@ -122,7 +125,12 @@ class Residency:
         spec = self._function.spec
         if spec.residency != "cold" or not self._may_rest:
             return False
-        return (time.time_ns() // 1_000_000 - self.used_ms) * 1000 >= spec.idle_after_us
+        return (_now_ms() - self.used_ms) * 1000 >= spec.idle_after_us
+
+    def _count_answered(self) -> int:
+        """Successes alone would not do: what fails was asked for, too."""
+        segment = self._function.segment
+        return sum(segment.stats()["outcome"].values()) if segment else 0
 
     async def _rest_if_idle(self) -> None:
         try:
@@ -195,6 +203,10 @@ class Residency:
         function.set_state("COLD", f"could not be loaded: {reason}")
         deployment.fail_queued(function.reason)
         await function.show("COLD")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _stop_pulling(deployment: Deployment) -> bool:

@@ -338,7 +338,7 @@ class Supervisor:
                 if self._closing:
                     raise Unavailable("the daemon is stopping")
                 self._sharing.admit(function, spec)  # before anything waits: first come
-                beside = "beside what serves" if function.accepting else ""
+                beside = "beside what serves" if function.serving else ""
                 alone = function.takes_in_place(before, spec)
                 need = None if alone or known else self._budget.needed(spec, beside)
                 async with self._budget.promised(need, evict=True):

@@ -259,6 +259,27 @@ def test_it_rests_when_no_request_came_for_long_enough(
     run(scenario)
 
 
+def test_requests_that_fail_are_requests(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = 1_000_000_000_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+
+    async def scenario(case: Case) -> None:
+        nonlocal now_ns
+        case.residency.loaded(5)
+        now_ns += 200_000_000
+        case.deployment.queue()
+        case.deployment.segment.fail_queued(14, "it fails")
+        case.residency.look()
+        await case.settle()
+        assert case.function.state == "READY"
+        now_ns += 100_000_000
+        case.residency.look()
+        await case.settle()
+        assert case.function.state == "COLD"
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("residency", ["warm", "pinned"])
 def test_others_are_never_idle_enough(run, residency: str) -> None:
     async def scenario(case: Case) -> None:
