@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gslice.core.config import Config
     from gslice.daemon.daemon import Daemon
 
+_SERVING = ("READY", "COLD")  # the latter when a request comes
 _PATIENCE_S = 3600.0  # a change of state ends each wait; this only bounds it
 
 
@@ -74,12 +75,12 @@ async def _announce_functions(daemon: Daemon) -> None:
     while (status := _status(daemon)).state == "STARTING":
         await changes.wait(changes.version, _PATIENCE_S)
     for function in status.functions:
-        serving = function.state == "READY"
+        serving = function.state in _SERVING
         detail = f"on {function.device}" if serving else reason_of(function)
         print(f"{function.name}: {function.state} {detail}")
     if changed := daemon.desired.changed:
         print(f"changed at run time, see `gslice diff`: {', '.join(changed)}")
-    ready = sum(function.state == "READY" for function in status.functions)
+    ready = sum(function.state in _SERVING for function in status.functions)
     print(f"ready: {ready} of {len(status.functions)} functions serve; Ctrl-C stops", flush=True)
 
 

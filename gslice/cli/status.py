@@ -22,12 +22,26 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it, un
 _STATE_STYLES = {
     "READY": "green",
     "SERVING": "green",
+    "COLD": "cyan",
     "LOADING": "yellow",
     "STARTING": "yellow",
     "DRAINING": "yellow",
     "UNLOADING": "yellow",
     "FAILED": "bold red",
     "UNAVAILABLE": "bold red",
+}
+_HOST_MEMORY = {
+    "PROCESS": "process_bytes",
+    "MODEL": "model_bytes",
+    "WORKSPACE": "workspace_bytes",
+    "PINNED": "pinned_bytes",
+    "SHADOW": "shadow_peak_bytes",
+}
+_GPU_MEMORY = {
+    "GPU-CONTEXT": "context_bytes",
+    "GPU-WEIGHTS": "weights_bytes",
+    "GPU-WORKSPACE": "device_workspace_bytes",
+    "GPU-SHADOW": "device_shadow_peak_bytes",
 }
 _WATCH_INTERVAL_MS = 1000
 _EVENTS_SHOWN = 5
@@ -75,8 +89,8 @@ def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
         *("FUNCTION", "ENGINE", "DEVICE", "LIMITER", "OK", "FAILED", "QUEUED", "RUNNING"),
-        *("ROWS/BATCH", "SEGMENT", "MEMORY", "GPU-MEMORY", "FROM"),
-        right="OK FAILED QUEUED RUNNING ROWS/BATCH SEGMENT MEMORY GPU-MEMORY",
+        *("ROWS/BATCH", "FROM"),
+        right="OK FAILED QUEUED RUNNING ROWS/BATCH",
     )
     for function in functions:
         shown.add_row(
@@ -89,11 +103,24 @@ def count_table(functions: Any) -> Table:
             str(function.queued),
             str(function.in_flight),
             f"{function.batch_mean_rows:.1f}" if function.batch_mean_rows else "-",
-            megabytes(function.segment_bytes),
-            megabytes(sum(worker.rss_bytes for worker in function.workers)),
-            megabytes(function.device_memory_bytes) if function.device_memory_bytes else "-",
             function.source,
         )
+    return shown
+
+
+def memory_table(functions: Any) -> Table:
+    """What each function takes of the host and of its GPU, and what for."""
+    titles = [*_HOST_MEMORY]
+    if any(function.device_memory_bytes for function in functions):
+        titles += _GPU_MEMORY
+    titles = ["RESIDENT", *titles]
+    shown = table("FUNCTION", "RESIDENCY", *titles, right=" ".join(titles))
+    fields = {**_HOST_MEMORY, **_GPU_MEMORY}
+    for function in functions:
+        resident = sum(worker.rss_bytes for worker in function.workers)
+        sizes = [resident, *(getattr(function.memory, fields[title]) for title in titles[1:])]
+        cells = (megabytes(size) if size else "-" for size in sizes)
+        shown.add_row(function.name, function.residency, *cells)
     return shown
 
 
@@ -164,7 +191,12 @@ def _whole_node(found: Any) -> Group:
         *_spare_lines(found.spares),
         Text(),
         _functions_only(found),
-        *((Text(), count_table(found.functions)) if found.functions else ()),
+        *(
+            part
+            for make in (count_table, memory_table)
+            if found.functions
+            for part in (Text(), make(found.functions))
+        ),
     )
 
 

@@ -49,7 +49,7 @@ class FunctionState:
     Attributes:
         name: The function's.
         version: Its version.
-        state: `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`.
+        state: `READY`, `COLD` (a request loads it), `LOADING`, `UNLOADING` or `UNAVAILABLE`.
         reason: Why it is not READY.
     """
 

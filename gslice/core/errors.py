@@ -14,13 +14,15 @@ class GsliceError(Exception):
     Args:
         message: One line: what is wrong, and where.
         hint: One line: what to do about it; may be empty.
+        retry_after_ms: When the same call is expected to succeed; None: nobody knows.
     """
 
     code: int = 2  # UNKNOWN
     retriable: bool = False
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", retry_after_ms: int | None = None) -> None:
         super().__init__(message)
+        self.retry_after_ms = retry_after_ms
         self.message = message
         self.hint = hint
 

@@ -21,6 +21,7 @@ class EventKind(StrEnum):
     FAULT = "fault"
     ADOPT = "adopt"
     SHARE = "share"
+    RESIDENCY = "residency"
     DEVICE = "device"
     CONFIG = "config"
     DAEMON = "daemon"

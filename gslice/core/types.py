@@ -99,6 +99,9 @@ class FunctionSpec:
         precision: What `torch` computes with: `fp32`, `fp16`, `bf16`, or `auto`: as the model is.
         channels_last: Whether `torch` gets images, and keeps weights, with channels last.
         environment: Extra environment variables of the worker.
+        residency: `pinned`: always loaded; `warm`: so unless its memory is needed for another;
+            `cold`: loaded when a request comes, unloaded when none came for `idle_after_us`.
+        idle_after_us: See there.
     """
 
     name: str
@@ -124,6 +127,64 @@ class FunctionSpec:
     precision: str = "auto"
     channels_last: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    residency: str = "warm"
+    idle_after_us: int = 600_000_000
+
+
+@dataclass(frozen=True)
+class MemoryTaken:
+    """What one instance takes, by the step that took it; of several, their sum.
+
+    Host memory is what is resident without what is shared with others: a segment counts for itself.
+
+    Attributes:
+        process_bytes: Host: the process and its libraries.
+        model_bytes: Host: what loading the model added.
+        warm_bytes: Host: what warming up added: workspace and lanes.
+        context_bytes: GPU: what is neither of the next two.
+        weights_bytes: GPU: what loading the model took.
+        workspace_bytes: GPU: what warming up took: workspace, lanes, graphs.
+    """
+
+    process_bytes: int = 0
+    model_bytes: int = 0
+    warm_bytes: int = 0
+    context_bytes: int = 0
+    weights_bytes: int = 0
+    workspace_bytes: int = 0
+
+    def __add__(self, other: MemoryTaken) -> MemoryTaken:
+        """Of both together."""
+        mine, theirs = vars(self), vars(other)
+        return MemoryTaken(**{part: mine[part] + theirs[part] for part in mine})
+
+    @property
+    def host_parts(self) -> dict[str, int]:
+        """Of the host, by the names that people read."""
+        return {
+            "process": self.process_bytes,
+            "model": self.model_bytes,
+            "workspace": self.warm_bytes,
+        }
+
+    @property
+    def device_parts(self) -> dict[str, int]:
+        """Of the GPU, likewise."""
+        return {
+            "context": self.context_bytes,
+            "weights": self.weights_bytes,
+            "workspace": self.workspace_bytes,
+        }
+
+    @property
+    def host_bytes(self) -> int:
+        """Of the host."""
+        return sum(self.host_parts.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """Of the GPU."""
+        return sum(self.device_parts.values())
 
 
 @dataclass(frozen=True)

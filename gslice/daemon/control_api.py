@@ -113,7 +113,7 @@ class Servicer:
     async def Resize(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Changes the share of a function that serves, or says what that would do."""
         try:
-            plan = self._daemon.plan_resize(request.name, request.share)
+            plan = await self._daemon.plan_resize(request.name, request.share)
         except GsliceError as error:
             await abort(context, error)
         if request.dry_run:

@@ -20,12 +20,12 @@ from gslice.core.errors import (
 )
 from gslice.core.events import EventKind
 from gslice.daemon.desired import Desired
-from gslice.daemon.events import EventLog, forgiving
+from gslice.daemon.events import EventLog
 from gslice.daemon.http import HttpServer, health
+from gslice.daemon.observations import Observations
 from gslice.daemon.overrides import json_body, refuse_other_code
 from gslice.daemon.status import Addresses, StatusReader
-from gslice.ipc.codec import to_json
-from gslice.ipc.messages import Failed, Ok, RepositoryCall
+from gslice.ipc.messages import Failed, Ok, RepositoryCall, Wake
 from gslice.supervise.adoption import end_strays
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import unheard
@@ -67,10 +67,10 @@ class Daemon:
     def __init__(self, config: Config, store: Store) -> None:
         self._accepting = self._loaded = self._draining = False
         self._config = config
-        self._store = store
+        self._observations = Observations(store)
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
-        self.supervisor = Supervisor(self.node, self._called)
+        self.supervisor = Supervisor(self.node, self._called, self._observations.recall)
         self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
         self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
@@ -190,7 +190,7 @@ class Daemon:
     async def _try_to_load(self, spec: FunctionSpec) -> None:
         # Why it failed stands in the log and in the function's state.
         with contextlib.suppress(GsliceError):
-            await self._load(spec, unheard)
+            await self._load(spec, unheard, lazily=True)
 
     async def _stop(self) -> None:
         """The staged stop, until somebody is in a hurry; then the end of what is left."""
@@ -256,9 +256,9 @@ class Daemon:
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
 
-    def plan_resize(self, name: str, share: str) -> ResizePlan:
+    async def plan_resize(self, name: str, share: str) -> ResizePlan:
         """What a resize would do: `Supervisor.plan_resize`, of a share as YAML."""
-        return self.supervisor.plan_resize(name, share_from_yaml(name, share))
+        return await self.supervisor.plan_resize(name, share_from_yaml(name, share))
 
     async def resize(self, name: str, share: str, stage: Callable[[str, str], None]) -> Resized:
         """Changes a function's share on somebody's order; it stays wanted from then on.
@@ -324,7 +324,9 @@ class Daemon:
             await self.supervisor.unload(name, unheard)
         await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
 
-    async def _load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
+    async def _load(
+        self, spec: FunctionSpec, stage: Callable[[str, str], None], *, lazily: bool = False
+    ) -> None:
         begun_s = time.monotonic()
         took_us: dict[str, int] = {}
 
@@ -333,24 +335,19 @@ class Daemon:
             stage(name, detail)
 
         try:
-            await self.supervisor.load(spec, timed, self.desired.source(spec.name))
+            source = self.desired.source(spec.name)
+            await self.supervisor.load(spec, timed, source, lazily=lazily)
         except GsliceError as error:
             reason = str(error).removeprefix(f"function {spec.name}: ")
             self.node.event(spec.name, EventKind.FAILED, f"not loaded: {reason}")
             raise
-        deployment = self.supervisor.function(spec.name).deployment
-        if deployment is not None and deployment.segment is not None:
-            observation = {
-                "stage_began_us": took_us,
-                "ready_us": round((time.monotonic() - begun_s) * 1e6),
-                "memory_bytes": [w.memory_bytes for w in deployment.workers],
-                "segment_bytes": deployment.segment.size_bytes,
-                "signature": to_json(deployment.signature),
-            }
-            with forgiving():
-                self._store.observe(spec.name, observation)
-            text = f"serves after {observation['ready_us'] / 1e6:.2f} s"
-            self.node.event(spec.name, EventKind.LOAD, text)
+        ready_us = round((time.monotonic() - begun_s) * 1e6)
+        function = self.supervisor.function(spec.name)
+        deployment = function.deployment
+        if deployment is not None and "load" in took_us:  # else only its share changed
+            self._observations.note(deployment, took_us, ready_us)
+        text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
+        self.node.event(spec.name, EventKind.LOAD, text)
 
     async def _sample(self) -> None:
         while True:
@@ -364,9 +361,16 @@ class Daemon:
         """A front-end asks for something."""
         if isinstance(received.message, RepositoryCall):
             self.background(self._repository(child, received.message, received.seq))
+        elif isinstance(received.message, Wake):
+            self._wake(received.message.name)
         else:
             error = InvalidArgument(f"the daemon takes no {type(received.message).__name__}")
             child.send(Failed(error.code, error.message), seq=received.seq)
+
+    def _wake(self, name: str) -> None:
+        function = self.supervisor.functions.get(name)
+        if function is not None and not self._draining:  # else its requests are answered by its end
+            function.residency.wake()
 
     async def _repository(self, child: Child, call: RepositoryCall, seq: int) -> None:
         answer: Ok | Failed = Failed(Internal.code, "the daemon failed over it; its log says more")

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__, _native
+from gslice.core.types import MemoryTaken
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
+from gslice.supervise.resize import Resized
 from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
@@ -17,10 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gslice.core.config import DeviceConfig
+    from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
     from gslice.supervise.supervisor import Supervisor
     from gslice.supervise.worker import Worker
+
+
+_MEMORY_FIELDS = {  # of gslice.v1.Memory, where both places have a part of that name
+    ("gpu", "workspace"): "device_workspace_bytes",
+    ("gpu", "shadow_peak"): "device_shadow_peak_bytes",
+}
 
 
 @dataclass
@@ -153,7 +162,7 @@ class StatusReader:
         facts, now = gpu.facts, gpu.reading
         message.problem = gpu.problem
         # Others may use it, too; without NVML only what our own workers measured is known.
-        ours = sum(worker.device_memory_bytes for worker in workers)
+        ours = sum(worker.memory.device_bytes for worker in workers)
         message.memory_used_bytes = now.memory_used_bytes or ours
         if gpu.found is None:
             return
@@ -185,11 +194,14 @@ class StatusReader:
         message.share_granted_percent = function.share_granted_percent
         message.slo_p99_us = spec.slo_p99_us
         message.source = function.source
+        message.residency = spec.residency
+        message.cold_starts = function.residency.cold_starts
         if deployment is None:
             return
         message.limiter = deployment.limiter
         message.share_effective_percent = deployment.share_effective_percent
-        message.device_memory_bytes = sum(w.device_memory_bytes for w in deployment.workers)
+        message.device_memory_bytes = sum(w.memory.device_bytes for w in deployment.workers)
+        _fill_memory(message.memory, function, deployment)
         for worker in deployment.workers:
             message.workers.add(
                 pid=worker.pid,
@@ -213,6 +225,24 @@ class StatusReader:
         message.p50_us = figures.p50_us
         message.p99_us = figures.p99_us
         message.batch_mean_rows = figures.batch_mean_rows
+
+
+def _fill_memory(message: Any, function: Function, deployment: Deployment) -> None:
+    for place, parts in memory_of(function, deployment).items():
+        for part, size in parts.items():
+            setattr(message, _MEMORY_FIELDS.get((place, part), f"{part}_bytes"), size)
+
+
+def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str, int]]:
+    """What a function takes of `host` and `gpu`, by what for; the GPU only if it is on one."""
+    taken = sum((worker.memory for worker in deployment.workers), MemoryTaken())
+    last = function.resizing.last_shadow or Resized()
+    pinned_bytes = deployment.segment.size_bytes if deployment.segment else 0
+    host = {**taken.host_parts, "pinned": pinned_bytes, "shadow_peak": last.extra_memory_bytes}
+    if not taken.device_bytes and not last.extra_device_memory_bytes:
+        return {"host": host}
+    gpu = {**taken.device_parts, "shadow_peak": last.extra_device_memory_bytes}
+    return {"host": host, "gpu": gpu}
 
 
 def _worker_state(worker: Worker) -> str:
@@ -242,9 +272,19 @@ def _function_reading(function: Function) -> FunctionReading:
         },
         worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
         worker_restarts=function.restarts.count,
+        cold_starts=function.residency.cold_starts,
         segment_bytes=segment.size_bytes if segment else 0,
-        device_memory_bytes=sum(w.device_memory_bytes for w in workers),
+        device_memory_bytes=sum(w.memory.device_bytes for w in workers),
+        memory_bytes=_by_device(function, deployment) if deployment else {},
     )
+
+
+def _by_device(function: Function, deployment: Deployment) -> dict[tuple[str, str], int]:
+    return {
+        ("host" if place == "host" else function.spec.device, part): size
+        for place, parts in memory_of(function, deployment).items()
+        for part, size in parts.items()
+    }
 
 
 def _gpu_reading(gpu: Gpu) -> GpuFigures:

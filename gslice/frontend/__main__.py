@@ -60,7 +60,10 @@ async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None
     async def repository(call: messages.RepositoryCall) -> None:
         await link.repository(call)
 
-    inference = InferenceServicer(native, completions, catalogue, readiness, repository)
+    def wake(name: str) -> None:
+        link.wake(name)
+
+    inference = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
     server = Server(inference, completions, catalogue, readiness)
     orders = Orders(server, catalogue, _native.Segment.open, request_max_bytes, ended.set)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,11 +22,13 @@ class Function:
 
     Attributes:
         spec: As the daemon gave it.
-        state: `LOADING`, `READY`, `UNLOADING` or `UNAVAILABLE`.
+        state: `LOADING`, `READY`, `COLD`, `UNLOADING` or `UNAVAILABLE`.
         reason: Why it is not READY.
         signature: None until it has been loaded.
         segment: None until it has been loaded.
         admitted: Its requests are taken: it is READY and has a segment.
+        load_us: If it is COLD: how long its load takes.
+        woken_ns: When a load was asked for here first, since it is COLD; 0: not yet.
     """
 
     spec: FunctionSpec
@@ -34,6 +37,18 @@ class Function:
     signature: Signature | None = None
     segment: _native.Segment | None = None
     admitted: bool = False
+    load_us: int = 0
+    woken_ns: int = 0
+
+    @property
+    def cold(self) -> bool:
+        """Its requests wait while it is loaded."""
+        return self.state == "COLD" and self.segment is not None
+
+    @property
+    def takes_requests(self) -> bool:
+        """At once, or after a load."""
+        return self.admitted or self.cold
 
 
 class Catalogue:
@@ -70,7 +85,12 @@ class Catalogue:
         self._follow(function)
 
     def set_state(
-        self, name: str, state: str, reason: str = "", spec: FunctionSpec | None = None
+        self,
+        name: str,
+        state: str,
+        reason: str = "",
+        spec: FunctionSpec | None = None,
+        load_us: int = 0,
     ) -> None:
         """Records a function's state, and lets its requests in or keeps them out."""
         function = self._functions.get(name)
@@ -79,6 +99,7 @@ class Catalogue:
         elif spec is not None and function.segment is None:
             function.spec = spec
         function.state, function.reason = state, reason
+        function.load_us, function.woken_ns = load_us, 0
         self._follow(function)
 
     def remove(self, name: str) -> None:
@@ -114,6 +135,17 @@ class Catalogue:
         if function.signature is None:
             raise _unavailable(function)
         return function, function.signature
+
+    @contextlib.contextmanager
+    def reached(self, function: Function) -> Iterator[None]:
+        """Inside, the data path knows a cold function; what was queued there is still answered."""
+        assert function.segment is not None
+        assert function.signature is not None
+        self._admit(function, function.segment, function.signature)
+        try:
+            yield
+        finally:
+            self._refuse(function)
 
     def explain(self, name: str, version: str) -> None:
         """Called when the data path knows no such function: says what is really the matter.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
 
-from gslice.core.errors import GsliceError, Unavailable
+from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
 from gslice.ipc import messages
 from gslice.ipc.async_channel import AsyncChannel
 from gslice.ipc.channel import Received
@@ -60,6 +61,20 @@ class DaemonLink:
                 f"cannot {call.call} {call.name!r}: the daemon is away", hint="try again later"
             )
         await self._channel.request(call, messages.Ok)
+
+    def wake(self, name: str) -> None:
+        """Tells the daemon that a function that is not loaded is wanted.
+
+        Raises:
+            Unavailable: No daemon is there to load it.
+        """
+        if self._channel is not None:
+            with contextlib.suppress(ChannelClosed):  # it left just now
+                self._channel.send(messages.Wake(name))
+                return
+        raise Unavailable(
+            f"function {name!r} is not loaded, and the daemon is away", hint="try again later"
+        )
 
     def close(self) -> None:
         """Leaves the daemon and stops accepting others."""

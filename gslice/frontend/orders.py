@@ -67,8 +67,8 @@ class Orders:
         match received.message:
             case messages.AddFunction(spec, signature):
                 self._catalogue.add(spec, signature, self._map(received.take_fd()))
-            case messages.SetFunction(name, state, reason, spec):
-                self._catalogue.set_state(name, state, reason, spec)
+            case messages.SetFunction(name, state, reason, spec, load_us):
+                self._catalogue.set_state(name, state, reason, spec, load_us)
             case messages.RemoveFunction(name):
                 self._catalogue.remove(name)
             case messages.Exit():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from gslice.frontend import answers
+from gslice.frontend.cold import ColdStarts
 from gslice.frontend.status import answered
 from gslice.frontend.stream import Stream
 from gslice.ipc.messages import RepositoryCall
@@ -33,6 +34,7 @@ class InferenceServicer:
         catalogue: The functions.
         readiness: Whether the server takes requests.
         repository: Passes a load or unload on to the daemon, and returns when it is done.
+        wake: Tells the daemon that a function that is not loaded is wanted.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class InferenceServicer:
         catalogue: Catalogue,
         readiness: Readiness,
         repository: Callable[[RepositoryCall], Awaitable[None]],
+        wake: Callable[[str], None],
     ) -> None:
         self._native = native
         self._completions = completions
         self._catalogue = catalogue
         self._readiness = readiness
         self._repository = repository
+        self._cold = ColdStarts(native, catalogue, wake)
         self._streams: set[Stream] = set()
 
     # ---- inference ----
@@ -85,6 +89,9 @@ class InferenceServicer:
             return self._native.submit(request, deadline_ns)
         except NotFound:
             asked = message("inference.ModelInferRequest").FromString(request)
+            function = self._catalogue.find(asked.model_name, asked.model_version)
+            if function.cold:
+                return self._cold.submit(function, request, deadline_ns)
             self._catalogue.explain(asked.model_name, asked.model_version)
             raise
 
@@ -104,7 +111,7 @@ class InferenceServicer:
     async def ModelReady(self, request: Any, context: Any) -> Any:
         """One function takes requests."""
         function = self._catalogue.find(request.name, request.version)
-        ready = function.admitted and not self._readiness.draining
+        ready = function.takes_requests and not self._readiness.draining
         return message("inference.ModelReadyResponse")(ready=ready)
 
     @answered

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gslice.core.types import FunctionSpec, Signature
+from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
 PROTOCOL_VERSION = 3
 LISTEN_FD = 3  # where a child finds its listening socket
@@ -80,8 +80,7 @@ class WorkerState:
         limiter: `cgroup`, `threads`, `mps` or `none`.
         limiter_ordered: As in Load.
         cpus: Likewise.
-        memory_bytes: Resident memory of the process after loading.
-        device_memory_bytes: Memory of its GPU that loading took.
+        memory: What it takes by now.
         threads: As in Ready.
     """
 
@@ -94,8 +93,7 @@ class WorkerState:
     limiter: str = "none"
     limiter_ordered: str = ""
     cpus: list[int] = field(default_factory=list)
-    memory_bytes: int = 0
-    device_memory_bytes: int = 0
+    memory: MemoryTaken = field(default_factory=MemoryTaken)
     threads: int = 0
 
 
@@ -131,6 +129,17 @@ class RepositoryCall:
     call: str
     name: str
     config: str = ""
+
+
+@dataclass(frozen=True)
+class Wake:
+    """A request waits in the segment of a function that is not loaded now, or was refused.
+
+    Attributes:
+        name: The function's.
+    """
+
+    name: str
 
 
 # ---- daemon -> worker ----------------------------------------------------------------------------
@@ -208,13 +217,11 @@ class Loaded:
 
     Attributes:
         signature: What it takes and gives.
-        memory_bytes: Resident memory of the worker.
-        device_memory_bytes: Memory of its GPU that loading took.
+        memory: What it takes by now.
     """
 
     signature: Signature
-    memory_bytes: int
-    device_memory_bytes: int = 0
+    memory: MemoryTaken
 
 
 @dataclass(frozen=True)
@@ -225,9 +232,12 @@ class Attach:
 
     Attributes:
         instance: Index in the segment's instance table.
+        context_bytes: What its context takes of its GPU, which only the daemon can measure; the
+            worker tells it to daemons to come.
     """
 
     instance: int
+    context_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -237,15 +247,13 @@ class Ready:
     Attributes:
         share_effective_percent: Read back from the limiter.
         limiter: What enforces it.
-        memory_bytes: Resident memory of the worker.
-        device_memory_bytes: Memory of its GPU that loading and warming up took.
+        memory: What it takes.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
     """
 
     share_effective_percent: float
     limiter: str
-    memory_bytes: int
-    device_memory_bytes: int = 0
+    memory: MemoryTaken
     threads: int = 0
 
 
@@ -330,15 +338,18 @@ class SetFunction:
 
     Attributes:
         name: The function's.
-        state: `LOADING`, `READY`, `UNLOADING` or `UNAVAILABLE`.
+        state: `LOADING`, `READY`, `COLD`, `UNLOADING` or `UNAVAILABLE`. What is COLD takes
+            requests, and Wake tells of each.
         reason: Why it is not READY; empty if it is.
         spec: So that the repository index can tell of a function that never got a segment.
+        load_us: If it is COLD: how long its load takes.
     """
 
     name: str
     state: str
     reason: str = ""
     spec: FunctionSpec | None = None
+    load_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -362,6 +373,7 @@ Message = (
     | RepositoryCall
     | Prepare
     | Assign
+    | Wake
     | Load
     | Loaded
     | Attach

@@ -51,6 +51,16 @@ def resident_bytes(pid: int | None = None) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def own_bytes() -> int:
+    """Resident memory of this process without what it shares: segments count for themselves."""
+    sizes = dict.fromkeys(("VmRSS", "RssShmem"), 0)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key in sizes:
+            sizes[key] = int(value.split()[0]) * 1024
+    return sizes["VmRSS"] - sizes["RssShmem"]
+
+
 def adopt_listener(fd: int = LISTEN_FD) -> socket.socket:
     """The listening SOCK_SEQPACKET socket that the parent left in a descriptor.
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gslice.core.errors import GsliceError
 
 DETAILS_CHARS = 2000  # a status travels in HTTP/2 headers, which clients bound to 8 KiB
+PUSHBACK = "grpc-retry-pushback-ms"  # of gRPC's retry policy; only those that have one obey
 _STATUS: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 _HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
@@ -53,8 +54,9 @@ def generic_handler(name: str, servicer: object, raw: Collection[str] = ()) -> A
 
 
 async def abort(context: Any, error: GsliceError) -> NoReturn:
-    """Ends an asyncio call with an error's status."""
-    await context.abort(_STATUS[error.code], str(error)[:DETAILS_CHARS])
+    """Ends an asyncio call with an error's status, and what clients that retry know to read."""
+    trailing = () if error.retry_after_ms is None else ((PUSHBACK, str(error.retry_after_ms)),)
+    await context.abort(_STATUS[error.code], str(error)[:DETAILS_CHARS], trailing)
     raise error  # not reached: abort raises
 
 

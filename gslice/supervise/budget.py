@@ -1,21 +1,59 @@
-"""What functions may take of the node: shared memory for segments, memory of a device."""
+"""What functions may take of the node: shared memory for segments, memory of device and host.
+
+What a load needs is known from the last one of the same model. Then it is refused before it starts
+if it does not fit; otherwise the device's limit is checked once its workers have measured.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gslice.core.errors import ResourceExhausted
+from gslice.control.memory import Room, refusal
+from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.figures import megabytes
+from gslice.core.types import MemoryTaken
+from gslice.device.memory import available_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
 
+    from gslice.core.types import FunctionSpec
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
+    from gslice.supervise.recall import Recall, Recalled
 
 _PARTS_MIN = 4
+
+
+@dataclass(frozen=True)
+class Need:
+    """What somebody is about to take.
+
+    Attributes:
+        function: Whose name.
+        device: Its device's name.
+        memory: Of all that will be loaded, together.
+        circumstances: Such as `shadow beside the primary`; may be empty.
+    """
+
+    function: str
+    device: str
+    memory: MemoryTaken
+    circumstances: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Promise:
+    """A need that was found to fit, and what its function had by then."""
+
+    need: Need
+    before: MemoryTaken
 
 
 class Budget(Protocol):
@@ -24,11 +62,42 @@ class Budget(Protocol):
     def segment_bytes(self) -> int:
         """How large a new segment may be."""
 
-    def check_memory(self, device: str) -> None:
+    async def settle_memory(self, spec: FunctionSpec) -> None:
         """Checks the memory of all workers of a device, as they reported it.
+
+        Others are unloaded, if that helps.
+
+        Args:
+            spec: Of the function that was loaded there.
 
         Raises:
             ResourceExhausted: it is more than the device's limit.
+        """
+
+    def recalled(self, spec: FunctionSpec) -> Recalled | None:
+        """What the last load of the same model showed."""
+
+    def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
+        """What all instances of a function will take; None: nobody knows."""
+
+    async def check(self, need: Need | None) -> None:
+        """Checks that a need fits now.
+
+        Raises:
+            ResourceExhausted: it does not; the message has the arithmetic.
+        """
+
+    def promised(
+        self, need: Need | None, *, evict: bool = False
+    ) -> AbstractAsyncContextManager[None]:
+        """Around a load: nobody else is given meanwhile what it needs.
+
+        Args:
+            need: None: it is not known.
+            evict: Others that may be are unloaded if it does not fit otherwise.
+
+        Raises:
+            ResourceExhausted: as of `check`, before anything is done.
         """
 
 
@@ -38,11 +107,15 @@ class NodeBudget:
     Args:
         node: Its limits.
         functions: What runs, by name; read when asked.
+        recall: What earlier loads showed.
     """
 
-    def __init__(self, node: Node, functions: Mapping[str, Function]) -> None:
+    def __init__(self, node: Node, functions: Mapping[str, Function], recall: Recall) -> None:
         self._node = node
         self._functions = functions
+        self._recall = recall
+        self._promises: set[_Promise] = set()
+        self._deciding = asyncio.Lock()
 
     def segment_bytes(self) -> int:
         """A part of the pinned memory that leaves something for every function to come."""
@@ -51,16 +124,20 @@ class NodeBudget:
         part = total // max(_PARTS_MIN, len(self._functions))
         return max(0, min(part, (total - used) // 2))
 
+    async def settle_memory(self, spec: FunctionSpec) -> None:
+        """See `Budget.settle_memory`."""
+        limit = self._node.device(spec.device).memory_limit_bytes
+        if limit:
+            async with self._deciding:
+                while (over := self._used_bytes(spec.device).total() - limit) > 0:
+                    if not await self._evict_one(spec.name, spec.device, over):
+                        break
+        self.check_memory(spec.device)
+
     def check_memory(self, device: str) -> None:
-        """See `Budget.check_memory`."""
+        """Raises ResourceExhausted if a device's workers take more than its limit."""
         limit = self._node.device(device).memory_limit_bytes
-        on_gpu = device in self._node.gpus
-        used: Counter[str] = Counter()
-        for deployment in self._deployments():  # of the same name, while one is loaded anew
-            if deployment.spec.device == device:
-                used[deployment.spec.name] += sum(
-                    w.device_memory_bytes if on_gpu else w.memory_bytes for w in deployment.workers
-                )
+        used = self._used_bytes(device)
         if limit and used.total() > limit:
             parts = " + ".join(f"{name} {megabytes(size)}" for name, size in sorted(used.items()))
             raise ResourceExhausted(
@@ -68,6 +145,134 @@ class NodeBudget:
                 f"more than its memory limit of {megabytes(limit)}",
                 hint="raise the limit, or unload a function",
             )
+
+    def recalled(self, spec: FunctionSpec) -> Recalled | None:
+        """See `Budget.recalled`."""
+        return self._recall(spec)
+
+    def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
+        """See `Budget.needed`."""
+        recalled = self.recalled(spec)
+        if recalled is None:
+            return None
+        together = sum([recalled.memory] * spec.instances, MemoryTaken())
+        return Need(spec.name, spec.device, together, circumstances)
+
+    async def check(self, need: Need | None) -> None:
+        """See `Budget.check`."""
+        if need is None:
+            return
+        for room, on_device in await self._rooms(need.device):
+            parts = need.memory.device_parts if on_device else need.memory.host_parts
+            if told := refusal(parts, room, need.circumstances):
+                raise ResourceExhausted(
+                    f"function {need.function}: {told}",
+                    hint="unload a function, or raise limits.memory where that is the limit",
+                )
+
+    @contextlib.asynccontextmanager
+    async def promised(self, need: Need | None, *, evict: bool = False) -> AsyncIterator[None]:
+        """See `Budget.promised`."""
+        if need is None:
+            yield
+            return
+        async with self._deciding:
+            while True:
+                try:
+                    await self.check(need)
+                    break
+                except ResourceExhausted:
+                    if not evict or not await self._make_room(need):
+                        raise
+            promise = _Promise(need, self._measured(need.function))
+            self._promises.add(promise)
+        try:
+            yield
+        finally:
+            self._promises.discard(promise)
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    async def _make_room(self, need: Need) -> bool:
+        """Unloads one function where something is missing; False: that would not suffice."""
+        for room, on_device in await self._rooms(need.device):
+            needed = need.memory.device_bytes if on_device else need.memory.host_bytes
+            if (missing := needed - room.free_bytes) > 0:
+                device = need.device if room.where == need.device else ""
+                return await self._evict_one(need.function, device, missing)
+        return True  # somebody else has left meanwhile
+
+    async def _evict_one(self, name: str, device: str, missing_bytes: int) -> bool:
+        """Unloads the function that was used longest ago, if all that may be would suffice.
+
+        Args:
+            name: For whom.
+            device: Where it is missing; empty: on the host.
+            missing_bytes: How much.
+        """
+        frees = {
+            function: freed
+            for function in self._functions.values()
+            if function.name != name and function.residency.evictable
+            if (freed := self._frees_bytes(function, device))
+        }
+        if sum(frees.values()) < missing_bytes:
+            return False
+        for function in sorted(frees, key=lambda each: each.residency.used_ms):
+            if function.residency.evictable and await function.residency.evict(name):
+                return True
+        return False
+
+    def _frees_bytes(self, function: Function, device: str) -> int:
+        memory = self._measured(function.name)
+        if device and function.spec.device != device:
+            return 0
+        return memory.device_bytes if device in self._node.gpus else memory.host_bytes
+
+    async def _rooms(self, device: str) -> list[tuple[Room, bool]]:
+        """What is left where a function of a device takes memory, and whether that is a GPU's."""
+        limit, gpu = self._node.device(device).memory_limit_bytes, self._node.gpus.get(device)
+        rooms: list[tuple[Room, bool]] = []
+        if gpu is not None:
+            with contextlib.suppress(GsliceError):  # whoever starts a worker on it is told
+                await gpu.ready()
+                await gpu.read()
+        to_come = sum((self._to_come(p) for p in self._promises_on(device)), MemoryTaken())
+        if limit:
+            taken = to_come.device_bytes if gpu is not None else to_come.host_bytes
+            free_bytes = limit - self._used_bytes(device).total() - taken
+            rooms.append((Room(device, free_bytes, limit), gpu is not None))
+        if gpu is not None and gpu.memory_free_bytes is not None:
+            rooms.append((Room(device, gpu.memory_free_bytes - to_come.device_bytes), True))
+        on_host = sum(self._to_come(promise).host_bytes for promise in self._promises)
+        rooms.append((Room("the node", available_bytes() - on_host), False))
+        return rooms
+
+    def _promises_on(self, device: str) -> list[_Promise]:
+        return [promise for promise in self._promises if promise.need.device == device]
+
+    def _to_come(self, promise: _Promise) -> MemoryTaken:
+        """What was promised and is not taken yet."""
+        had, has = vars(promise.before), vars(self._measured(promise.need.function))
+        wanted = vars(promise.need.memory)
+        return MemoryTaken(**{p: max(0, had[p] + wanted[p] - has[p]) for p in wanted})
+
+    def _measured(self, name: str) -> MemoryTaken:
+        function = self._functions.get(name)
+        workers = [w for d in function.deployments for w in d.workers] if function else []
+        return sum((worker.memory for worker in workers), MemoryTaken())
+
+    def _used_bytes(self, device: str) -> Counter[str]:
+        """What workers of a device took of its memory, by function."""
+        on_gpu = device in self._node.gpus
+        used: Counter[str] = Counter()
+        for deployment in self._deployments():  # of the same name, while one is loaded anew
+            if deployment.spec.device == device:
+                used[deployment.spec.name] += sum(
+                    w.memory.device_bytes if on_gpu else w.memory.host_bytes
+                    for w in deployment.workers
+                )
+        return used
 
     def _deployments(self) -> list[Deployment]:
         return [d for function in self._functions.values() for d in function.deployments]

@@ -96,8 +96,8 @@ class Deployment:
             await run_all(self.instances.start(share) for _ in range(self.spec.instances))
             stage("load", self.spec.model or self.spec.python or self.spec.engine)
             signatures = await run_all(self.instances.load(w) for w in self.instances)
-            budget.check_memory(self.spec.device)
-            self._open_segment(signatures, budget.segment_bytes())
+            await budget.settle_memory(self.spec)
+            self.open_segment(signatures[0], budget.segment_bytes())
             stage("warm", "")
             await run_all(self._attach(worker) for worker in self.instances)
         except BaseException:
@@ -153,9 +153,10 @@ class Deployment:
         return worker
 
     def serve(self) -> None:
-        """Lets all instances pull."""
+        """Lets all instances pull that are not about to end."""
         for worker in self.instances:
-            self._flip(None, worker)
+            if not worker.draining:
+                self._flip(None, worker)
 
     async def swap(
         self, old: Worker, shadow: Worker, stage: Callable[[str, str], None]
@@ -187,7 +188,7 @@ class Deployment:
             raise
         flip_us = (time.monotonic_ns() - begun_ns) / 1000
         if lives:
-            await self._let_go(old, stage)
+            await self.let_go(old, stage)
         wait_ns = self.segment.instance_stamps(shadow.instance)["first_wait_ns"]
         return Swap(flip_us, wait_ns / 1000 if wait_ns >= 0 else -1.0)
 
@@ -258,7 +259,7 @@ class Deployment:
             return True
         deadline = time.monotonic() + timeout_s
         # Shared memory has no event for "idle" that the daemon could wait for.
-        while not (idle := self._idle()) and time.monotonic() < deadline:
+        while not (idle := self.idle) and time.monotonic() < deadline:
             if not self.instances and not await self._replaced(deadline - time.monotonic()):
                 break
             await asyncio.sleep(_IDLE_POLL_S)
@@ -291,8 +292,13 @@ class Deployment:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    def _open_segment(self, signatures: Sequence[Signature], budget_bytes: int) -> None:
-        self.signature = signatures[0]
+    def open_segment(self, signature: Signature, budget_bytes: int) -> None:
+        """Makes the segment, for a model of that signature.
+
+        Raises:
+            ResourceExhausted: the budget is too small for it.
+        """
+        self.signature = signature
         plan = slot_classes(self.signature, self.spec, budget_bytes)
         segment = Segment.create(
             self.spec.name,
@@ -316,7 +322,8 @@ class Deployment:
         if old is not None:
             old.ready, old.draining = False, True
 
-    async def _let_go(self, old: Worker, stage: Callable[[str, str], None]) -> None:
+    async def let_go(self, old: Worker, stage: Callable[[str, str], None] = unheard) -> None:
+        """Ends a worker that may not pull any more, when it has finished what it claimed."""
         stage("drain", "")
         drained = await old.drain(self.node.config.drain_timeout_us / 1e6)
         stage("exit", "" if drained else "it did not finish in time; others run what it had")
@@ -349,7 +356,9 @@ class Deployment:
         self.node.event(self.spec.name, EventKind.FAILED, text)
         return False
 
-    def _idle(self) -> bool:
+    @property
+    def idle(self) -> bool:
+        """No request is in its segment that is not answered."""
         assert self.segment is not None
         counts = self.segment.counts()
         return counts["leased"] == counts["queued"] == counts["claimed"] == 0

@@ -68,10 +68,11 @@ class Listing:
 
     Attributes:
         spec: The function.
-        state: `LOADING`, `READY`, `UNLOADING` or `UNAVAILABLE`.
+        state: `LOADING`, `READY`, `COLD`, `UNLOADING` or `UNAVAILABLE`.
         reason: Why it is not READY.
         segment: Where its requests go; None while it never had one.
         signature: Likewise.
+        load_us: If it is COLD: how long its load takes.
     """
 
     spec: FunctionSpec
@@ -79,6 +80,7 @@ class Listing:
     reason: str = ""
     segment: Segment | None = None
     signature: Signature | None = None
+    load_us: int = 0
 
 
 class Frontends:
@@ -324,7 +326,8 @@ def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tupl
     orders: list[tuple[Message, tuple[int, ...]]] = []
     if with_segment and listing.segment is not None and listing.signature is not None:
         orders.append((AddFunction(listing.spec, listing.signature), (listing.segment.fd,)))
-    orders.append((SetFunction(listing.spec.name, listing.state, listing.reason, listing.spec), ()))
+    name, state, reason = listing.spec.name, listing.state, listing.reason
+    orders.append((SetFunction(name, state, reason, listing.spec, listing.load_us), ()))
     return orders
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
 from gslice.supervise.logs import shortened
+from gslice.supervise.residency import Residency
 from gslice.supervise.resize import Resizing
 from gslice.supervise.restarts import Restarts
 
@@ -39,16 +41,17 @@ class Function:
 
     Attributes:
         spec: As desired; what runs may lag behind while it is loaded anew.
-        state: `LOADING`, `READY`, `UNLOADING` or `FAILED`.
+        state: `LOADING`, `READY`, `COLD`, `UNLOADING` or `FAILED`.
         reason: Why it is not READY, or what ails it.
         source: Where it was asked for: `file` or `overlay`.
-        accepting: Front-ends take requests for it: it serves, or has them wait for a new worker.
+        accepting: Front-ends take requests for it: it serves, or has them wait for a worker.
         admitted: It counts when its device is divided.
         share_granted_percent: Its part of the device.
         outdated: What serves was loaded for other cores, or for another limiter, than its device
             has now.
         restarts: What follows a worker's death.
         resizing: What follows another share.
+        residency: Whether it is loaded, or rests.
         lock: Held by whoever carries out an order.
     """
 
@@ -78,7 +81,8 @@ class Function:
         self._retiring: list[Deployment] = []  # those that finish what they have
         self._load_ordered = False
         self.restarts = Restarts(node, self)
-        self.resizing = Resizing(node, self)
+        self.resizing = Resizing(node, self, budget)
+        self.residency = Residency(node, self, budget)
 
     # ---- what can be seen --------------------------------------------------------------------
 
@@ -132,7 +136,7 @@ class Function:
         if not self.accepting:
             await self.restarts.cancel()
             self.set_state("LOADING", "it is being loaded")
-            await self._show("LOADING")
+            await self.show("LOADING")
 
     async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         """Loads and serves it; what served before goes on until the new workers are warm.
@@ -145,6 +149,7 @@ class Function:
             GsliceError: it could not be loaded; what served before serves on.
         """
         self.restarts.breaker.reset()
+        begun_s = time.monotonic()
         old = self._deployment
         new = self._make(spec)
         self._next = new
@@ -159,10 +164,11 @@ class Function:
         self.spec = spec
         self._deployment, self._next = new, None
         self.accepting, self.outdated = True, False
+        self.residency.loaded(round((time.monotonic() - begun_s) * 1e6))
         self.set_state("READY")
         # Nobody replaced those that died while the others warmed up.
         self.restarts.replace_missing(new, "died before the others were warm")
-        await self._show("READY")
+        await self.show("READY")
         if old is not None:
             await self._retire(old, stage)
 
@@ -172,7 +178,8 @@ class Function:
         self.set_state("UNLOADING", "it is being unloaded")
         await self.restarts.cancel()
         await self.resizing.cancel()
-        await self._show("UNLOADING")
+        await self.residency.cancel()
+        await self.show("UNLOADING")
         if self._deployment is not None:
             await self._retire(self._deployment, stage)
         await self._frontends.forget(self.name)
@@ -192,9 +199,20 @@ class Function:
         deployment.adopt(segment, signature, workers)
         deployment.serve()
         self._deployment, self.accepting = deployment, True
+        self.residency.loaded(0)
         self.set_state("READY")
         self.restarts.replace_missing(deployment, "ended while no daemon ran")
-        await self._show("READY")
+        await self.show("READY")
+
+    def open_cold(self, signature: Signature) -> None:
+        """Takes requests without a worker; whoever calls it sees to the rest.
+
+        Raises:
+            ResourceExhausted: no memory is left for its segment.
+        """
+        deployment = self._make(self.spec)
+        deployment.open_segment(signature, self._budget.segment_bytes())
+        self._deployment, self.accepting = deployment, True
 
     async def retire(
         self,
@@ -212,16 +230,17 @@ class Function:
         """Whether it is as wanted, or has failed to be."""
         return self.spec == spec and not self.outdated
 
-    def takes_share_alone(self, before: FunctionSpec, after: FunctionSpec) -> bool:
-        """Whether what serves can go on with other settings: only its share differs."""
-        only_share = before != after and dataclasses.replace(before, share=after.share) == after
-        return only_share and self.accepting and not self.outdated
+    def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
+        """Whether what serves can go on with other settings: only those of `take_over` differ."""
+        suffices = before != after and _with_share(before, after) == after
+        to_be_loaded = self.state == "COLD" and before.residency != after.residency != "cold"
+        return suffices and self.accepting and not self.outdated and not to_be_loaded
 
-    def set_share(self, spec: FunctionSpec) -> None:
-        """Takes over a new requested share; the supervisor grants it."""
+    def take_over(self, spec: FunctionSpec) -> None:
+        """Takes over a new residency and requested share; the supervisor grants that."""
         self.spec = spec
         if self._deployment is not None:
-            self._deployment.spec = dataclasses.replace(self._deployment.spec, share=spec.share)
+            self._deployment.spec = _with_share(self._deployment.spec, spec)
 
     async def grant(self, share_percent: float) -> None:
         """Sets the share, on what serves and on what is being loaded.
@@ -243,6 +262,7 @@ class Function:
         self.accepting = False
         await self.restarts.cancel()
         await self.resizing.cancel()
+        await self.residency.cancel()
         self.set_state("UNLOADING", "the daemon is stopping")
         if self._next is not None:
             await self._next.kill()  # its load fails, and says so to whoever asked for it
@@ -255,6 +275,7 @@ class Function:
         self.accepting = False
         await self.restarts.cancel()
         await self.resizing.cancel()
+        await self.residency.cancel()
         for deployment in self.deployments:
             await deployment.kill()
 
@@ -262,6 +283,7 @@ class Function:
         """Lets what runs run on, for the next daemon."""
         await self.restarts.cancel()
         await self.resizing.cancel()
+        await self.residency.cancel()
         for deployment in self.deployments:
             deployment.detach()
 
@@ -302,7 +324,7 @@ class Function:
         self.accepting = False
         self.set_state(state, reason)
         try:
-            await self._show(shown)
+            await self.show(shown)
         finally:
             if self._deployment is not None:
                 self._deployment.fail_queued(reason)
@@ -330,11 +352,26 @@ class Function:
         self.state, self.reason = state, shortened(reason)
         self._node.changes.notify()
 
-    async def _show(self, state: str) -> None:
-        deployment = self._deployment
+    async def show(self, state: str, reason: str = "") -> None:
+        """Has front-ends go by a state of it.
+
+        Args:
+            state: As clients may see it.
+            reason: Empty: its own.
+        """
+        deployment, told = self._deployment, shortened(reason or self.reason)
         if deployment is None:
-            await self._frontends.show(Listing(self.spec, state, self.reason))
+            await self._frontends.show(Listing(self.spec, state, told))
             return
+        segment, signature = deployment.segment, deployment.signature
+        load_us = self.residency.load_us
         await self._frontends.show(
-            Listing(deployment.spec, state, self.reason, deployment.segment, deployment.signature)
+            Listing(deployment.spec, state, told, segment, signature, load_us)
         )
+
+
+def _with_share(spec: FunctionSpec, other: FunctionSpec) -> FunctionSpec:
+    """The one with those settings of the other that a worker need not know of."""
+    return dataclasses.replace(
+        spec, share=other.share, residency=other.residency, idle_after_us=other.idle_after_us
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig
@@ -132,15 +134,42 @@ class Gpu:
             await self.ready()
         while True:
             await asyncio.sleep(_CARE_PERIOD_S)
-            if self._nvml is not None and self.found is not None:
-                try:
-                    self.reading = await asyncio.to_thread(self._nvml.reading, self.found.uuid)
-                except GsliceError as error:
-                    self._nvml = None
-                    text = f"is not watched any more: {error.message}"
-                    self._event(self.name, EventKind.DEVICE, text)
+            await self.read()
             if self.usable:
                 await self._look_at_mps()
+
+    async def read(self) -> None:
+        """Reads its sensors now, as far as NVML is there."""
+        if self._nvml is None or self.found is None:
+            return
+        try:
+            self.reading = await asyncio.to_thread(self._nvml.reading, self.found.uuid)
+        except GsliceError as error:
+            self._nvml = None
+            text = f"is not watched any more: {error.message}"
+            self._event(self.name, EventKind.DEVICE, text)
+
+    @property
+    def memory_free_bytes(self) -> int | None:
+        """Of all of it, when it was read last; None: NVML does not say."""
+        total, used = self.facts.memory_bytes, self.reading.memory_used_bytes
+        return max(0, total - used) if self._nvml is not None and total and used else None
+
+    @contextlib.asynccontextmanager
+    async def measured_load(self, worker: Worker) -> AsyncIterator[None]:
+        """Around the load of a worker, alone on the GPU: what went besides weights is its context.
+
+        Without a context the driver tells nothing, so the worker itself cannot measure that.
+        """
+        async with self.measuring:
+            await self.read()
+            before_bytes = self.memory_free_bytes
+            yield
+            await self.read()
+            after_bytes = self.memory_free_bytes
+        if before_bytes is not None and after_bytes is not None:
+            gone_bytes = before_bytes - after_bytes - worker.memory.weights_bytes
+            worker.memory = dataclasses.replace(worker.memory, context_bytes=max(0, gone_bytes))
 
     async def _look_at_mps(self) -> None:
         try:
@@ -280,7 +309,7 @@ class Gpu:
         limit = self.config.memory_limit_bytes
         if not limit:
             return 0
-        left = limit - sum(worker.device_memory_bytes for worker in self.clients.workers)
+        left = limit - sum(worker.memory.device_bytes for worker in self.clients.workers)
         if left < 1 << 20:
             raise ResourceExhausted(
                 f"{self.name}: its memory limit is used up",

@@ -103,7 +103,7 @@ class Instances:
         if gpu is None:
             cpus = list(device.cpus)
             return await worker.load(self._spec, device.limiter, cpus, None, known, gently=gently)
-        async with gpu.measuring:
+        async with gpu.measured_load(worker):
             signature = await worker.load(
                 self._spec, gpu.limiter, gpu.cpus(), gpu.grant(), known, gently=gently
             )

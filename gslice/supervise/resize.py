@@ -12,19 +12,24 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from gslice.control.memory import sizes
 from gslice.core.errors import Cancelled, GsliceError
 from gslice.core.events import EventKind
+from gslice.supervise.budget import Need
 from gslice.supervise.news import recorded
+from gslice.supervise.recall import largest
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from gslice.supervise.budget import Budget
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
     from gslice.supervise.worker import Worker
 
+_BESIDE = "shadow beside the primary"
 _T = TypeVar("_T")
 
 
@@ -52,7 +57,8 @@ class Resized:
         share_effective_percent: As read back.
         excess_percent: Share that a shadow took of the device beside what it replaced, at most.
         prepare_ms: From the start of shadows until they were warm, together.
-        extra_memory_bytes: Memory of the largest shadow.
+        extra_memory_bytes: Host memory of the largest shadow.
+        extra_device_memory_bytes: What the largest one took of its GPU.
         swaps: One for each instance that was replaced.
     """
 
@@ -62,6 +68,7 @@ class Resized:
     excess_percent: float = 0.0
     prepare_ms: float = 0.0
     extra_memory_bytes: int = 0
+    extra_device_memory_bytes: int = 0
     swaps: list[Swap] = field(default_factory=list)
 
 
@@ -73,17 +80,22 @@ class ResizePlan:
         path: As in Resized.
         share_percent: What the function would be granted.
         changes: Of every function of the node whose share would change: from, to.
+        shadow: What a shadow needs of the memory of host or GPU, by what for; empty: none is due.
     """
 
     path: str
     share_percent: float
     changes: dict[str, tuple[float, float]]
+    shadow: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """For people."""
         changes = [f"{name} {old:g}% -> {new:g}%" for name, (old, new) in self.changes.items()]
-        return f"{self.path}: {', '.join(changes)}" if changes else "it has that share already"
+        if not changes:
+            return "it has that share already"
+        text = f"{self.path}: {', '.join(changes)}"
+        return f"{text}; the shadow needs {sizes(self.shadow)}" if self.shadow else text
 
 
 class Resizing:
@@ -92,11 +104,17 @@ class Resizing:
     Args:
         node: The node.
         function: Whose share it is.
+        budget: What shadows may take of the node.
+
+    Attributes:
+        last_shadow: What the last resize by shadows did; None: there was none.
     """
 
-    def __init__(self, node: Node, function: Function) -> None:
+    def __init__(self, node: Node, function: Function, budget: Budget) -> None:
+        self.last_shadow: Resized | None = None
         self._node = node
         self._function = function
+        self._budget = budget
         self._tasks = Tasks(function.name, node.event)
         self._waiting = False
         self._ordered = self._begun = 0  # orders that came, and the last of them that began
@@ -134,6 +152,11 @@ class Resizing:
         await self._tasks.cancel()
         self._waiting = False
 
+    def shadow_need(self, deployment: Deployment) -> Need:
+        """What a shadow takes while it is beside the worker that it replaces."""
+        memory = largest([worker.memory for worker in deployment.workers if worker.ready])
+        return Need(self._function.name, deployment.spec.device, memory, _BESIDE)
+
     # ---- the resize --------------------------------------------------------------------------
 
     async def carry_out(self, stage: Callable[[str, str], None]) -> Resized:
@@ -156,8 +179,11 @@ class Resizing:
         grows = share > sum(worker.share_percent for worker in deployment.stale())
         async with self._node.turns[deployment.spec.device].take(grows=grows):
             while stale := deployment.stale():
-                await self._replace(deployment, stale[0], resized, stage)
+                async with self._budget.promised(self.shadow_need(deployment)):
+                    await self._replace(deployment, stale[0], resized, stage)
         resized.share_effective_percent = deployment.share_effective_percent
+        if resized.path == "shadow":
+            self.last_shadow = resized
         return resized
 
     async def _replace(
@@ -172,7 +198,11 @@ class Resizing:
         resized.path = "shadow"
         resized.prepare_ms += (time.monotonic() - begun_s) * 1000
         resized.excess_percent = max(resized.excess_percent, shadow.share_percent)
-        resized.extra_memory_bytes = max(resized.extra_memory_bytes, shadow.memory_bytes)
+        extra = shadow.memory
+        resized.extra_memory_bytes = max(resized.extra_memory_bytes, extra.host_bytes)
+        resized.extra_device_memory_bytes = max(
+            resized.extra_device_memory_bytes, extra.device_bytes
+        )
         # From here on it is done: a stop of the daemon waits for the end of it.
         swap = asyncio.ensure_future(deployment.swap(old, shadow, stage))
         try:

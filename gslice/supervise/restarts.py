@@ -109,5 +109,9 @@ class Restarts:
             delay_us = self._death(deployment)
         await self.give_up(deployment, how)
 
+    def gives_up(self, deployment: Deployment) -> bool:
+        """Counts a load that failed like a death; True: there were too many."""
+        return self._death(deployment) is None
+
     def _death(self, deployment: Deployment) -> int | None:
         return self.breaker.death(time.monotonic_ns() // 1000, deployment.spec.instances)

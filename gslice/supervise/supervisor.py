@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
+from gslice.supervise.recall import nothing
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gslice.supervise.adoption import Group
     from gslice.supervise.child import Child
     from gslice.supervise.node import Node
+    from gslice.supervise.recall import Recall
 
 SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _CARE_PERIOD_MAX_S = 1.0
@@ -48,6 +49,7 @@ class Supervisor:
     Args:
         node: The node.
         on_call: Takes what a front-end asks of the daemon.
+        recall: What earlier loads showed.
 
     Attributes:
         functions: By name, in the order in which they were asked for.
@@ -55,14 +57,19 @@ class Supervisor:
         found: Children that an earlier daemon left.
     """
 
-    def __init__(self, node: Node, on_call: Callable[[Child, Received], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        on_call: Callable[[Child, Received], None],
+        recall: Recall = nothing,
+    ) -> None:
         self.node = node
         self.functions: dict[str, Function] = {}
         self._on_call = on_call
-        self._budget = NodeBudget(node, self.functions)
+        self._budget = NodeBudget(node, self.functions, recall)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self.found: list[Child] = []
-        self._sharing = Sharing(node, self.functions)
+        self._sharing = Sharing(node, self.functions, self._budget)
         self._closing = False
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
@@ -96,7 +103,8 @@ class Supervisor:
         unserved = known - by_name.keys()
         await self.frontends.forget(*(unserved - desired.keys()))
         for name in unserved & desired.keys():
-            self.node.event(name, EventKind.CRASH, _LOST)
+            if desired[name].residency != "cold":  # else it was not loaded, most likely
+                self.node.event(name, EventKind.CRASH, _LOST)
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
@@ -124,7 +132,12 @@ class Supervisor:
     # ---- functions ---------------------------------------------------------------------------
 
     async def load(
-        self, spec: FunctionSpec, stage: Callable[[str, str], None], source: str = "file"
+        self,
+        spec: FunctionSpec,
+        stage: Callable[[str, str], None],
+        source: str = "file",
+        *,
+        lazily: bool = False,
     ) -> None:
         """Adds a function, or loads one anew; where only its share changed, in place.
 
@@ -132,6 +145,7 @@ class Supervisor:
             spec: What to load.
             stage: Told of each stage as it begins.
             source: Where the wish comes from, `file` or `overlay`.
+            lazily: One whose residency is `cold` may wait for a request, if its signature is known.
 
         Raises:
             GsliceError: why it does not serve. What served before serves on.
@@ -149,7 +163,7 @@ class Supervisor:
                 function.resizing.begin(order)
                 # It may have been unloaded while we waited for its lock.
                 if self.functions.get(spec.name) is function:
-                    await self._load(function, spec, source, stage)
+                    await self._load(function, spec, source, stage, lazily)
                     return
 
     async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
@@ -181,7 +195,7 @@ class Supervisor:
         Raises:
             NotFound: there is none of that name.
             FailedPrecondition: it does not serve.
-            ResourceExhausted: fixed shares and minima do not fit.
+            ResourceExhausted: fixed shares and minima do not fit, or a shadow's memory does not.
             Cancelled: a newer order came before the swap.
             GsliceError: why no shadow could be prepared. What served before serves on.
         """
@@ -191,12 +205,12 @@ class Supervisor:
             function.resizing.begin(order)
             function.resizing.check_newest()
             self._check_present(function)
-            plan = self.plan_resize(name, share)
+            plan = await self.plan_resize(name, share)
             tell = recorded(self.node.event, name, stage)
             tell("plan", plan.text)
-            return await self._resize(function, share, plan, tell)
+            return await self._sharing.resize(function, share, plan, tell)
 
-    def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
+    async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
 
         Raises:
@@ -209,13 +223,7 @@ class Supervisor:
                 f"function {name} is {function.state}; only one that serves can be resized",
                 hint=f"change its share in node.yaml, or load it: gslice load {name}",
             )
-        shares = self._sharing.plan(function, dataclasses.replace(function.spec, share=share))
-        changes = {
-            other: (f.share_granted_percent, shares[other])
-            for other, f in self.functions.items()
-            if other in shares and abs(f.share_granted_percent - shares[other]) > 1e-9
-        }
-        return ResizePlan(deployment.path_to(shares[name]), shares[name], changes)
+        return await self._sharing.plan_resize(function, deployment, share)
 
     def function(self, name: str) -> Function:
         """A function by name.
@@ -239,6 +247,7 @@ class Supervisor:
             now_ns = time.monotonic_ns()
             for function in list(self.functions.values()):
                 function.kill_hung(now_ns)
+                function.residency.look()
             for name in (*self.functions, LOG_NAME, SPARES_LOG_NAME):
                 try:
                     rotate(self.node.log_path(name))
@@ -320,20 +329,29 @@ class Supervisor:
         spec: FunctionSpec,
         source: str,
         stage: Callable[[str, str], None],
+        lazily: bool,
     ) -> None:
         before = function.spec
+        lazily = lazily and spec.residency == "cold" and function.deployment is None
+        known = self._budget.recalled(spec) if lazily else None
         with function.load_ordered():
             try:
                 if self._closing:
                     raise Unavailable("the daemon is stopping")
                 self._sharing.admit(function, spec)  # before anything waits: first come
-                await function.announce()
-                await self._sharing.share_out()
-                if function.takes_share_alone(before, spec):
-                    function.set_share(spec)
-                    await function.resizing.carry_out(stage)
-                else:
-                    await function.load(spec, stage)
+                beside = "beside what serves" if function.serving else ""
+                alone = function.takes_in_place(before, spec)
+                need = None if alone or known else self._budget.needed(spec, beside)
+                async with self._budget.promised(need, evict=True):
+                    await function.announce()
+                    await self._sharing.share_out()
+                    if known is not None:
+                        await function.residency.begin_cold(known)
+                    elif function.takes_in_place(before, spec):  # still: its workers may have died
+                        function.take_over(spec)
+                        await function.resizing.carry_out(stage)
+                    else:
+                        await function.load(spec, stage)
             except GsliceError as error:
                 if function.accepting:
                     function.spec = before
@@ -343,26 +361,6 @@ class Supervisor:
                 raise
         function.source = source
         self.node.changes.notify()
-
-    async def _resize(
-        self,
-        function: Function,
-        share: ShareBounds,
-        plan: ResizePlan,
-        stage: Callable[[str, str], None],
-    ) -> Resized:
-        before = function.spec
-        function.set_share(dataclasses.replace(before, share=share))
-        try:
-            await self._sharing.share_out()
-            resized = await function.resizing.carry_out(stage)
-        except GsliceError:
-            function.set_share(before)
-            await self._sharing.share_out()
-            raise
-        finally:
-            self.node.changes.notify()
-        return dataclasses.replace(resized, path=plan.path)
 
     def _check_present(self, function: Function) -> None:
         """Whoever waited for its lock may find it unloaded."""

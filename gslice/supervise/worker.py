@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError, LoadFailed
+from gslice.core.types import MemoryTaken
 from gslice.ipc.messages import (
     AddFrontend,
     Attach,
@@ -60,8 +61,7 @@ class Worker:
         share_effective_percent: The share as its limiter read it back.
         limiter: What enforces the share.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
-        memory_bytes: Resident memory after loading.
-        device_memory_bytes: Memory of its GPU that it took, as it measured.
+        memory: What it takes, as it measured; of its context, as the daemon did.
         ready: It has warmed up, its pump runs, and nothing has taken its place.
         preparing: It loads or warms up, and hears nothing meanwhile.
         draining: Another has taken its place; it finishes what it has.
@@ -78,8 +78,7 @@ class Worker:
         self.share_effective_percent = 0.0
         self.limiter = "none"
         self.threads = 0
-        self.memory_bytes = 0
-        self.device_memory_bytes = 0
+        self.memory = MemoryTaken()
         self.ready = False
         self.preparing = False
         self.draining = False
@@ -116,8 +115,7 @@ class Worker:
         worker.share_effective_percent = state.share_effective_percent
         worker.limiter = state.limiter
         worker.threads = state.threads
-        worker.memory_bytes = state.memory_bytes
-        worker.device_memory_bytes = state.device_memory_bytes
+        worker.memory = state.memory
         worker.ready = True
         return worker
 
@@ -161,8 +159,7 @@ class Worker:
         """
         order = Load(spec, self.share_percent, limiter, cpus, gpu, gently, known)
         loaded = await self._prepare(spec, "loading", order, Loaded)
-        self.memory_bytes = loaded.memory_bytes
-        self.device_memory_bytes = loaded.device_memory_bytes
+        self.memory = loaded.memory
         return loaded.signature
 
     async def attach(
@@ -182,12 +179,12 @@ class Worker:
         self.instance = instance
         for index, eventfd in eventfds.items():
             self.add_frontend(index, eventfd)
-        ready = await self._prepare(spec, "warming up", Attach(instance), Ready, (segment.fd,))
+        order = Attach(instance, self.memory.context_bytes)
+        ready = await self._prepare(spec, "warming up", order, Ready, (segment.fd,))
         self.share_effective_percent = ready.share_effective_percent
         self.limiter = ready.limiter
         self.threads = ready.threads
-        self.memory_bytes = ready.memory_bytes
-        self.device_memory_bytes = ready.device_memory_bytes
+        self.memory = ready.memory
         self.ready = True
 
     def add_frontend(self, index: int, eventfd: int) -> None:

@@ -37,8 +37,10 @@ class FunctionReading:
         share_percent: By kind: `requested`, `granted`, `effective`.
         worker_rss_bytes: By process id.
         worker_restarts: Workers started in place of dead ones.
+        cold_starts: Loads because of a request.
         segment_bytes: Size of its shared memory.
         device_memory_bytes: Memory of its GPU that its workers took.
+        memory_bytes: What it takes, by where (`host` or its GPU) and what for.
     """
 
     name: str
@@ -48,8 +50,10 @@ class FunctionReading:
     share_percent: Mapping[str, float] = field(default_factory=dict)
     worker_rss_bytes: Mapping[int, int] = field(default_factory=dict)
     worker_restarts: int = 0
+    cold_starts: int = 0
     segment_bytes: int = 0
     device_memory_bytes: int = 0
+    memory_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,15 +206,20 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
     rss = _gauge("gslice_worker_rss_bytes", "Resident memory of a worker.", "pid")
     segment = _gauge("gslice_segment_bytes", "Size of the function's shared memory.")
     on_gpu = _gauge("gslice_device_memory_bytes", "Memory of its GPU that its workers took.")
+    taken = _gauge("gslice_memory_bytes", "Memory by what took it.", "device", "part")
     restarts = _counter("gslice_worker_restarts", "Workers started in place of dead ones.")
+    cold = _counter("gslice_cold_starts", "Loads because of a request.")
     for function in functions:
         name = function.name
+        cold.add_metric([name], function.cold_starts)
         ready.add_metric([name], float(function.ready))
         restarts.add_metric([name], function.worker_restarts)
         if function.device_memory_bytes:
             on_gpu.add_metric([name], function.device_memory_bytes)
         for kind, percent in function.share_percent.items():
             shares.add_metric([name, kind], percent)
+        for place, size in function.memory_bytes.items():
+            taken.add_metric([name, *place], size)
         for pid, size in function.worker_rss_bytes.items():
             rss.add_metric([name, str(pid)], size)
         if function.stats is None:
@@ -223,7 +232,8 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
                 blocks.add_metric([name], count)
             else:
                 slots.add_metric([name, state], count)
-    return (ready, queue, in_flight, slots, blocks, shares, rss, segment, on_gpu, restarts)
+    sizes = (rss, segment, on_gpu, taken)
+    return (ready, queue, in_flight, slots, blocks, shares, *sizes, restarts, cold)
 
 
 def _requests(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import os
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from gslice import _native
 from gslice.core.errors import FailedPrecondition
+from gslice.core.types import MemoryTaken
 from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
 from gslice.device.tasks import pin, thread_ids
 from gslice.ipc.native import native_signature
+from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
 from gslice.worker.gpu import GpuDevice, WorkerGpu
 from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Collection, Iterator, Mapping
 
     from gslice.core.types import Signature
     from gslice.ipc.messages import Load
@@ -37,6 +39,9 @@ class ServedFunction:
             limited: threads that a library starts inherit the limits of the thread that loads, and
             the pump and the control loop must have none.
         control_tids: Threads that were there before any engine: they compute nothing.
+
+    Attributes:
+        memory: What it takes, by the steps that it has taken.
 
     Raises:
         LoadFailed: The engine's reason.
@@ -57,7 +62,8 @@ class ServedFunction:
         self._control_tids = frozenset(control_tids)
         try:
             self._engine = make_engine(self.spec.engine)
-            with self._measured():
+            self.memory = MemoryTaken(process_bytes=own_bytes())
+            with self._measured("model_bytes", "weights_bytes"):
                 self.signature: Signature = self._engine.load(
                     self.spec, self._device(), order.known
                 )
@@ -65,11 +71,6 @@ class ServedFunction:
             if self._gpu is not None:
                 self._gpu.close()
             raise
-
-    @property
-    def device_memory_bytes(self) -> int:
-        """Memory of its GPU that it took, so far as it was measured alone."""
-        return self._gpu.memory_taken_bytes if self._gpu else 0
 
     @property
     def limiter(self) -> str:
@@ -89,13 +90,16 @@ class ServedFunction:
         reach = self._engine.threads or len(self._cpus)
         return min(self._limiter.read_effective(), 100.0 * reach / len(self._cpus))
 
-    def attach(self, segment_fd: int, index: int, eventfds: Mapping[int, int]) -> None:
+    def attach(
+        self, segment_fd: int, index: int, eventfds: Mapping[int, int], context_bytes: int = 0
+    ) -> None:
         """Warms up, starts the pump (which may not pull yet) and enforces the share.
 
         Args:
             segment_fd: Of the function's segment; stays the caller's.
             index: In the segment's instance table.
             eventfds: Of the front-ends known by now; stay the caller's.
+            context_bytes: What the daemon measured of its memory.
 
         Raises:
             LoadFailed: Warming up failed.
@@ -104,7 +108,8 @@ class ServedFunction:
         if self._instance is not None:
             raise FailedPrecondition(f"function {self.spec.name} is attached already")
         segment = _native.Segment.open(segment_fd)
-        with self._measured():
+        self.memory = dataclasses.replace(self.memory, context_bytes=context_bytes)
+        with self._measured("warm_bytes", "workspace_bytes"):
             self._instance = self._started(segment, index, eventfds)
         restore(self._niceness)
         self.segment, self.index = segment, index
@@ -162,8 +167,23 @@ class ServedFunction:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
 
-    def _measured(self) -> AbstractContextManager[None]:
-        return self._gpu.measured() if self._gpu else nullcontext()
+    @contextlib.contextmanager
+    def _measured(self, on_host: str, on_gpu: str) -> Iterator[None]:
+        """Around what takes memory, which goes to these two parts.
+
+        The driver tells what is free of the whole GPU, so the daemon has one worker of a GPU load
+        or warm up at a time.
+        """
+        host_bytes, free_bytes = own_bytes(), self._gpu_free_bytes()
+        yield
+        taken = {
+            on_host: max(0, own_bytes() - host_bytes),
+            on_gpu: max(0, free_bytes - self._gpu_free_bytes()),
+        }
+        self.memory = dataclasses.replace(self.memory, **taken)
+
+    def _gpu_free_bytes(self) -> int:
+        return self._gpu.cuda.memory_free_bytes() if self._gpu else 0
 
     def _started(
         self, segment: _native.Segment, index: int, eventfds: Mapping[int, int]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ from gslice import _native
 from gslice.core.errors import FailedPrecondition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gslice.ipc.messages import GpuGrant
 
 _log = logging.getLogger(__name__)
@@ -52,7 +49,6 @@ class WorkerGpu:
     Attributes:
         limiter: As given.
         cuda: The open device.
-        memory_taken_bytes: Memory of the GPU that went while it was `measured`.
 
     Raises:
         FailedPrecondition: There is no driver, or the worker sees another GPU.
@@ -68,7 +64,6 @@ class WorkerGpu:
             uuid = self.cuda.uuid
             self.cuda.close()
             raise FailedPrecondition(f"the worker sees {uuid}, not {grant.uuid}")
-        self.memory_taken_bytes = 0
         _log.info(
             "%s, %d of %d SMs, %g %% by %s",
             *(self.cuda.name, self.cuda.sm_count, grant.sms, self.share_effective_percent, limiter),
@@ -78,18 +73,6 @@ class WorkerGpu:
     def share_effective_percent(self) -> float:
         """The SMs that kernels of this process may use, as the driver says."""
         return 100.0 * self.cuda.sm_count / self._grant.sms
-
-    @contextlib.contextmanager
-    def measured(self) -> Iterator[None]:
-        """Around what takes memory: the weights, and what runs them.
-
-        The driver tells what is free of the whole GPU, so the daemon has one worker of a GPU load
-        or warm up at a time.
-        """
-        before_bytes = self.cuda.memory_free_bytes()
-        yield
-        gone_bytes = before_bytes - self.cuda.memory_free_bytes()
-        self.memory_taken_bytes = max(0, self.memory_taken_bytes + gone_bytes)
 
     def close(self) -> None:
         """Waits for what the streams still run and gives the GPU back; idempotent."""

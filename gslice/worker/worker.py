@@ -45,7 +45,7 @@ from gslice.ipc.messages import (
     ShareSet,
     WorkerState,
 )
-from gslice.ipc.process import hello, resident_bytes
+from gslice.ipc.process import hello
 from gslice.worker.engines import make_engine
 from gslice.worker.function import ServedFunction
 
@@ -204,15 +204,14 @@ class Worker:
         self._state = "loading"
         with self._passing_to("loaded"):
             self._function = ServedFunction(order, self._control_tids)
-        function = self._function
-        return Loaded(function.signature, resident_bytes(), function.device_memory_bytes)
+        return Loaded(self._function.signature, self._function.memory)
 
     def _on_attach(self, order: Attach, received: Received) -> Message:
         function = self._loaded()
         segment_fd = received.take_fd()
         try:
             with self._passing_to("ready"):
-                function.attach(segment_fd, order.instance, self._eventfds)
+                function.attach(segment_fd, order.instance, self._eventfds, order.context_bytes)
         finally:
             os.close(segment_fd)
         if function.fault_fd >= 0:
@@ -220,8 +219,7 @@ class Worker:
         return Ready(
             function.share_effective_percent,
             function.limiter,
-            resident_bytes(),
-            function.device_memory_bytes,
+            function.memory,
             function.threads,
         )
 
@@ -290,8 +288,7 @@ class Worker:
             limiter=function.limiter,
             limiter_ordered=function.order.limiter,
             cpus=function.order.cpus,
-            memory_bytes=resident_bytes(),
-            device_memory_bytes=function.device_memory_bytes,
+            memory=function.memory,
             threads=function.threads,
         )
 

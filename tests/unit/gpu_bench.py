@@ -8,6 +8,7 @@ from typing import Any
 
 from gslice.core.config import DeviceConfig
 from gslice.core.errors import FailedPrecondition
+from gslice.core.types import MemoryTaken
 from gslice.device.cuda import Gpu as FoundGpu
 from gslice.device.inventory import Inventory
 from gslice.device.mps import MpsPaths
@@ -32,7 +33,7 @@ class FakeWorker:
         self.pid = pid
         self.share_percent = share_percent
         self.share_effective_percent = effective_percent
-        self.device_memory_bytes = 0
+        self.memory = MemoryTaken()
         self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.child = FakeChild(self)
 

@@ -79,7 +79,7 @@ def test_missing_fields_are_all_named() -> None:
 @pytest.mark.parametrize(
     ("cls", "value", "message"),
     [
-        (Loaded, {"signature": None, "memory_bytes": 1}, "Loaded.signature: expected dict"),
+        (Loaded, {"signature": None, "memory": {}}, "Loaded.signature: expected dict"),
         (
             TensorSpec,
             {"name": 1, "dtype": "", "dims": []},

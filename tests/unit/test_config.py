@@ -117,6 +117,24 @@ def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:
     assert load(path).functions == {}
 
 
+def test_residency_comes_from_the_defaults_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text(
+        "version: 1\nnode: {state_dir: ./s}\ndefaults: {residency: cold, idle_after: 5s}\n"
+        "functions:\n  a: {model: a.onnx}\n  b: {model: b.onnx, residency: pinned}\n"
+        "  c: {model: c.onnx, residency: cold, idle_after: 10m}\n"
+    )
+    found = load(path).functions.values()
+    assert [(f.residency, f.idle_after_us) for f in found] == [
+        ("cold", 5_000_000),
+        ("pinned", 5_000_000),
+        ("cold", 600_000_000),
+    ]
+    path.write_text("version: 1\nnode: {state_dir: ./s}\nfunctions: {a: {model: a.onnx}}\n")
+    (usual,) = load(path).functions.values()
+    assert (usual.residency, usual.idle_after_us) == ("warm", 600_000_000)
+
+
 def test_a_function_overrides_the_defaults_key_by_key(tmp_path: Path) -> None:
     path = tmp_path / "node.yaml"
     path.write_text(

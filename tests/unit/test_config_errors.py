@@ -192,6 +192,10 @@ def test_one_problem_is_one_line(tmp_path: Path, text: str, told: str) -> None:
     [
         ("node: {hang_timeout: 0}", "node.hang_timeout: must be at least 100ms"),
         ("node: {hang_timeout: 99ms}", "node.hang_timeout: must be at least 100ms"),
+        (
+            "functions: {f: {model: m.onnx, idle_after: 1ms}}",
+            "functions.f.idle_after: must be at least 100ms",
+        ),
         ("node: {pinned_memory: 0}", "node.pinned_memory: must be a size or `auto`, not 0"),
         ("node: {request_max: 0B}", "node.request_max: must be at least 1B"),
         ("defaults: {queue: {request_max: 0}}", "defaults.queue.request_max: must be at least 1B"),

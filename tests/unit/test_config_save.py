@@ -38,6 +38,8 @@ specs = st.builds(
     side_effects=st.booleans(),
     threads=st.integers(0, 64),
     lanes=st.integers(1, 4),
+    residency=st.sampled_from(["pinned", "warm", "cold"]),
+    idle_after_us=st.integers(100_000, 10**11),
     environment=st.dictionaries(st.sampled_from(["A", "_B2", "yes"]), st.text(max_size=8)),
 )
 

@@ -14,7 +14,7 @@ import pytest
 from gslice._native import Segment
 from gslice.core.config import load_config
 from gslice.core.errors import InvalidArgument, LoadFailed, ResourceExhausted, from_code
-from gslice.core.types import FunctionSpec, ShareBounds
+from gslice.core.types import FunctionSpec, MemoryTaken, ShareBounds
 from gslice.ipc.messages import RemoveFunction
 from gslice.supervise.adoption import _segments_of
 from gslice.supervise.deployment import Deployment
@@ -309,7 +309,7 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
 
 def test_what_is_loaded_anew_counts_beside_what_serves(tmp_path: Path) -> None:
     limit = 100 << 20
-    worker = SimpleNamespace(memory_bytes=60 << 20)
+    worker = SimpleNamespace(memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20))
 
     async def scenario() -> None:
         supervisor = make_supervisor(tmp_path, [])
@@ -334,7 +334,7 @@ def test_a_drain_does_not_wait_longer_for_another_worker_than_it_may(
         node, frontends = make_supervisor(tmp_path, events).node, None
         deployment = Deployment(node, SPEC, 50, frontends, lambda *_: None)
         deployment.instances.segment = Segment.create("a", [(4096, 1)], 4096, 1)
-        monkeypatch.setattr(deployment, "_idle", lambda: False)
+        monkeypatch.setattr(Deployment, "idle", False)
         monkeypatch.setattr(deployment, "replace", asyncio.Event().wait)
         assert not await asyncio.wait_for(deployment.drain(0.01), 10)
         assert events == ["nobody can answer what still waits: another worker takes too long"]

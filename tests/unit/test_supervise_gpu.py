@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gslice.core.errors import FailedPrecondition, LoadFailed, ResourceExhausted
-from gslice.core.types import FunctionSpec
+from gslice.core.types import FunctionSpec, MemoryTaken
 from gslice.device.nvml import GpuFacts
 from tests.unit.gpu_bench import Bench, FakeWorker
 
@@ -46,10 +46,10 @@ def test_without_a_limiter_workers_stay_out_of_mps(on_gpu) -> None:
 
 def test_what_others_took_is_not_given_again(on_gpu) -> None:
     async def test(bench: Bench) -> None:
-        bench.worker(1).device_memory_bytes = 3 << 30
+        bench.worker(1).memory = MemoryTaken(weights_bytes=3 << 30)
         found = bench.gpu.environment(SPEC, 10.0)
         assert found["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=1024M"
-        bench.worker(2).device_memory_bytes = 1 << 30
+        bench.worker(2).memory = MemoryTaken(context_bytes=1 << 30)
         with pytest.raises(ResourceExhausted, match="cuda:0: its memory limit is used up"):
             bench.gpu.environment(SPEC, 10.0)
 

@@ -22,7 +22,7 @@ from gslice.core.errors import (
 from gslice.core.types import FunctionSpec
 from gslice.device.limiter import availability
 from gslice.ipc import messages
-from gslice.ipc.process import start_ticks
+from gslice.ipc.process import resident_bytes, start_ticks
 from tests import models
 from tests.worker_process import CPUS, WorkerProcess
 
@@ -109,7 +109,10 @@ def test_from_the_first_word_to_the_last(affine: FunctionSpec) -> None:
         assert fds == []
         ready = worker.serve(affine)
         assert (ready.share_effective_percent, ready.limiter) == (100.0, "none")
-        assert ready.memory_bytes > 0
+        assert ready.memory.process_bytes > 1 << 20
+        assert ready.memory.model_bytes + ready.memory.warm_bytes > 0
+        assert ready.memory.host_bytes <= resident_bytes(worker.pid)
+        assert ready.memory.device_bytes == 0
         expected = models.reference(Path(affine.model), X)["y"]
         np.testing.assert_array_equal(worker.infer(X)["y"], expected)
         worker.request(messages.RemoveFrontend(0), messages.Ok)
@@ -192,7 +195,7 @@ def test_a_later_daemon_adopts_what_serves(affine: FunctionSpec) -> None:
             limiter="none",
             limiter_ordered="none",
             cpus=CPUS,
-            memory_bytes=hello.worker.memory_bytes,
+            memory=ready.memory,
             threads=len(CPUS),
         )
         (fd,) = fds

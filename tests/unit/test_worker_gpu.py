@@ -124,7 +124,8 @@ def test_from_the_first_word_to_the_last(
     (gpu,) = fake_gpu.gpus
     ready = worker.serve(spec(tmp_path), limiter="none", gpu=grant(gpu))
     assert (ready.share_effective_percent, ready.limiter) == (100.0, "none")
-    assert ready.device_memory_bytes >= WEIGHT_BYTES
+    assert WEIGHT_BYTES <= ready.memory.weights_bytes < WEIGHT_BYTES + (64 << 20)
+    assert ready.memory.workspace_bytes > 0
     for _ in range(3):
         np.testing.assert_array_equal(worker.infer(X)["x"], X["x"] * 2)
     with pytest.raises(FailedPrecondition, match="limiter none cannot change a share in place"):
@@ -132,7 +133,7 @@ def test_from_the_first_word_to_the_last(
     hello, fds = worker.connect()
     assert len(fds) == 1
     assert hello.worker is not None
-    assert hello.worker.device_memory_bytes == ready.device_memory_bytes
+    assert hello.worker.memory == ready.memory
     assert fake_gpu.processes() == [worker.pid]
     assert worker.channel is not None
     worker.channel.send(messages.Exit())

@@ -64,6 +64,8 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("device",)] = spec.device
     settings[("share",)] = _share(spec.share)
     settings[("instances",)] = spec.instances
+    settings[("residency",)] = spec.residency
+    settings[("idle_after",)] = format_duration(spec.idle_after_us)
     settings[("priority",)] = spec.priority
     settings[("slo", "p99")] = format_duration(spec.slo_p99_us) if spec.slo_p99_us else "none"
     settings[("batch", "max")] = spec.batch_max or "auto"

@@ -101,6 +101,7 @@ class Builder:
         slo = _over(defaults.slo, function.slo)
         batch = _over(defaults.batch, function.batch)
         queue = _over(defaults.queue, function.queue)
+        resident = _resident(defaults, function)
         if queue.request_max > request_max_bytes:
             self._problem(
                 f"{format_size(queue.request_max)} is more than node.request_max,"
@@ -132,6 +133,8 @@ class Builder:
             precision=function.precision,
             channels_last=function.channels_last,
             environment=dict(function.environment),
+            residency=resident.residency,
+            idle_after_us=resident.idle_after,
         )
 
     def _problem(self, text: str, *path: str) -> None:
@@ -253,6 +256,12 @@ class Builder:
 def _over(below: _Section, above: _Section) -> _Section:
     """`above` where it was written, else `below`."""
     return below.model_copy(update={key: getattr(above, key) for key in above.model_fields_set})
+
+
+def _resident(below: model.Resident, above: model.Resident) -> model.Resident:
+    keys = model.Resident.model_fields
+    given = {key: getattr(above, key) for key in keys if key in above.model_fields_set}
+    return model.Resident.model_construct(**{key: getattr(below, key) for key in keys} | given)
 
 
 def share_bounds(share: model.ShareRange) -> ShareBounds:

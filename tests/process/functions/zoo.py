@@ -68,6 +68,17 @@ class GateInSetup(Numbers):
         return {"y": inputs["x"]}
 
 
+class Breakable(Numbers):
+    """y = x; while the marker is there, it cannot be loaded."""
+
+    def setup(self, marker: str) -> None:
+        if Path(marker).exists():
+            raise RuntimeError("it is broken")
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+
+
 class Raises(Numbers):
     """Raises for a negative x."""
 

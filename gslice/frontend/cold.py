@@ -1,0 +1,79 @@
+"""Requests to a function that is not loaded now: they wait in its segment while it is loaded.
+
+The data path does not know such a function, so each request to it comes here. It is queued first,
+and the daemon is told then: whatever the daemon was doing, it finds the request or starts a load.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import Unavailable
+from gslice.core.figures import milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice import _native
+    from gslice.frontend.catalogue import Catalogue, Function
+
+
+class ColdStarts:
+    """See the module.
+
+    Args:
+        native: The data path.
+        catalogue: The functions.
+        wake: Tells the daemon that a function is wanted; raises Unavailable if none is there.
+    """
+
+    def __init__(
+        self,
+        native: _native.Frontend,
+        catalogue: Catalogue,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._native = native
+        self._catalogue = catalogue
+        self._wake = wake
+
+    def submit(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+        """Queues a request that has the time to wait for the load.
+
+        Args:
+            function: A cold one.
+            request: Serialised.
+            deadline_ns: The caller's; None: none.
+
+        Returns:
+            Its ticket.
+
+        Raises:
+            Unavailable: it has not, and may be sent again when the load is expected to be done; or
+                no daemon is there.
+            GsliceError: as of `Frontend.submit`.
+        """
+        with self._catalogue.reached(function):
+            ticket = self._native.submit(request, deadline_ns)
+        try:
+            self._wake(function.spec.name)
+            self._check_time(function, self._native.deadline_ns(ticket))
+        except Unavailable:
+            self._native.cancel(ticket)
+            raise
+        return ticket
+
+    def _check_time(self, function: Function, deadline_ns: int | None) -> None:
+        now_ns = time.monotonic_ns()
+        function.woken_ns = function.woken_ns or now_ns
+        left_ns = max(0, function.woken_ns + function.load_us * 1000 - now_ns)
+        if deadline_ns is None or deadline_ns - now_ns >= left_ns:
+            return
+        expected = milliseconds(left_ns / 1000)
+        raise Unavailable(
+            f"function {function.spec.name!r} is being loaded, which takes another {expected}, "
+            "longer than this request may wait",
+            hint=f"try again in {expected}, or with a longer deadline",
+            retry_after_ms=-(-left_ns // 1_000_000),
+        )

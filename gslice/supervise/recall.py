@@ -1,0 +1,42 @@
+"""What is known of a function from an earlier load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gslice.core.types import FunctionSpec, MemoryTaken
+
+if TYPE_CHECKING:
+    from gslice.core.types import Signature
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a load showed.
+
+    Attributes:
+        memory: What its largest instance took, part by part.
+        load_us: How long it took, from the order until it served.
+        signature: Of the model.
+    """
+
+    memory: MemoryTaken
+    load_us: int
+    signature: Signature
+
+
+Recall = Callable[[FunctionSpec], Recalled | None]
+"""What the last load of the same model, in the same engine and on the same device, showed."""
+
+
+def nothing(spec: FunctionSpec) -> Recalled | None:
+    """For whoever remembers nothing."""
+    return None
+
+
+def largest(taken: list[MemoryTaken]) -> MemoryTaken:
+    """The largest of each part."""
+    parts = vars(MemoryTaken())
+    return MemoryTaken(**{p: max((vars(each)[p] for each in taken), default=0) for p in parts})

@@ -1,0 +1,391 @@
+"""Functions that rest: who loads and unloads them, and the race between a request and an unload."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gslice import _native
+from gslice.core.errors import LoadFailed, ResourceExhausted, Unavailable
+from gslice.core.types import FunctionSpec, MemoryTaken, Signature, TensorSpec
+from gslice.ipc.native import native_signature
+from gslice.supervise.function import Function
+from gslice.supervise.recall import Recalled
+from gslice.supervise.tasks import Tasks
+from tests.served import request_bytes
+from tests.unit.test_supervise_function import add, make_supervisor
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "INT64", (-1, 1)),), (TensorSpec("y", "INT64", (-1, 1)),), rows_max=4
+)
+SPEC = FunctionSpec("f", engine="identity", residency="cold", idle_after_us=100_000)
+
+
+class Resting:
+    """A deployment over a real segment, with idle workers and a front-end of its own."""
+
+    def __init__(self, spec: FunctionSpec = SPEC) -> None:
+        self.spec = spec
+        self.signature = SIGNATURE
+        self.segment = _native.Segment.create(spec.name, [(4096, 8)], 4096, 1)
+        self.segment.activate_frontend(0)
+        self.frontend = _native.Frontend(0)
+        shape = native_signature(SIGNATURE)
+        self.frontend.add_function(spec.name, "1", self.segment, shape, 0)
+        self.workers: list[Any] = []
+        self.instances = SimpleNamespace(discard=self._discard)
+        self.failure: Exception | None = None
+        self.on_let_go: Callable[[], None] = lambda: None
+        self.failed: list[str] = []
+        self._start()
+        self.serve()
+
+    @property
+    def ready(self) -> int:
+        return sum(worker.ready for worker in self.workers)
+
+    @property
+    def idle(self) -> bool:
+        counts = self.segment.counts()
+        return counts["leased"] == counts["queued"] == counts["claimed"] == 0
+
+    @property
+    def pulling(self) -> int:
+        return sum(self.segment.may_pull(worker.instance) for worker in self.workers)
+
+    def queue(self) -> int:
+        return self.frontend.submit(
+            request_bytes("f", {"x": np.ones((1, 1), np.int64)}, SIGNATURE), None
+        )
+
+    def serve(self) -> None:
+        for worker in self.workers:
+            self.segment.flip(None, worker.instance)
+
+    async def prepare(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self._start()
+
+    async def let_go(self, worker: Any) -> None:
+        self.on_let_go()
+        self.workers.remove(worker)
+        self.segment.remove_instance(worker.instance)
+
+    def fail_queued(self, reason: str) -> None:
+        self.failed.append(reason)
+        self.segment.fail_queued(Unavailable.code, reason)
+
+    async def _discard(self, worker: Any) -> None:
+        self.workers.remove(worker)
+
+    def _start(self) -> None:
+        instance = self.segment.add_instance()
+        self.workers.append(
+            SimpleNamespace(
+                instance=instance,
+                ready=True,
+                draining=False,
+                expected_to_end=False,
+                memory=MemoryTaken(1),
+            )
+        )
+
+
+class Case:
+    """A function that serves, on a node without children."""
+
+    def __init__(self, tmp_path: Path, spec: FunctionSpec = SPEC) -> None:
+        self.events: list[str] = []
+        self.supervisor = make_supervisor(tmp_path, self.events)
+        self.function: Function = add(self.supervisor, spec)
+        self.deployment = Resting(spec)
+        self.function._deployment = self.deployment  # type: ignore[assignment]
+        self.function.state, self.function.accepting = "READY", True
+        self.residency = self.function.residency
+        self.shown: list[str] = []
+        self.on_show: dict[str, Callable[[], Any]] = {}
+        self.supervisor.frontends.show = self._show  # type: ignore[method-assign]
+
+    async def rest(self) -> bool:
+        return await self.residency.evict("g")
+
+    async def settle(self) -> None:
+        """Waits until nothing goes on."""
+        while tasks := list(self.residency._tasks):
+            await asyncio.wait(tasks)
+
+    async def _show(self, listing: Any) -> None:
+        self.shown.append(listing.state)
+        self.on_show.pop(listing.state, lambda: None)()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    def run(scenario: Any, **settings: Any) -> None:
+        async def made() -> None:
+            await scenario(Case(tmp_path, dataclasses.replace(SPEC, **settings)))
+
+        asyncio.run(made())
+
+    return run
+
+
+# ---- the race ------------------------------------------------------------------------------------
+
+
+def test_a_request_before_its_workers_stop_keeps_it_loaded(run) -> None:
+    async def scenario(case: Case) -> None:
+        case.on_show["COLD"] = case.deployment.queue
+        assert not await case.rest()
+        assert (case.function.state, case.shown) == ("READY", ["COLD", "READY"])
+        (worker,) = case.deployment.workers
+        assert (worker.ready, worker.draining, worker.expected_to_end) == (True, False, False)
+        assert case.deployment.pulling == 1
+        case.deployment.segment.fail_queued(14, "end")
+
+    run(scenario)
+
+
+def test_a_request_after_its_workers_stopped_loads_it_again(run) -> None:
+    async def scenario(case: Case) -> None:
+        def comes() -> None:
+            case.deployment.queue()
+            case.residency.wake()  # as a front-end that was told of COLD does
+
+        case.deployment.on_let_go = comes
+        assert await case.rest()
+        await case.settle()
+        assert (case.function.state, case.shown) == ("READY", ["COLD", "READY"])
+        assert case.residency.cold_starts == 1
+        assert (case.deployment.pulling, len(case.deployment.workers)) == (1, 1)
+        case.deployment.segment.fail_queued(14, "end")
+
+    run(scenario)
+
+
+def test_what_a_dying_worker_leaves_behind_loads_it_again(run) -> None:
+    async def scenario(case: Case) -> None:
+        case.deployment.on_let_go = lambda: case.deployment.queue() and None  # nobody tells of it
+        assert await case.rest()
+        await case.settle()
+        assert case.function.state == "READY"
+        case.deployment.segment.fail_queued(14, "end")
+
+    run(scenario)
+
+
+def test_a_wake_up_of_what_serves_changes_nothing(run) -> None:
+    async def scenario(case: Case) -> None:
+        case.residency.wake()
+        await case.settle()
+        assert (case.shown, case.residency.cold_starts) == ([], 0)
+
+    run(scenario)
+
+
+def test_a_request_that_comes_while_a_load_fails_is_answered_or_loads_again(run) -> None:
+    async def scenario(case: Case) -> None:
+        assert await case.rest()
+        case.deployment.failure = LoadFailed("function f: no such model")
+
+        def comes() -> None:
+            """After what waited was answered, and before front-ends hear anything."""
+            case.deployment.failure = None
+            case.deployment.queue()
+            case.residency.wake()
+
+        case.on_show["COLD"] = comes
+        case.deployment.queue()
+        case.residency.wake()
+        await case.settle()
+        assert case.deployment.failed == ["could not be loaded: no such model"]
+        assert (case.function.state, case.residency.cold_starts) == ("READY", 1)
+        case.deployment.segment.fail_queued(14, "end")
+
+    run(scenario)
+
+
+def test_a_load_that_fails_again_and_again_is_given_up(run) -> None:
+    async def scenario(case: Case) -> None:
+        assert await case.rest()
+        case.deployment.failure = ResourceExhausted("function f: needs 1 GiB")
+        for _ in range(10):  # memory may become free
+            case.residency.wake()
+            await case.settle()
+        assert case.function.state == "COLD"
+        case.deployment.failure = LoadFailed("function f: no such model")
+        for _ in range(5):
+            case.residency.wake()
+            await case.settle()
+        assert case.function.state == "FAILED"
+        assert case.function.reason == "could not be loaded for a request: no such model"
+
+    run(scenario)
+
+
+# ---- when it rests -------------------------------------------------------------------------------
+
+
+def test_it_rests_when_no_request_came_for_long_enough(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 1_000_000_000_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+
+    async def scenario(case: Case) -> None:
+        nonlocal now_ns
+        case.residency.loaded(5)
+        now_ns += 99_000_000
+        case.residency.look()
+        await case.settle()
+        assert case.function.state == "READY"
+        now_ns += 1_000_000
+        case.residency.look()
+        case.residency.look()  # once is enough
+        await case.settle()
+        assert (case.function.state, case.shown) == ("COLD", ["COLD"])
+        assert case.deployment.workers == []
+
+    run(scenario)
+
+
+def test_requests_that_fail_are_requests(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = 1_000_000_000_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+
+    async def scenario(case: Case) -> None:
+        nonlocal now_ns
+        case.residency.loaded(5)
+        now_ns += 200_000_000
+        case.deployment.queue()
+        case.deployment.segment.fail_queued(14, "it fails")
+        case.residency.look()
+        await case.settle()
+        assert case.function.state == "READY"
+        now_ns += 100_000_000
+        case.residency.look()
+        await case.settle()
+        assert case.function.state == "COLD"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("residency", ["warm", "pinned"])
+def test_others_are_never_idle_enough(run, residency: str) -> None:
+    async def scenario(case: Case) -> None:
+        case.residency.look()
+        assert list(case.residency._tasks) == []
+        assert case.residency.evictable == (residency == "warm")
+
+    run(scenario, residency=residency)
+
+
+def test_what_is_busy_stays(run) -> None:
+    async def scenario(case: Case) -> None:
+        ticket = case.deployment.queue()
+        case.residency.look()
+        assert (list(case.residency._tasks), case.residency.evictable) == ([], False)
+        case.deployment.frontend.cancel(ticket)
+        assert case.residency.evictable
+        async with case.function.lock:  # an order is being carried out
+            assert not case.residency.evictable
+        case.function.restarts.tasks.start(asyncio.sleep(60))  # another worker is on its way
+        assert not case.residency.evictable
+        await case.function.restarts.cancel()
+        case.deployment.workers[0].ready = False
+        assert not case.residency.evictable
+
+    run(scenario)
+
+
+def test_an_eviction_goes_on_without_whoever_wanted_it(run) -> None:
+    async def scenario(case: Case) -> None:
+        ended = asyncio.Event()
+        goes_on = asyncio.Event()
+
+        async def slow(worker: Any) -> None:
+            goes_on.set()
+            await ended.wait()
+            case.deployment.workers.remove(worker)
+
+        case.deployment.let_go = slow  # type: ignore[method-assign]
+        eviction = asyncio.create_task(case.rest())
+        await goes_on.wait()
+        eviction.cancel()
+        await asyncio.wait([eviction])
+        ended.set()
+        await case.settle()
+        assert (case.function.state, case.deployment.workers) == ("COLD", [])
+
+    run(scenario)
+
+
+# ---- what makes room -----------------------------------------------------------------------------
+
+
+def test_nobody_is_unloaded_where_that_would_not_suffice(run) -> None:
+    async def scenario(case: Case) -> None:
+        budget = case.supervisor._budget
+        assert not await budget._evict_one("g", "cpu", missing_bytes=2)
+        assert case.function.state == "READY"
+        assert await budget._evict_one("g", "cpu", missing_bytes=1)
+        assert case.function.state == "COLD"
+        assert not await budget._evict_one("g", "cpu", missing_bytes=1)
+
+    run(scenario, residency="warm")
+
+
+def test_nobody_makes_room_for_itself_or_on_another_device(run) -> None:
+    async def scenario(case: Case) -> None:
+        budget = case.supervisor._budget
+        assert not await budget._evict_one("f", "cpu", missing_bytes=1)
+        assert not await budget._evict_one("g", "cuda:0", missing_bytes=1)
+        assert await budget._evict_one("g", "", missing_bytes=1)  # of the host
+
+    run(scenario, residency="warm")
+
+
+def test_a_known_function_begins_cold(run) -> None:
+    async def scenario(case: Case) -> None:
+        spec = dataclasses.replace(SPEC, name="g")
+        function = add(case.supervisor, spec)
+        await function.residency.begin_cold(Recalled(MemoryTaken(), 700, SIGNATURE))
+        assert (function.state, function.accepting, function.residency.load_us) == (
+            "COLD",
+            True,
+            700,
+        )
+        assert function.segment is not None
+        assert function.deployment is not None
+        assert function.deployment.workers == []
+
+    run(scenario)
+
+
+def test_background_work_ends_with_the_function(run) -> None:
+    async def scenario(case: Case) -> None:
+        assert await case.rest()
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def hangs() -> None:
+            await never
+
+        case.deployment.prepare = hangs  # type: ignore[method-assign]
+        case.residency.wake()
+        await asyncio.sleep(0)
+        assert isinstance(case.residency._tasks, Tasks)
+        await case.residency.cancel()
+        assert list(case.residency._tasks) == []
+        assert not case.function.lock.locked()
+
+    run(scenario)
