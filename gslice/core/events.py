@@ -23,6 +23,7 @@ class EventKind(StrEnum):
     SHARE = "share"
     DEVICE = "device"
     CONFIG = "config"
+    UPGRADE = "upgrade"
     DAEMON = "daemon"
     OTHER = "other"
 

@@ -24,6 +24,7 @@ class NodeConfig:
         drain_timeout_us: How long requests in flight may take at a stop.
         pinned_memory_bytes: Budget of all functions' segments together.
         frontends: Front-end processes.
+        connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
     """
 
@@ -36,6 +37,7 @@ class NodeConfig:
     drain_timeout_us: int
     pinned_memory_bytes: int
     frontends: int
+    connection_age_us: int
     request_max_bytes: int
 
 
