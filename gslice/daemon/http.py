@@ -109,13 +109,18 @@ def serve_pages(
     """A server for each application, on the socket of the daemon before if it left one.
 
     Raises:
-        Unavailable: an address cannot be listened on.
+        Unavailable: an address cannot be listened on; none serves then.
     """
-    addresses = {role: getattr(node, role) for role in applications}
-    return {
-        role: HttpServer(addresses[role], page, before.take_listener(role, addresses[role]))
-        for role, page in applications.items()
-    }
+    servers: dict[str, HttpServer] = {}
+    try:
+        for role, page in applications.items():
+            address = getattr(node, role)
+            servers[role] = HttpServer(address, page, before.take_listener(role, address))
+    except BaseException:
+        for server in servers.values():
+            server.close()
+        raise
+    return servers
 
 
 async def hand_over(servers: Mapping[str, HttpServer]) -> dict[str, tuple[str, int]]:
