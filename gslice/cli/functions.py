@@ -45,7 +45,7 @@ def load(
     """
     body, base_dir = _function_yaml(model, file, {"share": share, "slo": slo, "device": device})
     with options.connect(state_dir) as control:
-        _show_stages(name, control.load(name, body, base_dir), as_json)
+        show_stages(name, control.load(name, body, base_dir), as_json)
 
 
 def resize(
@@ -68,7 +68,7 @@ def resize(
     with options.connect(state_dir) as control:
         stages = control.resize(name, share, dry_run=dry_run)
         if wait or dry_run:
-            last = _show_stages(name, stages, as_json)
+            last = show_stages(name, stages, as_json)
             if last is not None and last.name == "done" and not as_json:
                 console().print(_resized_line(name, last.resized), markup=False)
             return
@@ -84,7 +84,7 @@ def resize(
 def unload(name: Name, state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
     """Answer what was accepted, then remove a function."""
     with options.connect(state_dir) as control:
-        _show_stages(name, control.unload(name), as_json)
+        show_stages(name, control.unload(name), as_json)
 
 
 def diff(state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
@@ -183,7 +183,7 @@ def _resized_line(name: str, resized: Any) -> str:
     )
 
 
-def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> Any:
+def show_stages(name: str, stages: Iterable[Any], as_json: bool) -> Any:
     """Shows stages as they pass and returns the last; raises LoadFailed if that is `failed`."""
     from gslice.client.control import as_dict
 
@@ -193,7 +193,7 @@ def _show_stages(name: str, stages: Iterable[Any], as_json: bool) -> Any:
     for stage in stages:
         passed.append(as_dict(stage))
         if not as_json:
-            line = f"{milliseconds(stage.elapsed_ms * 1000):>9}  {stage.name:<6}  {stage.detail}"
+            line = f"{milliseconds(stage.elapsed_ms * 1000):>9}  {stage.name:<8}  {stage.detail}"
             screen.print(line.rstrip(), markup=False)
     if as_json:
         print_json(passed)

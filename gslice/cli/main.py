@@ -21,6 +21,7 @@ from gslice.cli import (
     logs,
     serve,
     status,
+    upgrade,
 )
 from gslice.cli.output import show_error
 from gslice.core.errors import GsliceError
@@ -78,6 +79,7 @@ app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
 app.command("diff")(functions.diff)
 app.command("save")(functions.save)
+app.command("upgrade")(upgrade.upgrade)
 app.command("events")(events.events)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)

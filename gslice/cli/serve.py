@@ -39,6 +39,9 @@ def serve(
     state_dir: Annotated[
         str, typer.Option("--state-dir", help="Sockets, logs and the store.", metavar="DIR")
     ] = "",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only see whether it could start; an upgrade does.")
+    ] = False,
 ) -> None:
     """Serve what node.yaml says, or one model file, until Ctrl-C.
 
@@ -48,9 +51,13 @@ def serve(
     function = {"name": name, "share": share, "slo": slo}
     wanted = _config(model, config, node, function, device)
 
-    from gslice.daemon.main import run
+    from gslice.daemon import main
+    from gslice.daemon.successor import own_command
 
-    run(wanted, on_ready=_announce)
+    if check:
+        main.check(wanted)
+        return
+    main.run(wanted, on_ready=_announce, command=own_command())
     print("stopped")
 
 

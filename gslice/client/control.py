@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import select
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +21,8 @@ from gslice.protos.rpc import Stub
 SOCKET = "control.sock"
 CALL_TIMEOUT_S = 10.0
 _PACKAGE = "gslice.v1"
+_UPGRADE_ENDS = ("done", "failed")
+_RECONNECT_MS = 50
 
 
 class Control:
@@ -120,9 +125,47 @@ class Control:
             "Events", "EventsRequest", limit=limit, follow=follow, subject=subject, kinds=kinds
         )
 
+    def upgrade(self) -> Iterator[Any]:
+        """Puts the code on disk in place of the daemon and its front-ends; what runs serves on.
+
+        Returns:
+            A `Stage` each as they pass: those of the daemon that answers now, then those of the one
+            that takes its place in the same process. The last is `done` or `failed`.
+        """
+        pidfd = os.pidfd_open(self.status().pid)
+        try:
+            told = 0
+            for control in self._successors(pidfd):
+                stages = control._stream("Upgrade", "UpgradeRequest", follow=told > 0)
+                try:
+                    with control:
+                        for stage in itertools.islice(stages, told, None):
+                            told += 1
+                            yield stage
+                            if stage.name in _UPGRADE_ENDS:
+                                return
+                except Unavailable:
+                    if not told:
+                        raise
+        finally:
+            os.close(pidfd)
+
     def shutdown(self, drain_timeout_ms: int) -> None:
         """Asks the daemon to stop in order; it answers before it ends."""
         self._call("Shutdown", "ShutdownRequest", drain_timeout_ms=drain_timeout_ms)
+
+    def _successors(self, pidfd: int) -> Iterator[Control]:
+        """Clients of the daemons that answer one after the other in one process."""
+        process = select.poll()
+        process.register(pidfd, select.POLLIN)
+        while True:
+            with contextlib.suppress(Unavailable):  # it does not listen yet
+                yield Control(self.state_dir)
+            if process.poll(_RECONNECT_MS):
+                raise Unavailable(
+                    "the daemon ended over its upgrade; functions serve on for node.orphan_grace",
+                    hint=f"start it again; why it ended says {self.state_dir / 'log/daemon.log'}",
+                )
 
     def _call(
         self,

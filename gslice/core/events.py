@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     RESIDENCY = "residency"
     DEVICE = "device"
     CONFIG = "config"
+    UPGRADE = "upgrade"
     DAEMON = "daemon"
     OTHER = "other"
 

@@ -15,8 +15,8 @@ from gslice.core.events import EventKind
 from gslice.daemon.store import EventFilter
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
-from gslice.supervise.frontends import LOG_NAME
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
+from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ SERVICE = "gslice.v1.Control"
 LINES_MAX = 10_000
 _WATCH_INTERVAL_MS = 1000
 _WATCH_INTERVAL_MIN_MS = 20
-_STOP_GRACE_S = 1.0
 
 
 class ControlServer:
@@ -63,9 +62,9 @@ class ControlServer:
             ) from error
         await self._server.start()
 
-    async def stop(self) -> None:
-        """Ends all calls and removes the socket."""
-        await self._server.stop(_STOP_GRACE_S)
+    async def stop(self, grace_s: float) -> None:
+        """Ends all calls, after a grace, and removes the socket."""
+        await self._server.stop(grace_s)
         self._path.unlink(missing_ok=True)
 
 
@@ -179,6 +178,17 @@ class Servicer:
             return
         async for text in follow(path, min(request.lines, LINES_MAX)):
             yield line(text=text)
+
+    async def Upgrade(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Puts the code on disk in this daemon's place; or goes on with its stages."""
+        upgrade = self._daemon.upgrade
+        if not request.follow:
+            try:
+                self._daemon.begin_upgrade()
+            except GsliceError as error:
+                await abort(context, error)
+        async for passed in upgrade.follow():
+            yield message("gslice.v1.Stage")(**vars(passed))
 
     async def Shutdown(self, request: Any, context: Any) -> Any:
         """Asks for the staged stop, and answers before it ends."""

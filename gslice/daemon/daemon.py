@@ -10,22 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice import __version__
-from gslice._native import histogram_bounds_us
 from gslice.core.config import function_from_yaml, share_from_yaml
-from gslice.core.errors import (
-    GsliceError,
-    Internal,
-    InvalidArgument,
-    Unavailable,
-)
+from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
 from gslice.daemon.desired import Desired
 from gslice.daemon.events import EventLog
-from gslice.daemon.http import HttpServer, health
+from gslice.daemon.handover import Handover
+from gslice.daemon.http import HttpServer, hand_over, pages, serve_pages
 from gslice.daemon.observations import Observations
-from gslice.daemon.overrides import json_body, refuse_other_code
+from gslice.daemon.repository import Repository
 from gslice.daemon.status import Addresses, StatusReader
-from gslice.ipc.messages import Failed, Ok, RepositoryCall, Wake
+from gslice.daemon.upgrade import Upgrade
 from gslice.supervise.adoption import end_strays
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import unheard
@@ -35,18 +30,18 @@ from gslice.supervise.supervisor import Supervisor
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from gslice.core.config import Config
     from gslice.core.types import FunctionSpec
     from gslice.daemon.control_api import ControlServer
     from gslice.daemon.desired import Saved
     from gslice.daemon.store import Store
-    from gslice.ipc.channel import Received
-    from gslice.supervise.child import Child
     from gslice.supervise.resize import Resized, ResizePlan
 
 _SAMPLE_PERIOD_S = 1.0
+_STOP_GRACE_S = 1.0  # for calls of the control API
+_HANDOVER_GRACE_S = 0.1
 _T = TypeVar("_T")
 
 
@@ -56,21 +51,32 @@ class Daemon:
     Args:
         config: node.yaml as read.
         store: The node's memory.
+        command: What started this process; empty: nothing that an upgrade could run again.
+        before: What the daemon in whose place this one runs left; None: there was none.
 
     Attributes:
         supervisor: What runs.
         desired: What should.
         events: What happened.
         reader: What it looks like.
+        upgrade: The newest one.
+        handover: After `run`: what the code on disk gets, which takes this one's place; None: it
+            was stopped.
     """
 
-    def __init__(self, config: Config, store: Store) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        command: Sequence[str] = (),
+        before: Handover | None = None,
+    ) -> None:
         self._accepting = self._loaded = self._draining = False
         self._config = config
         self._observations = Observations(store)
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
-        self.supervisor = Supervisor(self.node, self._called, self._observations.recall)
+        self.supervisor = Supervisor(self.node, Repository(self).called, self._observations.recall)
         self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
         self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
@@ -78,7 +84,10 @@ class Daemon:
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tasks = Tasks(DAEMON_LOG_NAME, self.events.record)
-        self._http: list[HttpServer] = []
+        self.upgrade = Upgrade(self.supervisor, command)
+        self.handover: Handover | None = None
+        self._before = before or Handover()
+        self._http: dict[str, HttpServer] = {}
         self._control: ControlServer | None = None
 
     @property
@@ -112,17 +121,24 @@ class Daemon:
             start.cancel()
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
-            self._draining = True
-            self._tell(EventKind.DAEMON, "stops")
+            self._draining = self.handover is None
+            self._tell(EventKind.DAEMON, "stops" if self._draining else "hands over")
             self.node.changes.notify()
             try:
-                await (self._fail() if failed else self._stop())
+                if failed:
+                    await self._fail()
+                elif self.handover is not None:
+                    await self._hand_over(self.handover)
+                else:
+                    await self._stop()
             finally:
                 await self._close()
 
     def stop(self, drain_s: float | None = None) -> None:
         """Asks for the staged stop; asked again, for a quick one."""
-        if self._stop_asked.is_set():
+        if self.handover is not None:
+            self.handover.stop = True
+        elif self._stop_asked.is_set():
             self._hurry.set()
         if drain_s is not None:
             self._drain_s = drain_s
@@ -130,8 +146,12 @@ class Daemon:
 
     async def _start(self) -> None:
         self._tell(EventKind.DAEMON, f"gslice {__version__} starts, pid {os.getpid()}")
-        # First what can fail: a wrong port must not cost the children of an earlier daemon.
-        self._start_http()
+        if self._before.upgrade:
+            self.upgrade.resume(self._before.upgrade)
+        # First what can fail: a wrong port must not cost the children of an earlier daemon. But
+        # where its sockets listen, whoever asks waits rather than being told that this one starts.
+        if not self._before.listeners:
+            self._start_http()
         wanted = self.desired.functions
         await self.supervisor.adopt(wanted)
         for function in self.supervisor.functions.values():
@@ -151,26 +171,21 @@ class Daemon:
             await asyncio.gather(frontends, return_exceptions=True)
             raise
         self._accepting = True
+        if not self._http:
+            self._start_http()
         self.node.changes.notify()
         self.background(self.supervisor.care())
         self.background(self.supervisor.keep_spares())
         self.background(self._sample())
+        if self._before.upgrade:
+            self.background(self.upgrade.finish())
+        if self._before.stop:
+            self.stop()
 
     def _start_http(self) -> None:
-        from prometheus_client import CollectorRegistry
-        from prometheus_client.exposition import make_wsgi_app
-
-        from gslice.telemetry.metrics import NodeCollector
-
-        registry = CollectorRegistry()
-        registry.register(NodeCollector(self.reader.reading, histogram_bounds_us()))
-        node = self._config.node
-        for address, application in (
-            (node.http, health(lambda: self.state == "SERVING")),
-            (node.metrics, make_wsgi_app(registry)),
-        ):
-            self._http.append(HttpServer(address, application))
-        self._addresses.http, self._addresses.metrics = (s.address for s in self._http)
+        applications = pages(lambda: self.state == "SERVING", self.reader.reading)
+        self._http = serve_pages(self._config.node, applications, self._before)
+        self._addresses.http, self._addresses.metrics = (s.address for s in self._http.values())
 
     async def _start_control(self) -> None:
         from gslice.daemon.control_api import ControlServer
@@ -217,12 +232,20 @@ class Daemon:
         else:
             await self.supervisor.stop(self._drain_s)
 
+    async def _hand_over(self, handover: Handover) -> None:
+        """Lets everything run on for the next daemon, which takes this one's place."""
+        handover.listeners = await hand_over(self._http)
+        self._http.clear()
+        await self._tasks.cancel()
+        await self.supervisor.leave()
+        handover.upgrade = self.upgrade.to_json()
+
     async def _close(self) -> None:
-        for server in self._http:
+        for server in self._http.values():
             await asyncio.to_thread(server.close)
         self.events.close()
         if self._control is not None:
-            await self._control.stop()
+            await self._control.stop(_STOP_GRACE_S if self.handover is None else _HANDOVER_GRACE_S)
         reclaim(self.node)
         self.node.run_dir.close()
 
@@ -255,6 +278,15 @@ class Daemon:
         self.desired.put(spec)
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
+
+    def begin_upgrade(self) -> None:
+        """Puts the code on disk in this daemon's place, in the background: see `upgrade`.
+
+        Raises:
+            FailedPrecondition: it cannot be begun now.
+        """
+        self.upgrade.begin(self.state)
+        self.background(self._upgrade())
 
     async def plan_resize(self, name: str, share: str) -> ResizePlan:
         """What a resize would do: `Supervisor.plan_resize`, of a share as YAML."""
@@ -349,6 +381,11 @@ class Daemon:
         text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self.node.event(spec.name, EventKind.LOAD, text)
 
+    async def _upgrade(self) -> None:
+        if await self.upgrade.prepare():
+            self.handover = Handover(stop=self._stop_asked.is_set())
+            self._stop_asked.set()
+
     async def _sample(self) -> None:
         while True:
             self.reader.sample()
@@ -356,36 +393,3 @@ class Daemon:
 
     def _tell(self, kind: EventKind, text: str) -> None:
         self.node.event(DAEMON_LOG_NAME, kind, text)
-
-    def _called(self, child: Child, received: Received) -> None:
-        """A front-end asks for something."""
-        if isinstance(received.message, RepositoryCall):
-            self.background(self._repository(child, received.message, received.seq))
-        elif isinstance(received.message, Wake):
-            self._wake(received.message.name)
-        else:
-            error = InvalidArgument(f"the daemon takes no {type(received.message).__name__}")
-            child.send(Failed(error.code, error.message), seq=received.seq)
-
-    def _wake(self, name: str) -> None:
-        function = self.supervisor.functions.get(name)
-        if function is not None and not self._draining:  # else its requests are answered by its end
-            function.residency.wake()
-
-    async def _repository(self, child: Child, call: RepositoryCall, seq: int) -> None:
-        answer: Ok | Failed = Failed(Internal.code, "the daemon failed over it; its log says more")
-        try:
-            if call.call == "load":
-                spec = self.spec_from_yaml(call.name, json_body(call.config))
-                refuse_other_code(spec, self.desired.declared(call.name))
-                await self.load(spec, unheard)
-            else:
-                await self.unload(call.name, unheard)
-            answer = Ok()
-        except GsliceError as error:
-            answer = Failed(error.code, str(error))
-        except asyncio.CancelledError:
-            answer = Failed(Unavailable.code, "the daemon is stopping")
-            raise
-        finally:
-            child.send(answer, seq=seq)  # in any case: the front-end waits without an end

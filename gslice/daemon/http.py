@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 import threading
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from gslice._native import histogram_bounds_us
 from gslice.core.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from gslice.core.config import NodeConfig
+    from gslice.daemon.handover import Handover
+    from gslice.telemetry.metrics import NodeReading
 
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 _REQUEST_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 1.0
 
 
 class HttpServer:
@@ -23,34 +31,104 @@ class HttpServer:
     Args:
         address: host:port; port 0 takes a free one.
         application: The WSGI application, called from several threads.
+        listener: Descriptor of a socket that listens there already; None: one is opened.
 
     Attributes:
+        asked: The address as asked for.
         address: With the real port.
 
     Raises:
         Unavailable: the address cannot be listened on.
     """
 
-    def __init__(self, address: str, application: Callable[..., Iterable[bytes]]) -> None:
+    def __init__(
+        self,
+        address: str,
+        application: Callable[..., Iterable[bytes]],
+        listener: int | None = None,
+    ) -> None:
         host, _, port = address.rpartition(":")
+        server_class = _Server6 if host.startswith("[") else _Server
         try:
-            self._server = make_server(
-                host.strip("[]"), int(port), application, _server_class(host), _Handler
-            )
+            self._server = server_class((host.strip("[]"), int(port)), _Handler, listener)
         except OSError as error:
             raise Unavailable(
                 f"cannot listen on {address}: {error.strerror or error}",
                 hint="choose another address, or stop what listens there",
             ) from error
+        self._server.set_app(application)
+        self.asked = address
         self.address = f"{host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="gslice-http")
         self._thread.start()
 
     def close(self) -> None:
         """Stops serving and joins the thread."""
+        self._stop()
+        self._server.server_close()
+
+    def hand_over(self) -> int:
+        """Stops serving, but goes on listening: whoever connects waits.
+
+        Returns:
+            A descriptor of the listening socket, for the next server.
+        """
+        self._stop()
+        listener = os.dup(self._server.fileno())
+        self._server.server_close()
+        return listener
+
+    def _stop(self) -> None:
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()
+        self._server.wait_answered(_ANSWER_TIMEOUT_S)
+
+
+def pages(
+    ready: Callable[[], bool], reading: Callable[[], NodeReading]
+) -> dict[str, Callable[..., Iterable[bytes]]]:
+    """The applications by their role, which is also their address's name in the settings.
+
+    Args:
+        ready: Whether the node serves.
+        reading: Its figures.
+    """
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import make_wsgi_app
+
+    from gslice.telemetry.metrics import NodeCollector
+
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(reading, histogram_bounds_us()))
+    return {"http": health(ready), "metrics": make_wsgi_app(registry)}
+
+
+def serve_pages(
+    node: NodeConfig, applications: Mapping[str, Callable[..., Iterable[bytes]]], before: Handover
+) -> dict[str, HttpServer]:
+    """A server for each application, on the socket of the daemon before if it left one.
+
+    Raises:
+        Unavailable: an address cannot be listened on; none serves then.
+    """
+    servers: dict[str, HttpServer] = {}
+    try:
+        for role, page in applications.items():
+            address = getattr(node, role)
+            servers[role] = HttpServer(address, page, before.take_listener(role, address))
+    except BaseException:
+        for server in servers.values():
+            server.close()
+        raise
+    return servers
+
+
+async def hand_over(servers: Mapping[str, HttpServer]) -> dict[str, tuple[str, int]]:
+    """Stops all, and returns what listens on: by role, the address and the descriptor."""
+    fds = await asyncio.gather(*(asyncio.to_thread(s.hand_over) for s in servers.values()))
+    return {
+        role: (server.asked, fd) for (role, server), fd in zip(servers.items(), fds, strict=True)
+    }
 
 
 def health(ready: Callable[[], bool]) -> Callable[..., Iterable[bytes]]:
@@ -80,10 +158,40 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True  # a client that dawdles must not delay the end
     block_on_close = False
 
+    def __init__(
+        self, address: tuple[str, int], handler: type[_Handler], listener: int | None
+    ) -> None:
+        self._listener = listener
+        self._open = 0
+        self._ended = threading.Condition()
+        super().__init__(address, handler)
+
+    def wait_answered(self, timeout_s: float) -> None:
+        """Waits for the requests that are being answered; but not for a client that dawdles."""
+        with self._ended:
+            self._ended.wait_for(lambda: not self._open, timeout_s)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._ended:
+            self._open += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._ended:
+                self._open -= 1
+                self._ended.notify_all()
+
     def server_bind(self) -> None:
         # The base class looks its own name up, which may ask a DNS server.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
+        if self._listener is not None:
+            self.socket.close()
+            self.socket = socket.socket(fileno=self._listener)
+        else:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
@@ -98,7 +206,3 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every second; nobody wants them in the log."""
-
-
-def _server_class(host: str) -> type[_Server]:
-    return _Server6 if host.startswith("[") else _Server

@@ -17,13 +17,15 @@ import uvloop
 from gslice.core.config import load_config
 from gslice.core.errors import GsliceError
 from gslice.daemon.daemon import Daemon
+from gslice.daemon.handover import Handover, release_signals
 from gslice.daemon.lock import StateLock
 from gslice.daemon.store import Store
+from gslice.daemon.successor import CHECK_OPTION, Versions, own_command
 from gslice.device.inventory import find_gpus
 from gslice.supervise.logs import LOG_MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gslice.core.config import Config
 
@@ -34,6 +36,7 @@ def run(
     config: Config,
     on_ready: Callable[[Daemon], None] = lambda daemon: None,
     *,
+    command: Sequence[str] = (),
     log_to_stderr: bool = True,
 ) -> None:
     """Runs a node until SIGINT, SIGTERM or an order to stop.
@@ -43,17 +46,45 @@ def run(
     Args:
         config: The node.
         on_ready: Called once, when clients can connect; functions may still be loading.
+        command: What started this process, to be run again in its place by an upgrade; it takes
+            `--check`. Empty: an upgrade is refused.
         log_to_stderr: Log there too, and not only to `<state_dir>/log/daemon.log`.
 
     Raises:
         GsliceError: it could not start. What an earlier daemon left runs on, and nothing else.
     """
     state_dir = config.node.state_dir
-    with StateLock(state_dir), Store(state_dir / "gslice.db") as store:
+    before = Handover.receive()
+    held = before.lock_fd if before is not None else None
+    with StateLock(state_dir, held) as lock:
+        after = _run(config, before, on_ready, command, log_to_stderr)
+        if after is not None:
+            after.lock_fd = lock.fd
+            after.replace_process(command)
+
+
+def check(config: Config) -> None:
+    """Says on standard output what this code is: the last step of `--check`."""
+    from gslice.daemon import control_api  # what is imported late elsewhere must be there, too
+    from gslice.telemetry import metrics
+
+    del control_api, metrics
+    print(Versions.own(config.node.state_dir).to_json())
+
+
+def _run(
+    config: Config,
+    before: Handover | None,
+    on_ready: Callable[[Daemon], None],
+    command: Sequence[str],
+    log_to_stderr: bool,
+) -> Handover | None:
+    state_dir = config.node.state_dir
+    with Store(state_dir / "gslice.db") as store:
         handlers = _log_handlers(state_dir / "log", log_to_stderr)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_run(config, store, on_ready))
+                return runner.run(_serve(config, store, command, before, on_ready))
         finally:
             gc.unfreeze()
             for handler in handlers:
@@ -61,13 +92,21 @@ def run(
                 handler.close()
 
 
-async def _run(config: Config, store: Store, on_ready: Callable[[Daemon], None]) -> None:
-    daemon = Daemon(config, store)
+async def _serve(
+    config: Config,
+    store: Store,
+    command: Sequence[str],
+    before: Handover | None,
+    on_ready: Callable[[Daemon], None],
+) -> Handover | None:
+    daemon = Daemon(config, store, command, before)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, daemon.stop)
+    release_signals()
     gc.freeze()  # what start-up made lives as long as the process
     await daemon.run(on_ready)
+    return daemon.handover
 
 
 def _log_handlers(log_dir: Path, log_to_stderr: bool) -> list[logging.Handler]:
@@ -90,8 +129,14 @@ def main() -> int:
     """`python -m gslice.daemon`: `gslice serve` without its looks."""
     parser = argparse.ArgumentParser(prog="python -m gslice.daemon", description=main.__doc__)
     parser.add_argument("-c", "--config", type=Path, help="node.yaml; default: settings alone")
+    parser.add_argument(CHECK_OPTION, action="store_true", help="only say what would start")
+    arguments = parser.parse_args()
     try:
-        run(load_config(parser.parse_args().config, find_gpus=find_gpus))
+        config = load_config(arguments.config, find_gpus=find_gpus)
+        if arguments.check:
+            check(config)
+        else:
+            run(config, command=own_command())
     except GsliceError as error:
         print(error, file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.readiness import Readiness
-from gslice.frontend.server import Server
+from gslice.frontend.server import Limits, Server
 from gslice.frontend.servicer import InferenceServicer
 from gslice.ipc import messages, process
 
@@ -35,20 +35,23 @@ def main() -> None:
     parser.add_argument("--index", type=int, required=True, help="place in front-end tables")
     parser.add_argument("--orphan-grace-us", type=int, default=300_000_000)
     parser.add_argument("--request-max-bytes", type=int, default=MESSAGE_LIMIT_BYTES)
+    parser.add_argument("--connection-age-us", type=int, default=30_000_000)
     args = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
     )
     keep_freed_memory()
-    request_max_bytes = min(args.request_max_bytes, MESSAGE_LIMIT_BYTES)
+    limits = Limits(
+        min(args.request_max_bytes, MESSAGE_LIMIT_BYTES), args.connection_age_us // 1000
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(run(args.index, args.orphan_grace_us / 1e6, request_max_bytes))
+            runner.run(run(args.index, args.orphan_grace_us / 1e6, limits))
         except GsliceError as error:
             sys.exit(f"gslice.frontend: {error}")
 
 
-async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None:
+async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
     """Builds the front-end and keeps it until it is told to end; then drains and closes."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -64,8 +67,8 @@ async def run(index: int, orphan_grace_s: float, request_max_bytes: int) -> None
         link.wake(name)
 
     inference = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
-    server = Server(inference, completions, catalogue, readiness)
-    orders = Orders(server, catalogue, _native.Segment.open, request_max_bytes, ended.set)
+    server = Server(inference, completions, catalogue, readiness, limits)
+    orders = Orders(server, catalogue, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gslice.frontend.catalogue import Catalogue
     from gslice.frontend.server import Server
 
+_SlowOrder = messages.Serve | messages.RetireFrontend | messages.DrainFrontend
+_SLOW = (messages.Serve, messages.RetireFrontend, messages.DrainFrontend)
+
 log = logging.getLogger("gslice.frontend")
 
 
@@ -28,7 +31,6 @@ class Orders:
         server: Started and drained on order.
         catalogue: Changed on order.
         open_segment: Maps a segment from its descriptor: `_native.Segment.open`.
-        request_max_bytes: Largest message taken from a client.
         on_exit: Ends the process in order.
     """
 
@@ -37,13 +39,11 @@ class Orders:
         server: Server,
         catalogue: Catalogue,
         open_segment: Callable[[int], _native.Segment],
-        request_max_bytes: int,
         on_exit: Callable[[], None],
     ) -> None:
         self._server = server
         self._catalogue = catalogue
         self._open_segment = open_segment
-        self._request_max_bytes = request_max_bytes
         self._on_exit = on_exit
         self._tasks: set[asyncio.Task[None]] = set()
         self.drain_timeout_s = 10.0
@@ -51,7 +51,7 @@ class Orders:
     def obey(self, received: Received, channel: AsyncChannel) -> None:
         """Does what was ordered; orders that take their time go on in a task."""
         order = received.message
-        if isinstance(order, (messages.Serve, messages.DrainFrontend)):
+        if isinstance(order, _SLOW):
             task = asyncio.create_task(self._do_slowly(order, channel, received.seq))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -71,21 +71,24 @@ class Orders:
                 self._catalogue.set_state(name, state, reason, spec, load_us)
             case messages.RemoveFunction(name):
                 self._catalogue.remove(name)
+            case messages.DirectConnections(place):
+                self._server.direct(place)
             case messages.Exit():
                 self._on_exit()
             case other:
                 raise InvalidArgument(f"a front-end takes no {type(other).__name__}")
 
-    async def _do_slowly(
-        self, order: messages.Serve | messages.DrainFrontend, channel: AsyncChannel, seq: int
-    ) -> None:
+    async def _do_slowly(self, order: _SlowOrder, channel: AsyncChannel, seq: int) -> None:
         answer: messages.Message
         try:
             if isinstance(order, messages.Serve):
                 self.drain_timeout_s = order.drain_timeout_ms / 1000
-                address = await self._server.start(order.address, self._request_max_bytes)
+                address = await self._server.start(order.address)
                 log.info("serving at %s", address)
                 answer = messages.Serving(address)
+            elif isinstance(order, messages.RetireFrontend):
+                await self._server.retire(order.timeout_ms / 1000)
+                answer = messages.Ok()
             else:
                 await self._server.drain(order.timeout_ms / 1000)
                 answer = messages.Ok()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 
 from gslice.core.errors import FailedPrecondition, Unavailable
-from gslice.frontend import health, reflection, servicer
+from gslice.frontend import health, reflection, servicer, sockets
 from gslice.protos.rpc import generic_handler
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ SERVICES = (
 )
 
 
+_LEFT_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may not exceed.
+
+    Attributes:
+        request_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
+        connection_age_ms: After about that long a client is told (GOAWAY) to connect anew. Calls
+            that it has begun go on. gRPC offers no other way to part from a client without a call
+            that fails.
+    """
+
+    request_max_bytes: int
+    connection_age_ms: int
+
+
 class Server:
     """One gRPC server, started at most once.
 
@@ -33,6 +52,7 @@ class Server:
         completions: Its calls that wait for an answer.
         catalogue: What health answers from.
         readiness: Turned to not ready when the server drains.
+        limits: Of requests and connections.
     """
 
     def __init__(
@@ -41,28 +61,32 @@ class Server:
         completions: Completions,
         catalogue: Catalogue,
         readiness: Readiness,
+        limits: Limits,
     ) -> None:
         self._inference = inference
         self._completions = completions
         self._catalogue = catalogue
         self._readiness = readiness
+        self._limits = limits
+        self._retiring = False
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
         self.address = ""
 
     @property
     def state(self) -> str:
-        """`starting`, `serving` or `draining`."""
+        """`starting`, `serving`, `retiring` or `draining`."""
         if self._readiness.draining:
             return "draining"
+        if self._retiring:
+            return "retiring"
         return "serving" if self.address else "starting"
 
-    async def start(self, address: str, request_max_bytes: int) -> str:
+    async def start(self, address: str) -> str:
         """Listens and serves.
 
         Args:
             address: host:port; port 0 takes a free one.
-            request_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
 
         Returns:
             The address with the real port.
@@ -75,7 +99,7 @@ class Server:
             if self.state == "serving" and address == self.address:
                 return self.address
             raise FailedPrecondition(f"the front-end is {self.state} at {self.address}")
-        server = grpc.aio.server(options=_options(request_max_bytes))
+        server = grpc.aio.server(options=_options(self._limits))
         server.add_generic_rpc_handlers(self._handlers())
         try:
             port = server.add_insecure_port(address)
@@ -87,6 +111,31 @@ class Server:
         host = address.rpartition(":")[0]
         self._server, self.address = server, f"{host}:{port}"
         return self.address
+
+    def direct(self, place: int) -> None:
+        """Has new connections go to one of the front-ends that share the port; -1: to all.
+
+        Raises:
+            FailedPrecondition: It does not serve.
+            Unavailable: The kernel does not do that.
+        """
+        if not self.address:
+            raise FailedPrecondition(f"the front-end is {self.state}")
+        if place < 0:
+            sockets.divide(self._port)
+        else:
+            sockets.attract(self._port, place)
+
+    async def retire(self, timeout_s: float) -> None:
+        """Serves on until every client has come of age and gone, or until the time is up.
+
+        Whoever orders it has had new connections directed elsewhere.
+        """
+        self._retiring = True
+        ends = time.monotonic() + timeout_s
+        # gRPC has no event for a connection that ends.
+        while sockets.connections(self._port) and time.monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(_LEFT_POLL_S)
 
     async def drain(self, timeout_s: float) -> None:
         """Reports not ready, refuses requests, lets those in flight finish, then closes.
@@ -108,6 +157,10 @@ class Server:
         if self._server is not None:
             await self._server.stop(max(0.0, ends - time.monotonic()))
 
+    @property
+    def _port(self) -> int:
+        return int(self.address.rpartition(":")[2] or 0)
+
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         return (
             generic_handler(servicer.SERVICE, self._inference, raw=servicer.RAW_METHODS),
@@ -124,9 +177,10 @@ class Server:
         )
 
 
-def _options(request_max_bytes: int) -> list[tuple[str, int]]:
+def _options(limits: Limits) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 1),  # several front-ends share the address
-        ("grpc.max_receive_message_length", request_max_bytes),
+        ("grpc.max_receive_message_length", limits.request_max_bytes),
+        ("grpc.max_connection_age_ms", limits.connection_age_ms),
         ("grpc.max_send_message_length", -1),  # what a model answers is bounded by its slots
     ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 LISTEN_FD = 3  # where a child finds its listening socket
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
@@ -105,7 +105,7 @@ class FrontendState:
         index: Its index in every segment's front-end table.
         address: Where it listens, host:port with the real port.
         functions: Names it knows.
-        state: `starting`, `serving` or `draining`.
+        state: `starting`, `serving`, `retiring` or `draining`.
         in_flight: Requests that hold a slot now.
     """
 
@@ -366,6 +366,25 @@ class DrainFrontend:
     timeout_ms: int
 
 
+@dataclass(frozen=True)
+class DirectConnections:
+    """Where the clients that connect from now on come to (request; Ok).
+
+    Attributes:
+        place: The front-end that gets all of them: its place among those that listen, in the order
+            in which they came; -1: they are divided.
+    """
+
+    place: int
+
+
+@dataclass(frozen=True)
+class RetireFrontend:
+    """Serve those who are connected until they have gone elsewhere (request; Ok then)."""
+
+    timeout_ms: int
+
+
 Message = (
     Ok
     | Failed
@@ -390,4 +409,6 @@ Message = (
     | SetFunction
     | RemoveFunction
     | DrainFrontend
+    | DirectConnections
+    | RetireFrontend
 )

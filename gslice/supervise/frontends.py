@@ -7,12 +7,14 @@ the same port.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gslice._native import MAX_FRONTENDS
 from gslice.control.breaker import Breaker
 from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
 from gslice.core.events import EventKind
@@ -28,6 +30,7 @@ from gslice.ipc.messages import (
 from gslice.supervise.child import Child
 from gslice.supervise.news import restarted
 from gslice.supervise.process import Launch
+from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, retire
 from gslice.supervise.tasks import Tasks, run_all
 
 if TYPE_CHECKING:
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 SOCKET_PREFIX = "f-"
-LOG_NAME = "frontend"
-ORDER_TIMEOUT_S = 10.0
 _RESTART_DELAY_MAX_S = 5.0
 
 
@@ -53,7 +54,7 @@ class Frontend:
         index: Its index in every segment's front-end table.
         child: The process.
         eventfd: Wakes it when answers are ready; owned here.
-        state: `starting`, `serving` or `draining`.
+        state: `starting`, `serving`, `retiring` or `draining`.
     """
 
     index: int
@@ -107,9 +108,10 @@ class Frontends:
         self._on_up = on_up
         self._on_down = on_down
         self._frontends: dict[int, Frontend] = {}
+        self._lost: set[int] = set()  # indices of those that are started again
         self._listings: dict[str, Listing] = {}
         self._breaker = Breaker()
-        self._restarting = Tasks(LOG_NAME, node.event)
+        self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
 
     # ---- life ------------------------------------------------------------------------------
@@ -134,21 +136,24 @@ class Frontends:
         Raises:
             GsliceError: one cannot start or listen.
         """
-        missing = [i for i in range(self._node.config.frontends) if i not in self._frontends]
+        free = (i for i in range(MAX_FRONTENDS) if i not in self._frontends)
+        missing = list(itertools.islice(free, self._node.config.frontends - len(self._serving)))
         if not self._frontends:
             _refuse_taken(self.address)
         # Port 0: the first one finds a port, which the others then share.
         while missing and self.address.endswith(":0"):
-            await self._start_one(missing.pop(0))
-        await run_all(self._start_one(index) for index in missing)
+            await self.start_one(missing.pop(0))
+        await run_all(self.start_one(index) for index in missing)
 
     async def adopt(self, child: Child, state: FrontendState) -> None:
-        """Takes over a front-end that is serving, if it serves as the settings say now."""
+        """Takes over a front-end that is serving, if it serves as the settings say now.
+
+        One that is being replaced, or that is one too many, goes when its clients have left it.
+        """
         config = self._node.config
         eventfds = child.take_fds()
         wanted = (
-            state.state == "serving"
-            and state.index < config.frontends
+            state.state in ("serving", "retiring")
             and state.index not in self._frontends
             and (config.grpc.endswith(":0") or config.grpc == state.address)
         )
@@ -157,20 +162,22 @@ class Frontends:
                 os.close(fd)
             await child.stop(config.drain_timeout_us / 1e6)
             return
-        frontend = Frontend(state.index, child, eventfds[0], "serving")
+        frontend = Frontend(state.index, child, eventfds[0], state.state)
         self.address = state.address
         self._enter(frontend)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
+        if state.state == "retiring" or len(self._serving) > config.frontends:
+            self._tasks.start(retire(self._node, self, frontend))
 
     async def drain(self, timeout_s: float) -> None:
         """Has all report not ready, accept nothing new and finish the calls in flight."""
         self._closing = True
-        await self._restarting.cancel()
+        await self._tasks.cancel()
         for frontend in self._frontends.values():
             frontend.state = "draining"
         order = DrainFrontend(timeout_ms=round(timeout_s * 1000))
         frontends = self._frontends.values()
-        await asyncio.gather(*(self._obey(f, order, (), timeout_s + 1.0) for f in frontends))
+        await asyncio.gather(*(self.obey(f, order, (), timeout_s + 1.0) for f in frontends))
 
     async def stop(self, timeout_s: float) -> None:
         """Ends all."""
@@ -181,13 +188,13 @@ class Frontends:
     async def kill(self) -> None:
         """Ends all at once."""
         self._closing = True
-        await self._restarting.cancel()
+        await self._tasks.cancel()
         await asyncio.gather(*(f.child.kill() for f in self.all()))
 
     async def leave(self) -> None:
         """Lets all run on, for the next daemon."""
         self._closing = True
-        await self._restarting.cancel()
+        await self._tasks.cancel()
         for frontend in self.all():
             frontend.child.detach()
 
@@ -222,9 +229,17 @@ class Frontends:
         """Those that run, by index."""
         return sorted(self._frontends.values(), key=lambda frontend: frontend.index)
 
-    # ---- parts -----------------------------------------------------------------------------
+    def free_index(self) -> int | None:
+        """An index that no front-end has, nor will have again."""
+        taken = self._frontends.keys() | self._lost
+        return next((i for i in range(MAX_FRONTENDS) if i not in taken), None)
 
-    async def _start_one(self, index: int) -> None:
+    async def start_one(self, index: int) -> Frontend:
+        """Starts one, tells it everything and has it listen.
+
+        Raises:
+            GsliceError: it cannot start or listen; nothing of it is left.
+        """
         name = f"{SOCKET_PREFIX}{index}"
         launch = Launch(
             "gslice.frontend",
@@ -235,6 +250,8 @@ class Frontends:
                 str(self._node.config.orphan_grace_us),
                 "--request-max-bytes",
                 str(self._node.config.request_max_bytes),
+                "--connection-age-us",
+                str(self._node.config.connection_age_us),
             ),
             self._node.log_path(LOG_NAME),
         )
@@ -254,6 +271,30 @@ class Frontends:
         frontend.state = "serving"
         self.address = serving.address
         self._node.changes.notify()
+        return frontend
+
+    async def obey(
+        self, frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float
+    ) -> None:
+        """Has a front-end follow an order, and waits for it.
+
+        One that dies over it, hangs or refuses is started again with everything that it must know.
+        """
+        try:
+            await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
+        except ChannelClosed:
+            return
+        except GsliceError as error:
+            name = type(order).__name__
+            text = f"front-end {frontend.index} is killed, for {name}: {error}"
+            self._node.event(LOG_NAME, EventKind.KILL, text)
+            frontend.child.abort()
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    @property
+    def _serving(self) -> list[Frontend]:
+        return [f for f in self._frontends.values() if f.state == "serving"]
 
     def _enter(self, frontend: Frontend) -> None:
         self._frontends[frontend.index] = frontend
@@ -270,9 +311,15 @@ class Frontends:
         # One that never served fails its start, which says why.
         if self._closing or frontend.state == "starting":
             return
+        if frontend.state == "retiring":
+            if how.startswith("killed"):
+                text = f"front-end {frontend.index} {how}, with the clients that it still had"
+                self._node.event(LOG_NAME, EventKind.CRASH, text)
+            return
         text = f"front-end {frontend.index} {how}; starting another"
         self._node.event(LOG_NAME, EventKind.CRASH, text)
-        self._restarting.start(self._restart(frontend.index))
+        self._lost.add(frontend.index)
+        self._tasks.start(self._restart(frontend.index))
 
     async def _restart(self, index: int) -> None:
         """Tries until it works: without a front-end the node is of no use."""
@@ -283,11 +330,12 @@ class Frontends:
             delay_s = _RESTART_DELAY_MAX_S if delay_us is None else delay_us / 1e6
             await asyncio.sleep(delay_s)
             try:
-                await self._start_one(index)
+                await self.start_one(index)
             except (GsliceError, OSError) as error:
                 text = f"front-end {index} did not start: {error}"
                 self._node.event(LOG_NAME, EventKind.FAILED, text)
             else:
+                self._lost.discard(index)
                 self.restarts += 1
                 text = restarted(f"another front-end {index}", died_s)
                 self._node.event(LOG_NAME, EventKind.RESTART, text)
@@ -297,28 +345,11 @@ class Frontends:
         """Sends orders to all, in their order, and waits until all have followed."""
         await asyncio.gather(
             *(
-                self._obey(frontend, order, fds, ORDER_TIMEOUT_S)
+                self.obey(frontend, order, fds, ORDER_TIMEOUT_S)
                 for order, fds in orders
                 for frontend in self._frontends.values()
             )
         )
-
-    async def _obey(
-        self, frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float
-    ) -> None:
-        """Has a front-end follow an order, and waits for it.
-
-        One that dies over it, hangs or refuses is started again with everything that it must know.
-        """
-        try:
-            await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
-        except ChannelClosed:
-            return
-        except GsliceError as error:
-            name = type(order).__name__
-            text = f"front-end {frontend.index} is killed, for {name}: {error}"
-            self._node.event(LOG_NAME, EventKind.KILL, text)
-            frontend.child.abort()
 
 
 def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tuple[int, ...]]]:

@@ -19,11 +19,12 @@ from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
-from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
+from gslice.supervise.frontends import Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.recall import nothing
+from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
@@ -236,6 +237,19 @@ class Supervisor:
         except KeyError:
             known = ", ".join(sorted(self.functions)) or "none"
             raise NotFound(f"there is no function {name}", hint=f"functions: {known}") from None
+
+    def check_settled(self) -> None:
+        """What a change of daemons would interrupt.
+
+        Raises:
+            FailedPrecondition: an order is being carried out.
+        """
+        for name, function in self.functions.items():
+            if function.lock.locked():
+                raise FailedPrecondition(
+                    f"function {name} is being loaded, unloaded or resized",
+                    hint="wait until that is done: gslice status",
+                )
 
     # ---- care ------------------------------------------------------------------------------
 

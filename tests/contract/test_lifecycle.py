@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 
 from gslice import Client
@@ -39,6 +40,16 @@ def own(tmp_path):
 
 def start_echo(process, name="echo"):
     return LocalFunction(process, FunctionSpec(name, engine="identity"), signature())
+
+
+def peers(process):
+    """Ports of the clients that are connected to a front-end."""
+    port = int(process.address.rpartition(":")[2])
+    return {
+        connection.raddr.port
+        for connection in psutil.Process(process.pid).net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
+    }
 
 
 def test_hello_and_serve(own):
@@ -198,6 +209,68 @@ def test_a_drain_that_takes_too_long_gives_up_on_the_calls(own):
             waiting.result()
     echo.wait_idle()
     echo.close()
+
+
+def test_new_connections_are_directed_to_one_front_end(own, tmp_path):
+    with pytest.raises(FailedPrecondition, match="starting"):
+        own.request(messages.DirectConnections(0))
+    (tmp_path / "second").mkdir()
+    second = FrontendProcess(tmp_path / "second")
+    address = own.serve()
+    second.serve(address)
+    second.request(messages.SetFunction("mark", "UNAVAILABLE", "", FunctionSpec("mark")))
+
+    def reached() -> set[bool]:
+        """Which of the two: whether the mark is known there."""
+        found = set()
+        for _ in range(20):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(address, options) as channel:
+                stub = Stub(channel, "inference.GRPCInferenceService")
+                index = stub.RepositoryIndex(message("inference.RepositoryIndexRequest")())
+                found.add(bool(index.models))
+        return found
+
+    second.request(messages.DirectConnections(1))
+    assert reached() == {True}
+    own.request(messages.DirectConnections(0))
+    assert reached() == {False}
+    own.request(messages.DirectConnections(-1))
+    assert reached() == {True, False}
+    second.close()
+
+
+def test_it_retires_when_its_clients_have_gone(own):
+    echo = start_echo(own)
+    client = Client(own.serve())
+    retired = own.begin(messages.RetireFrontend(int(WAIT_S * 1000)))
+    np.testing.assert_array_equal(client.infer("echo", X)["y"], X["x"])  # it serves as ever
+    assert client.ready()
+    client.close()
+    assert retired() == messages.Ok()
+    assert own.connect().state == "retiring"
+    echo.close()
+
+
+def test_it_retires_in_time_though_a_client_stays(own):
+    echo = start_echo(own)
+    with Client(own.serve()) as client:
+        client.infer("echo", X)
+        assert own.request(messages.RetireFrontend(200)) == messages.Ok()
+        np.testing.assert_array_equal(client.infer("echo", X)["y"], X["x"])
+    echo.close()
+
+
+def test_clients_connect_anew_when_their_connection_comes_of_age(tmp_path):
+    process = FrontendProcess(tmp_path, "--connection-age-us", "150000")
+    echo = start_echo(process)
+    with Client(process.serve()) as client:
+        ports = set()
+        while len(ports) < 4:  # no call fails meanwhile
+            np.testing.assert_array_equal(client.infer("echo", X)["y"], X["x"])
+            ports |= peers(process)
+    echo.close()
+    process.close()
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "Exit"])

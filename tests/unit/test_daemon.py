@@ -22,6 +22,7 @@ from gslice.daemon.control_api import Servicer
 from gslice.daemon.daemon import Daemon
 from gslice.daemon.desired import Saved
 from gslice.daemon.overrides import json_body, refuse_other_code
+from gslice.daemon.repository import Repository
 from gslice.daemon.store import Store
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Failed, Message, RepositoryCall
@@ -106,7 +107,7 @@ def test_a_client_is_answered_whatever_comes_between(
         order: Any = Received(RepositoryCall("unload", "a"), seq=7)
         for unload, cancelled in ((waits, True), (breaks, False)):
             monkeypatch.setattr(daemon, "unload", unload)
-            daemon._called(frontend, order)  # type: ignore[arg-type]
+            Repository(daemon).called(frontend, order)  # type: ignore[arg-type]
             (task,) = daemon._tasks
             await asyncio.sleep(0)
             if cancelled:

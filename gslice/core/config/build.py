@@ -70,6 +70,7 @@ class Builder:
             drain_timeout_us=node.drain_timeout,
             pinned_memory_bytes=node.pinned_memory or _quarter_of_memory(),
             frontends=node.frontends,
+            connection_age_us=node.connection_age,
             request_max_bytes=node.request_max,
             spares=node.spares,
         )

@@ -61,6 +61,7 @@ class Node(_Section):
         default=0, description="Budget of all requests' tensors together."
     )
     frontends: int = Field(default=1, ge=1, le=8)
+    connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     request_max: PositiveSize = 64 << 20
     spares: SpareCount = None
 

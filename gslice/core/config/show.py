@@ -34,6 +34,7 @@ def _node(node: NodeConfig) -> CommentedMap:
             "drain_timeout": format_duration(node.drain_timeout_us),
             "pinned_memory": format_size(node.pinned_memory_bytes),
             "frontends": node.frontends,
+            "connection_age": format_duration(node.connection_age_us),
             "request_max": format_size(node.request_max_bytes),
             "spares": "auto" if node.spares is None else node.spares,
         }

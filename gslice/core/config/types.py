@@ -24,6 +24,7 @@ class NodeConfig:
         drain_timeout_us: How long requests in flight may take at a stop.
         pinned_memory_bytes: Budget of all functions' segments together.
         frontends: Front-end processes.
+        connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
@@ -38,6 +39,7 @@ class NodeConfig:
     drain_timeout_us: int
     pinned_memory_bytes: int
     frontends: int
+    connection_age_us: int
     request_max_bytes: int
     spares: int | None
 

@@ -1,0 +1,99 @@
+"""The sockets of the gRPC server, which gRPC itself does not show: who gets the next connection.
+
+Front-ends share their port by SO_REUSEPORT, and the kernel deals new connections out among them.
+While one is replaced, all must go to its successor: a connection in the queue of a listener that
+closes is reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from gslice.core.errors import Unavailable
+
+_SO_ATTACH_REUSEPORT_CBPF = 51  # of <asm-generic/socket.h>; Python has no names for them
+_SO_DETACH_REUSEPORT_BPF = 68
+_TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_BPF_RETURN = 0x06  # BPF_RET | BPF_K
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (
+        ("code", ctypes.c_ushort),
+        ("if_true", ctypes.c_ubyte),
+        ("if_false", ctypes.c_ubyte),
+        ("constant", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+def attract(port: int, place: int) -> None:
+    """Has the kernel give all new connections to one of the listeners of a port.
+
+    Args:
+        port: Of a listener of this process.
+        place: The listener's among those of the port, in the order in which they came; when one
+            closes, the last takes its place. Where there is none, the kernel divides as usual.
+
+    Raises:
+        Unavailable: the kernel does not do that.
+    """
+    instruction = _Instruction(_BPF_RETURN, 0, 0, place)
+    program = _Program(1, ctypes.pointer(instruction))
+    _set(port, _SO_ATTACH_REUSEPORT_CBPF, bytes(program))
+
+
+def divide(port: int) -> None:
+    """Has the kernel divide new connections among the listeners of a port, as it does unasked.
+
+    Raises:
+        Unavailable: the kernel does not do that.
+    """
+    _set(port, _SO_DETACH_REUSEPORT_BPF, 0)
+
+
+def connections(port: int) -> int:
+    """How many clients are connected to a port of this process."""
+    return sum(not _listens(sock) for sock in _sockets(port))
+
+
+def _set(port: int, option: int, value: bytes | int) -> None:
+    try:
+        for sock in filter(_listens, _sockets(port)):
+            sock.setsockopt(socket.SOL_SOCKET, option, value)
+    except OSError as error:
+        raise Unavailable(
+            f"the kernel does not direct connections: {error.strerror}", hint="Linux 5.3 does"
+        ) from error
+
+
+def _sockets(port: int) -> Iterator[socket.socket]:
+    """This process's TCP sockets of a port, each a duplicate that is closed after its turn.
+
+    Nothing is set on them but what a caller sets: their blocking mode is shared with gRPC.
+    """
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if not str(entry.readlink()).startswith("socket:"):
+                continue
+            fd = os.dup(int(entry.name))
+            try:
+                sock = socket.socket(fileno=fd)
+            except OSError:
+                os.close(fd)
+                continue
+            with sock:
+                if sock.family in _TCP_FAMILIES and sock.getsockname()[1] == port:
+                    yield sock
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

@@ -1,0 +1,75 @@
+"""Replacing front-ends while clients are connected: no call of theirs fails.
+
+A successor listens on the same port and gets all new connections. The old front-end serves those
+that it has until each has come of age and its client has gone to the successor.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gslice._native import MAX_FRONTENDS
+from gslice.core.errors import FailedPrecondition, GsliceError
+from gslice.core.events import EventKind
+from gslice.ipc.messages import DirectConnections, Ok, RetireFrontend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice.supervise.frontends import Frontend, Frontends
+    from gslice.supervise.node import Node
+
+LOG_NAME = "frontend"
+ORDER_TIMEOUT_S = 10.0
+AGE_SPREAD = 1.1  # gRPC lets connections live up to a tenth longer, so that not all end at once
+
+
+async def renew(node: Node, frontends: Frontends, stage: Callable[[str, str], None]) -> None:
+    """Replaces all front-ends that serve, one at a time.
+
+    Args:
+        node: The node.
+        frontends: Its front-ends.
+        stage: Told of each one as its successor is about to start.
+
+    Raises:
+        FailedPrecondition: there is no place for one more.
+        GsliceError: a successor could not be started; the old one serves on.
+    """
+    for old in [frontend for frontend in frontends.all() if frontend.state == "serving"]:
+        index = frontends.free_index()
+        if index is None:
+            raise FailedPrecondition(
+                f"all {MAX_FRONTENDS} places of front-ends are taken; they serve on as they are",
+                hint="leave one free: node.frontends",
+            )
+        stage("frontend", f"{index} for {old.index}")
+        new = await frontends.start_one(index)
+        if not old.child.process.alive:  # it died meanwhile, and is started again
+            await retire(node, frontends, new)
+            continue
+        listening = [f for f in frontends.all() if f.state in ("serving", "retiring")]
+        await _direct(node, new, len(listening) - 1)
+        await retire(node, frontends, old)
+        await _direct(node, new, -1)
+
+
+async def retire(node: Node, frontends: Frontends, frontend: Frontend) -> None:
+    """Lets a front-end go when its clients have left it, or have had all the time for it."""
+    frontend.state = "retiring"
+    node.changes.notify()
+    config = node.config
+    timeout_s = (config.connection_age_us * AGE_SPREAD + config.drain_timeout_us) / 1e6
+    order = RetireFrontend(timeout_ms=round(timeout_s * 1000))
+    await frontends.obey(frontend, order, (), timeout_s + ORDER_TIMEOUT_S)
+    await frontend.child.stop(config.drain_timeout_us / 1e6)
+
+
+async def _direct(node: Node, frontend: Frontend, place: int) -> None:
+    """Without it a part of the new connections goes to the old one, and is lost when that ends."""
+    try:
+        order = DirectConnections(place)
+        await frontend.child.request(order, Ok, timeout_s=ORDER_TIMEOUT_S)
+    except GsliceError as error:
+        text = f"new connections are divided among front-ends as ever: {error.message}"
+        node.event(LOG_NAME, EventKind.FAILED, text)
