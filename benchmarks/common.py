@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -64,7 +64,8 @@ class Report:
         heads = list(dict.fromkeys(key for row in self.rows for key in row))
         for head in heads:
             is_name = head == "name"
-            table.add_column(head, justify="left" if is_name else "right", no_wrap=is_name)
+            justify: Literal["left", "right"] = "left" if is_name else "right"
+            table.add_column(head, justify=justify, no_wrap=is_name, overflow="fold")
         for row in self.rows:
             table.add_row(*(_cell(row.get(head)) for head in heads))
         Console(width=None if sys.stdout.isatty() else 200).print(table)

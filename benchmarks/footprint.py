@@ -46,6 +46,7 @@ async def measure() -> Row:
             Path(directory),
             {"detector": {"model": str(model), "threads": 1}},
             grpc_address=f"{address[0]}:{address[1]}",
+            node={"spares": 0},  # with which a worker shares pages
         )
         start = time.perf_counter()
         async with asyncio.timeout(60):

@@ -59,10 +59,15 @@ class _Stream:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection, any number of calls at once. Made by `connect`."""
+    """One connection, any number of calls at once. Made by `connect`.
+
+    Attributes:
+        stray: Frames of answers that came for calls which had theirs already.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.stray = 0
         self._streams: dict[int, _Stream] = {}
         self._blocked: deque[int] = deque()  # streams with bytes that no window lets out yet
         self._next_stream = 1
@@ -101,6 +106,9 @@ class Connection(asyncio.BufferedProtocol):
             self._stream_window,
             bytearray() if keep else None,
         )
+        if self._transport.is_closing():
+            stream.answered.set_exception(ConnectionError("the connection is closed"))
+            return stream.answered
         self._streams[number] = stream
         head = _head(HEADERS, END_HEADERS, number, len(request.headers))
         self._transport.writelines([head, request.headers, *self._sendable(number, stream)])
@@ -146,6 +154,9 @@ class Connection(asyncio.BufferedProtocol):
     # ---- frames ----
 
     def _take(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        if kind in (DATA, HEADERS) and number not in self._streams:
+            self.stray += 1
+            return
         if kind == DATA:
             self._take_data(number, payload)
         elif kind == SETTINGS and not flags & ACK:
@@ -154,7 +165,10 @@ class Connection(asyncio.BufferedProtocol):
             self._take_window(number, int.from_bytes(payload, "big"))
         elif kind == PING and not flags & ACK:
             self._transport.write(_frame(PING, ACK, 0, bytes(payload)))
-        elif kind in (RST_STREAM, GOAWAY):
+        elif kind == RST_STREAM:  # also after an error that came before the whole request was read
+            if stream := self._streams.pop(number, None):
+                stream.answered.set_exception(RuntimeError("the server reset the call"))
+        elif kind == GOAWAY:
             self._transport.abort()
         if kind in (DATA, HEADERS) and flags & END_STREAM:
             self._finish(number, payload)

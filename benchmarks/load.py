@@ -1,14 +1,21 @@
-"""A closed loop over a bare connection: what a load phase gave."""
+"""Load over a bare connection: a closed loop, and an open one that remembers each of its calls."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import random
+import threading
 import time
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from benchmarks.http2 import Connection, Request
 from gslice.client import load
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+ANSWER_TIMEOUT_S = 30.0  # what was not answered by then never will be
 
 
 @dataclass(frozen=True)
@@ -63,3 +70,90 @@ async def closed_loop(
         p99_us=load.percentile(ascending, 99),
         client_cpu_us=cpu_ns / 1e3 / outcome.ok,
     )
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of an open loop. Times are `time.perf_counter()`.
+
+    Attributes:
+        due_s: When it should have been sent; its latency counts from here.
+        answered_s: When its answer came; NaN: it did not.
+        error: What was answered, if it was an error.
+    """
+
+    due_s: float
+    answered_s: float = math.nan
+    error: str = ""
+
+    @property
+    def lost(self) -> bool:
+        """It was never answered."""
+        return math.isnan(self.answered_s)
+
+
+class OpenLoop:
+    """Sends requests at the times of a Poisson process while its context is open.
+
+    Whether others were answered does not matter, so a server cannot hide its queue behind a client
+    that waits. The end waits for the last answers. A thread of its own sleeps until the next is
+    due: event loops sleep in whole milliseconds, and to spin would take a core from the server.
+
+    Args:
+        connection: To the server.
+        request: The same every time.
+        rate_per_s: Mean rate.
+        seed: Of the arrival times.
+    """
+
+    def __init__(
+        self, connection: Connection, request: Request, rate_per_s: float, seed: int = 0
+    ) -> None:
+        self.calls: list[Call] = []
+        """All that were sent, in the order of their due times."""
+        self._connection = connection
+        self._request = request
+        self._rate_per_s = rate_per_s
+        self._gaps = random.Random(seed)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: set[asyncio.Future[bytes]] = set()
+        self._ending = threading.Event()
+        self._clock = threading.Thread(target=self._send_when_due, name="arrivals")
+
+    async def __aenter__(self) -> Self:
+        self._clock.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ending.set()
+        await asyncio.to_thread(self._clock.join)
+        if self._waiting and kind is None:
+            await asyncio.wait(self._waiting, timeout=ANSWER_TIMEOUT_S)
+
+    def _send_when_due(self) -> None:
+        due_s = time.perf_counter()
+        while True:
+            due_s += self._gaps.expovariate(self._rate_per_s)
+            if self._ending.wait(max(0.0, due_s - time.perf_counter())):
+                return
+            self._loop.call_soon_threadsafe(self._send, Call(due_s))
+
+    def _send(self, call: Call) -> None:
+        self.calls.append(call)
+
+        def answered(future: asyncio.Future[bytes]) -> None:
+            self._waiting.discard(future)
+            error = future.exception()
+            if isinstance(error, OSError):  # the connection broke
+                return
+            call.answered_s = time.perf_counter()
+            call.error = str(error or "")
+
+        future = self._connection.call(self._request)
+        self._waiting.add(future)
+        future.add_done_callback(answered)

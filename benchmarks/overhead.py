@@ -110,6 +110,7 @@ async def measure(
             functions(),
             devices={"cpu": {"limiter": "none"}},  # the subjects take turns: none needs a share
             cores={cores.server},
+            node={"spares": 0},  # nothing else computes meanwhile
         )
         async with node:
             for concurrency in concurrencies:

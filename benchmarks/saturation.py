@@ -47,6 +47,7 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
             {function: {"model": str(model), "threads": 1, "batch": {"max": 1}}},
             devices={"cpu": {"cpus": [cores.server]}},
             cores={cores.client, cores.server},
+            node={"spares": 0},  # nothing else computes meanwhile
         )
         async with node, await Connection.connect(node.grpc_address) as connection:
             _place(node, cores)

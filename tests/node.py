@@ -69,6 +69,7 @@ class Node:
             "state_dir": "./state",
             "orphan_grace": "30s",
             "pinned_memory": "512MiB",
+            "spares": 0,  # most tests need none, and they take a second of processor time
         }
         self.write_config(functions, settings | dict(node or {}), devices, defaults)
 

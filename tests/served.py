@@ -36,7 +36,9 @@ class PlainEngine:
         self._signature = signature
         self._call = call
 
-    def load(self, spec: FunctionSpec, device: CpuDevice) -> Signature:
+    def load(
+        self, spec: FunctionSpec, device: CpuDevice, known: Signature | None = None
+    ) -> Signature:
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Callable[[_native.Batch], None]:

@@ -188,6 +188,7 @@ def _whole_node(found: Any) -> Group:
         *_gpu_lines(found.devices),
         Text(),
         _frontend_table(found.frontends),
+        *_spare_lines(found.spares),
         Text(),
         _functions_only(found),
         *(
@@ -254,6 +255,13 @@ def _frontend_table(frontends: Any) -> Table:
             str(frontend.restarts),
         )
     return shown
+
+
+def _spare_lines(spares: Any) -> list[Any]:
+    from rich.text import Text
+
+    told = (f"{spare.engine} (pid {spare.pid}, {megabytes(spare.rss_bytes)})" for spare in spares)
+    return [Text(f"spares: {', '.join(told)}")] if spares else []
 
 
 def _reasons(functions: Any) -> list[Any]:

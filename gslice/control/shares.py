@@ -54,9 +54,14 @@ def shrinks_first(
     changes = [
         (name, share)
         for name, share in sorted(target.items())
-        if name not in current or abs(current[name] - share) > _ROUNDING_PERCENT
+        if name not in current or differs(current[name], share)
     ]
     return sorted(changes, key=lambda change: change[1] - current.get(change[0], 0.0))
+
+
+def differs(one_percent: float, other_percent: float) -> bool:
+    """Whether two shares differ by more than rounding."""
+    return abs(one_percent - other_percent) > _ROUNDING_PERCENT
 
 
 def _water_fill(bounds: Mapping[str, ShareBounds], capacity: float) -> dict[str, float]:

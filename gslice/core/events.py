@@ -29,4 +29,7 @@ class EventKind(StrEnum):
 
 
 Record = Callable[[str, EventKind, str], None]
-"""Records an event: its subject (a function, a device, `frontend` or `daemon`), kind and text."""
+"""Records an event: its subject, kind and text.
+
+The subject is a function, a device, `frontend`, `spares` or `daemon`.
+"""

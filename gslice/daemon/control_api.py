@@ -16,7 +16,7 @@ from gslice.daemon.store import EventFilter
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.frontends import LOG_NAME
-from gslice.supervise.logs import DAEMON_LOG_NAME, follow, last_lines
+from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
 from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Servicer:
     async def Logs(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The last log lines of a process, then what follows."""
         line = message("gslice.v1.LogLine")
-        known = {LOG_NAME, DAEMON_LOG_NAME, *self._daemon.supervisor.functions}
+        known = {LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME, *self._daemon.supervisor.functions}
         if request.name not in known:
             error = NotFound(
                 f"nothing called {request.name!r} keeps a log", hint=", ".join(sorted(known))

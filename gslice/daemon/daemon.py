@@ -153,6 +153,7 @@ class Daemon:
         self._accepting = True
         self.node.changes.notify()
         self.background(self.supervisor.care())
+        self.background(self.supervisor.keep_spares())
         self.background(self._sample())
 
     def _start_http(self) -> None:

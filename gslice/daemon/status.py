@@ -120,6 +120,9 @@ class StatusReader:
                 restarts=frontends.restarts,
                 address=frontends.address,
             )
+        for spare in node.spares.idle:
+            size = resident_bytes(spare.pid)
+            message.spares.add(pid=spare.pid, engine=spare.engine, rss_bytes=size)
         return message
 
     def reading(self) -> NodeReading:
@@ -133,6 +136,7 @@ class StatusReader:
             {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
             [_gpu_reading(gpu) for gpu in self._supervisor.node.gpus.values()],
             dict(self._events),
+            [(s.engine, resident_bytes(s.pid)) for s in list(self._supervisor.node.spares.idle)],
         )
 
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:

@@ -64,7 +64,7 @@ class Event:
         id: Ascends with time, also from one daemon to the next.
         at_s: Seconds since the epoch.
         monotonic_us: On CLOCK_MONOTONIC, which starts anew with the machine; 0: not known.
-        subject: A function, a device, `frontend` or `daemon`.
+        subject: A function, a device, `frontend`, `spares` or `daemon`.
         kind: One word.
         text: What happened.
     """

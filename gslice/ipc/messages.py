@@ -159,6 +159,33 @@ class GpuGrant:
 
 
 @dataclass(frozen=True)
+class Prepare:
+    """Import an engine's libraries, for a function to come (request; answered by Ok or Failed).
+
+    A worker that has done no more than this is a spare.
+
+    Attributes:
+        engine: As functions name it.
+    """
+
+    engine: str
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Become a function's worker (request, with its log's descriptor; answered by Ok or Failed).
+
+    What a process gets at its start otherwise: from here on it writes to that log.
+
+    Attributes:
+        environment: Added to its own. Only what is read later than at its start can be in it, such
+            as what binds it to its GPU, which CUDA reads when it starts.
+    """
+
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Load:
     """Load the model (request; answered by Loaded or Failed).
 
@@ -171,6 +198,8 @@ class Load:
         cpus: The cores of its device; of a GPU, those for its own threads.
         gpu: Its GPU; None on a CPU device.
         gently: Until it has warmed up, what serves computes first.
+        known: The signature that another worker of the function told; None: there was none. What
+            only a run shows need not be tried again.
     """
 
     spec: FunctionSpec
@@ -179,6 +208,7 @@ class Load:
     cpus: list[int]
     gpu: GpuGrant | None = None
     gently: bool = False
+    known: Signature | None = None
 
 
 @dataclass(frozen=True)
@@ -341,6 +371,8 @@ Message = (
     | Failed
     | Hello
     | RepositoryCall
+    | Prepare
+    | Assign
     | Wake
     | Load
     | Loaded

@@ -61,6 +61,13 @@ class Group:
         """Whether requests are served from it."""
         return any(self.segment.may_pull(w.instance) for w in self.workers)
 
+    def take_surplus(self) -> list[Worker]:
+        """Takes out those beyond its instances: shadows that were warm when the daemon died."""
+        self.workers.sort(key=lambda worker: not self.segment.may_pull(worker.instance))
+        kept, surplus = self.workers[: self.spec.instances], self.workers[self.spec.instances :]
+        self.workers = kept
+        return surplus
+
 
 @dataclass
 class Found:
@@ -95,6 +102,8 @@ async def find_children(node: Node, on_call: Callable[[Child, Received], None]) 
             found.frontends.append(child)
         elif not _join_group(node, found, child):
             found.useless.append(child)
+    for group in found.groups:
+        found.useless.extend(worker.child for worker in group.take_surplus())
     return found
 
 

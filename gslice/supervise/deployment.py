@@ -139,7 +139,8 @@ class Deployment:
         worker = await self.instances.start(self._instance_share)
         try:
             stage("load", self.spec.model or self.spec.python or self.spec.engine)
-            if await self.instances.load(worker, gently=gently) != self.signature:
+            signature = await self.instances.load(worker, self.signature, gently=gently)
+            if signature != self.signature:
                 raise LoadFailed(
                     f"function {self.spec.name}: the model changed its inputs or outputs",
                     hint=f"load it anew: gslice load {self.spec.name}",

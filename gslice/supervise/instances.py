@@ -86,11 +86,14 @@ class Instances:
         self._add(worker)
         return worker
 
-    async def load(self, worker: Worker, *, gently: bool = False) -> Signature:
+    async def load(
+        self, worker: Worker, known: Signature | None = None, *, gently: bool = False
+    ) -> Signature:
         """Has it load the model.
 
         Args:
             worker: An empty one.
+            known: What it will be, so far as another one told.
             gently: What serves meanwhile computes first.
 
         Raises:
@@ -98,10 +101,11 @@ class Instances:
         """
         device, gpu = self._device, self._gpu
         if gpu is None:
-            return await worker.load(self._spec, device.limiter, list(device.cpus), gently=gently)
+            cpus = list(device.cpus)
+            return await worker.load(self._spec, device.limiter, cpus, None, known, gently=gently)
         async with gpu.measured_load(worker):
             signature = await worker.load(
-                self._spec, gpu.limiter, gpu.cpus(), gpu.grant(), gently=gently
+                self._spec, gpu.limiter, gpu.cpus(), gpu.grant(), known, gently=gently
             )
         await gpu.check_client(worker, self._spec.name)
         return signature

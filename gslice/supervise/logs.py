@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DAEMON_LOG_NAME = "daemon"
+SPARES_LOG_NAME = "spares"
 LOG_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gslice.core.errors import NotFound
 from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.run_dir import RunDir
+from gslice.supervise.spares import Spares
 from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Node:
         event: Records something that an operator may want to know later.
         gpus: Those of the devices that are GPUs, by name.
         turns: By device: the order in which shares change there.
+        spares: Workers that wait for a function.
     """
 
     config: NodeConfig
@@ -70,6 +72,10 @@ class Node:
     gpus: dict[str, Gpu] = field(default_factory=dict)
     turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
     changes: Changes = field(default_factory=Changes)
+    spares: Spares = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spares = Spares(self)
 
     @classmethod
     def open(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
+from gslice.device.niceness import lower_child
 from gslice.ipc.messages import LISTEN_FD
 from gslice.ipc.process import start_ticks
 
@@ -33,12 +34,14 @@ class Launch:
         arguments: After the module.
         log: File that takes its standard output and error.
         environment: Added to the daemon's own, of which nothing of MPS is passed on.
+        lowered: It starts at low CPU priority.
     """
 
     module: str
     arguments: Sequence[str]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    lowered: bool = False
 
 
 class Process:
@@ -113,7 +116,10 @@ def start(launch: Launch, listener: socket.socket) -> Process:
     # -P: the working directory must not shadow modules; -u: a print reaches the log at once.
     arguments = [sys.executable, "-P", "-u", "-m", launch.module, *launch.arguments]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
-    return spawn(arguments, {**inherited, **launch.environment}, launch.log, listener)
+    process = spawn(arguments, {**inherited, **launch.environment}, launch.log, listener)
+    if launch.lowered:
+        lower_child(process.pid)
+    return process
 
 
 def spawn(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING
 
-from gslice.control.shares import allocate, shrinks_first
+from gslice.control.shares import allocate, differs, shrinks_first
 from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.events import EventKind
 from gslice.supervise.logs import DAEMON_LOG_NAME
+from gslice.supervise.resize import ResizePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from gslice.core.types import FunctionSpec
+    from gslice.core.types import FunctionSpec, ShareBounds
+    from gslice.supervise.budget import NodeBudget
+    from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
+    from gslice.supervise.resize import Resized
 
 
 class Sharing:
@@ -24,11 +29,13 @@ class Sharing:
     Args:
         node: The node.
         functions: What runs, by name; read when asked.
+        budget: What a shadow may take beside what serves.
     """
 
-    def __init__(self, node: Node, functions: Mapping[str, Function]) -> None:
+    def __init__(self, node: Node, functions: Mapping[str, Function], budget: NodeBudget) -> None:
         self._node = node
         self._functions = functions
+        self._budget = budget
         self._lock = asyncio.Lock()
 
     def admit(self, function: Function, spec: FunctionSpec) -> None:
@@ -50,6 +57,55 @@ class Sharing:
         """
         others = [f.spec for f in self._admitted() if f is not function]
         return self._division([*others, spec])
+
+    async def plan_resize(
+        self, function: Function, deployment: Deployment, share: ShareBounds
+    ) -> ResizePlan:
+        """What another share for a function would do.
+
+        Raises:
+            ResourceExhausted: fixed shares and minima do not fit, or a shadow's memory does not.
+        """
+        name = function.name
+        shares = self.plan(function, dataclasses.replace(function.spec, share=share))
+        changes = {
+            other: (f.share_granted_percent, shares[other])
+            for other, f in self._functions.items()
+            if other in shares and differs(f.share_granted_percent, shares[other])
+        }
+        path = deployment.path_to(shares[name])
+        if path != "shadow":
+            return ResizePlan(path, shares[name], changes)
+        need = function.resizing.shadow_need(deployment)
+        await self._budget.check(need)
+        on_gpu = need.device in self._node.gpus
+        parts = need.memory.device_parts if on_gpu else need.memory.host_parts
+        return ResizePlan(path, shares[name], changes, parts)
+
+    async def resize(
+        self,
+        function: Function,
+        share: ShareBounds,
+        plan: ResizePlan,
+        stage: Callable[[str, str], None],
+    ) -> Resized:
+        """Gives a function another share, and everybody theirs; the caller holds its lock.
+
+        Raises:
+            GsliceError: as `Resizing.carry_out`; all shares are as before.
+        """
+        before = function.spec
+        function.take_over(dataclasses.replace(before, share=share))
+        try:
+            await self.share_out()
+            resized = await function.resizing.carry_out(stage)
+        except GsliceError:
+            function.take_over(before)
+            await self.share_out()
+            raise
+        finally:
+            self._node.changes.notify()
+        return dataclasses.replace(resized, path=plan.path)
 
     async def share_out(self) -> None:
         """Divides the devices among all that are admitted; shrinks go before grows."""

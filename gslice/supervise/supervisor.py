@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from gslice.supervise.adoption import best, find_children, give_up, orphans, rec
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import LOG_NAME, Frontends, Listing
 from gslice.supervise.function import Function
-from gslice.supervise.logs import DAEMON_LOG_NAME, rotate
+from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.recall import nothing
 from gslice.supervise.resize import Resized, ResizePlan
@@ -70,7 +69,7 @@ class Supervisor:
         self._budget = NodeBudget(node, self.functions, recall)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self.found: list[Child] = []
-        self._sharing = Sharing(node, self.functions)
+        self._sharing = Sharing(node, self.functions, self._budget)
         self._closing = False
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
@@ -209,7 +208,7 @@ class Supervisor:
             plan = await self.plan_resize(name, share)
             tell = recorded(self.node.event, name, stage)
             tell("plan", plan.text)
-            return await self._resize(function, share, plan, tell)
+            return await self._sharing.resize(function, share, plan, tell)
 
     async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
@@ -224,20 +223,7 @@ class Supervisor:
                 f"function {name} is {function.state}; only one that serves can be resized",
                 hint=f"change its share in node.yaml, or load it: gslice load {name}",
             )
-        shares = self._sharing.plan(function, dataclasses.replace(function.spec, share=share))
-        changes = {
-            other: (f.share_granted_percent, shares[other])
-            for other, f in self.functions.items()
-            if other in shares and abs(f.share_granted_percent - shares[other]) > 1e-9
-        }
-        path = deployment.path_to(shares[name])
-        if path != "shadow":
-            return ResizePlan(path, shares[name], changes)
-        need = function.resizing.shadow_need(deployment)
-        await self._budget.check(need)
-        on_gpu = need.device in self.node.gpus
-        parts = need.memory.device_parts if on_gpu else need.memory.host_parts
-        return ResizePlan(path, shares[name], changes, parts)
+        return await self._sharing.plan_resize(function, deployment, share)
 
     def function(self, name: str) -> Function:
         """A function by name.
@@ -262,18 +248,23 @@ class Supervisor:
             for function in list(self.functions.values()):
                 function.kill_hung(now_ns)
                 function.residency.look()
-            for name in (*self.functions, LOG_NAME):
+            for name in (*self.functions, LOG_NAME, SPARES_LOG_NAME):
                 try:
                     rotate(self.node.log_path(name))
                 except OSError as error:
                     text = f"its log could not be moved away: {error}"
                     self.node.event(name, EventKind.DAEMON, text)
 
+    async def keep_spares(self) -> None:
+        """Until cancelled: has spares for the engines in use."""
+        await self.node.spares.keep(self._engines_in_use)
+
     # ---- end -------------------------------------------------------------------------------
 
     async def stop(self, drain_s: float) -> None:
         """Staged end: stop accepting and drain, then close everything."""
         self._closing = True
+        await self.node.spares.close()
         await self.frontends.drain(drain_s)
         await self.frontends.stop(drain_s)
         await asyncio.gather(*(f.stop(drain_s) for f in self.functions.values()))
@@ -285,12 +276,14 @@ class Supervisor:
         """The end without grace: every child is killed."""
         self._closing = True
         await self._tasks.cancel()
-        await asyncio.gather(self.frontends.kill(), *(f.kill() for f in self.functions.values()))
+        ends = (self.node.spares.close(), self.frontends.kill())
+        await asyncio.gather(*ends, *(f.kill() for f in self.functions.values()))
         await self._close_gpus()
 
     async def leave(self) -> None:
         """Lets everything run on, for the next daemon."""
         self._closing = True
+        await self.node.spares.close()
         await self.frontends.leave()
         await asyncio.gather(*(f.leave() for f in self.functions.values()))
         await self._tasks.cancel()
@@ -300,11 +293,19 @@ class Supervisor:
 
     # ---- parts -----------------------------------------------------------------------------
 
+    def _engines_in_use(self) -> list[str] | None:
+        """The engine of every worker that serves; None while any is on its way."""
+        functions = list(self.functions.values())
+        workers = [w for f in functions for d in f.deployments for w in d.workers]
+        if any(f.state == "LOADING" for f in functions) or not all(w.ready for w in workers):
+            return None
+        return [f.spec.engine for f in functions if f.serving for _ in range(f.spec.instances)]
+
     async def _close_gpus(self) -> None:
         await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
 
     def _refuse_reserved(self, name: str) -> None:
-        if name in (LOG_NAME, DAEMON_LOG_NAME):
+        if name in (LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME):
             raise InvalidArgument(
                 f"function {name}: the name is taken by a log of gslice",
                 hint="choose another name",
@@ -360,26 +361,6 @@ class Supervisor:
                 raise
         function.source = source
         self.node.changes.notify()
-
-    async def _resize(
-        self,
-        function: Function,
-        share: ShareBounds,
-        plan: ResizePlan,
-        stage: Callable[[str, str], None],
-    ) -> Resized:
-        before = function.spec
-        function.take_over(dataclasses.replace(before, share=share))
-        try:
-            await self._sharing.share_out()
-            resized = await function.resizing.carry_out(stage)
-        except GsliceError:
-            function.take_over(before)
-            await self._sharing.share_out()
-            raise
-        finally:
-            self.node.changes.notify()
-        return dataclasses.replace(resized, path=plan.path)
 
     def _check_present(self, function: Function) -> None:
         """Whoever waited for its lock may find it unloaded."""

@@ -90,7 +90,7 @@ class Worker:
     async def start(
         cls, node: Node, spec: FunctionSpec, environment: Mapping[str, str] | None = None
     ) -> Worker:
-        """Starts an empty worker.
+        """Takes a spare, or starts an empty worker.
 
         Args:
             node: The node.
@@ -100,15 +100,11 @@ class Worker:
         Raises:
             Unavailable: the process did not come up.
         """
-        log = node.log_path(spec.name)
-        name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
-        launch = Launch(
-            MODULE,
-            ("--orphan-grace-us", str(node.config.orphan_grace_us)),
-            log,
-            {**ENVIRONMENT, **spec.environment, **(environment or {})},
-        )
-        return cls(await Child.start(node.run_dir, name, launch, _nothing_to_say), log)
+        log, environment = node.log_path(spec.name), environment or {}
+        child = await node.spares.take(spec, environment)
+        if child is None:
+            child = await start_process(node, log, {**spec.environment, **environment})
+        return cls(child, log)
 
     @classmethod
     def adopted(cls, child: Child, state: WorkerState, log: Path) -> Worker:
@@ -144,22 +140,24 @@ class Worker:
         limiter: str,
         cpus: list[int],
         gpu: GpuGrant | None = None,
+        known: Signature | None = None,
         *,
         gently: bool = False,
     ) -> Signature:
-        """Loads the model, with threads for its share.
+        """Loads the model, with threads for its share; see `Load`.
 
         Args:
             spec: The function.
             limiter: What is to enforce the share.
             cpus: The cores of its device.
             gpu: Its GPU; None on a CPU device.
+            known: Its signature, if another worker told it.
             gently: What serves meanwhile computes first.
 
         Raises:
             LoadFailed: the engine's reason, or that the process died over it.
         """
-        order = Load(spec, self.share_percent, limiter, cpus, gpu, gently)
+        order = Load(spec, self.share_percent, limiter, cpus, gpu, gently, known)
         loaded = await self._prepare(spec, "loading", order, Loaded)
         self.memory = loaded.memory
         return loaded.signature
@@ -274,6 +272,26 @@ class Worker:
         if isinstance(error, DeadlineExceeded):
             return LoadFailed(f"function {spec.name}: {doing} took over {LOAD_TIMEOUT_S:g} s")
         return LoadFailed(shortened(error.message), hint=error.hint)
+
+
+async def start_process(
+    node: Node, log: Path, environment: Mapping[str, str], lowered: bool = False
+) -> Child:
+    """Starts the process of a worker.
+
+    Args:
+        node: The node.
+        log: Takes what it prints.
+        environment: Beside that of all workers.
+        lowered: At low CPU priority.
+
+    Raises:
+        Unavailable: it did not come up.
+    """
+    grace = ("--orphan-grace-us", str(node.config.orphan_grace_us))
+    launch = Launch(MODULE, grace, log, {**ENVIRONMENT, **environment}, lowered)
+    name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
+    return await Child.start(node.run_dir, name, launch, _nothing_to_say)
 
 
 def _nothing_to_say(child: Child, received: Received) -> None:

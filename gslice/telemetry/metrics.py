@@ -95,6 +95,7 @@ class NodeReading:
         share_limit_percent: By device.
         gpus: Those of the devices that are GPUs.
         events: How many were recorded, by kind.
+        spares: Engine and resident memory of each worker that waits for a function.
     """
 
     version: str
@@ -104,6 +105,7 @@ class NodeReading:
     share_limit_percent: Mapping[str, float] = field(default_factory=dict)
     gpus: Sequence[GpuFigures] = ()
     events: Mapping[str, int] = field(default_factory=dict)
+    spares: Sequence[tuple[str, int]] = ()
 
 
 _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
@@ -161,6 +163,21 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
     for kind, count in reading.events.items():
         events.add_metric([kind], count)
     yield events
+    yield from _spares(reading.spares)
+
+
+def _spares(spares: Sequence[tuple[str, int]]) -> Iterable[Metric]:
+    count = GaugeMetricFamily(
+        "gslice_spares", "Workers that wait for a function.", labels=["engine"]
+    )
+    rss = GaugeMetricFamily(
+        "gslice_spares_rss_bytes", "Resident memory of these.", labels=["engine"]
+    )
+    for engine in sorted({engine for engine, _ in spares}):
+        sizes = [size for name, size in spares if name == engine]
+        count.add_metric([engine], len(sizes))
+        rss.add_metric([engine], sum(sizes))
+    return (count, rss)
 
 
 def _gpus(gpus: Sequence[GpuFigures]) -> Iterable[Metric]:

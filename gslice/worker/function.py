@@ -14,7 +14,7 @@ from gslice.core.types import MemoryTaken
 from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
-from gslice.device.tasks import thread_ids
+from gslice.device.tasks import pin, thread_ids
 from gslice.ipc.native import native_signature
 from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
@@ -22,7 +22,7 @@ from gslice.worker.gpu import GpuDevice, WorkerGpu
 from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from gslice.core.types import Signature
     from gslice.ipc.messages import Load
@@ -38,6 +38,7 @@ class ServedFunction:
         order: What to load, and the share to hold it to once it is attached. Until then nothing is
             limited: threads that a library starts inherit the limits of the thread that loads, and
             the pump and the control loop must have none.
+        control_tids: Threads that were there before any engine: they compute nothing.
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
@@ -46,7 +47,7 @@ class ServedFunction:
         LoadFailed: The engine's reason.
     """
 
-    def __init__(self, order: Load) -> None:
+    def __init__(self, order: Load, control_tids: Collection[int]) -> None:
         self.order = order
         self.spec = order.spec
         self.index = -1
@@ -56,14 +57,16 @@ class ServedFunction:
         self._limiter: Limiter = NoLimiter(self._cpus)
         self._instance: _native.Instance | None = None
         self._niceness = lower() if order.gently else None
-        os.sched_setaffinity(0, self._cpus)  # before the engine makes threads of its own
+        pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
         self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
+        self._control_tids = frozenset(control_tids)
         try:
-            self._control_tids = thread_ids()
             self._engine = make_engine(self.spec.engine)
             self.memory = MemoryTaken(process_bytes=own_bytes())
             with self._measured("model_bytes", "weights_bytes"):
-                self.signature: Signature = self._engine.load(self.spec, self._device())
+                self.signature: Signature = self._engine.load(
+                    self.spec, self._device(), order.known
+                )
         except BaseException:  # nobody else has it, to close it
             if self._gpu is not None:
                 self._gpu.close()

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -23,10 +24,12 @@ from gslice.core.errors import (
     GsliceError,
     Internal,
 )
+from gslice.device.tasks import thread_ids
 from gslice.ipc.channel import Channel, Received
 from gslice.ipc.messages import (
     EXIT_DEVICE_LOST,
     AddFrontend,
+    Assign,
     Attach,
     Drain,
     Exit,
@@ -35,6 +38,7 @@ from gslice.ipc.messages import (
     Loaded,
     Message,
     Ok,
+    Prepare,
     Ready,
     RemoveFrontend,
     SetShare,
@@ -42,6 +46,7 @@ from gslice.ipc.messages import (
     WorkerState,
 )
 from gslice.ipc.process import hello
+from gslice.worker.engines import make_engine
 from gslice.worker.function import ServedFunction
 
 _log = logging.getLogger(__name__)
@@ -69,9 +74,12 @@ class Worker:
         self._state = "empty"
         self._met_daemon = False
         self._running = True
+        self._control_tids = thread_ids()  # no engine has been imported yet
         self._terminated, self._wakeup = socket.socketpair()
         self._poll = select.poll()
         self._handlers: dict[type, Callable[[Any, Received], Message | None]] = {
+            Prepare: self._on_prepare,
+            Assign: self._on_assign,
             Load: self._on_load,
             Attach: self._on_attach,
             AddFrontend: self._on_add_frontend,
@@ -175,12 +183,27 @@ class Worker:
 
     # ---- orders ------------------------------------------------------------------------------
 
+    def _on_prepare(self, order: Prepare, _received: Received) -> Message:
+        self._check_empty()
+        make_engine(order.engine)  # its imports are what takes time
+        return Ok()
+
+    def _on_assign(self, order: Assign, received: Received) -> Message:
+        self._check_empty()
+        log_fd = received.take_fd()
+        try:
+            for standard in (sys.stdout.fileno(), sys.stderr.fileno()):
+                os.dup2(log_fd, standard)
+        finally:
+            os.close(log_fd)
+        os.environ.update(order.environment)
+        return Ok()
+
     def _on_load(self, order: Load, _received: Received) -> Message:
-        if self._state != "empty":
-            raise FailedPrecondition(f"this worker is {self._state}; it loads one function only")
+        self._check_empty()
         self._state = "loading"
         with self._passing_to("loaded"):
-            self._function = ServedFunction(order)
+            self._function = ServedFunction(order, self._control_tids)
         return Loaded(self._function.signature, self._function.memory)
 
     def _on_attach(self, order: Attach, received: Received) -> Message:
@@ -234,6 +257,10 @@ class Worker:
             self._state = "failed"
             raise
         self._state = state
+
+    def _check_empty(self) -> None:
+        if self._state != "empty":
+            raise FailedPrecondition(f"this worker is {self._state}; it loads one function only")
 
     def _loaded(self) -> ServedFunction:
         if self._function is None:

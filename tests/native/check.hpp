@@ -16,6 +16,7 @@ namespace gslice::check {
 struct Failure : std::exception {};
 
 struct Test {
+  const char* file;
   const char* name;
   void (*body)();
 };
@@ -26,7 +27,9 @@ inline std::vector<Test>& tests() {
 }
 
 struct Registration {
-  Registration(const char* name, void (*body)()) { tests().push_back({name, body}); }
+  Registration(const char* file, const char* name, void (*body)()) {
+    tests().push_back({file, name, body});
+  }
 };
 
 [[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
@@ -65,9 +68,9 @@ void expect_equal(const A& a, const B& b, const char* file, int line, const char
 
 }  // namespace gslice::check
 
-#define TEST(name)                                                                \
-  static void test_##name();                                                      \
-  static const ::gslice::check::Registration register_##name(#name, test_##name); \
+#define TEST(name)                                                                          \
+  static void test_##name();                                                                \
+  static const ::gslice::check::Registration register_##name(__FILE__, #name, test_##name); \
   static void test_##name()
 
 #define CHECK(...)                                                                          \

@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import swap
 from benchmarks.cores import ROOT
 
 # One figure of each that only a run which worked gives, and its bounds: they are no measurements.
 FIGURES = {
     "overhead": {"rps": (1, 1e6), "p50_us": (1, 1e8), "copies_per_request": (2, 8)},
     "saturation": {"bare_rps": (0.1, 1e6), "gslice_rps": (0.1, 1e6), "ratio": (0.01, 10)},
+    "recovery": {"recovery_ms_p50": (1, 60_000), "kills": (1, 2), "lost": (0, 0), "errors": (0, 0)},
     "footprint": {"accepting_s": (0.01, 60), "help_ms": (1, 60_000), "worker_pss_mb": (10, 1000)},
+    "swap": {"resizes": (2, 2), "requests": (1, 1e6), "lost": (0, 0), "dispatch_us_p50": (0, 1e6)},
 }
-ROWS = {"overhead": 6, "saturation": 2, "footprint": 1}
+ROWS = {
+    "overhead": 6,
+    "saturation": 2,
+    "recovery": 2,
+    "footprint": 1,
+    "swap": len(swap.arms()),
+}
 
 
 @pytest.mark.timeout(300)

@@ -90,7 +90,8 @@ def test_another_function_takes_a_part_of_an_auto_share(start_gpu_node, gpu: Fak
     assert node.function("a").share_effective_percent == 100
     with Traffic(node, "a", clients=4) as traffic:
         traffic.wait_answers(10)
-        load(node, "b", on_gpu(share="40%"))
+        stages = load(node, "b", on_gpu(share="40%"))
+        assert stages[-1] == "done", events(node)
         node.wait_function("a", lambda f: f.share_effective_percent < 61)
         traffic.wait_answers(10)
     traffic.assert_each_answered_once()

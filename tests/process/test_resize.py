@@ -12,6 +12,7 @@ from gslice.core.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    Unavailable,
 )
 from tests import models
 from tests.fakes.gpu import FakeGpu
@@ -292,6 +293,22 @@ def test_a_daemon_that_stops_in_the_middle_leaves_nothing(
     with gate.held():
         node.stop()
     assert resizing.result(WAIT_S)[-1].detail == "the daemon is stopping"
+
+
+def test_a_daemon_that_dies_in_the_middle_leaves_what_served(
+    start_gpu_node, gpu: FakeGpu, slow, gate
+) -> None:
+    node = start_gpu_node({"f": slow("25%")}, devices=MPS)
+    before = node.worker_pids("f")
+    slow.marker.touch()
+    resizing = in_background(lambda: resize(node, "f", "75%"))
+    with gate.held():
+        node.kill_daemon()
+    with pytest.raises(Unavailable, match="went away"):
+        resizing.result(WAIT_S)
+    node.start()
+    assert node.worker_pids("f") == before
+    assert node.client().infer("f", numbers(5))["y"].tolist() == [[5]]
 
 
 def test_shrinks_come_before_grows(start_gpu_node, gpu: FakeGpu) -> None:

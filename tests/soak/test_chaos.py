@@ -89,7 +89,7 @@ def test_chaos(start_node, zoo, identity, tmp_path: Path, seed: int, say) -> Non
     }
     with socket.create_server(("127.0.0.1", 0)) as free:  # clients find it again on this port
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    node = start_node(functions, node={"grpc": address, "hang_timeout": "2s"})
+    node = start_node(functions, node={"grpc": address, "hang_timeout": "2s", "spares": "auto"})
     ledger = Ledger()
     chaos = Chaos(node, ledger, seed)
     chance, pace = random.Random(seed), threading.Event()

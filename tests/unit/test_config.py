@@ -15,6 +15,7 @@ from gslice.core.config import (
     Override,
     check_state_dir,
     config_for_model,
+    config_to_yaml,
     default_state_dir,
     format_cores,
     function_from_yaml,
@@ -199,6 +200,14 @@ def test_the_state_dir_of_a_file_that_is_being_edited(tmp_path: Path) -> None:
 
 
 # ---- overrides -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "spares"), [("auto", None), ("0", 0), ("3", 3)])
+def test_how_many_spares(node_yaml: Path, text: str, spares: int | None) -> None:
+    config = load(node_yaml, GSLICE_NODE__SPARES=text)
+    assert config.node.spares == spares
+    assert f"spares: {text}" in config_to_yaml(config)
+    assert load(node_yaml).node.spares is None
 
 
 def test_the_environment_overrides_the_file(node_yaml: Path) -> None:

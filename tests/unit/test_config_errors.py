@@ -29,7 +29,8 @@ def problems(path: Path, text: str) -> list[str]:
         (
             "version: 1\nnode: {zzzz: 1}\n",
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
-            " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends, request_max",
+            " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends, request_max,"
+            " spares",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),
@@ -53,6 +54,13 @@ def problems(path: Path, text: str) -> list[str]:
         (
             "version: 1\nnode: {frontends: 0}\n",
             "node.yaml:2: node.frontends: must be at least 1, not 0",
+        ),
+        *(
+            (
+                f"version: 1\nnode: {{spares: {wrong}}}\n",
+                "node.yaml:2: node.spares: must be a number from 0 to 16, or `auto`",
+            )
+            for wrong in ("-1", "17", "true", "one", "'1'", "")
         ),
         (
             "version: 1\nfunctions: {f: {model: m, share: 40}}\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from gslice.core.errors import Internal, LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.device.cpu import CpuDevice
 from gslice.worker.engines import make_engine
+from gslice.worker.engines.onnx_runtime import OnnxRuntimeEngine
 from tests import models
 from tests.served import Served
 
@@ -83,6 +85,36 @@ def test_differently_named_rows_are_tried_out(tmp_path: Path, node: str, rows_ma
         [value("y", kind, ["rows", "columns"])],
     )
     assert load(save(tmp_path, graph)).rows_max == rows_max
+
+
+def test_what_is_known_is_not_tried_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes: list[object] = []
+    probe = OnnxRuntimeEngine._probe
+
+    def counted(self: OnnxRuntimeEngine, *arguments: Any) -> Any:
+        probes.append(arguments)
+        return probe(self, *arguments)
+
+    def loaded(columns: int, known: Signature | None) -> Signature:
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "g",
+            [value("x", TensorProto.FLOAT, ["batch", columns])],
+            [value("y", TensorProto.FLOAT, ["rows", columns])],
+        )
+        spec = FunctionSpec("f", model=str(save(tmp_path, graph)))
+        probes.clear()
+        return OnnxRuntimeEngine().load(spec, CpuDevice((0,), 100.0), known)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "_probe", counted)
+    first = loaded(4, None)
+    assert (first.rows_max, len(probes)) == (16, 2)
+    assert loaded(4, first) == first
+    assert probes == []
+    other = loaded(5, first)  # the file is another one by now
+    assert (other.inputs[0].dims, len(probes)) == ((-1, 5), 2)
 
 
 def test_an_output_of_untold_shape_gets_the_rank_that_a_run_shows(tmp_path: Path) -> None:

@@ -54,3 +54,12 @@ def test_what_the_dead_had_claimed_is_told_in_sum() -> None:
     assert 2 not in recover(group, [0], lambda *event: events.append(event))
     told = "of what had been claimed: 5 requeued, 1 poisoned, 0 failed"
     assert events == [("a", "requeue", told)]
+
+
+def test_a_shadow_that_was_warm_is_one_too_many() -> None:
+    segment = MagicMock(may_pull=lambda instance: instance == 3)
+    shadow, serves = SimpleNamespace(instance=1), SimpleNamespace(instance=3)
+    workers: Any = [shadow, serves]
+    group = Group(segment, FunctionSpec("a"), Signature((), ()), workers)
+    assert group.take_surplus() == [shadow]
+    assert (group.workers, group.take_surplus()) == ([serves], [])

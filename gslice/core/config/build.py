@@ -71,6 +71,7 @@ class Builder:
             pinned_memory_bytes=node.pinned_memory or _quarter_of_memory(),
             frontends=node.frontends,
             request_max_bytes=node.request_max,
+            spares=node.spares,
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:

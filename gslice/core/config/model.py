@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,137 +14,29 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from gslice.core.errors import InvalidArgument
+from gslice.core.config.words import (
+    Address,
+    CountOrAuto,
+    Duration,
+    DurationOrAuto,
+    DurationOrNone,
+    Percent,
+    PositiveSize,
+    SizeOrAuto,
+    SizeOrNone,
+    SpareCount,
+    at_least,
+    environment_text,
+    parsed,
+    version_text,
+    wrong,
+)
 from gslice.core.types import ELEMENT_BYTES
-from gslice.core.units import parse_duration, parse_percent, parse_size
+from gslice.core.units import parse_percent
 
 # The bounds of queue, front-ends, instances and lanes are the segment's: native/segment/layout.hpp.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-
-
-def wrong(text: str) -> PydanticCustomError:
-    """An error whose text is already what a person should read."""
-    return PydanticCustomError("gslice", "{text}", {"text": text})
-
-
-def _parsed(value: Any, parse: Callable[[str], Any], expected: str, advice: str = "") -> Any:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise wrong(f"must be {expected}")
-    try:
-        return parse(str(value))
-    except InvalidArgument as error:
-        raise wrong(error.message + advice) from error
-
-
-def _words(parse: Callable[[str], Any], what: str, example: str, **instead: Any) -> Any:
-    """A validator that reads text with units; `instead` maps words to values."""
-
-    def read(value: Any) -> Any:
-        if isinstance(value, str) and value in instead:
-            return instead[value]
-        amount = _parsed(value, parse, f"{what}, as in {example}")
-        if amount in instead.values():  # nothing silently means what has a word of its own
-            raise wrong(f"must be {what}, not {value}")
-        return amount
-
-    return BeforeValidator(read)
-
-
-def _at_least(least: int, text: str) -> AfterValidator:
-    def check(value: int) -> int:
-        if value < least:
-            raise wrong(f"must be at least {text}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _text_schema(pattern: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": list(examples)})
-
-
-_DURATION_PATTERN = r"[0-9]+(\.[0-9]+)?(us|ms|s|m|h)"
-_SIZE_PATTERN = r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B"
-
-Duration = Annotated[
-    int,
-    _words(parse_duration, "a duration", "30ms"),
-    _text_schema(f"^{_DURATION_PATTERN}$", "30ms", "2s"),
-]
-DurationOrNone = Annotated[
-    int,
-    _words(parse_duration, "a duration or `none`", "30ms", none=0),
-    _text_schema(f"^({_DURATION_PATTERN}|none)$", "30ms", "none"),
-]
-DurationOrAuto = Annotated[
-    int,
-    _words(parse_duration, "a duration or `auto`", "2ms", auto=-1),
-    _text_schema(f"^({_DURATION_PATTERN}|auto)$", "2ms", "auto"),
-]
-Size = Annotated[
-    int,
-    _words(parse_size, "a size", "64MiB"),
-    _text_schema(f"^{_SIZE_PATTERN}$", "64MiB", "1GB"),
-]
-PositiveSize = Annotated[Size, _at_least(1, "1B")]
-SizeOrAuto = Annotated[
-    int,
-    _words(parse_size, "a size or `auto`", "4GiB", auto=0),
-    _text_schema(f"^({_SIZE_PATTERN}|auto)$", "4GiB", "auto"),
-]
-SizeOrNone = Annotated[
-    int,
-    _words(parse_size, "a size or `none`", "4GiB", none=0),
-    _text_schema(f"^({_SIZE_PATTERN}|none)$", "4GiB", "none"),
-]
-Percent = Annotated[
-    float,
-    _words(parse_percent, "a percentage", "40%"),
-    _text_schema(r"^[0-9]+(\.[0-9]+)?%$", "40%"),
-]
-
-
-def _address(value: Any) -> Any:
-    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if match is None or int(match[2]) > 65535:
-        raise wrong(f"{value!r} is not an address; write host:port, as in 127.0.0.1:8001")
-    return value
-
-
-def _count_or_auto(value: Any) -> Any:
-    if value == 0 and not isinstance(value, bool):
-        raise wrong("must be at least 1, or `auto`")
-    return 0 if value == "auto" else value
-
-
-def _version_text(value: Any) -> Any:
-    text = str(value)
-    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,17}", text):
-        raise wrong(f"{text!r} is not a version; write a positive whole number, as in 1")
-    return text
-
-
-def _environment(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    for key, entry in value.items():
-        if isinstance(entry, (bool, dict, list)) or entry is None:
-            raise wrong(f"{key} must be text; put it in quotes, as in {key}: '1'")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-            raise wrong(f"{key!r} cannot be the name of an environment variable")
-    return {key: str(entry) for key, entry in value.items()}
-
-
-Address = Annotated[str, BeforeValidator(_address)]
-CountOrAuto = Annotated[
-    int,
-    BeforeValidator(_count_or_auto),
-    Field(ge=0, le=65_536),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
-]
 
 
 class _Section(BaseModel):
@@ -164,13 +55,14 @@ class Node(_Section):
         default="", description="Default: $GSLICE_STATE_DIR, else the user's state."
     )
     orphan_grace: Duration = 60_000_000
-    hang_timeout: Annotated[Duration, _at_least(100_000, "100ms")] = 30_000_000
+    hang_timeout: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     drain_timeout: Duration = 10_000_000
     pinned_memory: SizeOrAuto = Field(
         default=0, description="Budget of all requests' tensors together."
     )
     frontends: int = Field(default=1, ge=1, le=8)
     request_max: PositiveSize = 64 << 20
+    spares: SpareCount = None
 
 
 class Limits(_Section):
@@ -219,7 +111,7 @@ Residency = Annotated[
     Literal["pinned", "warm", "cold"],
     Field(description="warm: evicted if memory is needed; cold: loaded when a request comes."),
 ]
-IdleAfter = Annotated[Duration, _at_least(100_000, "100ms")]
+IdleAfter = Annotated[Duration, at_least(100_000, "100ms")]
 
 
 class Resident(_Section):
@@ -256,7 +148,7 @@ def _share(value: Any) -> Any:
     if isinstance(value, dict):
         return value
     forms = "auto, 40% or {min: 20%, max: 60%}"
-    _parsed(value, parse_percent, forms, f"; a share is {forms}")
+    parsed(value, parse_percent, forms, f"; a share is {forms}")
     return {"min": value, "max": value}
 
 
@@ -319,7 +211,7 @@ class Function(Resident):
     )
     identity: Identity | None = None
     args: dict[str, Any] = Field(default_factory=dict)
-    version: Annotated[str, BeforeValidator(_version_text)] = "1"
+    version: Annotated[str, BeforeValidator(version_text)] = "1"
     device: str = "auto"
     share: Share = ShareRange()
     instances: int = Field(default=1, ge=1, le=8)
@@ -333,7 +225,7 @@ class Function(Resident):
     lanes: int = Field(default=2, ge=1, le=4)
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     channels_last: bool = False
-    environment: Annotated[dict[str, str], BeforeValidator(_environment)] = Field(
+    environment: Annotated[dict[str, str], BeforeValidator(environment_text)] = Field(
         default_factory=dict
     )
 

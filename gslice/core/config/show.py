@@ -35,6 +35,7 @@ def _node(node: NodeConfig) -> CommentedMap:
             "pinned_memory": format_size(node.pinned_memory_bytes),
             "frontends": node.frontends,
             "request_max": format_size(node.request_max_bytes),
+            "spares": "auto" if node.spares is None else node.spares,
         }
     )
 

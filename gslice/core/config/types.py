@@ -25,6 +25,8 @@ class NodeConfig:
         pinned_memory_bytes: Budget of all functions' segments together.
         frontends: Front-end processes.
         request_max_bytes: Largest message that a front-end accepts.
+        spares: Most workers kept waiting for a function; None: one for each engine in use, two at
+            most.
     """
 
     grpc: str
@@ -37,6 +39,7 @@ class NodeConfig:
     pinned_memory_bytes: int
     frontends: int
     request_max_bytes: int
+    spares: int | None
 
 
 @dataclass(frozen=True)

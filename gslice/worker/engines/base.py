@@ -34,12 +34,14 @@ class Engine(Protocol):
     trusts_zeros: bool
     threads: int
 
-    def load(self, spec: FunctionSpec, device: Device) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """Loads the function; once.
 
         Args:
             spec: What to load.
             device: Where; says how many threads it may use.
+            known: What an earlier load of the same function told; what only a run shows need not be
+                tried again.
 
         Raises:
             LoadFailed: It cannot be served; the message says why.

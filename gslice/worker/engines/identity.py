@@ -25,7 +25,7 @@ class IdentityEngine:
     trusts_zeros = True
     threads = 0
 
-    def load(self, spec: FunctionSpec, device: Device) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
         inputs = _tensors(spec, "inputs", spec.args.get("inputs"))
         outputs = _tensors(spec, "outputs", spec.args.get("outputs") or spec.args.get("inputs"))

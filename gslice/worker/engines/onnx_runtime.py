@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
         self._session: ort.InferenceSession | None = None
         self._signature: Signature | None = None
 
-    def load(self, spec: FunctionSpec, device: Device) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
         if isinstance(device, GpuDevice):
             raise LoadFailed(
@@ -78,7 +78,7 @@ class OnnxRuntimeEngine:
         inputs = [Node.of(spec, "input", value) for value in session.get_inputs()]
         outputs = [Node.of(spec, "output", value) for value in session.get_outputs()]
         self._session = session
-        self._signature = signature(spec, inputs, outputs, lambda s: self._probe(inputs, s))
+        self._signature = signature(spec, inputs, outputs, lambda s: self._probe(inputs, s), known)
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Call:

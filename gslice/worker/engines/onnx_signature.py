@@ -78,7 +78,11 @@ class Node:
 
 
 def signature(
-    spec: FunctionSpec, inputs: Sequence[Node], outputs: Sequence[Node], probe: Probe
+    spec: FunctionSpec,
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    probe: Probe,
+    known: Signature | None = None,
 ) -> Signature:
     """Decides what is a batch and what is not.
 
@@ -91,6 +95,8 @@ def signature(
         inputs: As declared.
         outputs: As declared.
         probe: Runs zeros of the given input shapes and returns the shapes of the outputs.
+        known: What an earlier load found. If the model declares the same, nothing is probed: that
+            takes the time of several requests.
 
     Raises:
         LoadFailed: The function asks for batches that the model does not allow.
@@ -99,6 +105,8 @@ def signature(
     fixed = fixed_batch(spec, ins, tuple(node.spec() for node in outputs))
     if fixed is not None:
         return fixed
+    if known is not None and _declare(inputs, known.inputs) and _declare(outputs, known.outputs):
+        return known
     outs = tuple(node.spec() for node in _with_ranks(inputs, outputs, probe))
     batchable = (
         spec.args.get("batched") is not False
@@ -106,6 +114,14 @@ def signature(
         and (_one_name(inputs, outputs) or _rows_follow(inputs, probe))
     )
     return Signature(ins, outs, (spec.batch_max or DEFAULT_ROWS_MAX) if batchable else 0)
+
+
+def _declare(nodes: Sequence[Node], tensors: Sequence[TensorSpec]) -> bool:
+    """Whether these nodes may have been found to be these tensors."""
+    return len(nodes) == len(tensors) and all(
+        node.spec(None if node.shape else tensor.dims) == tensor
+        for node, tensor in zip(nodes, tensors, strict=True)
+    )
 
 
 def _with_ranks(inputs: Sequence[Node], outputs: Sequence[Node], probe: Probe) -> list[Node]:

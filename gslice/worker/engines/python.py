@@ -70,7 +70,7 @@ class PythonEngine:
         self._gpu: GpuTensors | None = None
         self._logged: set[str] = set()
 
-    def load(self, spec: FunctionSpec, device: Device) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
         cls = find_object(spec, "class")
         if not isinstance(cls, type):

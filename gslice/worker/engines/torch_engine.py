@@ -66,7 +66,7 @@ class TorchEngine:
         self._gpu: GpuMemory | None = None
         self._graphs: dict[tuple[int, int], Call | CudaGraph] = {}  # by lane and bucket
 
-    def load(self, spec: FunctionSpec, device: Device) -> Signature:
+    def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
         self.threads = spec.threads or device.threads
         torch.set_num_threads(self.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from pathlib import Path
@@ -28,6 +29,15 @@ class Echo(Numbers):
             with Path(self.ran).open("a") as file:
                 file.write("".join(f"{x}\n" for x in inputs["x"].flat))
         return {"y": inputs["x"]}
+
+
+class Says(Echo):
+    """y = x, with words of each kind in the log."""
+
+    def setup(self) -> None:
+        super().setup()
+        print(f"worker {os.getpid()} is set up")
+        logging.getLogger("says").warning("worker %d warns", os.getpid())
 
 
 class Gate(Numbers):

@@ -1,0 +1,146 @@
+"""An open loop over a bare connection that goes on until it is stopped, and knows every request.
+
+Requests start at the times of a Poisson process, answered or not, and each counts from when it was
+due. Every answer is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from benchmarks.http2 import Connection, Request
+
+LAST_ANSWERS_S = 30.0
+ERROR_MAX_CHARS = 200
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A request that was sent.
+
+    Attributes:
+        function: Whom it asked.
+        due_s: When it was due, by `time.perf_counter`.
+        number: Which answer of its function it was, from 1; 0: it has none yet.
+        answered_s: When that came.
+    """
+
+    function: str
+    due_s: float
+    number: int = 0
+    answered_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request and the answer that belongs to it.
+
+    Attributes:
+        request: Laid out.
+        is_right: Whether an answer's message is the one.
+    """
+
+    request: Request
+    is_right: Callable[[bytes], bool]
+
+
+class OpenLoop:
+    """Load on one function at a time, while its context is open; then all answers are waited for.
+
+    Args:
+        connection: To the server.
+        questions: By function, several that have different answers: an answer that went to the
+            wrong request shows.
+        rate_per_s: Mean rate of the Poisson process.
+        seed: Of the arrival times.
+
+    Attributes:
+        function: Whom the next request asks.
+        requests: Sent so far.
+        answers: Right answers, by function.
+        errors: Calls that failed, and wrong answers, by what was wrong.
+        waiting: Requests without an answer.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        questions: Mapping[str, list[Question]],
+        rate_per_s: float,
+        seed: int = 0,
+    ) -> None:
+        self.function = next(iter(questions))
+        self.requests = 0
+        self.answers: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.waiting: set[Sent] = set()
+        self._connection = connection
+        self._questions = questions
+        self._rate_per_s = rate_per_s
+        self._random = random.Random(seed)
+        self._running: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self._answered = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        if error is None and self._calls:
+            await asyncio.wait(self._calls, timeout=LAST_ANSWERS_S)
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def first(self, wanted: Callable[[], Sent | None], timeout_s: float) -> Sent:
+        """Looks after every answer, until there is one that is wanted.
+
+        Raises:
+            TimeoutError: there was none.
+        """
+        async with asyncio.timeout(timeout_s):
+            while (found := wanted()) is None:
+                self._answered.clear()
+                await self._answered.wait()
+        return found
+
+    async def _run(self) -> None:
+        due_s = time.perf_counter()
+        while True:
+            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            call = asyncio.create_task(self._call(Sent(self.function, due_s)))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            due_s += self._random.expovariate(self._rate_per_s)
+
+    async def _call(self, sent: Sent) -> None:
+        self.requests += 1
+        self.waiting.add(sent)
+        question = self._random.choice(self._questions[sent.function])
+        try:
+            answer = await self._connection.call(question.request, keep=True)
+        except (RuntimeError, ConnectionError) as error:
+            self.errors[str(error)[:ERROR_MAX_CHARS]] += 1
+        else:
+            if not question.is_right(answer):
+                self.errors["a wrong answer"] += 1
+            self.answers[sent.function] += 1
+            sent.number, sent.answered_s = self.answers[sent.function], time.perf_counter()
+        self.waiting.discard(sent)
+        self._answered.set()

@@ -1,0 +1,159 @@
+"""Values of node.yaml that carry a unit or have words of their own, as pydantic types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from gslice.core.errors import InvalidArgument
+from gslice.core.units import parse_duration, parse_percent, parse_size
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+def wrong(text: str) -> PydanticCustomError:
+    """An error whose text is already what a person should read."""
+    return PydanticCustomError("gslice", "{text}", {"text": text})
+
+
+def parsed(value: Any, parse: Callable[[str], Any], expected: str, advice: str = "") -> Any:
+    """What text with a unit means; text and numbers only."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise wrong(f"must be {expected}")
+    try:
+        return parse(str(value))
+    except InvalidArgument as error:
+        raise wrong(error.message + advice) from error
+
+
+def _words(parse: Callable[[str], Any], what: str, example: str, **instead: Any) -> Any:
+    """A validator that reads text with units; `instead` maps words to values."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str) and value in instead:
+            return instead[value]
+        amount = parsed(value, parse, f"{what}, as in {example}")
+        if amount in instead.values():  # nothing silently means what has a word of its own
+            raise wrong(f"must be {what}, not {value}")
+        return amount
+
+    return BeforeValidator(read)
+
+
+def at_least(least: int, text: str) -> AfterValidator:
+    """A lower bound, in words with its unit."""
+
+    def check(value: int) -> int:
+        if value < least:
+            raise wrong(f"must be at least {text}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _text_schema(pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": list(examples)})
+
+
+_DURATION_PATTERN = r"[0-9]+(\.[0-9]+)?(us|ms|s|m|h)"
+_SIZE_PATTERN = r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B"
+
+Duration = Annotated[
+    int,
+    _words(parse_duration, "a duration", "30ms"),
+    _text_schema(f"^{_DURATION_PATTERN}$", "30ms", "2s"),
+]
+DurationOrNone = Annotated[
+    int,
+    _words(parse_duration, "a duration or `none`", "30ms", none=0),
+    _text_schema(f"^({_DURATION_PATTERN}|none)$", "30ms", "none"),
+]
+DurationOrAuto = Annotated[
+    int,
+    _words(parse_duration, "a duration or `auto`", "2ms", auto=-1),
+    _text_schema(f"^({_DURATION_PATTERN}|auto)$", "2ms", "auto"),
+]
+Size = Annotated[
+    int,
+    _words(parse_size, "a size", "64MiB"),
+    _text_schema(f"^{_SIZE_PATTERN}$", "64MiB", "1GB"),
+]
+PositiveSize = Annotated[Size, at_least(1, "1B")]
+SizeOrAuto = Annotated[
+    int,
+    _words(parse_size, "a size or `auto`", "4GiB", auto=0),
+    _text_schema(f"^({_SIZE_PATTERN}|auto)$", "4GiB", "auto"),
+]
+SizeOrNone = Annotated[
+    int,
+    _words(parse_size, "a size or `none`", "4GiB", none=0),
+    _text_schema(f"^({_SIZE_PATTERN}|none)$", "4GiB", "none"),
+]
+Percent = Annotated[
+    float,
+    _words(parse_percent, "a percentage", "40%"),
+    _text_schema(r"^[0-9]+(\.[0-9]+)?%$", "40%"),
+]
+
+
+def _address(value: Any) -> Any:
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[2]) > 65535:
+        raise wrong(f"{value!r} is not an address; write host:port, as in 127.0.0.1:8001")
+    return value
+
+
+def _count_or_auto(value: Any) -> Any:
+    if value == 0 and not isinstance(value, bool):
+        raise wrong("must be at least 1, or `auto`")
+    return 0 if value == "auto" else value
+
+
+def _spares(value: Any) -> Any:
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 16:
+        raise wrong("must be a number from 0 to 16, or `auto`")
+    return value
+
+
+def version_text(value: Any) -> Any:
+    """A positive integer as text, which is what perf_analyzer reads."""
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,17}", text):
+        raise wrong(f"{text!r} is not a version; write a positive whole number, as in 1")
+    return text
+
+
+def environment_text(value: Any) -> Any:
+    """Variables of an environment: whatever is written, as text."""
+    if not isinstance(value, dict):
+        return value
+    for key, entry in value.items():
+        if isinstance(entry, (bool, dict, list)) or entry is None:
+            raise wrong(f"{key} must be text; put it in quotes, as in {key}: '1'")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            raise wrong(f"{key!r} cannot be the name of an environment variable")
+    return {key: str(entry) for key, entry in value.items()}
+
+
+Address = Annotated[str, BeforeValidator(_address)]
+CountOrAuto = Annotated[
+    int,
+    BeforeValidator(_count_or_auto),
+    Field(ge=0, le=65_536),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
+]
+
+
+SpareCount = Annotated[
+    int | None,
+    BeforeValidator(_spares),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 16}, {"const": "auto"}]}
+    ),
+]
