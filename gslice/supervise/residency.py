@@ -145,8 +145,14 @@ class Residency:
         function, deployment = self._function, self._function.deployment
         assert deployment is not None
         await function.show("COLD", reason)
-        if not _stop_pulling(deployment):
-            await function.show("READY")
+        rests = False
+        try:
+            # One that died meanwhile is being replaced.
+            rests = not list(function.restarts.tasks) and _stop_pulling(deployment)
+        finally:
+            if not rests:
+                await function.show("READY")
+        if not rests:
             return False
         function.set_state("COLD", reason)
         self._node.event(function.name, EventKind.RESIDENCY, f"unloaded: {reason}")
@@ -194,6 +200,7 @@ class Residency:
     async def _not_loaded(self, deployment: Deployment, error: GsliceError) -> None:
         """Answers what waits; it stays as it is, unless this happens again and again."""
         function = self._function
+        await function.restarts.cancel()  # of those that died while others were loaded
         self._waking = False  # what is queued from now on is not answered here: it tells of itself
         reason = error.message.removeprefix(f"function {function.name}: ")
         self._node.event(function.name, EventKind.FAILED, f"not loaded for a request: {reason}")

@@ -184,6 +184,42 @@ def test_what_a_dying_worker_leaves_behind_loads_it_again(run) -> None:
     run(scenario)
 
 
+def test_what_replaces_a_dead_worker_is_not_forgotten(run) -> None:
+    async def scenario(case: Case) -> None:
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def dies() -> None:
+            async def restart() -> None:
+                await never
+
+            case.function.restarts.tasks.start(restart())
+
+        case.on_show["COLD"] = dies
+        assert not await case.rest()
+        assert (case.function.state, case.shown) == ("READY", ["COLD", "READY"])
+        assert case.deployment.pulling == 1
+        await case.function.restarts.cancel()
+
+    run(scenario)
+
+
+def test_a_restart_does_not_outlive_a_load_that_failed(run) -> None:
+    async def scenario(case: Case) -> None:
+        assert await case.rest()
+
+        async def dies_and_fails() -> None:
+            case.function.restarts.tasks.start(asyncio.sleep(60))
+            raise LoadFailed("function f: no such model")
+
+        case.deployment.prepare = dies_and_fails  # type: ignore[method-assign]
+        case.residency.wake()
+        await case.settle()
+        assert case.function.state == "COLD"
+        assert list(case.function.restarts.tasks) == []
+
+    run(scenario)
+
+
 def test_a_wake_up_of_what_serves_changes_nothing(run) -> None:
     async def scenario(case: Case) -> None:
         case.residency.wake()
