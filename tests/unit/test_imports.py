@@ -58,7 +58,7 @@ NATIVE: dict[str, set[str]] = {
 
 LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 600}
 LONGER = {  # path: why it holds one idea all the same
-    "gslice/ipc/messages.py": "the control protocol is read as a whole, and is mostly its documentation"
+    "gslice/ipc/messages.py": "the control protocol, and what it means"
 }
 
 
