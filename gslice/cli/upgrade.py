@@ -7,10 +7,11 @@ from gslice.cli.functions import show_stages
 
 
 def upgrade(state_dir: options.StateDir = None, as_json: options.Json = False) -> None:
-    """Put the installed gslice in place of the daemon and its front-ends, while all serve.
+    """Replace daemon and front-ends by the installed version.
 
-    No request is lost. The daemon replaces itself in its process; each front-end serves its clients
-    until they have connected to its successor, which takes node.connection_age. Workers go on.
+    They serve meanwhile, and no request is lost. The daemon replaces itself in its process; each
+    front-end serves its clients until they have connected to its successor, which takes
+    node.connection_age. Workers go on.
     """
     with options.connect(state_dir) as control:
         show_stages("daemon", control.upgrade(), as_json)

@@ -75,6 +75,9 @@ class FakeControl:
         self.asked.append(request)
         yield from self.events
 
+    def Upgrade(self, request: Any, context: Any) -> Iterator[Any]:
+        yield control_message("Stage", name="done")
+
     def Shutdown(self, request: Any, context: Any) -> Any:
         return control_message("ShutdownReply")
 

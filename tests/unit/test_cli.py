@@ -16,7 +16,7 @@ from tests.cli import failing, gslice
 
 COMMANDS = (
     *("serve", "demo", "infer", "bench", "ps", "status", "load", "unload", "diff", "save"),
-    *("events", "logs", "doctor", "init", "config"),
+    *("resize", "upgrade", "events", "logs", "doctor", "init", "config"),
 )
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -166,7 +166,7 @@ def test_watching_shows_the_last_events(control: FakeControl) -> None:
 
 def test_load_shows_stages_and_sends_where_paths_start(control: FakeControl, here: Path) -> None:
     shown = gslice("load", "f", "m.onnx", "--share", "40%", "--slo", "30ms").stdout
-    assert shown.splitlines() == [" 0.500 ms  plan    share 40%", "   1.23 s  done"]
+    assert shown.splitlines() == [" 0.500 ms  plan      share 40%", "   1.23 s  done"]
     assert control.asked[0].name == "f"
     body = {"model": "m.onnx", "share": "40%", "slo": {"p99": "30ms"}}
     assert json.loads(control.asked[0].function_yaml) == body
@@ -205,7 +205,7 @@ def test_a_resize_tells_what_it_did(
 ) -> None:
     control.stages[1] = resized(share_effective_percent=40.0, **fields)
     shown = gslice("resize", "f", "40%", "--wait").stdout.splitlines()
-    assert shown == [" 0.500 ms  plan    share 40%", "   900 ms  done", told]
+    assert shown == [" 0.500 ms  plan      share 40%", "   900 ms  done", told]
     assert (control.asked[0].share, control.asked[0].dry_run) == ("40%", False)
 
 
@@ -216,7 +216,7 @@ def test_a_resize_that_nobody_waits_for(control: FakeControl) -> None:
 
 def test_a_dry_run_of_a_resize(control: FakeControl) -> None:
     del control.stages[1]
-    assert gslice("resize", "f", "auto", "--dry-run").stdout == " 0.500 ms  plan    share 40%\n"
+    assert gslice("resize", "f", "auto", "--dry-run").stdout == " 0.500 ms  plan      share 40%\n"
     assert control.asked[0].dry_run
 
 

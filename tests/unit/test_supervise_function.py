@@ -376,7 +376,7 @@ def test_a_frontend_that_refuses_an_order_is_started_anew(code: int, tmp_path: P
         events: list[str] = []
         child: Any = Child()
         frontends = make_supervisor(tmp_path, events).frontends
-        await frontends._obey(Frontend(0, child, -1), RemoveFunction("a"), (), 1.0)
+        await frontends.obey(Frontend(0, child, -1), RemoveFunction("a"), (), 1.0)
         assert child.aborted
         assert events == ["front-end 0 is killed, for RemoveFunction: the reason"]
 
