@@ -43,10 +43,10 @@ def control(state_dir: Path) -> Iterator[FakeControl]:
 
 def test_a_line_an_event(control: FakeControl) -> None:
     assert gslice("events").stdout.splitlines() == [
-        "TIME              SINCE  SUBJECT   KIND     TEXT",
-        "14:03:07.250             a         crash    worker 9 killed by SIGKILL",
-        "14:03:08.250     +0.012  a-long-name  requeue  2 requeued",
-        "14:03:09.250             frontend     adopt    adopted [bold]1 of 1[/bold] worker(s)",
+        "TIME              SINCE  SUBJECT   KIND       TEXT",
+        "14:03:07.250             a         crash      worker 9 killed by SIGKILL",
+        "14:03:08.250     +0.012  a-long-name  requeue    2 requeued",
+        "14:03:09.250             frontend     adopt      adopted [bold]1 of 1[/bold] worker(s)",
     ]
     (asked,) = control.asked
     assert (asked.limit, asked.follow, asked.subject, list(asked.kinds)) == (100, False, "", [])
@@ -126,5 +126,5 @@ def test_names_are_completed_from_what_runs(control: FakeControl, state_dir: Pat
 
     for command in ("events", "logs", "load", "unload", "infer", "bench"):
         assert completed(f"gslice {command} de") == ["detector", "describer"]
-    assert completed("gslice events --kind re") == ["requeue", "restart"]
+    assert completed("gslice events --kind res") == ["restart", "residency"]
     assert completed(f"gslice events --state-dir {state_dir}/none de") == []
