@@ -11,6 +11,7 @@
 
 #include "base/clock.hpp"
 #include "base/pause.hpp"
+#include "base/scheduling.hpp"
 #include "pump/record.hpp"
 
 namespace gslice {
@@ -60,6 +61,7 @@ Instance::~Instance() { stop(); }
 
 void Instance::pump_main() {
   prctl(PR_SET_NAME, "gslice-pump");
+  ask_for_short_turns();
   prctl(PR_SET_TIMERSLACK, 1);  // ns: what it waits for is tens of microseconds away
   pump_tid_.store(gettid());
   pump_tid_.notify_all();
