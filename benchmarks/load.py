@@ -14,6 +14,7 @@ from typing import Self
 from benchmarks.http2 import Connection, Request
 from gslice.client import load
 
+ONE_CONNECTION = {"connection_age": "24h"}  # under `node`: our client does not connect anew
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 ANSWER_TIMEOUT_S = 30.0  # what was not answered by then never will be
 

@@ -27,7 +27,7 @@ from benchmarks.common import Report, Row, arguments, finish, medians
 from benchmarks.cores import Cores, two_cores
 from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
-from benchmarks.load import INFER, Load, closed_loop
+from benchmarks.load import INFER, ONE_CONNECTION, Load, closed_loop
 from benchmarks.wire import Counters, infer_request, open_segment, raw_outputs
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
@@ -110,7 +110,7 @@ async def measure(
             functions(),
             devices={"cpu": {"limiter": "none"}},  # the subjects take turns: none needs a share
             cores={cores.server},
-            node={"spares": 0},  # nothing else computes meanwhile
+            node={"spares": 0, **ONE_CONNECTION},  # nothing else computes meanwhile
         )
         async with node:
             for concurrency in concurrencies:

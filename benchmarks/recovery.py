@@ -37,7 +37,7 @@ from benchmarks.common import Report, Row, arguments, finish
 from benchmarks.cores import ROOT
 from benchmarks.gpu.victim import order_fault
 from benchmarks.http2 import Connection, Request
-from benchmarks.load import INFER, closed_loop
+from benchmarks.load import INFER, ONE_CONNECTION, closed_loop
 from benchmarks.open_loop import OpenLoop, Question, Sent
 from benchmarks.wire import infer_request, open_segment, raw_outputs
 from gslice._native import Segment
@@ -144,7 +144,7 @@ async def measure(arm: Arm, ring: int, rest_s: float) -> Row:
             Path(directory),
             dict.fromkeys(names, arm.body),
             devices=arm.devices,
-            node={"spares": arm.spares},
+            node={"spares": arm.spares, **ONE_CONNECTION},
         )
         async with node, await Connection.connect(node.grpc_address) as connection:
             payloads = _payloads(arm)

@@ -21,7 +21,7 @@ from benchmarks.bare import bare_onnxruntime
 from benchmarks.common import Report, Row, arguments, finish, medians
 from benchmarks.cores import Cores, pin_process, two_cores
 from benchmarks.http2 import Connection, Request
-from benchmarks.load import INFER, closed_loop
+from benchmarks.load import INFER, ONE_CONNECTION, closed_loop
 from benchmarks.wire import infer_request
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
@@ -47,7 +47,7 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
             {function: {"model": str(model), "threads": 1, "batch": {"max": 1}}},
             devices={"cpu": {"cpus": [cores.server]}},
             cores={cores.client, cores.server},
-            node={"spares": 0},  # nothing else computes meanwhile
+            node={"spares": 0, **ONE_CONNECTION},  # nothing else computes meanwhile
         )
         async with node, await Connection.connect(node.grpc_address) as connection:
             _place(node, cores)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Report, Row, arguments, finish
 from benchmarks.http2 import Connection, Request
-from benchmarks.load import INFER, OpenLoop, closed_loop
+from benchmarks.load import INFER, ONE_CONNECTION, OpenLoop, closed_loop
 from benchmarks.resizes import (
     DispatchWaits,
     Resize,
@@ -129,7 +129,9 @@ async def measure(arm: Arm, plan: Plan) -> Row:
     """One arm, on a node of its own."""
     body = {**arm.body, "device": arm.device, "share": f"{arm.shares_percent[-1]}%"}
     with tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory:
-        node = ServedNode(Path(directory), {FUNCTION: body}, devices=arm.devices)
+        node = ServedNode(
+            Path(directory), {FUNCTION: body}, devices=arm.devices, node=ONE_CONNECTION
+        )
         async with node, await Connection.connect(node.grpc_address) as connection:
             request = Request(node.grpc_address, INFER, infer_request(FUNCTION, arm.inputs))
             if not raw_outputs(await connection.call(request, keep=True)):
