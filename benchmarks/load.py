@@ -7,9 +7,10 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from benchmarks.http2 import Connection, Request
 from gslice.client import load
@@ -93,31 +94,28 @@ class Call:
         return math.isnan(self.answered_s)
 
 
-class OpenLoop:
-    """Sends requests at the times of a Poisson process while its context is open.
+class Arrivals:
+    """Has requests sent at the times of a Poisson process while its context is open.
 
     Whether others were answered does not matter, so a server cannot hide its queue behind a client
     that waits. The end waits for the last answers. A thread of its own sleeps until the next is
     due: event loops sleep in whole milliseconds, and to spin would take a core from the server.
 
     Args:
-        connection: To the server.
-        request: The same every time.
         rate_per_s: Mean rate.
         seed: Of the arrival times.
+        send: Sends a request that was due at a time of `time.perf_counter()`; what it returns ends
+            with its answer.
     """
 
     def __init__(
-        self, connection: Connection, request: Request, rate_per_s: float, seed: int = 0
+        self, rate_per_s: float, seed: int, send: Callable[[float], asyncio.Future[Any]]
     ) -> None:
-        self.calls: list[Call] = []
-        """All that were sent, in the order of their due times."""
-        self._connection = connection
-        self._request = request
         self._rate_per_s = rate_per_s
+        self._send = send
         self._gaps = random.Random(seed)
         self._loop = asyncio.get_running_loop()
-        self._waiting: set[asyncio.Future[bytes]] = set()
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._ending = threading.Event()
         self._clock = threading.Thread(target=self._send_when_due, name="arrivals")
 
@@ -135,6 +133,8 @@ class OpenLoop:
         await asyncio.to_thread(self._clock.join)
         if self._waiting and kind is None:
             await asyncio.wait(self._waiting, timeout=ANSWER_TIMEOUT_S)
+        for call in self._waiting:
+            call.cancel()
 
     def _send_when_due(self) -> None:
         due_s = time.perf_counter()
@@ -142,13 +142,42 @@ class OpenLoop:
             due_s += self._gaps.expovariate(self._rate_per_s)
             if self._ending.wait(max(0.0, due_s - time.perf_counter())):
                 return
-            self._loop.call_soon_threadsafe(self._send, Call(due_s))
+            self._loop.call_soon_threadsafe(self._send_one, due_s)
 
-    def _send(self, call: Call) -> None:
+    def _send_one(self, due_s: float) -> None:
+        call = self._send(due_s)
+        self._waiting.add(call)
+        call.add_done_callback(self._waiting.discard)
+
+
+class OpenLoop(Arrivals):
+    """The same request at the times of a Poisson process: see `Arrivals`.
+
+    Args:
+        connection: To the server.
+        request: The same every time.
+        rate_per_s: Mean rate.
+        seed: Of the arrival times.
+
+    Attributes:
+        calls: All that were sent, in the order of their due times.
+    """
+
+    def __init__(
+        self, connection: Connection, request: Request, rate_per_s: float, seed: int = 0
+    ) -> None:
+        super().__init__(rate_per_s, seed, self._call)
+        self.calls: list[Call] = []
+        self._connection = connection
+        self._request = request
+
+    def _call(self, due_s: float) -> asyncio.Future[bytes]:
+        call = Call(due_s)
         self.calls.append(call)
 
         def answered(future: asyncio.Future[bytes]) -> None:
-            self._waiting.discard(future)
+            if future.cancelled():
+                return
             error = future.exception()
             if isinstance(error, OSError):  # the connection broke
                 return
@@ -156,5 +185,5 @@ class OpenLoop:
             call.error = str(error or "")
 
         future = self._connection.call(self._request)
-        self._waiting.add(future)
         future.add_done_callback(answered)
+        return future

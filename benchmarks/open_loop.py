@@ -1,8 +1,4 @@
-"""An open loop over a bare connection that goes on until it is stopped, and knows every request.
-
-Requests start at the times of a Poisson process, answered or not, and each counts from when it was
-due. Every answer is checked.
-"""
+"""An open loop that knows every request, counts each from when it was due, checks every answer."""
 
 from __future__ import annotations
 
@@ -12,12 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from benchmarks.http2 import Connection, Request
+from benchmarks.load import Arrivals
 
-LAST_ANSWERS_S = 30.0
 ERROR_MAX_CHARS = 200
 
 
@@ -51,8 +45,8 @@ class Question:
     is_right: Callable[[bytes], bool]
 
 
-class OpenLoop:
-    """Load on one function at a time, while its context is open; then all answers are waited for.
+class CheckedLoop(Arrivals):
+    """Load on one function at a time, while its context is open: see `Arrivals`.
 
     Args:
         connection: To the server.
@@ -64,8 +58,8 @@ class OpenLoop:
     Attributes:
         function: Whom the next request asks.
         requests: Sent so far.
-        answers: Right answers, by function.
-        errors: Calls that failed, and wrong answers, by what was wrong.
+        answers: Requests that were answered, by function.
+        errors: Calls that failed, and wrong answers (which are answers, too), by what was wrong.
         waiting: Requests without an answer.
     """
 
@@ -83,30 +77,9 @@ class OpenLoop:
         self.waiting: set[Sent] = set()
         self._connection = connection
         self._questions = questions
-        self._rate_per_s = rate_per_s
-        self._random = random.Random(seed)
-        self._running: asyncio.Task[None] | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._chance = random.Random(seed)
         self._answered = asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        self._running = asyncio.create_task(self._run())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._running is not None
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
-        if error is None and self._calls:
-            await asyncio.wait(self._calls, timeout=LAST_ANSWERS_S)
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        super().__init__(rate_per_s, seed, self._ask)
 
     async def first(self, wanted: Callable[[], Sent | None], timeout_s: float) -> Sent:
         """Looks after every answer, until there is one that is wanted.
@@ -120,19 +93,13 @@ class OpenLoop:
                 await self._answered.wait()
         return found
 
-    async def _run(self) -> None:
-        due_s = time.perf_counter()
-        while True:
-            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-            call = asyncio.create_task(self._call(Sent(self.function, due_s)))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
-            due_s += self._random.expovariate(self._rate_per_s)
+    def _ask(self, due_s: float) -> asyncio.Task[None]:
+        return asyncio.create_task(self._call(Sent(self.function, due_s)))
 
     async def _call(self, sent: Sent) -> None:
         self.requests += 1
         self.waiting.add(sent)
-        question = self._random.choice(self._questions[sent.function])
+        question = self._chance.choice(self._questions[sent.function])
         try:
             answer = await self._connection.call(question.request, keep=True)
         except (RuntimeError, ConnectionError) as error:

@@ -38,7 +38,7 @@ from benchmarks.cores import ROOT
 from benchmarks.gpu.victim import order_fault
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, ONE_CONNECTION, closed_loop
-from benchmarks.open_loop import OpenLoop, Question, Sent
+from benchmarks.open_loop import CheckedLoop, Question, Sent
 from benchmarks.wire import infer_request, open_segment, raw_outputs
 from gslice._native import Segment
 from gslice.client.load import percentile
@@ -161,7 +161,7 @@ async def measure(arm: Arm, ring: int, rest_s: float) -> Row:
             }
             first = questions[names[0]][0].request
             capacity = await closed_loop(connection, first, CONCURRENCY, 3.0)
-            loop = OpenLoop(connection, questions, LOAD * capacity.rps)
+            loop = CheckedLoop(connection, questions, LOAD * capacity.rps)
             async with loop:
                 drill = Drill(arm, node, loop, rest_s)
                 for number in range(arm.kills):
@@ -197,7 +197,7 @@ class Drill:
         spare_pss_bytes: What a spare took of the memory, beside the workers.
     """
 
-    def __init__(self, arm: Arm, node: ServedNode, loop: OpenLoop, rest_s: float) -> None:
+    def __init__(self, arm: Arm, node: ServedNode, loop: CheckedLoop, rest_s: float) -> None:
         self.recoveries_ms: list[float] = []
         self.spare_pss_bytes = 0
         self._arm = arm

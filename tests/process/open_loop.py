@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections import Counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from gslice.client import aio
 from tests.node import WAIT_S
+from tests.process.traffic import Answers
 
 
-class OpenLoop:
+class OpenLoop(Answers):
     """Load on one function until the context ends; every request is a number of its own.
 
     Args:
@@ -29,17 +29,14 @@ class OpenLoop:
     def __init__(
         self, address: str, name: str, channels: int, rate_per_s: float, output: str = "x"
     ) -> None:
+        super().__init__()
         self._address = address
         self._name = name
         self._channels = channels
         self._period_s = 1 / rate_per_s
         self._output = output
         self._stop = threading.Event()
-        self._progress = threading.Condition()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self.sent = 0
-        self.answers: Counter[int] = Counter()
-        self.errors: list[BaseException] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -54,20 +51,6 @@ class OpenLoop:
         self._stop.set()
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "a call never ended"
-
-    def wait_answers(self, more: int) -> None:
-        """Waits until that many more requests have been answered."""
-        with self._progress:
-            wanted = self.answers.total() + more
-            assert self._progress.wait_for(lambda: self.answers.total() >= wanted, WAIT_S), (
-                f"waited in vain for answer {wanted}; errors: {self.errors[-3:]}"
-            )
-
-    def assert_each_answered_once(self) -> None:
-        """Every request that was sent was answered with its own number, once, and none failed."""
-        assert self.errors == []
-        assert self.sent > 0
-        assert self.answers == Counter(range(1, self.sent + 1))
 
     async def _run(self) -> None:
         clients = [aio.Client(self._address, WAIT_S) for _ in range(self._channels)]
