@@ -101,7 +101,7 @@ class StatusReader:
         message.pid = os.getpid()
         message.uptime_s = time.monotonic() - self._begun_s
         message.state = state
-        message.grpc_address = self._supervisor.frontends.address
+        message.grpc_address = self._supervisor.frontends.known_address
         message.http_address = self._addresses.http
         message.metrics_address = self._addresses.metrics
         message.config_path = config_path

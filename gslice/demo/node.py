@@ -177,7 +177,8 @@ class ServedNode:
             for function in status.functions:
                 if function.state == "FAILED":
                     raise LoadFailed(f"function {function.name}: {function.reason}")
-            if states.keys() >= self._functions.keys() and set(states.values()) == {"READY"}:
+            wanted = states.keys() >= self._functions.keys() and set(states.values()) == {"READY"}
+            if wanted and status.state == "SERVING":  # a worker may be faster than the front-end
                 return
         raise Unavailable(f"the node stopped telling its status: {self._last_words()}")
 

@@ -141,7 +141,7 @@ class Frontends:
         if not self._frontends:
             _refuse_taken(self.address)
         # Port 0: the first one finds a port, which the others then share.
-        while missing and self.address.endswith(":0"):
+        while missing and not self.known_address:
             await self.start_one(missing.pop(0))
         await run_all(self.start_one(index) for index in missing)
 
@@ -199,6 +199,11 @@ class Frontends:
             frontend.child.detach()
 
     # ---- what they know ----------------------------------------------------------------------
+
+    @property
+    def known_address(self) -> str:
+        """Where clients reach them; empty until the first has found a free port."""
+        return "" if self.address.endswith(":0") else self.address
 
     async def show(self, listing: Listing) -> None:
         """Makes a function's state known to all; returns when they go by it."""

@@ -39,6 +39,19 @@ def test_a_node_serves_and_leaves_nothing(start_node, identity) -> None:
     assert list((node.state_dir / "run").iterdir()) == []
 
 
+def test_an_address_is_told_when_clients_can_connect(start_node, identity) -> None:
+    node = start_node({"same": identity}, ready=False)
+    told = []
+
+    def serves(status) -> bool:
+        told.append(status.grpc_address)
+        return status.state == "SERVING"
+
+    node.wait_status(serves)
+    assert set(told) <= {"", node.grpc_address}
+    assert node.client().ready()
+
+
 def test_shutdown_by_the_control_api(start_node, identity) -> None:
     node = start_node({"same": identity})
     with node.control() as control:

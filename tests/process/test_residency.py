@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import threading
@@ -89,16 +90,21 @@ def test_no_request_is_lost_between_loads_and_unloads(start_node, zoo) -> None:
     client, stop, counter = node.client(), threading.Event(), itertools.count()
     answers: list[tuple[int, int]] = []
 
+    together = threading.Barrier(2)
+
     def ask() -> None:
-        """Alone every now and then, so that it rests, and it comes while it is about to."""
+        """In step with the other, so that it rests; some come while it is about to."""
         pauses = itertools.cycle((0.0, 0.1, 0.9, 0.3, 1.3, 0.05))
         while not stop.wait(next(pauses)):
             number = next(counter)
             answers.append((number, int(client.infer("f", numbers(number))["y"][0, 0])))
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(WAIT_S)
 
     askers = [in_background(ask) for _ in range(2)]
     node.wait_function("f", lambda f: f.cold_starts >= 4)
     stop.set()
+    together.abort()
     for asker in askers:
         asker.result(WAIT_S)
     assert len(answers) == next(counter)
