@@ -30,6 +30,7 @@ def test_without_a_gpu_there_are_two(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_everybody_comes_back_from_a_fault(gpu: FakeGpu, tmp_path: Path) -> None:
     row = uvloop.run(measure(arm("mps fault, spare", tmp_path), 2, 0.0))
-    assert (row["kills"], row["lost"], row["duplicated_replies"], row["errors"]) == (1, 0, 0, 0)
+    counts = tuple(row[name] for name in ("kills", "lost", "duplicated_replies", "errors"))
+    assert counts == (1, 0, 0, 0), repr(row)
     assert row["recovery_ms_max"] > 1
     assert list(tmp_path.glob("fault-*")) == []
