@@ -7,8 +7,9 @@ is sent, and a latency counts from when the request was due.
 `path` is how the share changed: a shadow took over, or the limit was set in place. A swap's
 `hole_us` is the dispatch wait of the first batch after the flip, minus the median dispatch wait
 between the resizes, `dispatch_us_p50`: time in which a request was queued and could have been
-claimed. `holes` says of how many swaps. `flip_us` is the flip itself, as the daemon sees it.
-`lost` requests got no answer, `errors` were answered with one (a queue that was full, above all).
+claimed. `holes` says of how many swaps. `flip_us` is the flip itself: how long neither worker could
+claim, with the wait for the function's lock. `lost` requests got no answer, `errors` were answered
+with one (a queue that was full, above all).
 What is `during` is of requests that waited or ran at any moment of a resize, with all that loading
 a shadow takes from the cores; `steady` is of all others. Identity computes in the pump, which
 nothing limits: its share changes in the books, and its rows show what the change itself costs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import resource
 import shutil
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +49,7 @@ def machine_checks() -> list[Check]:
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
         check_limiters(),
+        check_real_time(may_run_in_real_time()),
     ]
     return checks + [check_port(what, port) for what, port in _PORTS.items()]
 
@@ -145,6 +148,35 @@ def check_limiters() -> Check:
         hint = "; ".join(lacking)
         return Check("CPU limiter", "warn", detail, f"without {hint}")
     return Check("CPU limiter", "ok", detail)
+
+
+def check_real_time(allowed: bool) -> Check:
+    """Whether pumps go before other threads.
+
+    Args:
+        allowed: As `may_run_in_real_time` found.
+    """
+    if allowed:
+        return Check("dispatch", "ok", "pumps run in real time: before all other threads")
+    hint = "give CAP_SYS_NICE, or `ulimit -r 1` (LimitRTPRIO=1 of a systemd unit)"
+    detail = "pumps wait for their turn among other threads, milliseconds where cores are busy"
+    return Check("dispatch", "note", detail, hint)
+
+
+def may_run_in_real_time() -> bool:
+    """Whether this user, in this control group, may do what a pump does when it starts."""
+    allowed = []
+
+    def attempt() -> None:  # on a thread of its own, which ends with what it has got
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(threading.get_native_id(), policy, os.sched_param(1))
+            allowed.append(True)
+
+    trial = threading.Thread(target=attempt, name="gslice-real-time")
+    trial.start()
+    trial.join()
+    return bool(allowed)
 
 
 def check_port(what: str, port: int) -> Check:

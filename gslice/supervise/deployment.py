@@ -180,17 +180,15 @@ class Deployment:
             await self.instances.discard(shadow)
             return None
         stage("swap", f"worker {shadow.pid} for {old.pid}")
-        begun_ns = time.monotonic_ns()
         try:
-            self._flip(old if lives else None, shadow)
+            flip_ns = self._flip(old if lives else None, shadow)
         except GsliceError:
             await self.instances.discard(shadow)
             raise
-        flip_us = (time.monotonic_ns() - begun_ns) / 1000
         if lives:
             await self.let_go(old, stage)
         wait_ns = self.segment.instance_stamps(shadow.instance)["first_wait_ns"]
-        return Swap(flip_us, wait_ns / 1000 if wait_ns >= 0 else -1.0)
+        return Swap(flip_ns / 1000, wait_ns / 1000 if wait_ns >= 0 else -1.0)
 
     # ---- shares, front-ends, health -----------------------------------------------------------
 
@@ -316,11 +314,13 @@ class Deployment:
     def _pulling(self) -> int:
         return sum(self.instances.pulls(worker) for worker in self.instances)
 
-    def _flip(self, old: Worker | None, new: Worker) -> None:
+    def _flip(self, old: Worker | None, new: Worker) -> int:
+        """Returns how long it took, in ns."""
         assert self.segment is not None
-        self.segment.flip(None if old is None else old.instance, new.instance)
+        took_ns = self.segment.flip(None if old is None else old.instance, new.instance)
         if old is not None:
             old.ready, old.draining = False, True
+        return took_ns
 
     async def let_go(self, old: Worker, stage: Callable[[str, str], None] = unheard) -> None:
         """Ends a worker that may not pull any more, when it has finished what it claimed."""

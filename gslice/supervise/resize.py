@@ -38,7 +38,7 @@ class Swap:
     """One shadow that took over.
 
     Attributes:
-        flip_us: How long the flip took, with the wait for the function's lock.
+        flip_us: How long neither worker could claim: the flip, with its wait for the function's lock.
         hole_us: The dispatch wait of the first request after it; -1: none came until the old
             worker had ended.
     """

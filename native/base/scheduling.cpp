@@ -1,5 +1,6 @@
 #include "base/scheduling.hpp"
 
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@ struct SchedAttr {
   std::uint64_t period_ns = 0;
 };
 
+constexpr std::uint64_t kResetOnFork = 0x01;
 constexpr std::uint64_t kTurnNs = 100'000;  // the shortest there is
 
 }  // namespace
@@ -29,6 +31,14 @@ void ask_for_short_turns() {
   if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) != 0) return;
   attr.runtime_ns = kTurnNs;
   syscall(SYS_sched_setattr, 0, &attr, 0);
+}
+
+bool run_in_real_time() {
+  SchedAttr attr;
+  attr.policy = SCHED_FIFO;
+  attr.flags = kResetOnFork;
+  attr.priority = 1;
+  return syscall(SYS_sched_setattr, 0, &attr, 0) == 0;
 }
 
 }  // namespace gslice

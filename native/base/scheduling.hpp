@@ -8,4 +8,9 @@ namespace gslice {
 // right, and gives no larger part of a core. Without that in the kernel nothing changes.
 void ask_for_short_turns();
 
+// Has the calling thread run before all that are not of real time, as soon as it wakes. Only for
+// one that sleeps most of the time, however much there is to do. Threads that it starts are
+// ordinary ones. False: this user may not (CAP_SYS_NICE, RLIMIT_RTPRIO), or its control group.
+bool run_in_real_time();
+
 }  // namespace gslice

@@ -190,9 +190,11 @@ void bind_segment(nb::module_& module) {
       .def(
           "flip",
           [](Segment& self, std::optional<std::uint32_t> old, std::optional<std::uint32_t> next) {
-            if (!self.flip(instance_or_nobody(old), instance_or_nobody(next)))
+            const auto took_ns = self.flip(instance_or_nobody(old), instance_or_nobody(next));
+            if (!took_ns)
               raise(Status::Error(Code::kUnavailable,
                                   "the function's lock is held by a process that hangs"));
+            return *took_ns;
           },
           nb::arg("old").none(), nb::arg("next").none())
       .def(

@@ -45,6 +45,7 @@ class CpuDevice final : public DeviceTable {
   void copy_out(std::uint32_t lane, std::span<const Copy> scatter) override;
   void record(std::uint32_t lane) override;
   bool poll(std::uint32_t lane, LaneReport& report) override;
+  bool runs_by_itself() const override { return !compute_tids().empty(); }
   std::vector<int> compute_tids() const override;
 
  private:

@@ -67,6 +67,9 @@ class DeviceTable {
   // fails, nothing is copied out.
   virtual bool poll(std::uint32_t lane, LaneReport& report) = 0;
 
+  // True: threads of its own copy and compute, and none has to be asked whether it is done. What is
+  // left for the pump is microseconds a batch. From open_lane on.
+  virtual bool runs_by_itself() const { return false; }
   // When poll() is worth a call although `done` was not called: not later than `now_ns`: at once.
   virtual std::int64_t next_poll_ns([[maybe_unused]] std::int64_t now_ns) const { return kNever; }
   // Why the device is lost to this process for good; ok while it is not. The requests of a batch

@@ -61,7 +61,8 @@ Instance::~Instance() { stop(); }
 
 void Instance::pump_main() {
   prctl(PR_SET_NAME, "gslice-pump");
-  ask_for_short_turns();
+  // A pump that computes itself, or polls a device, would keep others from the core.
+  if (!device_->runs_by_itself() || !run_in_real_time()) ask_for_short_turns();
   prctl(PR_SET_TIMERSLACK, 1);  // ns: what it waits for is tens of microseconds away
   pump_tid_.store(gettid());
   pump_tid_.notify_all();

@@ -44,10 +44,11 @@ void Segment::remove_instance(std::uint16_t instance) {
   entry.state.store(kAbsent);
 }
 
-bool Segment::flip(std::uint16_t old, std::uint16_t next) {
+std::optional<std::int64_t> Segment::flip(std::uint16_t old, std::uint16_t next) {
+  const std::int64_t began_ns = now_ns();
   {
     const FunctionLock lock(header_->lock, kPatienceNs);
-    if (!lock.held()) return false;
+    if (!lock.held()) return std::nullopt;
     std::int64_t ready_since_ns = 0;
     if (old < kMaxInstances) {
       InstanceEntry& entry = header_->instances[old];
@@ -61,8 +62,9 @@ bool Segment::flip(std::uint16_t old, std::uint16_t next) {
       entry.may_pull.store(1);
     }
   }
+  const std::int64_t took_ns = now_ns() - began_ns;
   ring(next);  // what was queued before rang somebody else
-  return true;
+  return took_ns;
 }
 
 bool Segment::may_pull(std::uint16_t instance) {

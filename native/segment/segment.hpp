@@ -136,8 +136,9 @@ class Segment {
   void remove_instance(std::uint16_t instance);
   // The swap: under the lock, `old` may no longer pull and `next` may; kNobody: none. Rings `next`,
   // which is ready since `old` was, or since now if `old` was not: no wait is lost between the two.
-  // False: the lock could not be taken in time (its holder hangs), and nothing was changed.
-  bool flip(std::uint16_t old, std::uint16_t next);
+  // Returns for how long neither could claim, in ns: from asking for the lock until it is free
+  // again. Nothing: it could not be taken in time (its holder hangs), and nothing was changed.
+  std::optional<std::int64_t> flip(std::uint16_t old, std::uint16_t next);
   bool may_pull(std::uint16_t instance);
   void activate_frontend(std::uint16_t frontend);
   // A dead front-end: LEASED, QUEUED, DONE of it -> FREE; CLAIMED: flagged cancelled. How many.

@@ -1,5 +1,7 @@
 // The data path of the CUDA device: batches to the byte, by every way that copies take, and what
 // the driver was asked for it.
+#include <sched.h>
+
 #include <thread>
 
 #include "cuda_bench.hpp"
@@ -213,6 +215,7 @@ TEST(a_blocking_engine_has_a_thread_for_each_lane) {
       true);
   CHECK(instance.start().ok());
   CHECK_EQ(instance.lane_tids().size(), 2u);
+  CHECK_EQ(sched_getscheduler(instance.pump_tid()), SCHED_OTHER);  // it polls: others would starve
   const Ticket a = bench.submit({1, 1}, {1}), b = bench.submit({1, 1}, {2});
   gate.await_visitor();
   while (bench.count(SlotState::kClaimed) < 2) std::this_thread::yield();

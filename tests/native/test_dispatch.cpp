@@ -1,7 +1,11 @@
 // The dispatch wait: how long a request waits although it could have been claimed, above all at a
 // swap.
+#include <sched.h>
+
 #include <thread>
 
+#include "base/scheduling.hpp"
+#include "pump/identity.hpp"
 #include "pump_bench.hpp"
 #include "segment_fixture.hpp"
 
@@ -280,4 +284,20 @@ TEST(a_swap_under_load_measures_its_hole) {
   CHECK(old.drain(kLongNs));
   CHECK(bench.answer(running).floats() == std::vector<float>{2});
   await_ready(entry_of(*bench.segment, old_index), false);
+}
+
+// Whoever computes in the pump's own thread must not keep others from the core.
+TEST(a_pump_that_only_dispatches_goes_before_others_where_it_may) {
+  bool may = false;
+  std::thread([&] { may = run_in_real_time(); }).join();
+  PumpBench bench(signature({-1, 1}, {-1, 1}, 1));
+  Instance& dispatches = bench.serve(twice);
+  CHECK(dispatches.start().ok());
+  const int policy = sched_getscheduler(dispatches.pump_tid());
+  CHECK_EQ(policy & ~SCHED_RESET_ON_FORK, may ? SCHED_FIFO : SCHED_OTHER);
+  Instance& computes =
+      bench.add_on(std::make_shared<CpuDevice>(1), 1, std::make_unique<IdentityEngine>());
+  CHECK(computes.start().ok());
+  CHECK_EQ(sched_getscheduler(computes.pump_tid()), SCHED_OTHER);
+  CHECK_EQ(sched_getscheduler(0), SCHED_OTHER);
 }

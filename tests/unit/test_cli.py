@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gslice import __version__
+from gslice.cli import checks
 from gslice.cli.main import app
 from gslice.core.config import load_config
 from tests.cli import failing, gslice
@@ -168,6 +169,12 @@ def test_doctor_as_json() -> None:
     assert {check["status"] for check in report["checks"]} <= {"ok", "note", "warn", "fail"}
     assert report["ok"] is (result.exit_code == 0)
     assert "MPS" in report["fault_domain"]
+
+
+def test_doctor_says_whether_pumps_may_go_first() -> None:
+    assert checks.check_real_time(True).status == "ok"
+    lacking = checks.check_real_time(False)
+    assert (lacking.status, "LimitRTPRIO=1" in lacking.hint) == ("note", True)
 
 
 def test_serve_takes_no_configuration_for_a_model(here: Path) -> None:
