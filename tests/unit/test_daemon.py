@@ -86,7 +86,7 @@ def test_a_body_is_read_as_node_yaml_would_be(tmp_path: Path, store: Store) -> N
     async def scenario() -> FunctionSpec:
         daemon = Daemon(load_config(path, environ={}), store)
         body = f"{{model: m.onnx, device: 'cpu:{core}', batch: {{max: auto}}}}"
-        return daemon.spec_from_yaml("f", body, "/models")
+        return daemon.desired.read("f", body, "/models")
 
     assert asyncio.run(scenario()) == FunctionSpec(
         "f", model="/models/m.onnx", device=f"cpu:{core}", slo_p99_us=50_000, batch_max=0
