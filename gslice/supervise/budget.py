@@ -130,7 +130,7 @@ class NodeBudget:
         if limit:
             async with self._deciding:
                 while (over := self._used_bytes(spec.device).total() - limit) > 0:
-                    if not await self._evict_one(spec.name, spec.device, over, evict=True):
+                    if not await self._evict_one(spec.name, spec.device, over):
                         break
         self.check_memory(spec.device)
 
@@ -167,8 +167,9 @@ class NodeBudget:
             return
         for room, on_device in await self._rooms(need.device):
             if kept_goes:
-                kept = self._kept(need.function, _device_of(room, need)).values()
-                room = replace(room, free_bytes=room.free_bytes + sum(kept))
+                kept = self._kept(need.function, _device_of(room, need))
+                freed_bytes = sum(size for _, _, size in kept)
+                room = replace(room, free_bytes=room.free_bytes + freed_bytes)
             parts = need.memory.device_parts if on_device else need.memory.host_parts
             if told := refusal(parts, room, need.circumstances):
                 raise ResourceExhausted(
@@ -205,10 +206,12 @@ class NodeBudget:
             needed = need.memory.device_bytes if on_device else need.memory.host_bytes
             if (missing := needed - room.free_bytes) > 0:
                 device = _device_of(room, need)
-                return await self._evict_one(need.function, device, missing, evict=evict)
+                return await self._evict_one(need.function, device, missing, functions_too=evict)
         return True  # somebody else has left meanwhile
 
-    async def _evict_one(self, name: str, device: str, missing_bytes: int, *, evict: bool) -> bool:
+    async def _evict_one(
+        self, name: str, device: str, missing_bytes: int, *, functions_too: bool = True
+    ) -> bool:
         """Ends a kept version, or unloads the function that was used longest ago.
 
         Nothing is done if all that may be ended would not suffice.
@@ -217,19 +220,19 @@ class NodeBudget:
             name: For whom.
             device: Where it is missing; empty: on the host.
             missing_bytes: How much.
-            evict: Functions may be unloaded, too.
+            functions_too: Functions may be unloaded, not kept versions alone.
         """
         kept = self._kept(name, device)
         frees = {
             function: freed
             for function in self._functions.values()
-            if evict and function.name != name and function.residency.evictable
+            if functions_too and function.name != name and function.residency.evictable
             if (freed := self._frees_bytes(function, device))
         }
-        of_others = sum(size for (of, _), size in kept.items() if of not in frees)
+        of_others = sum(size for function, _, size in kept if function not in frees)
         if sum(frees.values()) + of_others < missing_bytes:
             return False
-        for function, deployment in kept:
+        for function, deployment, _ in kept:
             await function.kept.drop(deployment, f"its memory went to {name}")
             return True
         for function in sorted(frees, key=lambda each: each.residency.used_ms):
@@ -243,7 +246,7 @@ class NodeBudget:
             return 0
         return memory.device_bytes if device in self._node.gpus else memory.host_bytes
 
-    def _kept(self, name: str, device: str) -> dict[tuple[Function, Deployment], int]:
+    def _kept(self, name: str, device: str) -> list[tuple[Function, Deployment, int]]:
         """What kept versions take of a device's memory, or of the host's.
 
         Args:
@@ -251,20 +254,22 @@ class NodeBudget:
             device: Empty: the host.
 
         Returns:
-            First those of the function that was used longest ago, and of each its oldest.
+            Each with its size; first those of the function that was used longest ago, and of each
+            its oldest.
         """
-        functions = sorted(self._functions.values(), key=lambda each: each.residency.used_ms)
-        sizes: dict[tuple[Function, Deployment], int] = {}
+        keeping = (function for function in self._functions.values() if function.kept.warm)
+        functions = sorted(keeping, key=lambda each: each.residency.used_ms)
+        on_gpu = device in self._node.gpus
+        found: list[tuple[Function, Deployment, int]] = []
         for function in functions:
             if function.name != name and function.lock.locked():
                 continue
             for deployment in reversed(function.kept.warm):
                 if device in ("", deployment.spec.device):
                     memory = sum((w.memory for w in deployment.workers), MemoryTaken())
-                    on_gpu = device in self._node.gpus
                     size = memory.device_bytes if on_gpu else memory.host_bytes
-                    sizes[function, deployment] = size
-        return sizes
+                    found.append((function, deployment, size))
+        return [each for each in found if each[2]]
 
     async def _rooms(self, device: str) -> list[tuple[Room, bool]]:
         """What is left where a function of a device takes memory, and whether that is a GPU's."""

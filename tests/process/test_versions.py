@@ -112,7 +112,7 @@ def test_clients_hear_of_the_version_that_serves(start_node, tagged) -> None:
     load(node, tagged(2))
     with triton.InferenceServerClient(node.grpc_address) as client:
         assert answered(client, "2") == ("2", 2)
-        with pytest.raises(InferenceServerException, match=r"version .1. .*version .2. is") as told:
+        with pytest.raises(InferenceServerException, match=r"no version .1., only .2.") as told:
             answered(client, "1")
         assert told.value.status() == "StatusCode.NOT_FOUND"
         assert list(client.get_model_metadata("f").versions) == ["2"]
