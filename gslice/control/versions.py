@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gslice.core.types import FunctionSpec
 
@@ -29,7 +30,7 @@ class Version:
     Attributes:
         number: Ascends with every new model; never given again.
         spec: The function as it was when the version last began to serve.
-        fingerprint: Of the content of its files.
+        fingerprint: Of its model: settings, and content of files.
         first_served_s: When it first served, in seconds since the epoch.
         served_s: When it last began to.
     """
@@ -40,22 +41,26 @@ class Version:
     first_served_s: float
     served_s: float
 
-    def is_of(self, spec: FunctionSpec) -> bool:
-        """Whether it has the settings of a function's model; the files are another matter."""
-        return all(getattr(self.spec, key) == getattr(spec, key) for key in _MODEL)
+
+def model_settings(spec: FunctionSpec) -> dict[str, Any]:
+    """The settings of a function's model that are not default."""
+    default = FunctionSpec(spec.name)
+    given = {key: getattr(spec, key) for key in _MODEL}
+    return {key: value for key, value in given.items() if value != getattr(default, key)}
 
 
-def number_of(spec: FunctionSpec, fingerprint: str, recorded: Sequence[Version]) -> int:
+def number_of(fingerprint: str, recorded: Sequence[Version]) -> int:
     """The number of a model: its old one, or the next."""
     for version in by_service(recorded):
-        if version.is_of(spec) and version.fingerprint == fingerprint:
+        if version.fingerprint == fingerprint:
             return version.number
     return max((version.number for version in recorded), default=0) + 1
 
 
 def likely(spec: FunctionSpec, recorded: Sequence[Version]) -> Version | None:
     """What a function's declared model most likely is, without a look at its files."""
-    return next((version for version in by_service(recorded) if version.is_of(spec)), None)
+    settings = model_settings(spec)
+    return next((v for v in by_service(recorded) if model_settings(v.spec) == settings), None)
 
 
 def before(recorded: Sequence[Version], serving: int) -> Version | None:

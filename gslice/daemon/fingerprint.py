@@ -1,4 +1,4 @@
-"""What is in the files of a model: one short text that changes with their content.
+"""One short text for a model, which changes with its settings and with the content of its files.
 
 Covered are the model file, the files beside it in which an ONNX model keeps its initializers, and
 the file of a Python class or factory. What that imports or reads by itself is not.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from gslice.control.versions import model_settings
 from gslice.daemon.events import forgiving
 from gslice.daemon.onnx_files import external_files
 
@@ -39,8 +41,9 @@ class Fingerprints:
         self._store = store
 
     async def of(self, spec: FunctionSpec) -> str:
-        """The fingerprint of a function's files; a missing one counts as empty."""
-        together = hashlib.sha256()
+        """The fingerprint of a function's model; a file that is missing counts as empty."""
+        settings = json.dumps(model_settings(spec), sort_keys=True)
+        together = hashlib.sha256(f"{settings}\n".encode())
         for name, path in await asyncio.to_thread(lambda: list(_files(spec))):
             together.update(f"{name}={await self._digest(path)}\n".encode())
         return together.hexdigest()

@@ -61,7 +61,7 @@ class Versions:
         """See `Numbers.resolve`."""
         if spec.versions.serve == LATEST:
             fingerprint = await self._fingerprints.of(spec)
-            number = number_of(spec, fingerprint, self.recorded(spec.name))
+            number = number_of(fingerprint, self.recorded(spec.name))
             return Resolved(numbered(spec, number), fingerprint)
         version = self.find(spec.name, spec.versions.serve)
         resolved = Resolved(restored(spec, version), version.fingerprint)

@@ -28,7 +28,7 @@ class Resolved:
 
     Attributes:
         spec: The function, with the number of its version.
-        fingerprint: Of the content of the model's files.
+        fingerprint: Of the model.
     """
 
     spec: FunctionSpec

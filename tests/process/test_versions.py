@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from tests import models
 from tests.node import Node, kill_and_wait
 from tests.process.gpu import events, numbers
@@ -118,7 +119,7 @@ def test_clients_hear_of_the_version_that_serves(start_node, tagged) -> None:
         assert list(client.get_model_metadata("f").versions) == ["2"]
         rollback(node)
         assert answered(client, "1") == answered(client) == ("1", 1)
-        with pytest.raises(InferenceServerException, match=r"version .2. "):
+        with pytest.raises(InferenceServerException, match=r"no version .2., only .1."):
             answered(client, "2")
         (told,) = client.get_model_repository_index().models
         assert told.version == "1"
@@ -139,6 +140,18 @@ def test_a_version_that_does_not_load_leaves_the_old_one(start_node, tagged, zoo
         list(control.rollback("f"))
     assert load(node, tagged(3))[-1] == "done"
     assert states(node) == {"2": "serving", "1": "kept"}
+
+
+def test_a_version_that_keeps_dying_is_rolled_back(start_node, tagged, zoo) -> None:
+    node = start_node({"f": tagged(1)})
+    load(node, zoo("Dies", versions={"keep": 2}))
+    client = node.client()
+    while node.function("f").state != "FAILED":
+        with contextlib.suppress(GsliceError):
+            client.infer("f", numbers(-1))
+    assert states(node) == {"2": "recorded", "1": "kept"}
+    assert rollback(node) == ["plan", "swap", "drain", "exit", "done"]
+    assert (tag(node), node.function("f").share_granted_percent) == (1, 100)
 
 
 # ---- numbers -----------------------------------------------------------------------------------

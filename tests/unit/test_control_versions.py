@@ -13,6 +13,7 @@ from gslice.control.versions import (
     before,
     is_served_as,
     likely,
+    model_settings,
     number_of,
     restored,
     surplus,
@@ -72,13 +73,13 @@ def test_every_setting_is_the_model_s_or_is_not() -> None:
 @pytest.mark.parametrize("setting", SAME_MODEL)
 def test_how_a_model_is_served_gives_no_new_number(setting: str) -> None:
     spec = changed(**{setting: SAME_MODEL[setting]})
-    assert number_of(spec, "x", [version(4, 0.0)]) == 4
+    assert likely(spec, [version(4, 0.0)]) == version(4, 0.0)
 
 
 @pytest.mark.parametrize("setting", OTHER_MODEL)
 def test_another_model_gives_a_new_number(setting: str) -> None:
     spec = changed(**{setting: OTHER_MODEL[setting]})
-    assert number_of(spec, "x", [version(4, 0.0)]) == 5
+    assert model_settings(spec)[setting] == OTHER_MODEL[setting]
     assert likely(spec, [version(4, 0.0)]) is None
 
 
@@ -88,11 +89,11 @@ def test_numbers_are_stable_and_never_given_twice(loads: list[tuple[int, str, in
     models: dict[int, tuple[int, str]] = {}
     for at, (tag, content, batch) in enumerate(loads):
         spec = changed(args={"tag": tag}, batch_max=batch)
-        number = number_of(spec, content, list(recorded.values()))
+        number = number_of(f"{tag}{content}", list(recorded.values()))
         assert models.setdefault(number, (tag, content)) == (tag, content)
         previous = before(list(recorded.values()), number)
         assert previous is None or previous.number != number
-        recorded[number] = version(number, float(at), spec, content)
+        recorded[number] = version(number, float(at), spec, f"{tag}{content}")
     assert len(models) == len(set(models.values()))
     assert sorted(models) == list(range(1, len(models) + 1))
 

@@ -17,7 +17,7 @@ import pytest
 from gslice.core.config import load_config
 from gslice.core.errors import InvalidArgument, PermissionDenied, Unavailable
 from gslice.core.events import EventKind
-from gslice.core.types import FunctionSpec
+from gslice.core.types import FunctionSpec, VersionPolicy
 from gslice.daemon.control_api import Servicer
 from gslice.daemon.daemon import Daemon
 from gslice.daemon.desired import Saved
@@ -66,6 +66,7 @@ def test_a_config_override_must_be_json(text: str) -> None:
         {"model": "/elsewhere.onnx"},
         {"environment": {"LD_PRELOAD": "/tmp/x.so"}},
         {"args": {"path": "/etc"}},
+        {"versions": VersionPolicy(1, "1")},
     ],
 )
 def test_clients_tune_a_function_but_choose_no_code(other: dict[str, Any]) -> None:
