@@ -159,7 +159,7 @@ class Daemon:
             self._start_http()
         wanted = self.desired.functions
         await self.supervisor.adopt(wanted)
-        for function in self.supervisor.functions.values():
+        for function in list(self.supervisor.functions.values()):
             function.source = self.desired.source(function.name)
             await self.versions.record_adopted(function.spec)
         reclaim(self.node)

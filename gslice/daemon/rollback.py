@@ -50,11 +50,11 @@ async def plan_rollback(daemon: Daemon, name: str, asked: str) -> RollbackPlan:
     target = asked or _before(daemon, name, serving)
     policy = dataclasses.replace(declared.versions, serve=target)
     wanted = dataclasses.replace(declared, versions=policy)
-    due = wanted != declared or not function.serving
+    due = wanted != declared or not function.accepting
     if target == LATEST:
         return RollbackPlan(wanted, f"{model_of(declared)}, as declared", due)
     version = daemon.versions.find(name, target)
-    if target == serving and function.serving:
+    if target == serving and function.accepting:
         return RollbackPlan(wanted, f"version {target} serves already", due)
     text = f"version {target} for version {serving}"
     if function.kept.find(restored(wanted, version)) is not None:

@@ -89,6 +89,9 @@ class Loading:
         alone = function.takes_in_place(before, spec)
         warm = not alone and function.kept.find(spec) is not None
         need = None if alone or warm or known else self._budget.needed(spec, beside)
+        if need is None and function.deployment and not (alone or warm or known):
+            # Nobody knows whether it fits beside all that is warm: what would go anyway goes first.
+            await function.kept.trim(spec, function.deployment.spec.version)
         async with self._budget.promised(need, evict=True):
             await function.announce()
             await self._sharing.share_out()

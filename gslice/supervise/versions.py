@@ -154,11 +154,17 @@ class Kept:
             return True
         return deployment in self._leaving
 
-    async def trim(self, spec: FunctionSpec) -> None:
-        """Ends those that are more than may be kept beside what serves."""
-        numbers = [deployment.spec.version for deployment in self.warm]
+    async def trim(self, spec: FunctionSpec, *others: str) -> None:
+        """Ends those that are more than may be kept beside what serves.
+
+        Args:
+            spec: What serves, or is about to.
+            others: Numbers of versions that come before those that are kept.
+        """
+        numbers = [*others, *(deployment.spec.version for deployment in self.warm)]
         too_many = surplus(numbers, spec.version, spec.versions.keep)
-        for deployment in [self.warm[place] for place in too_many]:
+        places = [place - len(others) for place in too_many if place >= len(others)]
+        for deployment in [self.warm[place] for place in places]:
             await self.drop(deployment, f"versions.keep is {spec.versions.keep}")
 
     async def drop_all(self, why: str) -> None:

@@ -16,8 +16,9 @@ from tritonclient.utils import InferenceServerException
 
 from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from tests import models
+from tests.fakes.gpu import GIB, FakeGpu
 from tests.node import Node, kill_and_wait
-from tests.process.gpu import events, numbers
+from tests.process.gpu import MPS, events, numbers, on_gpu
 from tests.process.traffic import Traffic
 
 KEPT_SWAP = ["plan", "swap", "drain", "keep", "done"]
@@ -235,6 +236,16 @@ def test_what_is_not_warm_is_loaded_again_if_it_is_what_it_was(start_node, two_m
     assert f"the files of {first} have changed or are gone" in found.reason
 
 
+def test_what_would_go_anyway_goes_before_a_load_that_nobody_knows(start_node, tagged, zoo) -> None:
+    node = start_node({"f": tagged(1)})
+    load(node, tagged(2))
+    assert load(node, zoo("Tagged", versions={"keep": 2}))[-1] == "failed"  # it never loaded
+    assert states(node) == {"2": "serving", "1": "recorded"}
+    load(node, tagged(1))  # it did: there is room for all
+    assert load(node, zoo("Raises", versions={"keep": 3}))[-1] == "done"
+    assert states(node) == {"3": "serving", "2": "kept", "1": "kept"}
+
+
 # ---- what is kept ------------------------------------------------------------------------------
 
 
@@ -326,3 +337,31 @@ def test_what_is_kept_goes_before_anything_that_serves(start_node, tagged, zoo) 
     assert states(node)["2"] == "recorded"
     assert "version 2 is not kept warm any more: its memory went to other" in events(node)
     assert [f.state for f in node.status().functions] == ["READY", "READY"]
+
+
+# ---- a GPU ---------------------------------------------------------------------------------------
+
+
+def test_a_version_is_kept_on_a_gpu_until_a_fault(
+    start_gpu_node, gpu: FakeGpu, tmp_path: Path
+) -> None:
+    def body(name: str, **args: Any) -> dict[str, Any]:
+        return on_gpu(name, args=args, versions={"keep": 2}, share="50%")
+
+    node = start_gpu_node({"f": body("OnGpu", weight_bytes=GIB)}, devices=MPS)
+    first = node.worker_pids("f")
+    with Traffic(node, "f", clients=2) as traffic:
+        traffic.wait_answers(10)
+        load(node, body("Faults", marker=str(tmp_path / "marker")))
+        found = node.function("f")
+        assert [list(kept.pids) for kept in found.kept] == [first]
+        assert found.memory.device_kept_bytes >= GIB
+        assert node.status().devices[0].share_used_percent == found.share_effective_percent
+        assert rollback(node) == KEPT_SWAP
+        assert node.worker_pids("f") == first
+        assert rollback(node) == KEPT_SWAP
+        assert node.client().infer("f", numbers(-1))["y"].tolist() == [[-1]]  # it runs again
+        found = node.wait_function("f", lambda f: not f.kept and f.state == "READY")
+        traffic.wait_answers(10)
+    traffic.assert_each_answered_once()
+    assert "version 1 is not kept warm any more: its worker" in events(node)
