@@ -273,6 +273,17 @@ def test_no_more_are_kept_than_asked_for(start_node, tagged) -> None:
     assert list(node.function("f").kept) == []
 
 
+def test_what_rests_keeps_nothing(start_node, tagged) -> None:
+    cold = {"residency": "cold", "idle_after": "300ms"}
+    node = start_node({"f": tagged(1, **cold)})
+    load(node, tagged(2, **cold))
+    node.wait_function("f", lambda f: f.state == "COLD" and not f.workers and not f.kept)
+    assert "version 1 is not kept warm any more: the function rests" in events(node)
+    assert tag(node) == 2
+    assert rollback(node)[-1] == "done"
+    assert tag(node) == 1
+
+
 def test_a_kept_version_with_other_settings_is_loaded_anew(start_node, tagged) -> None:
     node = start_node({"f": tagged(1)})
     load(node, tagged(2, batch={"max": 2}))
