@@ -21,6 +21,7 @@ _STYLES: dict[str, str] = {
     EventKind.RESTART: "green",
     EventKind.ADOPT: "green",
     EventKind.SWAP: "cyan",
+    EventKind.VERSION: "cyan",
     EventKind.REQUEUE: "yellow",
     EventKind.KILL: "red",
     EventKind.CRASH: "bold red",

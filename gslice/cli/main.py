@@ -22,6 +22,7 @@ from gslice.cli import (
     serve,
     status,
     upgrade,
+    versions,
 )
 from gslice.cli.output import show_error
 from gslice.core.errors import GsliceError
@@ -77,6 +78,8 @@ app.command("status")(status.status)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
+app.command("versions", short_help="Show the versions of a function.")(versions.versions)
+app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)
 app.command("save")(functions.save)
 app.command("upgrade")(upgrade.upgrade)

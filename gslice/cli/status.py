@@ -36,12 +36,14 @@ _HOST_MEMORY = {
     "WORKSPACE": "workspace_bytes",
     "PINNED": "pinned_bytes",
     "SHADOW": "shadow_peak_bytes",
+    "KEPT": "kept_bytes",
 }
 _GPU_MEMORY = {
     "GPU-CONTEXT": "context_bytes",
     "GPU-WEIGHTS": "weights_bytes",
     "GPU-WORKSPACE": "device_workspace_bytes",
     "GPU-SHADOW": "device_shadow_peak_bytes",
+    "GPU-KEPT": "device_kept_bytes",
 }
 _WATCH_INTERVAL_MS = 1000
 _EVENTS_SHOWN = 5
@@ -88,13 +90,24 @@ def function_table(functions: Any) -> Table:
 def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
-        *("FUNCTION", "ENGINE", "DEVICE", "LIMITER", "OK", "FAILED", "QUEUED", "RUNNING"),
+        *(
+            "FUNCTION",
+            "VERSION",
+            "ENGINE",
+            "DEVICE",
+            "LIMITER",
+            "OK",
+            "FAILED",
+            "QUEUED",
+            "RUNNING",
+        ),
         *("ROWS/BATCH", "FROM"),
-        right="OK FAILED QUEUED RUNNING ROWS/BATCH",
+        right="VERSION OK FAILED QUEUED RUNNING ROWS/BATCH",
     )
     for function in functions:
         shown.add_row(
             function.name,
+            _version(function),
             function.engine,
             function.device,
             function.limiter or "-",
@@ -302,6 +315,12 @@ def _workers(workers: Any) -> str:
     restarts = sum(worker.restarts for worker in workers)
     pids = " ".join(str(worker.pid) for worker in workers) or "-"
     return f"{pids} ({restarts} restarts)" if restarts else pids
+
+
+def _version(function: Any) -> str:
+    """The one that serves, and those that are warm beside it."""
+    kept = ", ".join(kept.version for kept in function.kept)
+    return f"{function.version} (kept: {kept})" if kept else str(function.version)
 
 
 def _uptime(uptime_s: float) -> str:

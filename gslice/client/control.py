@@ -96,6 +96,22 @@ class Control:
         """
         return self._stream("Resize", "ResizeRequest", name=name, share=share, dry_run=dry_run)
 
+    def rollback(self, name: str, version: str = "", *, dry_run: bool = False) -> Iterator[Any]:
+        """Serves another version of a function; a `Stage` each as they pass.
+
+        Args:
+            name: The function's.
+            version: A number, or `latest`; empty: the one that served before.
+            dry_run: Only one `Stage`, with what would be done.
+        """
+        return self._stream(
+            "Rollback", "RollbackRequest", name=name, version=version, dry_run=dry_run
+        )
+
+    def versions(self, name: str) -> Any:
+        """The versions of a function that have served, newest first: a `VersionsReply`."""
+        return self._call("Versions", "VersionsRequest", name=name)
+
     def diff(self) -> Any:
         """How what runs differs from node.yaml: a `DiffReply`."""
         return self._call("Diff", "DiffRequest")

@@ -21,6 +21,7 @@ class EventKind(StrEnum):
     FAULT = "fault"
     ADOPT = "adopt"
     SHARE = "share"
+    VERSION = "version"
     RESIDENCY = "residency"
     DEVICE = "device"
     CONFIG = "config"

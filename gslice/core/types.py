@@ -72,12 +72,27 @@ class ShareBounds:
 
 
 @dataclass(frozen=True)
+class VersionPolicy:
+    """Which versions of a function a node holds.
+
+    Attributes:
+        keep: How many stay warm, the one that serves among them.
+        serve: The number of the one that is served; `latest`: that of the model as declared.
+    """
+
+    keep: int = 1
+    serve: str = "latest"
+
+
+@dataclass(frozen=True)
 class FunctionSpec:
     """A function as desired: everything a worker needs to load it. Times in us, sizes in bytes.
 
     Attributes:
         name: KServe's model name.
-        version: A positive integer as text (perf_analyzer reads it as a number).
+        version: The number of its model, as text (perf_analyzer reads it as a number). The daemon
+            gives it when it loads; before, it says nothing.
+        versions: Which versions are kept warm, and which is served.
         engine: `onnxruntime`, `torch`, `python` or `identity`.
         model: Absolute path of the model file; empty where code makes the model.
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
@@ -106,6 +121,7 @@ class FunctionSpec:
 
     name: str
     version: str = "1"
+    versions: VersionPolicy = VersionPolicy()
     engine: str = "onnxruntime"
     model: str = ""
     python: str = ""

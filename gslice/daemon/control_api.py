@@ -12,7 +12,9 @@ import grpc.aio
 
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.core.events import EventKind
+from gslice.daemon.rollback import plan_rollback, roll_back
 from gslice.daemon.store import EventFilter
+from gslice.daemon.versions import model_of
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
     from pathlib import Path
 
+    from gslice.control.versions import Version
     from gslice.core.config import SettingChange
     from gslice.daemon.daemon import Daemon
     from gslice.daemon.store import Event
@@ -92,9 +95,7 @@ class Servicer:
     async def Load(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Adds a function, or loads a declared one."""
         try:
-            spec = self._daemon.spec_from_yaml(
-                request.name, request.function_yaml, request.base_dir
-            )
+            spec = self._daemon.desired.read(request.name, request.function_yaml, request.base_dir)
         except GsliceError as error:
             await abort(context, error)
         async for stage in self._stages(lambda stage: self._daemon.load(spec, stage)):
@@ -130,6 +131,27 @@ class Servicer:
             if stage.name == "done":
                 stage.resized.CopyFrom(_resized(resized))
             yield stage
+
+    async def Rollback(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Serves another version of a function, or says what that would do."""
+        try:
+            plan = await plan_rollback(self._daemon, request.name, request.version)
+        except GsliceError as error:
+            await abort(context, error)
+        if request.dry_run:
+            yield message("gslice.v1.Stage")(name="plan", detail=plan.text)
+            return
+        async for stage in self._stages(lambda stage: roll_back(self._daemon, plan, stage)):
+            yield stage
+
+    async def Versions(self, request: Any, context: Any) -> Any:
+        """The versions of a function that have served."""
+        try:
+            function = self._daemon.supervisor.functions.get(request.name)
+            versions = self._daemon.versions.listed(request.name, function)
+        except GsliceError as error:
+            await abort(context, error)
+        return message("gslice.v1.VersionsReply")(versions=[_version(*each) for each in versions])
 
     async def Events(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """What happened, then what happens."""
@@ -255,6 +277,17 @@ def _resized(resized: Resized) -> Any:
 
 def _event(event: Event) -> Any:
     return message("gslice.v1.Event")(**vars(event))
+
+
+def _version(version: Version, state: str) -> Any:
+    return message("gslice.v1.Version")(
+        number=str(version.number),
+        state=state,
+        model=model_of(version.spec),
+        fingerprint=version.fingerprint,
+        first_served_s=version.first_served_s,
+        served_s=version.served_s,
+    )
 
 
 def _changes(changes: Iterable[SettingChange]) -> list[Any]:

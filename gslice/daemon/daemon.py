@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice import __version__
-from gslice.core.config import function_from_yaml, share_from_yaml
+from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
 from gslice.daemon.desired import Desired
@@ -21,6 +21,7 @@ from gslice.daemon.observations import Observations
 from gslice.daemon.repository import Repository
 from gslice.daemon.status import Addresses, StatusReader
 from gslice.daemon.upgrade import Upgrade
+from gslice.daemon.versions import Versions
 from gslice.supervise.adoption import end_strays
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import unheard
@@ -59,6 +60,7 @@ class Daemon:
         desired: What should.
         events: What happened.
         reader: What it looks like.
+        versions: Of the functions.
         upgrade: The newest one.
         handover: After `run`: what the code on disk gets, which takes this one's place; None: it
             was stopped.
@@ -76,7 +78,10 @@ class Daemon:
         self._observations = Observations(store)
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
-        self.supervisor = Supervisor(self.node, Repository(self).called, self._observations.recall)
+        self.versions = Versions(store, self.events.record)
+        self.supervisor = Supervisor(
+            self.node, Repository(self).called, self._observations.recall, self.versions
+        )
         self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
         self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
@@ -154,8 +159,9 @@ class Daemon:
             self._start_http()
         wanted = self.desired.functions
         await self.supervisor.adopt(wanted)
-        for function in self.supervisor.functions.values():
+        for function in list(self.supervisor.functions.values()):
             function.source = self.desired.source(function.name)
+            await self.versions.record_adopted(function.spec)
         reclaim(self.node)
         for gpu in self.node.gpus.values():
             self.background(gpu.care())
@@ -197,7 +203,10 @@ class Daemon:
     async def _load_wanted(self, wanted: dict[str, FunctionSpec]) -> None:
         """Loads what does not run as wanted already, side by side."""
         running = self.supervisor.functions
-        missing = [s for n, s in wanted.items() if n not in running or not running[n].runs(s)]
+        expected = {name: self.versions.likely(spec) for name, spec in wanted.items()}
+        missing = [
+            wanted[n] for n, s in expected.items() if n not in running or not running[n].runs(s)
+        ]
         await asyncio.gather(*(self._try_to_load(spec) for spec in missing))
         self._loaded = True
         self.node.changes.notify()
@@ -251,23 +260,6 @@ class Daemon:
 
     # ---- orders ------------------------------------------------------------------------------
 
-    def spec_from_yaml(self, name: str, body: str, base_dir: str = "") -> FunctionSpec:
-        """The function that an order is about.
-
-        Args:
-            name: The function's.
-            body: YAML or JSON of what stands under functions.<name>; empty: as declared.
-            base_dir: Where relative paths in it start; empty: where node.yaml is.
-
-        Raises:
-            GsliceError: what is wrong with it, or that none is declared.
-        """
-        if not body.strip():
-            return self.desired.declared(name)
-        path = self.desired.path
-        usual_dir = path.parent if path is not None else self._config.node.state_dir
-        return function_from_yaml(name, body, Path(base_dir or usual_dir), config=self._config)
-
     async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
         """Loads a function on somebody's order; it stays wanted from then on.
 
@@ -309,7 +301,8 @@ class Daemon:
             self.node.event(name, EventKind.FAILED, f"not resized: {error.message}")
             raise
         function = self.supervisor.function(name)
-        self.desired.put(function.spec)
+        declared = self.desired.declared(name)  # what serves may be another version
+        self.desired.put(dataclasses.replace(declared, share=function.spec.share))
         function.source = self.desired.source(name)
         text = f"{resized.share_granted_percent:g}% granted ({resized.path})"
         self.node.event(name, EventKind.SHARE, text)

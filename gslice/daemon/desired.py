@@ -7,16 +7,16 @@ wins and an event says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gslice.core.config import diff_functions, load_config, save_functions
+from gslice.core.config import diff_functions, function_from_yaml, load_config, save_functions
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
 from gslice.daemon.store import OverlayEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from gslice.core.config import Config, SettingChange
     from gslice.core.events import Record
@@ -70,6 +70,7 @@ class Desired:
     """
 
     def __init__(self, config: Config, store: Store, event: Record) -> None:
+        self._config = config
         self._path = config.path
         self._gpus = config.gpus
         self._file = dict(config.functions)
@@ -111,6 +112,22 @@ class Desired:
             known = ", ".join(sorted({*self._file, *self._overlay})) or "none"
             raise NotFound(f"no function {name} is declared", hint=f"declared: {known}")
         return spec
+
+    def read(self, name: str, body: str, base_dir: str = "") -> FunctionSpec:
+        """The function that an order is about.
+
+        Args:
+            name: The function's.
+            body: YAML or JSON of what stands under functions.<name>; empty: as declared.
+            base_dir: Where relative paths in it start; empty: where node.yaml is.
+
+        Raises:
+            GsliceError: what is wrong with it, or that none is declared.
+        """
+        if not body.strip():
+            return self.declared(name)
+        usual_dir = self._path.parent if self._path is not None else self._config.node.state_dir
+        return function_from_yaml(name, body, Path(base_dir or usual_dir), config=self._config)
 
     def put(self, spec: FunctionSpec) -> None:
         """A function is wanted like this from now on."""

@@ -15,9 +15,9 @@ def refuse_other_code(asked: FunctionSpec, declared: FunctionSpec) -> None:
     """Whoever reaches the gRPC port may change how a function is served, not what is run.
 
     Raises:
-        PermissionDenied: another model, class, or environment is asked for than declared.
+        PermissionDenied: another model, class, environment or version is asked for than declared.
     """
-    for setting in ("engine", "model", "python", "python_path", "args", "environment"):
+    for setting in ("engine", "model", "python", "python_path", "args", "environment", "versions"):
         if getattr(asked, setting) != getattr(declared, setting):
             raise PermissionDenied(
                 f"function {asked.name}: clients may not change its {setting}",

@@ -46,7 +46,7 @@ class Repository:
         answer: Ok | Failed = Failed(Internal.code, "the daemon failed over it; its log says more")
         try:
             if call.call == "load":
-                spec = daemon.spec_from_yaml(call.name, json_body(call.config))
+                spec = daemon.desired.read(call.name, json_body(call.config))
                 refuse_other_code(spec, daemon.desired.declared(call.name))
                 await daemon.load(spec, unheard)
             else:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _MEMORY_FIELDS = {  # of gslice.v1.Memory, where both places have a part of that name
     ("gpu", "workspace"): "device_workspace_bytes",
     ("gpu", "shadow_peak"): "device_shadow_peak_bytes",
+    ("gpu", "kept"): "device_kept_bytes",
 }
 
 
@@ -143,6 +144,7 @@ class StatusReader:
         functions = [f for f in self._supervisor.functions.values() if f.spec.device == name]
         deployments = [d for f in functions for d in f.deployments]
         workers = [w for d in deployments for w in d.workers]
+        kept = {w for f in functions for d in f.kept.deployments for w in d.workers}
         message.name = name
         message.kind = device.kind
         gpu = self._supervisor.node.gpus.get(name)
@@ -150,7 +152,9 @@ class StatusReader:
         message.limiter = next((d.limiter for d in deployments if d.limiter), known)
         message.cpus.extend(device.cpus if gpu is None else gpu.cpus())
         message.share_limit_percent = device.share_limit_percent
-        message.share_used_percent = sum(w.share_effective_percent for w in workers)
+        message.share_used_percent = sum(
+            w.share_effective_percent for w in workers if w not in kept
+        )
         if gpu is not None:
             self._fill_gpu(message, gpu, workers)
             return
@@ -183,7 +187,7 @@ class StatusReader:
     def _fill_function(self, message: Any, function: Function) -> None:
         spec, deployment = function.spec, function.deployment
         message.name = spec.name
-        message.version = spec.version
+        message.version = (deployment or function).spec.version
         message.engine = spec.engine
         message.state = function.state
         message.reason = function.reason
@@ -196,6 +200,13 @@ class StatusReader:
         message.source = function.source
         message.residency = spec.residency
         message.cold_starts = function.residency.cold_starts
+        for kept in function.kept.warm:
+            message.kept.add(
+                version=kept.spec.version,
+                pids=[worker.pid for worker in kept.workers],
+                rss_bytes=sum(resident_bytes(worker.pid) for worker in kept.workers),
+                device_memory_bytes=_taken(kept).device_bytes,
+            )
         if deployment is None:
             return
         message.limiter = deployment.limiter
@@ -235,14 +246,21 @@ def _fill_memory(message: Any, function: Function, deployment: Deployment) -> No
 
 def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str, int]]:
     """What a function takes of `host` and `gpu`, by what for; the GPU only if it is on one."""
-    taken = sum((worker.memory for worker in deployment.workers), MemoryTaken())
+    taken = _taken(deployment)
+    kept = sum(map(_taken, function.kept.deployments), MemoryTaken())
     last = function.resizing.last_shadow or Resized()
     pinned_bytes = deployment.segment.size_bytes if deployment.segment else 0
     host = {**taken.host_parts, "pinned": pinned_bytes, "shadow_peak": last.extra_memory_bytes}
-    if not taken.device_bytes and not last.extra_device_memory_bytes:
+    host["kept"] = kept.host_bytes
+    if not taken.device_bytes and not last.extra_device_memory_bytes and not kept.device_bytes:
         return {"host": host}
     gpu = {**taken.device_parts, "shadow_peak": last.extra_device_memory_bytes}
+    gpu["kept"] = kept.device_bytes
     return {"host": host, "gpu": gpu}
+
+
+def _taken(deployment: Deployment) -> MemoryTaken:
+    return sum((worker.memory for worker in deployment.workers), MemoryTaken())
 
 
 def _worker_state(worker: Worker) -> str:
@@ -273,6 +291,8 @@ def _function_reading(function: Function) -> FunctionReading:
         worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
         worker_restarts=function.restarts.count,
         cold_starts=function.residency.cold_starts,
+        version=int((deployment or function).spec.version),
+        kept_versions=len(function.kept.warm),
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=sum(w.memory.device_bytes for w in workers),
         memory_bytes=_by_device(function, deployment) if deployment else {},

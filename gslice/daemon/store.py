@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from gslice.control.versions import Version
 from gslice.core.errors import FailedPrecondition, Unavailable
 from gslice.core.events import EventKind
 from gslice.core.types import FunctionSpec
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 EVENTS_MAX = 10_000
 OBSERVATIONS_MAX = 100  # of a function
+VERSIONS_MAX = 10  # of a function
+DIGESTS_MAX = 1_000
 _LOCK_TIMEOUT_S = 0.2  # only people with a shell of their own hold it; the event loop must not wait
+
+FileState = tuple[int, ...]
+"""What a file system says of a file; it changes with the content."""
 
 # Each brings a database from the version of its place in the list to the next one.
 _MIGRATIONS = (
@@ -38,6 +44,13 @@ CREATE TABLE event (
     f"""
 ALTER TABLE event ADD COLUMN monotonic_us INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE event ADD COLUMN kind TEXT NOT NULL DEFAULT '{EventKind.OTHER}';
+""",
+    """
+CREATE TABLE version (
+  function TEXT NOT NULL, number INTEGER NOT NULL, spec TEXT NOT NULL, fingerprint TEXT NOT NULL,
+  first_served_at REAL NOT NULL, served_at REAL NOT NULL, PRIMARY KEY (function, number)) STRICT;
+CREATE TABLE digest (
+  id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, digest TEXT NOT NULL) STRICT;
 """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
@@ -161,6 +174,50 @@ class Store:
         """Forgets the change of one function."""
         self._execute("DELETE FROM overlay WHERE name = ?", (name,))
 
+    # ---- versions ----------------------------------------------------------------------------
+
+    def versions(self, function: str) -> list[Version]:
+        """The versions of a function that have served, newest first."""
+        rows = self._execute(
+            "SELECT number, spec, fingerprint, first_served_at, served_at FROM version"
+            " WHERE function = ? ORDER BY number DESC",
+            (function,),
+        )
+        return [Version(number, _read_spec(spec), *rest) for number, spec, *rest in rows]
+
+    def put_version(self, number: int, spec: FunctionSpec, fingerprint: str) -> None:
+        """Records that a version serves from now on.
+
+        The VERSIONS_MAX that served last are kept, and the newest: no number is given twice.
+        """
+        now_s = time.time()
+        self._execute(
+            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " spec = excluded.spec, fingerprint = excluded.fingerprint,"
+            " served_at = excluded.served_at",
+            (spec.name, number, _text(spec), fingerprint, now_s, now_s),
+        )
+        self._execute(
+            "DELETE FROM version WHERE function = ?1"
+            " AND number < (SELECT max(number) FROM version WHERE function = ?1)"
+            " AND number NOT IN (SELECT number FROM version WHERE function = ?1"
+            " ORDER BY served_at DESC, number DESC LIMIT ?2)",
+            (spec.name, VERSIONS_MAX),
+        )
+
+    def digest(self, file: FileState) -> str:
+        """The digest of a file's content; empty: not known."""
+        row = self._execute("SELECT digest FROM digest WHERE file = ?", (_key(file),)).fetchone()
+        return row[0] if row else ""
+
+    def put_digest(self, file: FileState, digest: str) -> None:
+        """Remembers a digest; the newest DIGESTS_MAX are kept."""
+        cursor = self._execute(
+            "INSERT OR REPLACE INTO digest (file, digest) VALUES (?, ?)", (_key(file), digest)
+        )
+        last = cursor.lastrowid or 0
+        self._execute("DELETE FROM digest WHERE id <= ?", (last - DIGESTS_MAX,))
+
     # ---- observations, events ------------------------------------------------------------------
 
     def observe(self, function: str, what: dict[str, Any]) -> None:
@@ -227,9 +284,17 @@ class Store:
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
 
 
+def _key(file: FileState) -> str:
+    return json.dumps(file)  # an inode's number may be larger than SQLite's integers
+
+
 def _text(spec: FunctionSpec | None) -> str | None:
     return None if spec is None else json.dumps(to_json(spec))
 
 
 def _spec(text: str | None) -> FunctionSpec | None:
-    return None if text is None else from_json(FunctionSpec, json.loads(text))
+    return None if text is None else _read_spec(text)
+
+
+def _read_spec(text: str) -> FunctionSpec:
+    return from_json(FunctionSpec, json.loads(text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from gslice.control.memory import Room, refusal
@@ -160,9 +160,16 @@ class NodeBudget:
 
     async def check(self, need: Need | None) -> None:
         """See `Budget.check`."""
+        await self._check(need, kept_goes=True)
+
+    async def _check(self, need: Need | None, *, kept_goes: bool) -> None:
         if need is None:
             return
         for room, on_device in await self._rooms(need.device):
+            if kept_goes:
+                kept = self._kept(need.function, _device_of(room, need))
+                freed_bytes = sum(size for _, _, size in kept)
+                room = replace(room, free_bytes=room.free_bytes + freed_bytes)
             parts = need.memory.device_parts if on_device else need.memory.host_parts
             if told := refusal(parts, room, need.circumstances):
                 raise ResourceExhausted(
@@ -179,10 +186,10 @@ class NodeBudget:
         async with self._deciding:
             while True:
                 try:
-                    await self.check(need)
+                    await self._check(need, kept_goes=False)
                     break
                 except ResourceExhausted:
-                    if not evict or not await self._make_room(need):
+                    if not await self._make_room(need, evict):
                         raise
             promise = _Promise(need, self._measured(need.function))
             self._promises.add(promise)
@@ -193,31 +200,41 @@ class NodeBudget:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    async def _make_room(self, need: Need) -> bool:
-        """Unloads one function where something is missing; False: that would not suffice."""
+    async def _make_room(self, need: Need, evict: bool) -> bool:
+        """Unloads something where memory is missing; False: that would not suffice."""
         for room, on_device in await self._rooms(need.device):
             needed = need.memory.device_bytes if on_device else need.memory.host_bytes
             if (missing := needed - room.free_bytes) > 0:
-                device = need.device if room.where == need.device else ""
-                return await self._evict_one(need.function, device, missing)
+                device = _device_of(room, need)
+                return await self._evict_one(need.function, device, missing, functions_too=evict)
         return True  # somebody else has left meanwhile
 
-    async def _evict_one(self, name: str, device: str, missing_bytes: int) -> bool:
-        """Unloads the function that was used longest ago, if all that may be would suffice.
+    async def _evict_one(
+        self, name: str, device: str, missing_bytes: int, *, functions_too: bool = True
+    ) -> bool:
+        """Ends a kept version, or unloads the function that was used longest ago.
+
+        Nothing is done if all that may be ended would not suffice.
 
         Args:
             name: For whom.
             device: Where it is missing; empty: on the host.
             missing_bytes: How much.
+            functions_too: Functions may be unloaded, not kept versions alone.
         """
+        kept = self._kept(name, device)
         frees = {
             function: freed
             for function in self._functions.values()
-            if function.name != name and function.residency.evictable
+            if functions_too and function.name != name and function.residency.evictable
             if (freed := self._frees_bytes(function, device))
         }
-        if sum(frees.values()) < missing_bytes:
+        of_others = sum(size for function, _, size in kept if function not in frees)
+        if sum(frees.values()) + of_others < missing_bytes:
             return False
+        for function, deployment, _ in kept:
+            await function.kept.drop(deployment, f"its memory went to {name}")
+            return True
         for function in sorted(frees, key=lambda each: each.residency.used_ms):
             if function.residency.evictable and await function.residency.evict(name):
                 return True
@@ -228,6 +245,31 @@ class NodeBudget:
         if device and function.spec.device != device:
             return 0
         return memory.device_bytes if device in self._node.gpus else memory.host_bytes
+
+    def _kept(self, name: str, device: str) -> list[tuple[Function, Deployment, int]]:
+        """What kept versions take of a device's memory, or of the host's.
+
+        Args:
+            name: Who needs it, and may have its own; of others not while they change.
+            device: Empty: the host.
+
+        Returns:
+            Each with its size; first those of the function that was used longest ago, and of each
+            its oldest.
+        """
+        keeping = (function for function in self._functions.values() if function.kept.warm)
+        functions = sorted(keeping, key=lambda each: each.residency.used_ms)
+        on_gpu = device in self._node.gpus
+        found: list[tuple[Function, Deployment, int]] = []
+        for function in functions:
+            if function.name != name and function.lock.locked():
+                continue
+            for deployment in reversed(function.kept.warm):
+                if device in ("", deployment.spec.device):
+                    memory = sum((w.memory for w in deployment.workers), MemoryTaken())
+                    size = memory.device_bytes if on_gpu else memory.host_bytes
+                    found.append((function, deployment, size))
+        return [each for each in found if each[2]]
 
     async def _rooms(self, device: str) -> list[tuple[Room, bool]]:
         """What is left where a function of a device takes memory, and whether that is a GPU's."""
@@ -276,3 +318,8 @@ class NodeBudget:
 
     def _deployments(self) -> list[Deployment]:
         return [d for function in self._functions.values() for d in function.deployments]
+
+
+def _device_of(room: Room, need: Need) -> str:
+    """The device whose memory a room is; empty: the host's."""
+    return need.device if room.where == need.device else ""

@@ -255,15 +255,27 @@ class Deployment:
         """
         if self.segment is None:
             return True
-        deadline = time.monotonic() + timeout_s
-        # Shared memory has no event for "idle" that the daemon could wait for.
-        while not (idle := self.idle) and time.monotonic() < deadline:
-            if not self.instances and not await self._replaced(deadline - time.monotonic()):
-                break
-            await asyncio.sleep(_IDLE_POLL_S)
-        left_s = max(0.1, deadline - time.monotonic())
+        deadline_s = time.monotonic() + timeout_s
+        idle = await self.settle(deadline_s)
+        left_s = max(0.1, deadline_s - time.monotonic())
         drained = await run_all(worker.drain(left_s) for worker in self.instances)
         return idle and all(drained)
+
+    async def settle(self, deadline_s: float) -> bool:
+        """The first half of `drain`: its workers could go on.
+
+        Args:
+            deadline_s: On the monotonic clock.
+
+        Returns:
+            False: some were not answered in time.
+        """
+        # Shared memory has no event for "idle" that the daemon could wait for.
+        while not (idle := self.idle) and time.monotonic() < deadline_s:
+            if not self.instances and not await self._replaced(deadline_s - time.monotonic()):
+                break
+            await asyncio.sleep(_IDLE_POLL_S)
+        return idle
 
     async def stop(self) -> None:
         """Ends all workers in order; what is still queued is answered with an error."""

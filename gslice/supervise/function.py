@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+from gslice.control.versions import is_served_as, unknown_to_workers
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
 from gslice.supervise.logs import shortened
+from gslice.supervise.news import unheard
 from gslice.supervise.residency import Residency
 from gslice.supervise.resize import Resizing
 from gslice.supervise.restarts import Restarts
+from gslice.supervise.versions import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
+    from gslice.supervise.adoption import Group
     from gslice.supervise.budget import Budget
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
@@ -52,6 +55,7 @@ class Function:
         restarts: What follows a worker's death.
         resizing: What follows another share.
         residency: Whether it is loaded, or rests.
+        kept: Its versions that are warm and do not serve.
         lock: Held by whoever carries out an order.
     """
 
@@ -83,6 +87,7 @@ class Function:
         self.restarts = Restarts(node, self)
         self.resizing = Resizing(node, self, budget)
         self.residency = Residency(node, self, budget)
+        self.kept = Kept(node, spec.name)
 
     # ---- what can be seen --------------------------------------------------------------------
 
@@ -98,8 +103,8 @@ class Function:
 
     @property
     def deployments(self) -> list[Deployment]:
-        """All that runs: around a load, the old and the new."""
-        return list(dict.fromkeys([*self.lasting, *self._retiring]))
+        """All that runs: around a load, the old and the new; and versions that are kept."""
+        return list(dict.fromkeys([*self.lasting, *self._retiring, *self.kept.deployments]))
 
     @property
     def lasting(self) -> list[Deployment]:
@@ -138,12 +143,15 @@ class Function:
             self.set_state("LOADING", "it is being loaded")
             await self.show("LOADING")
 
-    async def load(self, spec: FunctionSpec, stage: Callable[[str, str], None]) -> None:
+    async def load(
+        self, spec: FunctionSpec, stage: Callable[[str, str], None], *, warm: bool = False
+    ) -> None:
         """Loads and serves it; what served before goes on until the new workers are warm.
 
         Args:
             spec: What to load.
             stage: Told of each stage.
+            warm: It is a kept version, which only has to take over.
 
         Raises:
             GsliceError: it could not be loaded; what served before serves on.
@@ -151,35 +159,40 @@ class Function:
         self.restarts.breaker.reset()
         begun_s = time.monotonic()
         old = self._deployment
-        new = self._make(spec)
-        self._next = new
+        new = self._next = self.kept.take(spec) if warm else self._make(spec)
         try:
-            await new.start(self._budget, stage)
+            if warm:
+                await new.set_share(self.share_granted_percent)
+            else:
+                await new.start(self._budget, stage)
         except BaseException:
             self._next = None
+            if warm:
+                await new.stop()
             raise
         await self.restarts.cancel()  # not earlier: what served before may have to serve on
-        stage("swap", "")
+        other = old is not None and old.spec.version != spec.version
+        stage("swap", f"version {spec.version} for {old.spec.version}" if old and other else "")
         new.serve()
         self.spec = spec
         self._deployment, self._next = new, None
         self.accepting, self.outdated = True, False
-        self.residency.loaded(round((time.monotonic() - begun_s) * 1e6))
+        self.residency.loaded(0 if warm else round((time.monotonic() - begun_s) * 1e6))
         self.set_state("READY")
         # Nobody replaced those that died while the others warmed up.
         self.restarts.replace_missing(new, "died before the others were warm")
         await self.show("READY")
+        self.resizing.order()  # a kept one may have another share
         if old is not None:
-            await self._retire(old, stage)
+            await self._retire(old, stage, keep=other and spec.versions.keep > 1)
 
     async def unload(self, stage: Callable[[str, str], None]) -> None:
         """Has all accepted requests answered, ends the workers, and is forgotten."""
         self.accepting = False
         self.set_state("UNLOADING", "it is being unloaded")
-        await self.restarts.cancel()
-        await self.resizing.cancel()
-        await self.residency.cancel()
+        await self._halt()
         await self.show("UNLOADING")
+        await self.kept.stop()
         if self._deployment is not None:
             await self._retire(self._deployment, stage)
         await self._frontends.forget(self.name)
@@ -214,17 +227,16 @@ class Function:
         deployment.open_segment(signature, self._budget.segment_bytes())
         self._deployment, self.accepting = deployment, True
 
-    async def retire(
-        self,
-        spec: FunctionSpec,
-        segment: Segment,
-        signature: Signature,
-        workers: Sequence[Worker],
-    ) -> None:
-        """Ends a second deployment that a daemon left when it died during a load."""
-        left_over = self._make(spec)
-        left_over.adopt(segment, signature, workers)
-        await self._retire(left_over, lambda stage, detail: None)
+    async def retire(self, group: Group, *, keep: bool) -> None:
+        """Takes over another deployment: a version that was kept, or of an interrupted load.
+
+        Args:
+            group: Its segment and workers.
+            keep: It stays warm, if it can; else it ends.
+        """
+        other = self._make(group.spec)
+        other.adopt(group.segment, group.signature, group.workers)
+        await self._retire(other, unheard, keep=keep)
 
     def runs(self, spec: FunctionSpec) -> bool:
         """Whether it is as wanted, or has failed to be."""
@@ -232,7 +244,7 @@ class Function:
 
     def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
         """Whether what serves can go on with other settings: only those of `take_over` differ."""
-        suffices = before != after and _with_share(before, after) == after
+        suffices = before != after and is_served_as(before, after)
         to_be_loaded = self.state == "COLD" and before.residency != after.residency != "cold"
         return suffices and self.accepting and not self.outdated and not to_be_loaded
 
@@ -240,7 +252,7 @@ class Function:
         """Takes over a new residency and requested share; the supervisor grants that."""
         self.spec = spec
         if self._deployment is not None:
-            self._deployment.spec = _with_share(self._deployment.spec, spec)
+            self._deployment.spec = unknown_to_workers(self._deployment.spec, spec)
 
     async def grant(self, share_percent: float) -> None:
         """Sets the share, on what serves and on what is being loaded.
@@ -260,30 +272,25 @@ class Function:
     async def stop(self, drain_s: float) -> None:
         """Ends it with the daemon: finishes what was claimed, then ends the workers."""
         self.accepting = False
-        await self.restarts.cancel()
-        await self.resizing.cancel()
-        await self.residency.cancel()
+        await self._halt()
         self.set_state("UNLOADING", "the daemon is stopping")
         if self._next is not None:
             await self._next.kill()  # its load fails, and says so to whoever asked for it
         if self._deployment is not None:
             await self._deployment.drain(drain_s)
             await self._deployment.stop()
+        await self.kept.stop()
 
     async def kill(self) -> None:
         """Ends it at once."""
         self.accepting = False
-        await self.restarts.cancel()
-        await self.resizing.cancel()
-        await self.residency.cancel()
+        await self._halt()
         for deployment in self.deployments:
             await deployment.kill()
 
     async def leave(self) -> None:
         """Lets what runs run on, for the next daemon."""
-        await self.restarts.cancel()
-        await self.resizing.cancel()
-        await self.residency.cancel()
+        await self._halt()
         for deployment in self.deployments:
             deployment.detach()
 
@@ -332,20 +339,37 @@ class Function:
     # ---- parts -----------------------------------------------------------------------------
 
     def _make(self, spec: FunctionSpec) -> Deployment:
-        return Deployment(
-            self._node, spec, self.share_granted_percent, self._frontends, self.restarts.worker_lost
-        )
+        share = self.share_granted_percent
+        return Deployment(self._node, spec, share, self._frontends, self._worker_lost)
 
-    async def _retire(self, old: Deployment, stage: Callable[[str, str], None]) -> None:
-        """Ends a deployment that front-ends send nothing to any more."""
+    def _worker_lost(self, deployment: Deployment, how: str, blamed: bool, died_s: float) -> None:
+        if not self.kept.lost(deployment, how):
+            self.restarts.worker_lost(deployment, how, blamed, died_s)
+
+    async def _retire(
+        self, old: Deployment, stage: Callable[[str, str], None], *, keep: bool = False
+    ) -> None:
+        """Ends a deployment that front-ends send nothing to any more, or keeps it warm."""
         self._retiring.append(old)
+        kept = False
         try:
             stage("drain", "")
-            drained = await old.drain(self._node.config.drain_timeout_us / 1e6)
+            deadline_s = time.monotonic() + self._node.config.drain_timeout_us / 1e6
+            kept = keep and await old.settle(deadline_s) and self.kept.hold(old)
+            if kept:
+                stage("keep", f"version {old.spec.version} stays warm")
+                return
+            drained = await old.drain(max(0.0, deadline_s - time.monotonic()))
             stage("exit", "" if drained else "some requests were not answered in time")
         finally:
-            await old.stop()  # also where a stop of the daemon cancels us
+            if not kept:
+                await old.stop()  # also where a stop of the daemon cancels us
             self._retiring.remove(old)
+
+    async def _halt(self) -> None:
+        """Begins nothing by itself any more."""
+        for part in (self.restarts, self.resizing, self.residency, self.kept):
+            await part.cancel()
 
     def set_state(self, state: str, reason: str = "") -> None:
         """Shows a state, and why, to whoever watches."""
@@ -368,10 +392,3 @@ class Function:
         await self._frontends.show(
             Listing(deployment.spec, state, told, segment, signature, load_us)
         )
-
-
-def _with_share(spec: FunctionSpec, other: FunctionSpec) -> FunctionSpec:
-    """The one with those settings of the other that a worker need not know of."""
-    return dataclasses.replace(
-        spec, share=other.share, residency=other.residency, idle_after_us=other.idle_after_us
-    )

@@ -162,6 +162,7 @@ class Residency:
 
     async def _let_go(self, deployment: Deployment) -> None:
         await run_all(deployment.let_go(worker) for worker in deployment.workers)
+        await self._function.kept.drop_all("the function rests")
         if not deployment.idle:  # a worker died with a request that nobody will tell of any more
             self.wake()
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import (
-    FailedPrecondition,
-    GsliceError,
-    InvalidArgument,
-    NotFound,
-    Unavailable,
-)
+from gslice.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from gslice.core.events import EventKind
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
@@ -21,6 +16,7 @@ from gslice.supervise.adoption import best, find_children, give_up, orphans, rec
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.frontends import Frontends, Listing
 from gslice.supervise.function import Function
+from gslice.supervise.loading import Loading
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.recall import nothing
@@ -28,6 +24,7 @@ from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
 from gslice.supervise.tasks import Tasks
+from gslice.supervise.versions import AsDeclared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from gslice.supervise.child import Child
     from gslice.supervise.node import Node
     from gslice.supervise.recall import Recall
+    from gslice.supervise.versions import Numbers
 
 SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _CARE_PERIOD_MAX_S = 1.0
@@ -51,6 +49,7 @@ class Supervisor:
         node: The node.
         on_call: Takes what a front-end asks of the daemon.
         recall: What earlier loads showed.
+        numbers: Knows the versions of functions.
 
     Attributes:
         functions: By name, in the order in which they were asked for.
@@ -63,15 +62,17 @@ class Supervisor:
         node: Node,
         on_call: Callable[[Child, Received], None],
         recall: Recall = nothing,
+        numbers: Numbers | None = None,
     ) -> None:
         self.node = node
         self.functions: dict[str, Function] = {}
         self._on_call = on_call
+        self._numbers = numbers or AsDeclared()
         self._budget = NodeBudget(node, self.functions, recall)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self.found: list[Child] = []
         self._sharing = Sharing(node, self.functions, self._budget)
-        self._closing = False
+        self._loading = Loading(self._budget, self._sharing, self._numbers)
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
     # ---- adoption ----------------------------------------------------------------------------
@@ -95,6 +96,7 @@ class Supervisor:
         for child in found.frontends:
             assert child.hello.frontend is not None
             await self.frontends.adopt(child, child.hello.frontend)
+        desired = {name: self._numbers.likely(spec) for name, spec in desired.items()}
         by_name: dict[str, list[Group]] = {}
         for group in found.groups:
             by_name.setdefault(group.spec.name, []).append(group)
@@ -116,7 +118,8 @@ class Supervisor:
 
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
         chosen = best(groups, desired)
-        function = self._new_function(chosen.spec)
+        versions = desired.versions if desired else chosen.spec.versions
+        function = self._new_function(dataclasses.replace(chosen.spec, versions=versions))
         function.admitted = True
         function.share_granted_percent = sum(w.share_percent for w in chosen.workers)
         function.outdated = chosen.outdated
@@ -124,9 +127,11 @@ class Supervisor:
         for group in groups:
             self.frontends.wake(recover(group, self.frontends.eventfds(), self.node.event))
         await function.adopt(chosen.segment, chosen.signature, chosen.workers)
-        for group in groups:
+        for group in sorted(groups, key=lambda each: int(each.spec.version)):
             if group is not chosen:
-                await function.retire(group.spec, group.segment, group.signature, group.workers)
+                keep = versions.keep > 1 and self._numbers.has_served(group.spec)
+                await function.retire(group, keep=keep and not group.outdated)
+        await function.kept.trim(function.spec)
         served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
         self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
@@ -164,7 +169,9 @@ class Supervisor:
                 function.resizing.begin(order)
                 # It may have been unloaded while we waited for its lock.
                 if self.functions.get(spec.name) is function:
-                    await self._load(function, spec, source, stage, lazily)
+                    await self._loading.carry_out(function, spec, stage, lazily=lazily)
+                    function.source = source
+                    self.node.changes.notify()
                     return
 
     async def unload(self, name: str, stage: Callable[[str, str], None]) -> None:
@@ -277,7 +284,7 @@ class Supervisor:
 
     async def stop(self, drain_s: float) -> None:
         """Staged end: stop accepting and drain, then close everything."""
-        self._closing = True
+        self._loading.closed = True
         await self.node.spares.close()
         await self.frontends.drain(drain_s)
         await self.frontends.stop(drain_s)
@@ -288,7 +295,7 @@ class Supervisor:
 
     async def kill(self) -> None:
         """The end without grace: every child is killed."""
-        self._closing = True
+        self._loading.closed = True
         await self._tasks.cancel()
         ends = (self.node.spares.close(), self.frontends.kill())
         await asyncio.gather(*ends, *(f.kill() for f in self.functions.values()))
@@ -296,7 +303,7 @@ class Supervisor:
 
     async def leave(self) -> None:
         """Lets everything run on, for the next daemon."""
-        self._closing = True
+        self._loading.closed = True
         await self.node.spares.close()
         await self.frontends.leave()
         await asyncio.gather(*(f.leave() for f in self.functions.values()))
@@ -336,45 +343,6 @@ class Supervisor:
 
     def _new_function(self, spec: FunctionSpec) -> Function:
         return Function(self.node, spec, self.frontends, self._budget, self._failed)
-
-    async def _load(
-        self,
-        function: Function,
-        spec: FunctionSpec,
-        source: str,
-        stage: Callable[[str, str], None],
-        lazily: bool,
-    ) -> None:
-        before = function.spec
-        lazily = lazily and spec.residency == "cold" and function.deployment is None
-        known = self._budget.recalled(spec) if lazily else None
-        with function.load_ordered():
-            try:
-                if self._closing:
-                    raise Unavailable("the daemon is stopping")
-                self._sharing.admit(function, spec)  # before anything waits: first come
-                beside = "beside what serves" if function.serving else ""
-                alone = function.takes_in_place(before, spec)
-                need = None if alone or known else self._budget.needed(spec, beside)
-                async with self._budget.promised(need, evict=True):
-                    await function.announce()
-                    await self._sharing.share_out()
-                    if known is not None:
-                        await function.residency.begin_cold(known)
-                    elif function.takes_in_place(before, spec):  # still: its workers may have died
-                        function.take_over(spec)
-                        await function.resizing.carry_out(stage)
-                    else:
-                        await function.load(spec, stage)
-            except GsliceError as error:
-                if function.accepting:
-                    function.spec = before
-                else:
-                    await function.fail(error.message)
-                await self._sharing.share_out()
-                raise
-        function.source = source
-        self.node.changes.notify()
 
     def _check_present(self, function: Function) -> None:
         """Whoever waited for its lock may find it unloaded."""

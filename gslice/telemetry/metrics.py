@@ -38,6 +38,8 @@ class FunctionReading:
         worker_rss_bytes: By process id.
         worker_restarts: Workers started in place of dead ones.
         cold_starts: Loads because of a request.
+        version: The number of the one that serves.
+        kept_versions: Others that are warm.
         segment_bytes: Size of its shared memory.
         device_memory_bytes: Memory of its GPU that its workers took.
         memory_bytes: What it takes, by where (`host` or its GPU) and what for.
@@ -51,6 +53,8 @@ class FunctionReading:
     worker_rss_bytes: Mapping[int, int] = field(default_factory=dict)
     worker_restarts: int = 0
     cold_starts: int = 0
+    version: int = 1
+    kept_versions: int = 0
     segment_bytes: int = 0
     device_memory_bytes: int = 0
     memory_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -208,10 +212,14 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
     on_gpu = _gauge("gslice_device_memory_bytes", "Memory of its GPU that its workers took.")
     taken = _gauge("gslice_memory_bytes", "Memory by what took it.", "device", "part")
     restarts = _counter("gslice_worker_restarts", "Workers started in place of dead ones.")
+    version = _gauge("gslice_function_version", "Number of the version that serves.")
+    kept = _gauge("gslice_kept_versions", "Versions that are warm beside it.")
     cold = _counter("gslice_cold_starts", "Loads because of a request.")
     for function in functions:
         name = function.name
         cold.add_metric([name], function.cold_starts)
+        version.add_metric([name], function.version)
+        kept.add_metric([name], function.kept_versions)
         ready.add_metric([name], float(function.ready))
         restarts.add_metric([name], function.worker_restarts)
         if function.device_memory_bytes:
@@ -233,7 +241,7 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
             else:
                 slots.add_metric([name, state], count)
     sizes = (rss, segment, on_gpu, taken)
-    return (ready, queue, in_flight, slots, blocks, shares, *sizes, restarts, cold)
+    return (ready, version, kept, queue, in_flight, slots, blocks, shares, *sizes, restarts, cold)
 
 
 def _requests(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:

@@ -35,6 +35,7 @@ class FakeControl:
             control_message("Stage", name="done", elapsed_ms=1234.0),
         ]
         self.events: list[Any] = []
+        self.versions: list[Any] = []
         self.asked: list[Any] = []
 
     def GetStatus(self, request: Any, context: Any) -> Any:
@@ -50,7 +51,11 @@ class FakeControl:
             context.abort(grpc.StatusCode.NOT_FOUND, "no function absent is declared")
         yield from self.stages
 
-    Unload = Resize = Load
+    Unload = Resize = Rollback = Load
+
+    def Versions(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return control_message("VersionsReply", versions=self.versions)
 
     def Diff(self, request: Any, context: Any) -> Any:
         self.time_left_s["Diff"] = context.time_remaining()

@@ -43,7 +43,9 @@ def test_a_function_s_memory_is_shown_by_what_took_it(start_node, tmp_path) -> N
         text=True,
         check=True,
     ).stdout
-    assert re.search(r"RESIDENCY +RESIDENT +PROCESS +MODEL +WORKSPACE +PINNED +SHADOW\n", shown)
+    assert re.search(
+        r"RESIDENCY +RESIDENT +PROCESS +MODEL +WORKSPACE +PINNED +SHADOW +KEPT\n", shown
+    )
 
 
 def test_a_load_that_cannot_fit_is_refused_before_it_starts(start_node, identity) -> None:

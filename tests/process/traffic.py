@@ -20,12 +20,14 @@ class Answers:
     Attributes:
         sent: Requests so far.
         answers: How often each number was answered.
+        tags: How many answers were of each version, of a function that tells its own.
         errors: Of those that failed.
     """
 
     def __init__(self) -> None:
         self.sent = 0
         self.answers: Counter[int] = Counter()
+        self.tags: Counter[int] = Counter()
         self.errors: list[BaseException] = []
         self._progress = threading.Condition()
 
@@ -94,4 +96,6 @@ class Traffic(Answers):
                 continue
             with self._progress:
                 self.answers[int(outputs[self._output][0, 0])] += 1
+                if "tag" in outputs:
+                    self.tags[int(outputs["tag"][0, 0])] += 1
                 self._progress.notify_all()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,44 @@ def test_a_dry_run_of_a_resize(control: FakeControl) -> None:
     del control.stages[1]
     assert gslice("resize", "f", "auto", "--dry-run").stdout == " 0.500 ms  plan      share 40%\n"
     assert control.asked[0].dry_run
+
+
+# ---- versions ------------------------------------------------------------------------------------
+
+
+def test_versions_are_listed(control: FakeControl) -> None:
+    assert gslice("versions", "f").stdout == "no version of f has served yet\n"
+    control.versions = [
+        control_message(
+            "Version",
+            number="12",
+            state="serving",
+            model="/models/f.onnx",
+            fingerprint="0123456789abcdef" * 4,
+            first_served_s=86400.0,
+            served_s=90061.0,
+        )
+    ]
+    title, row = gslice("versions", "f").stdout.splitlines()
+    assert title.split("  ")[0] == "VERSION"
+    first, last = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s)) for at_s in (86400, 90061)
+    )
+    told = ["12", "serving", first, last, "0123456789ab", "/models/f.onnx"]
+    assert row.split() == " ".join(told).split()
+    (shown,) = json.loads(gslice("versions", "f", "--json").stdout)
+    assert (shown["number"], shown["fingerprint"]) == ("12", "0123456789abcdef" * 4)
+
+
+def test_a_rollback_shows_its_stages(control: FakeControl) -> None:
+    shown = gslice("rollback", "f", "3").stdout.splitlines()
+    assert shown == [" 0.500 ms  plan      share 40%", "   1.23 s  done"]
+    gslice("rollback", "f")
+    gslice("rollback", "f", "latest", "--dry-run", "--json")
+    asked = [(each.name, each.version, each.dry_run) for each in control.asked]
+    assert asked == [("f", "3", False), ("f", "", False), ("f", "latest", True)]
+    control.stages[-1] = control_message("Stage", name="failed", detail="function f: no such file")
+    assert "error: f: no such file" in gslice("rollback", "f", status=1).stderr
 
 
 def test_load_from_a_file_starts_its_paths_there(control: FakeControl, here: Path) -> None:

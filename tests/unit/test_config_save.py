@@ -13,7 +13,7 @@ from gslice.core.config import (
     function_to_yaml,
     save_functions,
 )
-from gslice.core.types import FunctionSpec, ShareBounds
+from gslice.core.types import FunctionSpec, ShareBounds, VersionPolicy
 from tests.unit.conftest import NODE, load
 
 shares = st.one_of(
@@ -24,7 +24,9 @@ shares = st.one_of(
 specs = st.builds(
     FunctionSpec,
     name=st.just("f"),
-    version=st.integers(1, 99).map(str),
+    versions=st.builds(
+        VersionPolicy, st.integers(1, 8), st.just("latest") | st.integers(1, 10**17).map(str)
+    ),
     model=st.sampled_from(["/base/m.onnx", "/base/sub dir/m: x.onnx", "/else/#1.onnx"]),
     share=shares,
     instances=st.integers(1, 8),

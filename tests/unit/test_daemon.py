@@ -17,7 +17,7 @@ import pytest
 from gslice.core.config import load_config
 from gslice.core.errors import InvalidArgument, PermissionDenied, Unavailable
 from gslice.core.events import EventKind
-from gslice.core.types import FunctionSpec
+from gslice.core.types import FunctionSpec, VersionPolicy
 from gslice.daemon.control_api import Servicer
 from gslice.daemon.daemon import Daemon
 from gslice.daemon.desired import Saved
@@ -66,6 +66,7 @@ def test_a_config_override_must_be_json(text: str) -> None:
         {"model": "/elsewhere.onnx"},
         {"environment": {"LD_PRELOAD": "/tmp/x.so"}},
         {"args": {"path": "/etc"}},
+        {"versions": VersionPolicy(1, "1")},
     ],
 )
 def test_clients_tune_a_function_but_choose_no_code(other: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def test_a_body_is_read_as_node_yaml_would_be(tmp_path: Path, store: Store) -> N
     async def scenario() -> FunctionSpec:
         daemon = Daemon(load_config(path, environ={}), store)
         body = f"{{model: m.onnx, device: 'cpu:{core}', batch: {{max: auto}}}}"
-        return daemon.spec_from_yaml("f", body, "/models")
+        return daemon.desired.read("f", body, "/models")
 
     assert asyncio.run(scenario()) == FunctionSpec(
         "f", model="/models/m.onnx", device=f"cpu:{core}", slo_p99_us=50_000, batch_max=0

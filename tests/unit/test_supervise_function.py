@@ -239,8 +239,9 @@ def test_a_crash_loop_does_not_take_the_share_of_a_load_that_begins(
         async def dies_meanwhile() -> None:
             await function.restarts.give_up(running, "died")
 
-        async def load(spec: FunctionSpec, stage: object) -> None:
+        async def load(spec: FunctionSpec, stage: object, *, warm: bool) -> None:
             loaded_with.append((function.admitted, function.state))
+            assert not warm
 
         monkeypatch.setattr(supervisor._sharing, "share_out", dies_meanwhile)
         monkeypatch.setattr(function, "load", load)

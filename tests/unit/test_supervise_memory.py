@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +115,12 @@ def test_what_another_gslice_observed_is_no_obstacle(tmp_path: Path) -> None:
 # ---- what is refused -----------------------------------------------------------------------------
 
 
+class Made(SimpleNamespace):
+    """A function that a test made up; a key, as real ones are."""
+
+    __hash__ = object.__hash__
+
+
 class Machine:
     """A node's budget over functions whose workers a test makes up."""
 
@@ -124,6 +131,7 @@ class Machine:
         self.node.devices["cpu"] = cpu
         self.functions: Any = {}
         self.recalled: dict[str, Recalled] = {}
+        self.dropped: list[tuple[str, str]] = []
         self.budget = NodeBudget(self.node, self.functions, lambda s: self.recalled.get(s.name))
         self.available_bytes = 100 * GIB
         monkeypatch.setattr(budget, "available_bytes", lambda: self.available_bytes)
@@ -131,9 +139,26 @@ class Machine:
     def runs(self, name: str, *taken: MemoryTaken) -> list[Any]:
         """Adds a function with workers; they can be changed."""
         deployment = deployed(FunctionSpec(name), *taken)
-        self.functions[name] = SimpleNamespace(deployments=[deployment])
+        self.functions[name] = Made(
+            name=name,
+            deployments=[deployment],
+            kept=SimpleNamespace(warm=[], drop=functools.partial(self._drop, name)),
+            residency=SimpleNamespace(used_ms=len(self.functions), evictable=False),
+            lock=asyncio.Lock(),
+        )
         workers: list[Any] = deployment.workers
         return workers
+
+    def keeps(self, name: str, *taken: MemoryTaken) -> None:
+        """A function that runs has a version that is warm beside the one that serves."""
+        deployment = deployed(FunctionSpec(name), *taken)
+        self.functions[name].deployments.append(deployment)
+        self.functions[name].kept.warm.append(deployment)
+
+    async def _drop(self, name: str, deployment: Any, why: str) -> None:
+        self.functions[name].kept.warm.remove(deployment)
+        self.functions[name].deployments.remove(deployment)
+        self.dropped.append((name, why))
 
 
 @pytest.fixture
@@ -181,6 +206,32 @@ def test_what_is_promised_is_not_promised_again(machine: Machine) -> None:
             with pytest.raises(ResourceExhausted, match=r"cpu has 250\.0 MiB free"):
                 await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))
         await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))  # it took less in the end
+
+    asyncio.run(scenario())
+
+
+def test_kept_versions_go_when_their_memory_is_needed(machine: Machine) -> None:
+    machine.runs("a", TAKEN)
+    machine.keeps("a", TAKEN)
+    machine.runs("b")
+    machine.keeps("b", MemoryTaken(50 * MIB))
+    changing = machine.functions["a"].lock
+
+    async def scenario() -> None:
+        too_much = Need("b", "cpu", MemoryTaken(260 * MIB))
+        with pytest.raises(ResourceExhausted):  # nothing is ended for nothing
+            async with machine.budget.promised(too_much):
+                raise AssertionError("it does not fit")
+        need = Need("b", "cpu", MemoryTaken(240 * MIB))
+        await machine.budget.check(need)  # a plan counts on them, and ends none
+        assert machine.dropped == []
+        async with changing:  # its lock is held: it may be about to serve what it kept
+            with pytest.raises(ResourceExhausted):
+                await machine.budget.check(need)
+        async with machine.budget.promised(Need("b", "cpu", MemoryTaken(100 * MIB))):
+            assert machine.dropped == [("a", "its memory went to b")]
+        async with machine.budget.promised(need), machine.functions["b"].lock:
+            assert machine.dropped[1:] == [("b", "its memory went to b")]
 
     asyncio.run(scenario())
 

@@ -47,6 +47,8 @@ def reading(**changes: object) -> NodeReading:
         share_percent={"requested": 25.0, "granted": 25.0, "effective": 24.0},
         worker_rss_bytes={123: 1 << 20},
         worker_restarts=2,
+        version=12,
+        kept_versions=1,
         segment_bytes=segment.size_bytes,
     )
     return NodeReading(
@@ -60,6 +62,8 @@ def test_figures_of_the_node_and_its_functions() -> None:
     assert value("gslice_frontend_restarts_total") == 3
     assert value("gslice_function_ready", function="f") == 1
     assert value("gslice_function_ready", function="loading") == 0
+    assert value("gslice_function_version", function="f") == 12
+    assert value("gslice_kept_versions", function="f") == 1
     assert value("gslice_requests_total", function="f", outcome="ok") == 5
     assert value("gslice_slots", function="f", state="free") == 4
     assert value("gslice_queue_length", function="f") == 0

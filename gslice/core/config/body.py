@@ -60,7 +60,9 @@ def diff_functions(
 def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     """Every setting of a function by its keys, defaults too."""
     settings: Leaves = {**_source(spec, base_dir)}
-    settings[("version",)] = int(spec.version)
+    serve = spec.versions.serve
+    settings[("versions", "keep")] = spec.versions.keep
+    settings[("versions", "serve")] = serve if serve == "latest" else int(serve)
     settings[("device",)] = spec.device
     settings[("share",)] = _share(spec.share)
     settings[("instances",)] = spec.instances

@@ -21,7 +21,7 @@ from gslice.core.config.places import (
 from gslice.core.config.problems import nearest
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
-from gslice.core.types import FunctionSpec, ShareBounds
+from gslice.core.types import FunctionSpec, ShareBounds, VersionPolicy
 from gslice.core.units import format_size
 
 _MIB = 1 << 20
@@ -112,7 +112,7 @@ class Builder:
         engine, module, python_path = self._engine(function)
         return FunctionSpec(
             name=name,
-            version=function.version,
+            versions=VersionPolicy(function.versions.keep, function.versions.serve),
             engine=engine,
             model=self._resolve(function.model),
             python=module,

@@ -29,7 +29,7 @@ from gslice.core.config.words import (
     at_least,
     environment_text,
     parsed,
-    version_text,
+    served_version,
     wrong,
 )
 from gslice.core.types import ELEMENT_BYTES
@@ -191,6 +191,17 @@ class Identity(_Section):
     outputs: list[Tensor] | None = None
 
 
+class Versions(_Section):
+    """`versions`: which models of a function the node holds."""
+
+    keep: int = Field(default=1, ge=1, le=8, description="Kept warm, the one that serves included.")
+    serve: Annotated[
+        str,
+        BeforeValidator(served_version),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "latest"}]}),
+    ] = "latest"
+
+
 SOURCES = ("model", "torch", "python", "identity")
 
 
@@ -212,7 +223,7 @@ class Function(Resident):
     )
     identity: Identity | None = None
     args: dict[str, Any] = Field(default_factory=dict)
-    version: Annotated[str, BeforeValidator(version_text)] = "1"
+    versions: Versions = Versions()
     device: str = "auto"
     share: Share = ShareRange()
     instances: int = Field(default=1, ge=1, le=8)

@@ -121,12 +121,17 @@ def _spares(value: Any) -> Any:
     return value
 
 
-def version_text(value: Any) -> Any:
-    """A positive integer as text, which is what perf_analyzer reads."""
+def served_version(value: Any) -> Any:
+    """The number of a version as text, which is what the protocol has, or `latest`."""
     text = str(value)
-    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,17}", text):
-        raise wrong(f"{text!r} is not a version; write a positive whole number, as in 1")
+    if text != "latest" and (isinstance(value, bool) or not is_version(text)):
+        raise wrong(f"{text!r} is not a version; write the number of one, as in 1, or `latest`")
     return text
+
+
+def is_version(text: str) -> bool:
+    """Whether a text is the number of a version."""
+    return re.fullmatch(r"[1-9][0-9]{0,17}", text) is not None
 
 
 def environment_text(value: Any) -> Any:

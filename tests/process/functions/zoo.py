@@ -31,6 +31,20 @@ class Echo(Numbers):
         return {"y": inputs["x"]}
 
 
+class Tagged(Numbers):
+    """y = x, and which version answered; without a tag it does not load."""
+
+    outputs = (("y", "INT64", [-1, 1]), ("tag", "INT64", [-1, 1]))
+
+    def setup(self, tag: int = 0) -> None:
+        if not tag:
+            raise ValueError("no tag is given")
+        self.tag = tag
+
+    def infer(self, inputs):
+        return {"y": inputs["x"], "tag": np.full_like(inputs["x"], self.tag)}
+
+
 class Says(Echo):
     """y = x, with words of each kind in the log."""
 

@@ -1,0 +1,111 @@
+"""One short text for a model, which changes with its settings and with the content of its files.
+
+Covered are the model file, the files beside it in which an ONNX model keeps its initializers, and
+the file of a Python class or factory. What that imports or reads by itself is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING
+
+from gslice.control.versions import model_settings
+from gslice.daemon.events import forgiving
+from gslice.daemon.onnx_files import external_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gslice.core.types import FunctionSpec
+    from gslice.daemon.store import FileState, Store
+
+_PART_BYTES = 64 << 20  # hashed by one thread; the digest of a file depends on it
+_READ_BYTES = 1 << 20
+_THREADS = 4
+
+
+class Fingerprints:
+    """Reads files of models, each content once.
+
+    Args:
+        store: Remembers digests, by what the file system says of a file.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def of(self, spec: FunctionSpec) -> str:
+        """The fingerprint of a function's model; a file that is missing counts as empty."""
+        settings = json.dumps(model_settings(spec), sort_keys=True)
+        together = hashlib.sha256(f"{settings}\n".encode())
+        for name, path in await asyncio.to_thread(lambda: list(_files(spec))):
+            together.update(f"{name}={await self._digest(path)}\n".encode())
+        return together.hexdigest()
+
+    async def _digest(self, path: Path) -> str:
+        try:
+            state = _state(path)
+        except OSError:  # the load will say so
+            return ""
+        with forgiving("digests of files cannot be read"):
+            if known := self._store.digest(state):
+                return known
+        try:
+            digest = await asyncio.to_thread(digest_of, path)
+            changed = _state(path) != state  # while it was read: the digest is of no content
+        except OSError:
+            return ""
+        if not changed:
+            with forgiving():
+                self._store.put_digest(state, digest)
+        return digest
+
+
+def digest_of(path: Path) -> str:
+    """A hash of a file's content, part by part, so that several threads share a large one."""
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        parts = range(0, os.fstat(fd).st_size, _PART_BYTES)
+        if len(parts) <= 1:
+            return _digest_of_part(fd, 0).hex()
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1, len(parts))) as threads:
+            digests = threads.map(lambda start: _digest_of_part(fd, start), parts)
+            return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _digest_of_part(fd: int, start: int) -> bytes:
+    digest, end = hashlib.sha256(), start + _PART_BYTES
+    buffer = bytearray(_READ_BYTES)
+    view = memoryview(buffer)
+    while start < end and (count := os.preadv(fd, [view[: end - start]], start)):
+        digest.update(view[:count])
+        start += count
+    return digest.digest()
+
+
+def _state(path: Path) -> FileState:
+    stat = path.stat()
+    if not S_ISREG(stat.st_mode):
+        raise OSError(f"{path} is no file")  # nobody knows where it ends
+    # The time of the inode's change, too: copies and tools set the other one to what they like.
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _files(spec: FunctionSpec) -> Iterator[tuple[str, Path]]:
+    """The files of a function's model, by the part that each has in it."""
+    if spec.model:
+        model = Path(spec.model)
+        yield "model", model
+        if spec.engine == "onnxruntime":
+            for name in external_files(model):
+                yield f"data {name}", model.parent / name
+    if spec.python:
+        module = Path(spec.python_path, spec.python.partition(":")[0].replace(".", "/"))
+        package = module / "__init__.py"
+        yield "code", package if package.is_file() else module.with_name(f"{module.name}.py")

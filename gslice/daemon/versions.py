@@ -1,0 +1,146 @@
+"""The versions of the node's functions: numbered, recorded, and gone back to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gslice.control.versions import LATEST, likely, number_of, numbered, restored
+from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.events import EventKind
+from gslice.daemon.events import forgiving
+from gslice.daemon.fingerprint import Fingerprints
+from gslice.supervise.versions import Resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice.control.versions import Version
+    from gslice.core.events import Record
+    from gslice.core.types import FunctionSpec
+    from gslice.daemon.store import Store
+    from gslice.supervise.function import Function
+
+SHORT_CHARS = 12  # of a fingerprint, for people
+
+
+class Versions:
+    """`Numbers` of the node's functions, which outlive its daemons.
+
+    Args:
+        store: Keeps them.
+        event: Told of each that is new, or serves in place of another.
+    """
+
+    def __init__(self, store: Store, event: Record) -> None:
+        self._store = store
+        self._event = event
+        self._fingerprints = Fingerprints(store)
+
+    def recorded(self, name: str) -> list[Version]:
+        """The versions of a function that have served, newest first."""
+        return self._store.versions(name)
+
+    def listed(self, name: str, function: Function | None) -> list[tuple[Version, str]]:
+        """The same, each with its state: `serving`, `kept` or `recorded`.
+
+        Args:
+            name: The function's.
+            function: What runs of it.
+
+        Raises:
+            NotFound: nothing of that name ever served.
+        """
+        recorded = self.recorded(name)
+        if not recorded and function is None:
+            raise NotFound(f"there is no function {name}, nor was there one")
+        return [(version, _state_of(function, version)) for version in recorded]
+
+    async def resolve(
+        self, spec: FunctionSpec, is_warm: Callable[[FunctionSpec], bool]
+    ) -> Resolved:
+        """See `Numbers.resolve`."""
+        if spec.versions.serve == LATEST:
+            fingerprint = await self._fingerprints.of(spec)
+            number = number_of(fingerprint, self.recorded(spec.name))
+            return Resolved(numbered(spec, number), fingerprint)
+        version = self.find(spec.name, spec.versions.serve)
+        resolved = Resolved(restored(spec, version), version.fingerprint)
+        if not is_warm(resolved.spec):
+            await self.check_unchanged(version)
+        return resolved
+
+    def likely(self, spec: FunctionSpec) -> FunctionSpec:
+        """See `Numbers.likely`."""
+        recorded = self.recorded(spec.name)
+        if spec.versions.serve == LATEST:
+            found = likely(spec, recorded)
+            return numbered(spec, found.number) if found else spec
+        pinned = _by_number(recorded, spec.versions.serve)
+        return restored(spec, pinned) if pinned else spec
+
+    def has_served(self, spec: FunctionSpec) -> bool:
+        """See `Numbers.has_served`."""
+        return _by_number(self.recorded(spec.name), spec.version) is not None
+
+    def served(self, resolved: Resolved) -> None:
+        """See `Numbers.served`."""
+        spec, fingerprint = resolved.spec, resolved.fingerprint
+        number = int(spec.version)
+        with forgiving("the version that serves is not recorded"):
+            recorded = self.recorded(spec.name)
+            self._store.put_version(number, spec, fingerprint)
+            last = max(recorded, key=lambda version: version.served_s, default=None)
+            if last is None or last.number != number:
+                known = any(version.number == number for version in recorded)
+                model = f"{model_of(spec)}, {fingerprint[:SHORT_CHARS]}"
+                text = f"version {number} serves{' again' if known else ''}: {model}"
+                self._event(spec.name, EventKind.VERSION, text)
+
+    async def record_adopted(self, spec: FunctionSpec) -> None:
+        """Records what serves, if an earlier daemon did not come to it, or kept no versions."""
+        if not self.has_served(spec):
+            self.served(Resolved(spec, await self._fingerprints.of(spec)))
+
+    def find(self, name: str, number: str) -> Version:
+        """A version of a function by its number.
+
+        Raises:
+            NotFound: there is none.
+        """
+        recorded = self.recorded(name)
+        version = _by_number(recorded, number)
+        if version is None:
+            known = ", ".join(str(each.number) for each in recorded) or "none"
+            raise NotFound(f"function {name} has no version {number}", hint=f"versions: {known}")
+        return version
+
+    async def check_unchanged(self, version: Version) -> None:
+        """Raises FailedPrecondition unless its files are what they were."""
+        spec = version.spec
+        now = await self._fingerprints.of(spec)
+        if now != version.fingerprint:
+            was, now = version.fingerprint[:SHORT_CHARS], now[:SHORT_CHARS]
+            raise FailedPrecondition(
+                f"function {spec.name}: version {version.number} cannot be loaded again: the files"
+                f" of {model_of(spec)} have changed or are gone ({was} then, {now} now)",
+                hint="put them back as they were, or choose another: gslice versions " + spec.name,
+            )
+
+
+def model_of(spec: FunctionSpec) -> str:
+    """What a version computes with, for people."""
+    return spec.model or spec.python or spec.engine
+
+
+def _state_of(function: Function | None, version: Version) -> str:
+    if function is not None:
+        number, deployment = str(version.number), function.deployment
+        if deployment is not None and function.accepting and deployment.spec.version == number:
+            return "serving"
+        if any(kept.spec.version == number for kept in function.kept.warm):
+            return "kept"
+    return "recorded"
+
+
+def _by_number(recorded: list[Version], number: str) -> Version | None:
+    return next((version for version in recorded if str(version.number) == number), None)

@@ -1,0 +1,109 @@
+"""An order to load: its place on the device, its version, its memory, and then the load itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import GsliceError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice.core.types import FunctionSpec
+    from gslice.supervise.budget import Budget
+    from gslice.supervise.function import Function
+    from gslice.supervise.sharing import Sharing
+    from gslice.supervise.versions import Numbers
+
+
+class Loading:
+    """Loads functions, and changes in place what can be.
+
+    Args:
+        budget: What they may take of the node.
+        sharing: Divides the devices.
+        numbers: Knows the versions of functions.
+
+    Attributes:
+        closed: Nothing is loaded any more.
+    """
+
+    def __init__(self, budget: Budget, sharing: Sharing, numbers: Numbers) -> None:
+        self.closed = False
+        self._budget = budget
+        self._sharing = sharing
+        self._numbers = numbers
+
+    async def carry_out(
+        self,
+        function: Function,
+        wanted: FunctionSpec,
+        stage: Callable[[str, str], None],
+        *,
+        lazily: bool,
+    ) -> None:
+        """Has a function serve as wanted; the caller holds its lock.
+
+        Args:
+            function: Which.
+            wanted: As declared.
+            stage: Told of each stage.
+            lazily: One whose residency is `cold` may wait for a request, if its signature is known.
+
+        Raises:
+            GsliceError: why it does not serve. What served before serves on.
+        """
+        before = function.spec
+        with function.load_ordered():
+            try:
+                if self.closed:
+                    raise Unavailable("the daemon is stopping")
+                # Before anything waits: first come.
+                self._sharing.admit(function, self._numbers.likely(wanted))
+                resolved = await self._numbers.resolve(
+                    wanted, lambda spec: _is_warm(function, before, spec)
+                )
+                self._sharing.admit(function, resolved.spec)
+                await self._load(function, before, resolved.spec, stage, lazily)
+                self._numbers.served(resolved)
+                await function.kept.trim(resolved.spec)
+            except GsliceError as error:
+                if function.accepting:
+                    function.spec = before
+                else:
+                    await function.fail(error.message)
+                await self._sharing.share_out()
+                raise
+
+    async def _load(
+        self,
+        function: Function,
+        before: FunctionSpec,
+        spec: FunctionSpec,
+        stage: Callable[[str, str], None],
+        lazily: bool,
+    ) -> None:
+        lazily = lazily and spec.residency == "cold" and function.deployment is None
+        known = self._budget.recalled(spec) if lazily else None
+        beside = "beside what serves" if function.serving else ""
+        alone = function.takes_in_place(before, spec)
+        warm = not alone and function.kept.find(spec) is not None
+        need = None if alone or warm or known else self._budget.needed(spec, beside)
+        if need is None and function.deployment and not (alone or warm or known):
+            # Nobody knows whether it fits beside all that is warm: what would go anyway goes first.
+            await function.kept.trim(spec, function.deployment.spec.version)
+        async with self._budget.promised(need, evict=True):
+            await function.announce()
+            await self._sharing.share_out()
+            if known is not None:
+                await function.residency.begin_cold(known)
+            elif function.takes_in_place(before, spec):  # still: its workers may have died
+                function.take_over(spec)
+                await function.resizing.carry_out(stage)
+            else:
+                await function.load(spec, stage, warm=warm)
+
+
+def _is_warm(function: Function, before: FunctionSpec, spec: FunctionSpec) -> bool:
+    """Whether it can serve so without a load: it does already, or has kept such a version."""
+    return function.takes_in_place(before, spec) or function.kept.find(spec) is not None
