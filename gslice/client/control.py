@@ -125,8 +125,11 @@ class Control:
             "Events", "EventsRequest", limit=limit, follow=follow, subject=subject, kinds=kinds
         )
 
-    def upgrade(self) -> Iterator[Any]:
+    def upgrade(self, *, workers: bool = False) -> Iterator[Any]:
         """Puts the code on disk in place of the daemon and its front-ends; what runs serves on.
+
+        Args:
+            workers: Then in place of every worker, too.
 
         Returns:
             A `Stage` each as they pass: those of the daemon that answers now, then those of the one
@@ -136,7 +139,9 @@ class Control:
         try:
             told = 0
             for control in self._successors(pidfd):
-                stages = control._stream("Upgrade", "UpgradeRequest", follow=told > 0)
+                stages = control._stream(
+                    "Upgrade", "UpgradeRequest", follow=told > 0, workers=workers
+                )
                 try:
                     with control:
                         for stage in itertools.islice(stages, told, None):

@@ -62,6 +62,7 @@ class Worker:
         limiter: What enforces the share.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
         memory: What it takes, as it measured; of its context, as the daemon did.
+        inherited: An earlier daemon started it, perhaps with other code.
         ready: It has warmed up, its pump runs, and nothing has taken its place.
         preparing: It loads or warms up, and hears nothing meanwhile.
         draining: Another has taken its place; it finishes what it has.
@@ -79,6 +80,7 @@ class Worker:
         self.limiter = "none"
         self.threads = 0
         self.memory = MemoryTaken()
+        self.inherited = False
         self.ready = False
         self.preparing = False
         self.draining = False
@@ -116,7 +118,7 @@ class Worker:
         worker.limiter = state.limiter
         worker.threads = state.threads
         worker.memory = state.memory
-        worker.ready = True
+        worker.inherited = worker.ready = True
         return worker
 
     @property

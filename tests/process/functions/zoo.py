@@ -68,6 +68,18 @@ class GateInSetup(Numbers):
         return {"y": inputs["x"]}
 
 
+class SlowSetup(Numbers):
+    """y = x; while the marker is there, setting up waits for a writer to open the gate."""
+
+    def setup(self, gate: str, marker: str) -> None:
+        if Path(marker).exists():
+            with Path(gate).open("rb") as file:
+                file.read()
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+
+
 class Breakable(Numbers):
     """y = x; while the marker is there, it cannot be loaded."""
 
