@@ -44,8 +44,8 @@ async def renew_frontends(
         index = frontends.free_index()
         if index is None:
             raise FailedPrecondition(
-                f"all {MAX_FRONTENDS} places of front-ends are taken; they serve on as they are",
-                hint="leave one free: node.frontends",
+                f"all {MAX_FRONTENDS} places of front-ends are taken, some by such as still retire",
+                hint="try again when their clients have left them: node.connection_age",
             )
         stage("frontend", f"{index} for {old.index}")
         new = await frontends.start_one(index)
