@@ -68,6 +68,7 @@ class Worker:
         draining: Another has taken its place; it finishes what it has.
         expected_to_end: Its death is no accident.
         exit_timeout_s: How long it may take to end in order.
+        explain_death: Says more of how it died, where the kernel tells.
         before_kill: Takes its work off its device, which a kill may leave in disorder.
     """
 
@@ -86,6 +87,7 @@ class Worker:
         self.draining = False
         self.expected_to_end = False
         self.exit_timeout_s = EXIT_TIMEOUT_S
+        self.explain_death: Callable[[str], str] = str
         self.before_kill: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
@@ -263,7 +265,8 @@ class Worker:
         if isinstance(error, ChannelClosed):
             # The channel closes a little earlier.
             await self.child.process.wait(self.exit_timeout_s)
-            how = self.death.result() if self.death.done() else "closed its channel"
+            died = self.death.done()
+            how = self.explain_death(self.death.result()) if died else "closed its channel"
             reason = f"its worker {how} while {doing}"
             line = last_line(self.log)
             return LoadFailed(

@@ -113,6 +113,21 @@ class Dies(Numbers):
         return {"y": inputs["x"]}
 
 
+class Hungry(Numbers):
+    """A negative x takes more memory than its control group may, which it enters first."""
+
+    batch_max = 4
+
+    def setup(self, group: str, bytes_too_many: int) -> None:
+        (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+        self.bytes_too_many = bytes_too_many
+
+    def infer(self, inputs):
+        if (inputs["x"] < 0).any():
+            raise AssertionError(f"took {len(b'x' * self.bytes_too_many)} bytes")
+        return {"y": inputs["x"]}
+
+
 class DiesInSetup(Numbers):
     """Loads once, when the marker file is not there yet; then never again."""
 
