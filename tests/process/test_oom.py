@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,11 @@ def small_group() -> Iterator[Path]:
     pytest.skip(f"no memory control group can be made here: {'; '.join(reasons)}")
 
 
-def test_it_is_told_and_nobody_else_notices(start_node, zoo, small_group: Path) -> None:
+def ready(function: Any) -> list[int]:
+    return [worker.pid for worker in function.workers if worker.state == "READY"]
+
+
+def test_it_is_told_and_nobody_else_notices(small_group: Path, start_node, zoo) -> None:
     """The request that takes too much is convicted when it dies alone; all others are answered."""
     args = {"group": str(small_group), "bytes_too_many": 4 * LIMIT_BYTES}
     node = start_node({"hungry": zoo("Hungry", args=args), "echo": zoo("Echo")})
@@ -69,12 +74,9 @@ def test_it_is_told_and_nobody_else_notices(start_node, zoo, small_group: Path) 
     assert node.worker_pids("echo") == [other]
     (pid,) = node.worker_pids("hungry")
     kill_and_wait(pid)  # not the kernel's doing, and not said to be
-    node.wait_function(
-        "hungry", lambda f: [w.pid for w in f.workers if w.state == "READY"] != [pid]
-    )
+    node.wait_function("hungry", lambda f: f.state == "READY" and ready(f) not in ([], [pid]))
     with node.control() as control:
         crashes = [e.text for e in control.events(100, subject="hungry", kinds=[EventKind.CRASH])]
     assert len(crashes) == 3
     reason = f"killed by SIGKILL: the kernel found no memory for it in {small_group}"
     assert [text.endswith(reason) for text in crashes] == [True, True, False]
-    node.stop()
