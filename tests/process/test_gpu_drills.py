@@ -1,4 +1,4 @@
-"""Faults of the driver, late copies, a server in FAULT, all under load: each request has one answer.
+"""Faults of the driver, late copies, a server in FAULT, under load: each request has one answer.
 
 Stand-ins make them happen on purpose; tests/soak has the long drill.
 """

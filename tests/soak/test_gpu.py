@@ -1,4 +1,4 @@
-"""Stand-ins for a GPU meet everything that a driver does to its clients, for minutes, under load."""
+"""Stand-ins for a GPU do all that a driver can do to its clients, for minutes, under load."""
 
 from __future__ import annotations
 
