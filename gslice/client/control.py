@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import grpc
 
-from gslice.core.errors import GsliceError, PermissionDenied, Unavailable, from_code
+from gslice.core.errors import Cancelled, GsliceError, PermissionDenied, Unavailable, from_code
 from gslice.protos import message
 from gslice.protos.rpc import Stub
 
@@ -149,7 +149,7 @@ class Control:
                             yield stage
                             if stage.name in _UPGRADE_ENDS:
                                 return
-                except Unavailable:
+                except (Unavailable, Cancelled):  # the latter where it ends over our call
                     if not told:
                         raise
         finally:
