@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import grpc
 
-from gslice.core.errors import GsliceError, PermissionDenied, Unavailable, from_code
+from gslice.core.errors import Cancelled, GsliceError, PermissionDenied, Unavailable, from_code
 from gslice.protos import message
 from gslice.protos.rpc import Stub
 
@@ -141,8 +141,11 @@ class Control:
             "Events", "EventsRequest", limit=limit, follow=follow, subject=subject, kinds=kinds
         )
 
-    def upgrade(self) -> Iterator[Any]:
+    def upgrade(self, *, workers: bool = False) -> Iterator[Any]:
         """Puts the code on disk in place of the daemon and its front-ends; what runs serves on.
+
+        Args:
+            workers: Then in place of every worker, too.
 
         Returns:
             A `Stage` each as they pass: those of the daemon that answers now, then those of the one
@@ -152,7 +155,9 @@ class Control:
         try:
             told = 0
             for control in self._successors(pidfd):
-                stages = control._stream("Upgrade", "UpgradeRequest", follow=told > 0)
+                stages = control._stream(
+                    "Upgrade", "UpgradeRequest", follow=told > 0, workers=workers
+                )
                 try:
                     with control:
                         for stage in itertools.islice(stages, told, None):
@@ -160,7 +165,7 @@ class Control:
                             yield stage
                             if stage.name in _UPGRADE_ENDS:
                                 return
-                except Unavailable:
+                except (Unavailable, Cancelled):  # the latter where it ends over our call
                     if not told:
                         raise
         finally:

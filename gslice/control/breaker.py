@@ -17,12 +17,15 @@ class RestartPolicy:
         max_delay_us: Longest wait.
         deaths_max: Deaths of one process within the window that make it a crash loop.
         window_us: Deaths older than this are forgotten.
+        settled_us: A process that has served this long did not die in a loop: its death is a first
+            one again. None: none is that good.
     """
 
     first_delay_us: int = SECOND_US // 10
     max_delay_us: int = 5 * SECOND_US
     deaths_max: int = 5
     window_us: int = 60 * SECOND_US
+    settled_us: int | None = None
 
 
 class Breaker:
@@ -32,17 +35,21 @@ class Breaker:
         self._policy = policy or RestartPolicy()
         self._deaths_us: deque[int] = deque()
 
-    def death(self, now_us: int, processes: int = 1) -> int | None:
+    def death(self, now_us: int, processes: int = 1, served_us: int = 0) -> int | None:
         """Takes a death into account.
 
         Args:
             now_us: The time, on any clock that never goes back.
             processes: How many there are. What kills one may kill all at once, and that is a
                 first death for each of them.
+            served_us: How long the dead one had served.
 
         Returns:
             How long to wait before the restart, in microseconds; None: a crash loop, give up.
         """
+        settled_us = self._policy.settled_us
+        if settled_us is not None and served_us >= settled_us:
+            self.reset()
         deaths_max = self._policy.deaths_max * processes
         self._deaths_us.append(now_us)
         while (

@@ -206,7 +206,7 @@ class Servicer:
         upgrade = self._daemon.upgrade
         if not request.follow:
             try:
-                self._daemon.begin_upgrade()
+                self._daemon.begin_upgrade(workers=request.workers)
             except GsliceError as error:
                 await abort(context, error)
         async for passed in upgrade.follow():

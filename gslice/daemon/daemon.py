@@ -271,13 +271,16 @@ class Daemon:
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
 
-    def begin_upgrade(self) -> None:
+    def begin_upgrade(self, *, workers: bool = False) -> None:
         """Puts the code on disk in this daemon's place, in the background: see `upgrade`.
+
+        Args:
+            workers: They are replaced, too.
 
         Raises:
             FailedPrecondition: it cannot be begun now.
         """
-        self.upgrade.begin(self.state)
+        self.upgrade.begin(self.state, workers=workers)
         self.background(self._upgrade())
 
     async def plan_resize(self, name: str, share: str) -> ResizePlan:

@@ -1,4 +1,4 @@
-"""An upgrade: check, handover, adopt, frontend, done. Two daemons do it, one after the other.
+"""An upgrade: check, handover, adopt, frontend, worker, done. Two daemons do it, in turn.
 
 Until the handover nothing has changed. After it the new code goes on with the list of stages that
 the old one began.
@@ -18,7 +18,7 @@ from gslice.core.events import EventKind
 from gslice.daemon.successor import check_command
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.node import Changes
-from gslice.supervise.renewal import renew
+from gslice.supervise.renewal import renew_frontends, renew_workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class Passed:
     """A stage that began.
 
     Attributes:
-        name: `check`, `handover`, `adopt`, `frontend`, `done` or `failed`.
+        name: `check`, `handover`, `adopt`, `frontend`, `worker`, `done` or `failed`.
         detail: About it.
         elapsed_ms: Since the upgrade was ordered.
     """
@@ -57,6 +57,7 @@ class Upgrade:
         self._node = supervisor.node
         self._command = command
         self._begun_s = 0.0
+        self._workers = False
         self._passed: list[Passed] = []
         self._changes = Changes()
 
@@ -65,11 +66,12 @@ class Upgrade:
         """It has begun and not ended."""
         return bool(self._passed) and self._passed[-1].name not in ENDS
 
-    def begin(self, state: str) -> None:
+    def begin(self, state: str, *, workers: bool = False) -> None:
         """Forgets an earlier one.
 
         Args:
             state: Of the daemon.
+            workers: They are to be replaced, too.
 
         Raises:
             FailedPrecondition: one is under way, or none is possible.
@@ -84,6 +86,7 @@ class Upgrade:
         if self.running:
             raise FailedPrecondition("an upgrade is under way", hint="follow it: gslice events -f")
         self._begun_s = time.monotonic()  # of the machine: it goes on in the next daemon
+        self._workers = workers
         self._passed = []
         self._stage("check")
 
@@ -108,20 +111,33 @@ class Upgrade:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Goes on with what an earlier daemon began, as it gave it by `to_json`."""
         self._begun_s = state["begun_s"]
+        self._workers = state.get("workers", False)
         self._passed = [Passed(**passed) for passed in state["passed"]]
         self._stage("adopt")
 
     async def finish(self) -> None:
-        """Replaces the front-ends, once this daemon has adopted them."""
+        """Replaces what this daemon has adopted: front-ends, and workers where that was ordered."""
         try:
-            await renew(self._node, self._supervisor.frontends, self._stage)
-        except GsliceError as error:
-            self._stage("failed", f"the daemon is new, a front-end is not: {error}")
+            kept = await self._renew()
         except asyncio.CancelledError:
-            self._stage("failed", "the daemon is stopping; the front-ends are not all new")
+            self._stage("failed", "the daemon is stopping; not all that it runs is new")
             raise
+        if kept:
+            self._stage("failed", "; ".join(["the daemon is new", *kept]))
         else:
             self._stage("done", f"gslice {__version__}, pid {os.getpid()}")
+
+    async def _renew(self) -> list[str]:
+        """Returns what is not new, and why; it serves on."""
+        supervisor, kept = self._supervisor, []
+        try:
+            await renew_frontends(self._node, supervisor.frontends, self._stage)
+        except GsliceError as error:
+            kept.append(f"a front-end is not: {error}")
+        if self._workers:
+            functions = list(supervisor.functions.values())
+            kept += await renew_workers(self._node, functions, self._stage)
+        return kept
 
     def _stage(self, name: str, detail: str = "") -> None:
         passed = Passed(name, detail, (time.monotonic() - self._begun_s) * 1000)
@@ -145,4 +161,5 @@ class Upgrade:
 
     def to_json(self) -> dict[str, Any]:
         """For `resume` of the next daemon."""
-        return {"begun_s": self._begun_s, "passed": [asdict(passed) for passed in self._passed]}
+        passed = [asdict(passed) for passed in self._passed]
+        return {"begun_s": self._begun_s, "workers": self._workers, "passed": passed}

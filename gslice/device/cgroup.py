@@ -46,7 +46,7 @@ def find_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None, str]:
     """
     reasons = []
     for version in (2, 1):
-        path, reason = _own_group(proc, version)
+        path, reason = own_group(proc, version, "cpu")
         if path is None:
             reasons.append(f"v{version}: {reason}")
             continue
@@ -60,26 +60,36 @@ def find_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None, str]:
     return None, "; ".join(reasons)
 
 
-def _own_group(proc: Path, version: int) -> tuple[Path | None, str]:
+def own_group(proc: Path, version: int, controller: str) -> tuple[Path | None, str]:
+    """The group of a process, or why there is none.
+
+    Args:
+        proc: The process's folder in /proc.
+        version: 1 or 2.
+        controller: What it must control, such as `cpu`.
+
+    Raises:
+        OSError: The process has ended.
+    """
     mount = None
     for line in (proc / "mounts").read_text().splitlines():
         _, where, kind, options = line.split()[:4]
         if (version == 2 and kind == "cgroup2") or (
-            version == 1 and kind == "cgroup" and "cpu" in options.split(",")
+            version == 1 and kind == "cgroup" and controller in options.split(",")
         ):
             mount = Path(where)
             break
     if mount is None:
-        return None, "the cpu controller is not mounted"
+        return None, f"the {controller} controller is not mounted"
     for line in (proc / "cgroup").read_text().splitlines():
         _, controllers, group = line.split(":", 2)
-        if controllers == "" if version == 2 else "cpu" in controllers.split(","):
+        if controllers == "" if version == 2 else controller in controllers.split(","):
             path = mount / group.lstrip("/")
             break
     else:
         return None, "this process is in no such group"
-    if version == 2 and "cpu" not in _controllers(path):
-        return None, f"{path}: the cpu controller is not there"
+    if version == 2 and controller not in _controllers(path):
+        return None, f"{path}: the {controller} controller is not there"
     return (path, "") if path.is_dir() else (None, f"{path} cannot be seen from here")
 
 

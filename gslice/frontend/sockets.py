@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _SO_ATTACH_REUSEPORT_CBPF = 51  # of <asm-generic/socket.h>; Python has no names
 _SO_DETACH_REUSEPORT_BPF = 68
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _BPF_RETURN = 0x06  # BPF_RET | BPF_K
+_QUEUED_AT = 24  # of `struct tcp_info`: tcpi_unacked, of a listener the length of its queue
 
 
 class _Instruction(ctypes.Structure):
@@ -61,8 +63,8 @@ def divide(port: int) -> None:
 
 
 def connections(port: int) -> int:
-    """How many clients are connected to a port of this process."""
-    return sum(not _listens(sock) for sock in _sockets(port))
+    """How many clients are connected to a port of this process, accepted or still in its queue."""
+    return sum(_queued(sock) if _listens(sock) else 1 for sock in _sockets(port))
 
 
 def _set(port: int, option: int, value: bytes | int) -> None:
@@ -93,6 +95,12 @@ def _sockets(port: int) -> Iterator[socket.socket]:
             with sock:
                 if sock.family in _TCP_FAMILIES and sock.getsockname()[1] == port:
                     yield sock
+
+
+def _queued(listener: socket.socket) -> int:
+    """Connections that wait to be accepted; a listener that closes would reset them."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUED_AT + 4)
+    return int.from_bytes(info[_QUEUED_AT:], sys.byteorder)
 
 
 def _listens(sock: socket.socket) -> bool:

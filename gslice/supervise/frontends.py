@@ -11,11 +11,12 @@ import itertools
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS
-from gslice.control.breaker import Breaker
+from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
 from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
 from gslice.core.events import EventKind
 from gslice.ipc.messages import (
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 SOCKET_PREFIX = "f-"
-_RESTART_DELAY_MAX_S = 5.0
+# Without it nobody is served, and a start costs half a second of processor time: it waits shortly.
+_RESTARTS = RestartPolicy(max_delay_us=SECOND_US, settled_us=10 * SECOND_US)
 
 
 @dataclass
@@ -55,12 +57,14 @@ class Frontend:
         child: The process.
         eventfd: Wakes it when answers are ready; owned here.
         state: `starting`, `serving`, `retiring` or `draining`.
+        since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
 
     index: int
     child: Child
     eventfd: int
     state: str = "starting"
+    since_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Frontends:
         self._frontends: dict[int, Frontend] = {}
         self._lost: set[int] = set()  # indices of those that are started again
         self._listings: dict[str, Listing] = {}
-        self._breaker = Breaker()
+        self._breakers: dict[int, Breaker] = defaultdict(lambda: Breaker(_RESTARTS))
         self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
 
@@ -273,7 +277,7 @@ class Frontends:
         except BaseException:
             await child.kill()
             raise
-        frontend.state = "serving"
+        frontend.state, frontend.since_s = "serving", time.monotonic()
         self.address = serving.address
         self._node.changes.notify()
         return frontend
@@ -324,16 +328,17 @@ class Frontends:
         text = f"front-end {frontend.index} {how}; starting another"
         self._node.event(LOG_NAME, EventKind.CRASH, text)
         self._lost.add(frontend.index)
-        self._tasks.start(self._restart(frontend.index))
+        self._tasks.start(self._restart(frontend.index, frontend.since_s))
 
-    async def _restart(self, index: int) -> None:
+    async def _restart(self, index: int, since_s: float) -> None:
         """Tries until it works: without a front-end the node is of no use."""
         died_s = time.monotonic()
+        served_us = round((died_s - since_s) * 1e6)
         while not self._closing:
-            config = self._node.config
-            delay_us = self._breaker.death(time.monotonic_ns() // 1000, config.frontends)
-            delay_s = _RESTART_DELAY_MAX_S if delay_us is None else delay_us / 1e6
-            await asyncio.sleep(delay_s)
+            now_us = time.monotonic_ns() // 1000
+            delay_us = self._breakers[index].death(now_us, served_us=served_us)
+            served_us = 0
+            await asyncio.sleep((_RESTARTS.max_delay_us if delay_us is None else delay_us) / 1e6)
             try:
                 await self.start_one(index)
             except (GsliceError, OSError) as error:

@@ -209,18 +209,21 @@ class Instances:
 
     def _add(self, worker: Worker) -> None:
         self._workers.append(worker)
+        self._node.oom.watch(worker.pid, time.monotonic())
+        worker.explain_death = functools.partial(self._explain, worker)
         if self._gpu is not None:
             self._gpu.clients.add(worker, self._spec.name)
             worker.use_gpu(functools.partial(self._gpu.clients.end, worker))
 
     def _watch(self, worker: Worker) -> None:
         self._watches[worker] = HangWatch(self._node.config.hang_timeout_us * 1000)
+        self._node.oom.watch(worker.pid, time.monotonic())  # its code may have moved it meanwhile
         worker.death.add_done_callback(lambda death: self._lost(worker, death.result()))
 
     def _lost(self, worker: Worker, how: str) -> None:
         if worker.expected_to_end:
             return
-        died_s = time.monotonic()
+        died_s, how = time.monotonic(), worker.explain_death(how)
         self._node.event(self._spec.name, EventKind.CRASH, f"worker {worker.pid} {how}")
         if self._gpu is None:
             self._accept_death(worker, how, died_s, Burial())
@@ -228,6 +231,9 @@ class Instances:
             worker.ready = False
             self._watches.pop(worker, None)
             self._burying.start(self._bury(self._gpu, worker, how, died_s))
+
+    def _explain(self, worker: Worker, how: str) -> str:
+        return self._node.oom.explain(worker.pid, how, time.monotonic())
 
     async def _bury(self, gpu: Gpu, worker: Worker, how: str, died_s: float) -> None:
         self._accept_death(worker, how, died_s, await gpu.bury(worker, how))
@@ -250,6 +256,7 @@ class Instances:
         if worker not in self._workers:
             return
         self._workers.remove(worker)
+        self._node.oom.forget(worker.pid)
         self._watches.pop(worker, None)
         if self.segment is None or worker.instance < 0:
             return

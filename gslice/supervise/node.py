@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
 from gslice.supervise.gpu import Gpu, GpuLibrary
+from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
 from gslice.supervise.turns import Turns
@@ -61,6 +62,7 @@ class Node:
         event: Records something that an operator may want to know later.
         gpus: Those of the devices that are GPUs, by name.
         turns: By device: the order in which shares change there.
+        oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
     """
 
@@ -72,6 +74,7 @@ class Node:
     gpus: dict[str, Gpu] = field(default_factory=dict)
     turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
     changes: Changes = field(default_factory=Changes)
+    oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
 
     def __post_init__(self) -> None:

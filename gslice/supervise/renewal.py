@@ -1,7 +1,7 @@
-"""Replacing front-ends while clients are connected: no call of theirs fails.
+"""Replacing front-ends and workers by such of the code on disk, under load: no call fails.
 
-A successor listens on the same port and gets all new connections. The old front-end serves those
-that it has until each has come of age and its client has gone to the successor.
+A front-end's successor listens on the same port and gets all new connections. The old one
+serves those that it has until each has come of age and its client has gone to the successor.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from gslice._native import MAX_FRONTENDS
 from gslice.core.errors import FailedPrecondition, GsliceError
 from gslice.core.events import EventKind
 from gslice.ipc.messages import DirectConnections, Ok, RetireFrontend
+from gslice.supervise.logs import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from gslice.supervise.frontends import Frontend, Frontends
+    from gslice.supervise.function import Function
     from gslice.supervise.node import Node
 
 LOG_NAME = "frontend"
@@ -24,7 +26,9 @@ ORDER_TIMEOUT_S = 10.0
 AGE_SPREAD = 1.1  # gRPC lets connections live up to a tenth longer, so that not all end at once
 
 
-async def renew(node: Node, frontends: Frontends, stage: Callable[[str, str], None]) -> None:
+async def renew_frontends(
+    node: Node, frontends: Frontends, stage: Callable[[str, str], None]
+) -> None:
     """Replaces all front-ends that serve, one at a time.
 
     Args:
@@ -40,8 +44,8 @@ async def renew(node: Node, frontends: Frontends, stage: Callable[[str, str], No
         index = frontends.free_index()
         if index is None:
             raise FailedPrecondition(
-                f"all {MAX_FRONTENDS} places of front-ends are taken; they serve on as they are",
-                hint="leave one free: node.frontends",
+                f"all {MAX_FRONTENDS} places of front-ends are taken, some by such as still retire",
+                hint="try again when their clients have left them: node.connection_age",
             )
         stage("frontend", f"{index} for {old.index}")
         new = await frontends.start_one(index)
@@ -52,6 +56,30 @@ async def renew(node: Node, frontends: Frontends, stage: Callable[[str, str], No
         await _direct(node, new, len(listening) - 1)
         await retire(node, frontends, old)
         await _direct(node, new, -1)
+
+
+async def renew_workers(
+    node: Node, functions: Iterable[Function], stage: Callable[[str, str], None]
+) -> list[str]:
+    """Replaces the workers that an earlier daemon started, one at a time; see `Resizing.renew`.
+
+    Args:
+        node: The node.
+        functions: Whose workers.
+        stage: Told of each one as its shadow is about to start.
+
+    Returns:
+        Which are not new, and why: their shadows failed, and they serve on.
+    """
+    kept = []
+    for function in functions:
+        try:
+            await function.resizing.renew(stage)
+        except (GsliceError, OSError) as error:  # OSError: the node is short of something
+            reason = shortened(str(error).removeprefix(f"function {function.name}: "))
+            node.event(function.name, EventKind.FAILED, f"its worker is not replaced: {reason}")
+            kept.append(f"a worker of {function.name} is not: {reason}")
+    return kept
 
 
 async def retire(node: Node, frontends: Frontends, frontend: Frontend) -> None:

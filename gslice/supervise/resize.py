@@ -1,4 +1,4 @@
-"""Changing a share while the function serves: in place, or by a shadow that takes over.
+"""Changing a share, or the code, of a function that serves: in place, or by a shadow.
 
 A shadow is loaded and warmed beside the worker that it replaces, on the same segment, and takes
 over by one flip. Until then nothing has happened: what goes wrong drops the shadow alone. On a
@@ -8,6 +8,7 @@ device one shadow at a time is prepared, so that the excess is one instance's sh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -38,7 +39,7 @@ class Swap:
     """One shadow that took over.
 
     Attributes:
-        flip_us: How long neither worker could claim: the flip, with its wait for the function's lock.
+        flip_us: How long neither worker could claim: the flip, with the wait for the lock.
         hole_us: The dispatch wait of the first request after it; -1: none came until the old
             worker had ended.
     """
@@ -185,6 +186,48 @@ class Resizing:
         if resized.path == "shadow":
             self.last_shadow = resized
         return resized
+
+    # ---- the renewal -------------------------------------------------------------------------
+
+    async def renew(self, stage: Callable[[str, str], None]) -> None:
+        """Replaces every worker that an earlier daemon started by a shadow at the same share.
+
+        Whatever is ordered meanwhile comes first, and this goes on with what it leaves.
+
+        Args:
+            stage: Told of each worker, as its shadow is about to start.
+
+        Raises:
+            GsliceError: a shadow could not be prepared; the worker that it was for serves on.
+        """
+        function = self._function
+        while self._inherited():
+            # Whoever has ordered something newer waits for the lock, and gets it first.
+            async with function.lock:
+                with contextlib.suppress(Cancelled):
+                    await self._renew_one(stage)
+
+    async def _renew_one(self, stage: Callable[[str, str], None]) -> None:
+        deployment, name = self._function.deployment, self._function.name
+        if deployment is None:
+            return
+        self.check_newest()
+        self._newer.clear()
+        # Others who change their shares go first: a renewal makes no room, and nobody waits for it.
+        async with self._node.turns[deployment.spec.device].take(grows=True):
+            if not (old := self._inherited()):
+                return
+            stage("worker", f"{name}: another for {old[0].pid}")
+            async with self._budget.promised(self.shadow_need(deployment)):
+                tell = recorded(self._node.event, name)
+                await self._replace(deployment, old[0], Resized(), tell)
+
+    def _inherited(self) -> list[Worker]:
+        deployment = self._function.deployment
+        workers = deployment.workers if deployment is not None else []
+        return [worker for worker in workers if worker.inherited and worker.ready]
+
+    # ---- one shadow --------------------------------------------------------------------------
 
     async def _replace(
         self,

@@ -266,6 +266,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(period_s)
             now_ns = time.monotonic_ns()
+            self.node.oom.look(now_ns / 1e9)
             for function in list(self.functions.values()):
                 function.kill_hung(now_ns)
                 function.residency.look()

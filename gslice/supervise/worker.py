@@ -62,11 +62,13 @@ class Worker:
         limiter: What enforces the share.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
         memory: What it takes, as it measured; of its context, as the daemon did.
+        inherited: An earlier daemon started it, perhaps with other code.
         ready: It has warmed up, its pump runs, and nothing has taken its place.
         preparing: It loads or warms up, and hears nothing meanwhile.
         draining: Another has taken its place; it finishes what it has.
         expected_to_end: Its death is no accident.
         exit_timeout_s: How long it may take to end in order.
+        explain_death: Says more of how it died, where the kernel tells.
         before_kill: Takes its work off its device, which a kill may leave in disorder.
     """
 
@@ -79,11 +81,13 @@ class Worker:
         self.limiter = "none"
         self.threads = 0
         self.memory = MemoryTaken()
+        self.inherited = False
         self.ready = False
         self.preparing = False
         self.draining = False
         self.expected_to_end = False
         self.exit_timeout_s = EXIT_TIMEOUT_S
+        self.explain_death: Callable[[str], str] = str
         self.before_kill: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
@@ -116,7 +120,7 @@ class Worker:
         worker.limiter = state.limiter
         worker.threads = state.threads
         worker.memory = state.memory
-        worker.ready = True
+        worker.inherited = worker.ready = True
         return worker
 
     @property
@@ -261,7 +265,8 @@ class Worker:
         if isinstance(error, ChannelClosed):
             # The channel closes a little earlier.
             await self.child.process.wait(self.exit_timeout_s)
-            how = self.death.result() if self.death.done() else "closed its channel"
+            died = self.death.done()
+            how = self.explain_death(self.death.result()) if died else "closed its channel"
             reason = f"its worker {how} while {doing}"
             line = last_line(self.log)
             return LoadFailed(

@@ -20,10 +20,10 @@
 namespace gslice {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31306563696c7367;  // "gslice01", little endian
-inline constexpr std::uint32_t kLayoutVersion = 3;
+inline constexpr std::uint32_t kLayoutVersion = 4;
 inline constexpr std::size_t kMaxSlots = 1024;
 inline constexpr std::size_t kMaxClasses = 3;
-inline constexpr std::size_t kMaxFrontends = 8;
+inline constexpr std::size_t kMaxFrontends = 16;  // eight, successors, those that retire
 inline constexpr std::size_t kMaxInstances = 16;  // eight, shadows, and dead ones in quarantine
 inline constexpr std::size_t kMaxLanes = 4;
 inline constexpr std::size_t kMaxBlocks = 64;  // overflow blocks

@@ -105,6 +105,11 @@ class Hold:
         """How many have come so far."""
         return self._fake.total(f"plan.{self._name}")
 
+    def reached_by(self) -> list[int]:
+        """Processes of which some have come."""
+        counter = f"plan.{self._name}"
+        return [pid for pid in self._fake.pids() if self._fake.counters(pid).get(counter)]
+
     def wait_reached(self, count: int = 1, timeout_s: float = 20) -> None:
         """Until that many have come.
 

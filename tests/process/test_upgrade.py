@@ -84,6 +84,20 @@ def test_several_frontends_are_replaced_one_at_a_time(start_node, identity) -> N
     assert not before & after
 
 
+@pytest.mark.soak
+def test_as_many_frontends_as_a_node_may_have_are_replaced(start_node, identity) -> None:
+    node = start_node({"same": identity}, node={**AGE, "frontends": 8})
+    before = set(node.frontend_pids())
+    with OpenLoop(node.grpc_address, "same", channels=8, rate_per_s=40) as flow:
+        stages = upgrade(node)
+        flow.wait_answers(20)
+    flow.assert_each_answered_once()
+    assert names(stages) == [*STAGES[:-1], *7 * ["frontend"], "done"]
+    after = set(node.frontend_pids())
+    assert len(after) == 8
+    assert not before & after
+
+
 def test_nobody_else_takes_the_ports_or_the_state(start_node, identity) -> None:
     """HTTP clients wait; the lock and the process id stay."""
     node = start_node({"same": identity}, node=AGE)

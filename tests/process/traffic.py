@@ -41,7 +41,7 @@ class Answers:
 
     def assert_each_answered_once(self) -> None:
         """Every request that was sent was answered with its own number, once, and none failed."""
-        assert self.errors == []
+        assert self.errors == [], self.errors[:3]
         assert self.sent > 0
         assert self.answers == Counter(range(1, self.sent + 1))
 

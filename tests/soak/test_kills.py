@@ -20,7 +20,7 @@ from tests.soak.usage import MIB, growth, usage
 SECONDS = float(os.environ.get("GSLICE_SOAK_SECONDS") or 300)
 PAUSE_S = (1.0, 4.0)
 WARM_KILLS = 5
-PORT_AGAIN_S = 20.0  # restarts back off to 5 s when deaths come in quick succession
+PORT_AGAIN_S = 20.0  # restarts back off to 1 s; the machine may be busy
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(SECONDS + 900)]
 
@@ -44,7 +44,7 @@ def drill(node: Node, traffic: Traffic, blow: Callable[[], float], seed: int) ->
 
 def told(took_s: list[float]) -> str:
     median_s = statistics.median(took_s)
-    return f"{len(took_s)} kills; back after {median_s:.2f} s (median), {max(took_s):.2f} s (most)"
+    return f"{len(took_s)} times; done after {median_s:.2f} s (median), {max(took_s):.2f} s (most)"
 
 
 def test_the_daemon_is_killed_for_minutes(start_node, zoo, identity, seed: int, say) -> None:

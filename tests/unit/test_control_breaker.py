@@ -17,6 +17,13 @@ def test_old_deaths_are_forgotten() -> None:
     assert [breaker.death(n * 60 * SECOND_US) for n in range(20)] == [0] * 20
 
 
+def test_who_had_served_for_a_while_did_not_die_in_a_loop() -> None:
+    breaker = Breaker(RestartPolicy(settled_us=10))
+    deaths = [(0, 0), (1, 9), (2, 9), (12, 10), (13, 0), (30, 11), (41, 10)]
+    delays = [breaker.death(now, served_us=served) for now, served in deaths]
+    assert delays == [0, 100_000, 200_000, 0, 100_000, 0, 0]
+
+
 def test_reset_gives_another_try() -> None:
     breaker = Breaker(RestartPolicy(deaths_max=2))
     assert [breaker.death(0), breaker.death(1)] == [0, None]

@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gslice.core.errors import FailedPrecondition, Unavailable
+from gslice.core.errors import FailedPrecondition, LoadFailed, Unavailable
 from gslice.daemon.handover import VARIABLE, Handover, release_signals
 from gslice.daemon.http import HttpServer, hand_over, health
 from gslice.daemon.lock import StateLock
@@ -159,11 +160,15 @@ def test_a_socket_of_another_address_is_closed() -> None:
 
 
 class Supervisor:
-    """Stands for what runs; remembers events."""
+    """Stands for what runs, which is no front-end; remembers events."""
 
-    def __init__(self) -> None:
-        self.node = self
+    def __init__(self, **functions: Any) -> None:
+        self.node = self.frontends = self
+        self.functions = functions
         self.told: list[str] = []
+
+    def all(self) -> list[Any]:
+        return []
 
     def event(self, subject: str, kind: str, text: str) -> None:
         self.told.append(text)
@@ -182,6 +187,55 @@ def test_the_stages_go_on_in_the_next_daemon() -> None:
         stages = second.follow()
         assert [(await anext(stages)).name for _ in range(2)] == ["check", "adopt"]
         assert second.running
+
+    asyncio.run(run())
+
+
+class Renewed:
+    """A function with a worker to replace, by what works or fails."""
+
+    def __init__(self, name: str, error: Exception | None = None) -> None:
+        self.name, self.error, self.resizing = name, error, self
+
+    async def renew(self, stage: Callable[[str, str], None]) -> None:
+        stage("worker", self.name)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_workers_are_replaced_where_the_daemon_before_was_told_so(workers: bool) -> None:
+    async def run() -> None:
+        first = Upgrade(Supervisor(), ["gslice"])  # type: ignore[arg-type]
+        first.begin("SERVING", workers=workers)
+        second = Upgrade(Supervisor(f=Renewed("f")), ["gslice"])  # type: ignore[arg-type]
+        second.resume(json.loads(json.dumps(first.to_json())))
+        await second.finish()
+        names = [passed.name async for passed in second.follow()]
+        assert names == ["check", "adopt", *workers * ["worker"], "done"]
+
+    asyncio.run(run())
+
+
+def test_what_fails_keeps_no_other_worker_from_being_replaced() -> None:
+    async def run() -> None:
+        functions = {
+            "a": Renewed("a", LoadFailed("function a: it is broken", hint="mend it")),
+            "b": Renewed("b", OSError(24, "Too many open files")),
+            "c": Renewed("c"),
+        }
+        supervisor = Supervisor(**functions)
+        upgrade = Upgrade(supervisor, ["gslice"])  # type: ignore[arg-type]
+        upgrade.begin("SERVING", workers=True)
+        await upgrade.finish()
+        passed = [passed async for passed in upgrade.follow()]
+        assert [each.detail for each in passed[1:4]] == ["a", "b", "c"]
+        assert (passed[-1].name, passed[-1].detail) == (
+            "failed",
+            "the daemon is new; a worker of a is not: it is broken (mend it); "
+            "a worker of b is not: [Errno 24] Too many open files",
+        )
+        assert "its worker is not replaced: it is broken (mend it)" in supervisor.told
 
     asyncio.run(run())
 

@@ -82,6 +82,18 @@ class GateInSetup(Numbers):
         return {"y": inputs["x"]}
 
 
+class SlowSetup(Numbers):
+    """y = x; while the marker is there, setting up waits for a writer to open the gate."""
+
+    def setup(self, gate: str, marker: str) -> None:
+        if Path(marker).exists():
+            with Path(gate).open("rb") as file:
+                file.read()
+
+    def infer(self, inputs):
+        return {"y": inputs["x"]}
+
+
 class Breakable(Numbers):
     """y = x; while the marker is there, it cannot be loaded."""
 
@@ -112,6 +124,21 @@ class Dies(Numbers):
     def infer(self, inputs):
         if (inputs["x"] < 0).any():
             os.kill(os.getpid(), 9)
+        return {"y": inputs["x"]}
+
+
+class Hungry(Numbers):
+    """A negative x takes more memory than its control group may, which it enters first."""
+
+    batch_max = 4
+
+    def setup(self, group: str, bytes_too_many: int) -> None:
+        (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+        self.bytes_too_many = bytes_too_many
+
+    def infer(self, inputs):
+        if (inputs["x"] < 0).any():
+            raise AssertionError(f"took {len(b'x' * self.bytes_too_many)} bytes")
         return {"y": inputs["x"]}
 
 
