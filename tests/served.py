@@ -19,6 +19,7 @@ from gslice.worker.engines import make_engine
 from gslice.worker.engines.base import Engine
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.warmup import warm_up
+from gslice.worker.weights import WeightStore
 
 Arrays = dict[str, np.ndarray]
 MIB = 1 << 20
@@ -58,7 +59,9 @@ class Served:
         cuda: _native.CudaDevice | None = None,
     ) -> None:
         self.engine: Engine = engine or make_engine(spec.engine)
-        device = CpuDevice((0,), 100.0) if cuda is None else GpuDevice(cuda, (0,))
+        device = (
+            CpuDevice((0,), 100.0) if cuda is None else GpuDevice(cuda, (0,), WeightStore(cuda))
+        )
         self.signature: Signature = self.engine.load(spec, device)
         if cuda is not None:
             warm_up(self.engine, spec, self.signature, cuda)

@@ -21,6 +21,7 @@ from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
+from gslice.worker.weights import WeightStore
 from tests.served import Served
 
 ROOT = str(Path(__file__).parents[2])
@@ -154,7 +155,7 @@ def test_what_is_wrong_fails_the_request_and_no_other(
 
 def test_text_is_refused_at_load(cuda: _native.CudaDevice, user: Path) -> None:
     with pytest.raises(LoadFailed, match=r"'x' is BYTES, which stay on the CPU \(put this"):
-        PythonEngine().load(python(user, "Text"), GpuDevice(cuda, (0,)))
+        PythonEngine().load(python(user, "Text"), GpuDevice(cuda, (0,), WeightStore(cuda)))
 
 
 def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaDevice) -> None:
@@ -178,7 +179,9 @@ def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaD
 
 def test_onnxruntime_says_that_it_stays_on_the_cpu(cuda: _native.CudaDevice) -> None:
     with pytest.raises(LoadFailed, match="engine onnxruntime runs on the CPU only"):
-        make_engine("onnxruntime").load(FunctionSpec("f", model="m.onnx"), GpuDevice(cuda, (0,)))
+        make_engine("onnxruntime").load(
+            FunctionSpec("f", model="m.onnx"), GpuDevice(cuda, (0,), WeightStore(cuda))
+        )
 
 
 # ---- torch, its CPU in place of its GPU ------------------------------------------------------
@@ -289,7 +292,7 @@ def test_a_torch_without_cuda_says_so(cuda: _native.CudaDevice) -> None:
         pytest.skip("this torch has CUDA")
     spec = FunctionSpec("f", engine="torch", model="m.pt2")
     with pytest.raises(LoadFailed, match=r"cannot use NVIDIA H100 .*: it is built without CUDA"):
-        make_engine("torch").load(spec, GpuDevice(cuda, (0,)))
+        make_engine("torch").load(spec, GpuDevice(cuda, (0,), WeightStore(cuda)))
 
 
 def torch_affine(x: np.ndarray) -> np.ndarray:
