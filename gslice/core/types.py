@@ -177,7 +177,7 @@ class MemoryTaken:
         return {
             "context": self.context_bytes,
             "weights": self.weights_bytes,
-            "shared weights": self.shared_bytes,
+            "shared_weights": self.shared_bytes,
             "workspace": self.workspace_bytes,
         }
 

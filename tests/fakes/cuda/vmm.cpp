@@ -84,8 +84,10 @@ void free_allocations() {
     core.count("live.reserved", -1);
   }
   core.reservations.clear();
-  core.count("leaked.handles", static_cast<std::int64_t>(core.allocations.size()));
-  core.count("live.handles", -static_cast<std::int64_t>(core.allocations.size()));
+  for (std::size_t left = core.allocations.size(); left > 0; --left) {
+    core.count("leaked.handles");
+    core.count("live.handles", -1);
+  }
   core.allocations.clear();
 }
 
