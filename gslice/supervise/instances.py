@@ -216,7 +216,8 @@ class Instances:
         self, gpu: Gpu, worker: Worker, known: Signature | None, gently: bool
     ) -> Signature:
         """Has it load, with the weights that are there; those that it makes are kept for others."""
-        model, epoch = model_of(self._spec), gpu.weights.epoch
+        epoch = gpu.weights.epoch
+        model = model_of(self._spec) if gpu.config.share_weights else ""
         signature = await worker.load(
             self._spec,
             gpu.limiter,
@@ -225,7 +226,7 @@ class Instances:
             known,
             gently=gently,
             model=model,
-            block=gpu.weights.hold(self, model),
+            block=gpu.weights.hold(self, model) if model else None,
         )
         self._keep_weights(gpu, worker, epoch)
         if worker.own_weights:

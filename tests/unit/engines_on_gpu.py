@@ -187,7 +187,13 @@ def test_onnxruntime_says_that_it_stays_on_the_cpu(cuda: _native.CudaDevice) -> 
 # ---- torch, its CPU in place of its GPU ------------------------------------------------------
 
 
-def torch_served(cuda: _native.CudaDevice, name: str, graphs: str, **options: Any) -> Any:
+def torch_served(
+    cuda: _native.CudaDevice,
+    name: str,
+    graphs: str,
+    store: WeightStore | None = None,
+    **options: Any,
+) -> Any:
     pytest.importorskip("torch", reason="torch is not installed")
     from gslice.worker.engines.torch_engine import TorchEngine
     from tests.fakes.torch_gpu import FakeGpuMemory
@@ -196,7 +202,7 @@ def torch_served(cuda: _native.CudaDevice, name: str, graphs: str, **options: An
     spec = FunctionSpec(
         "f", engine="torch", python=f"tests.torch_models:{name}", python_path=ROOT, **options
     )
-    served = Served(spec, TorchEngine(lambda _: memory), cuda)
+    served = Served(spec, TorchEngine(lambda _: memory), cuda, store)
     return served, memory
 
 
@@ -233,6 +239,56 @@ def test_torch_answers_the_same_with_and_without_graphs(
         if graphs == "refused"
         else []
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"channels_last": True}])
+def test_torch_has_its_parameters_where_other_workers_have_them(
+    cuda: _native.CudaDevice, options: dict[str, Any]
+) -> None:
+    image = np.random.default_rng(9).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    makes = WeightStore(cuda, "model")
+    first, _ = torch_served(cuda, "Image", "replay", makes, **options)
+    with first:
+        expected = first.infer({"image": image})["score"]
+        assert makes.shared is not None
+        assert makes.made_bytes == makes.shared.size_bytes
+        takes = WeightStore(cuda, "model", makes.shared, makes.fd)
+        second, _ = torch_served(cuda, "Image", "replay", takes, **options)
+        with second:
+            assert (takes.shared, takes.made_bytes, takes.own) == (makes.shared, 0, "")
+            np.testing.assert_array_equal(second.infer({"image": image})["score"], expected)
+
+
+def test_parameters_lie_as_their_module_had_them(cuda: _native.CudaDevice) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from gslice.worker.engines.torch_weights import place_parameters
+    from tests.fakes.torch_gpu import FakeGpuMemory
+
+    module = torch.nn.Module()
+    module.last = torch.nn.Parameter(
+        torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), requires_grad=False
+    )
+    module.half = torch.nn.Parameter(torch.randn(5).bfloat16())
+    module.tied = module.half
+    module.scalar = torch.nn.Parameter(torch.tensor(3.0))
+    module.gaps = torch.nn.Parameter(torch.randn(4, 4)[:, ::2])
+    module.empty = torch.nn.Parameter(torch.empty(0))
+    module.register_buffer("buffer", torch.ones(2))
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    strides = {name: p.stride() for name, p in module.named_parameters()}
+    store = WeightStore(cuda, "model")
+    place_parameters(module, FakeGpuMemory(), store)
+    assert store.shared is not None
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name])
+        if name != "gaps":
+            assert parameter.stride() == strides[name]
+        if name != "empty":
+            assert parameter.data_ptr() % 256 == 0
+    assert module.tied is module.half
+    module.buffer.add_(1)  # is the module's own
+    del module
+    store.close()
 
 
 def test_torch_is_put_back_on_its_stream_after_a_capture_that_fails(

@@ -50,6 +50,9 @@ class Running:
     def serve(self) -> None:
         """Nothing pulls."""
 
+    def forget_weights(self) -> None:
+        """There are none."""
+
     def stale(self) -> list[str]:
         return []
 

@@ -207,6 +207,7 @@ class Builder:
             cpus=tuple(self._cores(device.cpus, (*path, "cpus"))) if device.cpus else (),
             index=index,
             mps_pipe=self._resolve(device.mps_pipe),
+            share_weights=device.share_weights,
         )
 
     def _cores(self, given: str | list[int], path: tuple[str, ...]) -> list[int]:
