@@ -51,11 +51,13 @@ class Weights:
         model: The daemon's word for the model.
         size_bytes: Of the block.
         digest: Of what lies where in it.
+        maker: Process id of the worker that made it: one block of a model from another.
     """
 
     model: str
     size_bytes: int
     digest: str
+    maker: int = 0
 
 
 # ---- child -> daemon ---------------------------------------------------------------------------

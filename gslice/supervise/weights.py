@@ -49,7 +49,7 @@ class GpuWeights:
     """The blocks of one GPU.
 
     Attributes:
-        epoch: Grows when blocks are dropped: what was made before is not to be kept after.
+        epoch: Grows when all are dropped: what was made before is not to be kept after.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class GpuWeights:
         Args:
             model: Whose; empty: all, after a fault that reached the whole GPU.
         """
-        self.epoch += 1
+        self.epoch += not model
         for each in [model] if model else list(self._blocks):
             self._forget(each)
 

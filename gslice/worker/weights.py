@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -163,7 +164,7 @@ class WeightStore:
             return
         if block.fd >= 0:
             self.made_bytes = block.size_bytes
-            self.shared = Weights(self._model, block.size_bytes, digest)
+            self.shared = Weights(self._model, block.size_bytes, digest, os.getpid())
 
 
 def _laid_out(pieces: Sequence[Piece]) -> tuple[list[int], int]:

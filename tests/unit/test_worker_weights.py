@@ -111,6 +111,7 @@ def test_the_second_worker_maps_what_the_first_has_made(workers: Workers) -> Non
     made, fds = workers.load(first)
     assert made.weights is not None
     assert (made.weights.model, made.weights.size_bytes) == (MODEL, BLOCK_BYTES)
+    assert made.weights.maker == first.pid
     assert made.own_weights == ""
     assert (made.memory.shared_bytes, made.memory.weights_bytes) == (BLOCK_BYTES, 0)
     taken, more = workers.load(second, made.weights, tuple(fds))

@@ -177,6 +177,8 @@ class Builder:
             )
         if device.mps_pipe:
             self._problem("goes with GPUs only", *path, "mps_pipe")
+        if not device.share_weights:
+            self._problem("goes with GPUs only", *path, "share_weights")
         cores = self._cores(part, path) if part else None
         if device.cpus:
             if cores is not None:
