@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -252,11 +253,13 @@ def test_torch_has_its_parameters_where_other_workers_have_them(
         expected = first.infer({"image": image})["score"]
         assert makes.shared is not None
         assert makes.made_bytes == makes.shared.size_bytes
-        takes = WeightStore(cuda, "model", makes.shared, makes.fd)
-        second, _ = torch_served(cuda, "Image", "replay", takes, **options)
-        with second:
-            assert (takes.shared, takes.made_bytes, takes.own) == (makes.shared, 0, "")
-            np.testing.assert_array_equal(second.infer({"image": image})["score"], expected)
+        shared, fd = makes.shared, os.dup(makes.fd)  # which is enough to keep them
+    takes = WeightStore(cuda, "model", shared, fd)
+    second, _ = torch_served(cuda, "Image", "replay", takes, **options)
+    with second:
+        assert (takes.shared, takes.made_bytes, takes.own) == (shared, 0, "")
+        np.testing.assert_array_equal(second.infer({"image": image})["score"], expected)
+    os.close(fd)
 
 
 def test_parameters_lie_as_their_module_had_them(cuda: _native.CudaDevice) -> None:
