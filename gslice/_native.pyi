@@ -145,6 +145,39 @@ class CudaDevice:
     #     "staged_copies": .., "graph_launches": ..}
     def close(self) -> None: ...  # after the instance has stopped; idempotent
 
+class WeightBlock:
+    """A model's weights in a device's memory: filled once, then read-only.
+
+    A shared one is mapped by other processes through its descriptor, and is there as long as
+    anybody maps it or holds the descriptor.
+    """
+
+    @staticmethod
+    def create(device: CudaDevice, size_bytes: int) -> WeightBlock:
+        """One that others can map, once it is sealed.
+
+        Raises:
+            FailedPrecondition: The device exports no memory.
+            ResourceExhausted: No memory.
+        """
+    @staticmethod
+    def create_private(device: CudaDevice, size_bytes: int) -> WeightBlock:
+        """One for this process alone."""
+    @staticmethod
+    def map(device: CudaDevice, fd: int, size_bytes: int) -> WeightBlock:
+        """What another process has filled: `size_bytes` as that one says. Dups the descriptor."""
+    @property
+    def pointer(self) -> int: ...  # on the device
+    @property
+    def size_bytes(self) -> int: ...  # whole pages of the device, if it is shared
+    @property
+    def fd(self) -> int: ...  # stays the block's; -1: it is private
+    @property
+    def sealed(self) -> bool: ...
+    def write(self, offset: int, data: np.ndarray) -> None: ...  # UINT8 of the host; waits
+    def seal(self) -> None: ...  # waits for what fills it; nobody writes to a shared one after
+    def close(self) -> None: ...  # nothing on the device uses it any more; idempotent
+
 class CudaGraph:
     """An instantiated graph that the pump replays on the lane's stream instead of calling.
 

@@ -19,6 +19,7 @@ from gslice.worker.engines import make_engine
 from gslice.worker.engines.base import Engine
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.warmup import warm_up
+from gslice.worker.weights import WeightStore
 
 Arrays = dict[str, np.ndarray]
 MIB = 1 << 20
@@ -56,9 +57,14 @@ class Served:
         spec: FunctionSpec,
         engine: Engine | None = None,
         cuda: _native.CudaDevice | None = None,
+        store: WeightStore | None = None,
     ) -> None:
         self.engine: Engine = engine or make_engine(spec.engine)
-        device = CpuDevice((0,), 100.0) if cuda is None else GpuDevice(cuda, (0,))
+        device: CpuDevice | GpuDevice = CpuDevice((0,), 100.0)
+        if cuda is not None:
+            store = store or WeightStore(cuda)
+            device = GpuDevice(cuda, (0,), store)
+        self._store = store
         self.signature: Signature = self.engine.load(spec, device)
         if cuda is not None:
             warm_up(self.engine, spec, self.signature, cuda)
@@ -108,6 +114,8 @@ class Served:
         """Stops it; nothing may be left in the segment."""
         self.pump.stop()
         self.engine.close()
+        if self._store is not None:
+            self._store.close()
         os.close(self.eventfd)
         counts = self.segment.counts()
         assert counts["free"] == 16, counts

@@ -100,6 +100,12 @@ class WorkerProcess:
 
     def request(self, order: messages.Message, answer: type[_A], fds: Sequence[int] = ()) -> _A:
         """Gives an order and waits for its answer; a failure is raised."""
+        return self.ask(order, answer, fds)[0]
+
+    def ask(
+        self, order: messages.Message, answer: type[_A], fds: Sequence[int] = ()
+    ) -> tuple[_A, list[int]]:
+        """Likewise; with the descriptors that came with the answer."""
         assert self.channel is not None
         self._seq += 1
         self.channel.send(order, fds, self._seq)
@@ -108,7 +114,7 @@ class WorkerProcess:
         if isinstance(received.message, messages.Failed):
             raise from_code(received.message.code, received.message.message)
         assert isinstance(received.message, answer)
-        return received.message
+        return received.message, received.fds
 
     def serve(
         self,
@@ -121,7 +127,11 @@ class WorkerProcess:
         if self.channel is None:
             self.connect()
         order = messages.Load(spec, share_percent, limiter, CPUS, gpu)
-        self.signature = self.request(order, messages.Loaded).signature
+        return self.attach(spec, self.request(order, messages.Loaded).signature)
+
+    def attach(self, spec: FunctionSpec, signature: Signature) -> messages.Ready:
+        """Everything from the signature to the flip."""
+        self.signature = signature
         self._spec = spec
         self.segment = _native.Segment.create(spec.name, [(1 << 16, 16)], 1 << 16, 4)
         self.segment.activate_frontend(0)

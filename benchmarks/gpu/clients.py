@@ -10,6 +10,7 @@ import ctypes
 import json
 import mmap
 import os
+import socket
 import statistics
 import sys
 import time
@@ -22,6 +23,8 @@ import numpy as np
 from benchmarks.gpu.driver import OUT_OF_MEMORY, CudaError, Gpu
 from benchmarks.gpu.kernels import Burn, fault
 from benchmarks.gpu.step import needed
+from gslice._native import CudaDevice, WeightBlock
+from gslice.core.errors import GsliceError
 
 MIB = 1 << 20
 _CURVE_POINT_S = 0.06
@@ -84,6 +87,42 @@ def imported(handle: str) -> None:
         gpu.download(ctypes.addressof(host), memory + 4000, ctypes.sizeof(host))
         gpu.close_export(memory)
         tell(values=list(host), right=list(host) == [1000, 1001, 1002, 1003])
+
+
+def weights(socket_fd: int, size_bytes: int) -> None:
+    """Makes weights that others can map, as a worker does, and sends their descriptor."""
+    device = CudaDevice(0, 1)
+    block = WeightBlock.create(device, size_bytes)
+    block.write(0, np.arange(size_bytes // 4, dtype=np.uint32).view(np.uint8))
+    block.seal()
+    with socket.socket(fileno=socket_fd) as sender:
+        socket.send_fds(sender, [b"weights"], [block.fd])
+    tell(size_bytes=block.size_bytes)
+    wait()
+
+
+def weights_mapped(fd: int, size_bytes: int, writes: bool = False) -> None:
+    """Maps what `weights` has made; what that takes, what is there, and what a write does."""
+    device = CudaDevice(0, 1)
+    before_bytes = device.memory_free_bytes()
+    try:
+        block = WeightBlock.map(device, fd, size_bytes)
+    except GsliceError as error:
+        tell(refused=error.message)
+        return
+    answer: dict[str, Any] = {"taken_bytes": before_bytes - device.memory_free_bytes()}
+    with Gpu() as gpu:
+        host = (ctypes.c_uint32 * 4)()
+        gpu.download(ctypes.addressof(host), block.pointer + 4000, ctypes.sizeof(host))
+        answer["right"] = list(host) == [1000, 1001, 1002, 1003]
+        if writes:
+            try:
+                gpu.upload(block.pointer, ctypes.addressof(host), ctypes.sizeof(host))
+            except CudaError as error:
+                answer["write"] = error.code
+            else:
+                answer["write"] = 0
+        tell(**answer)
 
 
 def memory(size_bytes: int) -> None:
@@ -219,7 +258,7 @@ ROLES: dict[str, Callable[..., None]] = {
     role.__name__: role
     for role in (
         *(limit, rate, export, imported, memory, pinned, faulty, bystander),
-        *(curve, caller),
+        *(curve, caller, weights, weights_mapped),
     )
 }
 

@@ -10,10 +10,11 @@ import ctypes
 import json
 import mmap
 import os
+import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -127,6 +128,46 @@ def ipc() -> Answer:
         found = mps.client("imported", 50, handle=offered["handle"]).finish()
         exporter.close()
     return Answer(found.get("right") is True, str(found.get("failed") or f"read {found['values']}"))
+
+
+def shared_weights() -> Answer:
+    """Can MPS clients share weights, when their maker is dead too, and what does a copy save?"""
+    size, limit = 256 * MIB, {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=128M"}
+    ours, theirs = socket.socketpair()
+    with Mps() as mps, ours, theirs:
+        there = theirs.fileno()
+        maker = Client(
+            *("weights", mps.environment), pass_fds=(there,), socket_fd=there, size_bytes=size
+        )
+        made = maker.read()
+        if "failed" in made:
+            return Answer(False, str(made["failed"]), {"logs": mps.log_tail()})
+        _, (fd, *_), _, _ = socket.recv_fds(ours, 16, 1)
+
+        def mapped(environment: Mapping[str, str], writes: bool = False) -> dict[str, Any]:
+            return Client(
+                *("weights_mapped", {**mps.environment, **environment}),
+                pass_fds=(fd,),
+                fd=fd,
+                size_bytes=made["size_bytes"],
+                writes=writes,
+            ).finish()
+
+        beside = mapped({})
+        maker.kill()
+        after, limited, written = mapped({}), mapped(limit), mapped({}, writes=True)
+        os.close(fd)
+        logs = mps.log_tail()
+    right = beside.get("right") is True and after.get("right") is True
+    saved = right and max(beside["taken_bytes"], after["taken_bytes"]) < size // 2
+    read_only = written.get("write") not in (0, None)
+    text = (
+        f"beside their maker {'right' if beside.get('right') else beside}, after its death "
+        f"{'right' if after.get('right') else after}; mapping 256 MiB under a limit of 128 MiB: "
+        f"{'refused' if 'refused' in limited else 'possible'}; a write gets {written.get('write')}"
+    )
+    details = {"beside": beside, "after": after, "limited": limited, "written": written}
+    return Answer(right and saved and read_only, text, details | {"logs": logs})
 
 
 def pinned() -> Answer:
@@ -251,7 +292,7 @@ def fault_domain() -> Answer:
 QUESTIONS: dict[str, Callable[[], Answer]] = {
     question.__name__: question
     for question in (
-        *(device, limit, pinned, copies, graph_handle, ipc, memory_limit),
+        *(device, limit, pinned, copies, graph_handle, ipc, shared_weights, memory_limit),
         *(concurrency, fault_domain, green, static_partition),
     )
 }

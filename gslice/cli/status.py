@@ -41,6 +41,7 @@ _HOST_MEMORY = {
 _GPU_MEMORY = {
     "GPU-CONTEXT": "context_bytes",
     "GPU-WEIGHTS": "weights_bytes",
+    "GPU-SHARED": "shared_weights_bytes",
     "GPU-WORKSPACE": "device_workspace_bytes",
     "GPU-SHADOW": "device_shadow_peak_bytes",
     "GPU-KEPT": "device_kept_bytes",

@@ -49,5 +49,7 @@ def refusal(parts: Mapping[str, int], room: Room, circumstances: str) -> str:
 
 def sizes(parts: Mapping[str, int]) -> str:
     """Parts with their sum, such as `3.1 GiB (context 0.1 GiB + weights 3.0 GiB)`."""
-    each = " + ".join(f"{part} {megabytes(size)}" for part, size in parts.items() if size)
+    each = " + ".join(
+        f"{part.replace('_', ' ')} {megabytes(size)}" for part, size in parts.items() if size
+    )
     return f"{megabytes(sum(parts.values()))} ({each})" if each else "nothing"

@@ -158,7 +158,9 @@ class MemoryTaken:
         model_bytes: Host: what loading the model added.
         warm_bytes: Host: what warming up added: workspace and lanes.
         context_bytes: GPU: what is neither of the next two.
-        weights_bytes: GPU: what loading the model took.
+        weights_bytes: GPU: what loading the model took, beside the next.
+        shared_bytes: GPU: weights that it shares with others of the model; of several, they count
+            once.
         workspace_bytes: GPU: what warming up took: workspace, lanes, graphs.
     """
 
@@ -168,11 +170,13 @@ class MemoryTaken:
     context_bytes: int = 0
     weights_bytes: int = 0
     workspace_bytes: int = 0
+    shared_bytes: int = 0
 
     def __add__(self, other: MemoryTaken) -> MemoryTaken:
-        """Of both together."""
+        """Of both together; if both have shared weights, they are taken to be the same."""
         mine, theirs = vars(self), vars(other)
-        return MemoryTaken(**{part: mine[part] + theirs[part] for part in mine})
+        both = {part: mine[part] + theirs[part] for part in mine}
+        return MemoryTaken(**both | {"shared_bytes": max(self.shared_bytes, other.shared_bytes)})
 
     @property
     def host_parts(self) -> dict[str, int]:
@@ -189,6 +193,7 @@ class MemoryTaken:
         return {
             "context": self.context_bytes,
             "weights": self.weights_bytes,
+            "shared_weights": self.shared_bytes,
             "workspace": self.workspace_bytes,
         }
 

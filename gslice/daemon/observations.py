@@ -11,7 +11,7 @@ from gslice.core.errors import InvalidArgument
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 from gslice.daemon.events import forgiving
 from gslice.ipc.codec import from_json, to_json
-from gslice.supervise.recall import Recalled, largest
+from gslice.supervise.recall import Recalled, largest, stamp, stamps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,22 +81,9 @@ def identity(spec: FunctionSpec) -> str:
     settings: dict[str, Any] = to_json(spec)
     for key in _OUTSIDE:
         del settings[key]
-    text = json.dumps([settings, *map(_stamp, _files(spec))], sort_keys=True)
+    warmup = [stamp(Path(spec.warmup))] if spec.warmup else []
+    text = json.dumps([settings, *stamps(spec), *warmup], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _files(spec: FunctionSpec) -> list[Path]:
-    module = spec.python.partition(":")[0].replace(".", "/")
-    code = [Path(spec.python_path, f"{module}.py")] if module else []
-    return [Path(name) for name in (spec.model, spec.warmup) if name] + code
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        stat = path.stat()
-    except OSError:  # the load will say so
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _recalled(seen: Mapping[str, Any]) -> Recalled | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__, _native
-from gslice.core.types import MemoryTaken
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
 from gslice.supervise.resize import Resized
+from gslice.supervise.weights import added, together
 from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
@@ -166,7 +166,7 @@ class StatusReader:
         facts, now = gpu.facts, gpu.reading
         message.problem = gpu.problem
         # Others may use it, too; without NVML only what our own workers measured is known.
-        ours = sum(worker.memory.device_bytes for worker in workers)
+        ours = together(workers).device_bytes
         message.memory_used_bytes = now.memory_used_bytes or ours
         if gpu.found is None:
             return
@@ -205,13 +205,13 @@ class StatusReader:
                 version=kept.spec.version,
                 pids=[worker.pid for worker in kept.workers],
                 rss_bytes=sum(resident_bytes(worker.pid) for worker in kept.workers),
-                device_memory_bytes=_taken(kept).device_bytes,
+                device_memory_bytes=together(kept.workers).device_bytes,
             )
         if deployment is None:
             return
         message.limiter = deployment.limiter
         message.share_effective_percent = deployment.share_effective_percent
-        message.device_memory_bytes = sum(w.memory.device_bytes for w in deployment.workers)
+        message.device_memory_bytes = together(deployment.workers).device_bytes
         _fill_memory(message.memory, function, deployment)
         for worker in deployment.workers:
             message.workers.add(
@@ -246,8 +246,8 @@ def _fill_memory(message: Any, function: Function, deployment: Deployment) -> No
 
 def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str, int]]:
     """What a function takes of `host` and `gpu`, by what for; the GPU only if it is on one."""
-    taken = _taken(deployment)
-    kept = sum(map(_taken, function.kept.deployments), MemoryTaken())
+    taken = together(deployment.workers)
+    kept = added(deployment.workers, [w for k in function.kept.deployments for w in k.workers])
     last = function.resizing.last_shadow or Resized()
     pinned_bytes = deployment.segment.size_bytes if deployment.segment else 0
     host = {**taken.host_parts, "pinned": pinned_bytes, "shadow_peak": last.extra_memory_bytes}
@@ -257,10 +257,6 @@ def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str,
     gpu = {**taken.device_parts, "shadow_peak": last.extra_device_memory_bytes}
     gpu["kept"] = kept.device_bytes
     return {"host": host, "gpu": gpu}
-
-
-def _taken(deployment: Deployment) -> MemoryTaken:
-    return sum((worker.memory for worker in deployment.workers), MemoryTaken())
 
 
 def _worker_state(worker: Worker) -> str:
@@ -294,7 +290,7 @@ def _function_reading(function: Function) -> FunctionReading:
         version=int((deployment or function).spec.version),
         kept_versions=len(function.kept.warm),
         segment_bytes=segment.size_bytes if segment else 0,
-        device_memory_bytes=sum(w.memory.device_bytes for w in workers),
+        device_memory_bytes=together(workers).device_bytes,
         memory_bytes=_by_device(function, deployment) if deployment else {},
     )
 

@@ -48,7 +48,7 @@ class AsyncChannel:
         self._on_message = on_message
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
-        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[Message], list[int] | None]] = {}
         self._outgoing: deque[tuple[bytes, list[int]]] = deque()  # with duplicates of descriptors
         self._last_seq = 0
         self._closed: GsliceError | None = None
@@ -86,6 +86,7 @@ class AsyncChannel:
         answer: type[_A],
         *,
         fds: Sequence[int] = (),
+        fds_to: list[int] | None = None,
         timeout_s: float | None = None,
     ) -> _A:
         """Sends a request and waits for its answer.
@@ -94,6 +95,8 @@ class AsyncChannel:
             message: The request.
             answer: The type of answer expected, such as `messages.Loaded`.
             fds: Descriptors to send along; the caller keeps them.
+            fds_to: Gets those that come with the answer, which are the caller's then; None: they
+                are closed.
             timeout_s: How long to wait; None: until the peer is gone.
 
         Returns:
@@ -108,7 +111,7 @@ class AsyncChannel:
         self._last_seq += 1
         seq = self._last_seq
         future: asyncio.Future[Message] = self._loop.create_future()
-        self._pending[seq] = future
+        self._pending[seq] = future, fds_to
         name = type(message).__name__
         try:
             self.send(message, fds, seq)
@@ -147,9 +150,13 @@ class AsyncChannel:
             received.close()
 
     def _resolve(self, received: Received) -> None:
-        future = self._pending.get(received.seq)  # None: it came after the time-out
-        if future is not None and not future.done():
-            future.set_result(received.message)
+        future, fds_to = self._pending.get(received.seq, (None, None))
+        if future is None or future.done():  # it came after the time-out
+            return
+        if fds_to is not None:
+            fds_to += received.fds
+            received.fds = []
+        future.set_result(received.message)
 
     def _writable(self) -> None:
         while self._outgoing:
@@ -180,6 +187,6 @@ class AsyncChannel:
         for _, fds in self._outgoing:
             close_all(fds)
         self._outgoing.clear()
-        for future in self._pending.values():
+        for future, _ in self._pending.values():
             if not future.done():
                 future.set_exception(ChannelClosed(reason.message))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 LISTEN_FD = 3  # where a child finds its listening socket
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
@@ -41,6 +41,25 @@ class Failed:
     message: str
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights in a block of a GPU's memory that its workers there share.
+
+    Its descriptor, which keeps the memory, travels along.
+
+    Attributes:
+        model: The daemon's word for the model.
+        size_bytes: Of the block.
+        digest: Of what lies where in it.
+        maker: Process id of the worker that made it: one block of a model from another.
+    """
+
+    model: str
+    size_bytes: int
+    digest: str
+    maker: int = 0
+
+
 # ---- child -> daemon ---------------------------------------------------------------------------
 
 
@@ -48,7 +67,8 @@ class Failed:
 class Hello:
     """First message on every connection, from the child.
 
-    A worker with an attached function sends its segment's descriptor along; a front-end sends its
+    A worker with an attached function sends its segment's descriptor along, and that of weights
+    that it shares; a front-end sends its
     eventfd, so that an adopting daemon holds everything it needs.
 
     Attributes:
@@ -82,6 +102,7 @@ class WorkerState:
         cpus: Likewise.
         memory: What it takes by now.
         threads: As in Ready.
+        weights: As in Loaded.
     """
 
     spec: FunctionSpec | None = None
@@ -95,6 +116,7 @@ class WorkerState:
     cpus: list[int] = field(default_factory=list)
     memory: MemoryTaken = field(default_factory=MemoryTaken)
     threads: int = 0
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +209,7 @@ class Assign:
 
 @dataclass(frozen=True)
 class Load:
-    """Load the model (request; answered by Loaded or Failed).
+    """Load the model (request, with the descriptor of `weights`; answered by Loaded or Failed).
 
     Attributes:
         spec: The function.
@@ -200,6 +222,8 @@ class Load:
         gently: Until it has warmed up, what serves computes first.
         known: The signature that another worker of the function told; None: there was none. What
             only a run shows need not be tried again.
+        model: On a GPU: what weights that it makes are told as; empty: it keeps them to itself.
+        weights: Those that another worker of the model has made; None: there are none.
     """
 
     spec: FunctionSpec
@@ -209,19 +233,25 @@ class Load:
     gpu: GpuGrant | None = None
     gently: bool = False
     known: Signature | None = None
+    model: str = ""
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model is loaded; its signature is known.
+    """The model is loaded; its signature is known. With the descriptor of weights that it made.
 
     Attributes:
         signature: What it takes and gives.
         memory: What it takes by now.
+        weights: Those that it shares with others; None: it has a copy of its own, or none.
+        own_weights: Why it does not share them; empty: it does, or has none.
     """
 
     signature: Signature
     memory: MemoryTaken
+    weights: Weights | None = None
+    own_weights: str = ""
 
 
 @dataclass(frozen=True)

@@ -248,9 +248,9 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
 
 def _segment_of(node: Node, child: Child) -> Segment | None:
     """The segment that a worker handed over with its Hello."""
-    fds = child.take_fds()
+    fds = child.take_fds(1)  # weights stay the child's, until somebody takes them
     try:
-        return Segment.open(fds[0]) if len(fds) == 1 else None
+        return Segment.open(fds[0]) if fds else None
     except GsliceError as error:
         text = f"{child.name}, of an earlier daemon, cannot be adopted: {error}"
         node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)

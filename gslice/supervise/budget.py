@@ -17,9 +17,10 @@ from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.figures import megabytes
 from gslice.core.types import MemoryTaken
 from gslice.device.memory import available_bytes
+from gslice.supervise.weights import added, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from gslice.core.types import FunctionSpec
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
     from gslice.supervise.recall import Recall, Recalled
+    from gslice.supervise.worker import Worker
 
 _PARTS_MIN = 4
 
@@ -155,8 +157,11 @@ class NodeBudget:
         recalled = self.recalled(spec)
         if recalled is None:
             return None
-        together = sum([recalled.memory] * spec.instances, MemoryTaken())
-        return Need(spec.name, spec.device, together, circumstances)
+        memory = sum([recalled.memory] * spec.instances, MemoryTaken())
+        gpu = self._node.gpus.get(spec.device)
+        if gpu is not None:
+            memory = gpu.weights.to_come(spec, memory)
+        return Need(spec.name, spec.device, memory, circumstances)
 
     async def check(self, need: Need | None) -> None:
         """See `Budget.check`."""
@@ -241,9 +246,10 @@ class NodeBudget:
         return False
 
     def _frees_bytes(self, function: Function, device: str) -> int:
-        memory = self._measured(function.name)
         if device and function.spec.device != device:
             return 0
+        others = [f for f in self._functions.values() if f is not function]
+        memory = added(_workers(others), _workers([function]))
         return memory.device_bytes if device in self._node.gpus else memory.host_bytes
 
     def _kept(self, name: str, device: str) -> list[tuple[Function, Deployment, int]]:
@@ -266,7 +272,8 @@ class NodeBudget:
                 continue
             for deployment in reversed(function.kept.warm):
                 if device in ("", deployment.spec.device):
-                    memory = sum((w.memory for w in deployment.workers), MemoryTaken())
+                    others = (d for d in self._deployments() if d is not deployment)
+                    memory = added((w for d in others for w in d.workers), deployment.workers)
                     size = memory.device_bytes if on_gpu else memory.host_bytes
                     found.append((function, deployment, size))
         return [each for each in found if each[2]]
@@ -301,19 +308,18 @@ class NodeBudget:
 
     def _measured(self, name: str) -> MemoryTaken:
         function = self._functions.get(name)
-        workers = [w for d in function.deployments for w in d.workers] if function else []
-        return sum((worker.memory for worker in workers), MemoryTaken())
+        return together(_workers([function] if function else []))
 
     def _used_bytes(self, device: str) -> Counter[str]:
-        """What workers of a device took of its memory, by function."""
+        """What workers of a device took of its memory: each function what those before did not."""
         on_gpu = device in self._node.gpus
         used: Counter[str] = Counter()
+        before: list[Worker] = []
         for deployment in self._deployments():  # of the same name, while one is loaded anew
             if deployment.spec.device == device:
-                used[deployment.spec.name] += sum(
-                    w.memory.device_bytes if on_gpu else w.memory.host_bytes
-                    for w in deployment.workers
-                )
+                taken = added(before, deployment.workers)
+                used[deployment.spec.name] += taken.device_bytes if on_gpu else taken.host_bytes
+                before += deployment.workers
         return used
 
     def _deployments(self) -> list[Deployment]:
@@ -323,3 +329,7 @@ class NodeBudget:
 def _device_of(room: Room, need: Need) -> str:
     """The device whose memory a room is; empty: the host's."""
     return need.device if room.where == need.device else ""
+
+
+def _workers(functions: Iterable[Function]) -> list[Worker]:
+    return [w for function in functions for d in function.deployments for w in d.workers]

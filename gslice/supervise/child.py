@@ -21,7 +21,7 @@ from gslice.core.errors import (
     Unavailable,
 )
 from gslice.ipc.async_channel import AsyncChannel
-from gslice.ipc.channel import Received
+from gslice.ipc.channel import MAX_FDS, Received
 from gslice.ipc.messages import PROTOCOL_VERSION, Exit, Hello, Message
 from gslice.supervise import process
 from gslice.supervise.logs import last_line
@@ -138,10 +138,14 @@ class Child:
         """What it said first."""
         return self._hello.result()
 
-    def take_fds(self) -> list[int]:
-        """The descriptors that came with Hello; the caller owns them from now on."""
-        fds, self._fds = self._fds, []
-        return fds
+    def take_fds(self, most: int = MAX_FDS) -> list[int]:
+        """The descriptors that came with Hello or an answer, in order, which nobody has taken.
+
+        Args:
+            most: How many; the caller owns them from now on.
+        """
+        taken, self._fds[:most] = self._fds[:most], []
+        return taken
 
     def send(self, message: Message, fds: Sequence[int] = (), seq: int = 0) -> None:
         """Sends a message that expects no answer; a dying child does not get it."""
@@ -153,9 +157,11 @@ class Child:
     async def request(
         self, message: Message, answer: type[_A], *, fds: Sequence[int] = (), timeout_s: float
     ) -> _A:
-        """Asks the child; see `AsyncChannel.request`."""
+        """Asks the child; see `AsyncChannel.request`. Descriptors wait for `take_fds`."""
         assert self._channel is not None
-        return await self._channel.request(message, answer, fds=fds, timeout_s=timeout_s)
+        return await self._channel.request(
+            message, answer, fds=fds, fds_to=self._fds, timeout_s=timeout_s
+        )
 
     async def stop(self, timeout_s: float) -> None:
         """Tells it to end in order, and kills it when it has not after `timeout_s`."""
@@ -207,7 +213,8 @@ class Child:
         if self._hello.done():
             self._on_call(self, received)
         elif isinstance(received.message, Hello):
-            self._fds, received.fds = received.fds, []
+            self._fds += received.fds
+            received.fds = []
             self._hello.set_result(received.message)
         else:
             self._fail_hello(FailedPrecondition(f"the child {self.name} did not say Hello first"))

@@ -18,6 +18,7 @@ from gslice.ipc.messages import EXIT_DEVICE_LOST
 if TYPE_CHECKING:
     from gslice.core.events import Record
     from gslice.supervise.mps import Mps
+    from gslice.supervise.weights import GpuWeights
     from gslice.supervise.worker import Worker
 
 _GONE_TIMEOUT_S = 600.0
@@ -44,6 +45,7 @@ class Clients:
         name: The GPU's.
         mps: Its MPS.
         event: Records what an operator may want to know.
+        weights: What they share, and is not trusted after a fault.
 
     Attributes:
         shared: Whether they go through MPS.
@@ -52,7 +54,7 @@ class Clients:
         sound: False: MPS did not recover from the last one.
     """
 
-    def __init__(self, name: str, mps: Mps, event: Record) -> None:
+    def __init__(self, name: str, mps: Mps, event: Record, weights: GpuWeights) -> None:
         self.shared = False
         self.workers: set[Worker] = set()
         self.faults = 0
@@ -60,6 +62,7 @@ class Clients:
         self._name = name
         self._mps = mps
         self._event = event
+        self._weights = weights
         self._functions: dict[int, str] = {}  # by process id
         mps.ours = self._functions.keys()  # a view, so it stays true
         self._taken_out: set[int] = set()  # process ids: they lose their device by our order
@@ -85,6 +88,8 @@ class Clients:
             how: In words, such as `exited with code 75`.
         """
         self.workers.discard(worker)
+        if how == _DEVICE_LOST and worker.pid not in self._taken_out and worker.weights is not None:
+            self._weights.drop(worker.weights.model)  # it may have died of what it read there
         if not self.shared:
             return Burial()  # the kernel took its context down before it reported the death
         try:
@@ -153,6 +158,7 @@ class Clients:
             worker.child.abort()
         if victims:
             await asyncio.wait([worker.death for worker in victims])
+        self._weights.drop()
         self.sound = await self._mps.recovered()
         culprits = await asyncio.to_thread(self._mps.culprits, clients)
         names = ", ".join(sorted({*clients.values()})) or "none"

@@ -294,6 +294,11 @@ class Deployment:
         for worker in self.instances:
             worker.detach()
 
+    def forget_weights(self) -> None:
+        """Nobody takes a dead worker's place: what its weights took is free, too."""
+        if not self.instances:
+            self.instances.forget_weights()
+
     def fail_queued(self, reason: str) -> None:
         """Answers everything that is queued with UNAVAILABLE."""
         if self.segment is not None:

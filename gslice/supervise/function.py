@@ -267,6 +267,8 @@ class Function:
     async def fail(self, reason: str) -> None:
         """It does not serve, and nothing more is tried until somebody loads it again."""
         self.admitted, self.share_granted_percent = False, 0.0
+        if self._deployment is not None:
+            self._deployment.forget_weights()
         await self._refuse("FAILED", "UNAVAILABLE", reason.removeprefix(f"function {self.name}: "))
 
     async def stop(self, drain_s: float) -> None:

@@ -21,6 +21,7 @@ from gslice.device.nvml import GpuFacts, GpuReading, Nvml
 from gslice.ipc.messages import GpuGrant
 from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
+from gslice.supervise.weights import GpuWeights, together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -85,6 +86,7 @@ class Gpu:
         limiter: `mps` or `none`; as configured before `ready`.
         problem: Why no function can be started on it; empty if they can.
         clients: Workers that use it.
+        weights: What those of one model share.
         measuring: Held while one of them loads or warms up, for each takes what goes of the GPU's
             free memory meanwhile for its own.
     """
@@ -109,7 +111,8 @@ class Gpu:
         self._event = event
         self._nvml: Nvml | None = None
         self._mps = Mps(directory, config.mps_pipe, log)
-        self.clients = Clients(name, self._mps, event)
+        self.weights = GpuWeights()
+        self.clients = Clients(name, self._mps, event, self.weights)
         self.measuring = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._ailment = ""
@@ -168,7 +171,8 @@ class Gpu:
             await self.read()
             after_bytes = self.memory_free_bytes
         if before_bytes is not None and after_bytes is not None:
-            gone_bytes = before_bytes - after_bytes - worker.memory.weights_bytes
+            loaded_bytes = worker.memory.weights_bytes + worker.made_bytes
+            gone_bytes = before_bytes - after_bytes - loaded_bytes
             worker.memory = dataclasses.replace(worker.memory, context_bytes=max(0, gone_bytes))
 
     async def _look_at_mps(self) -> None:
@@ -294,7 +298,7 @@ class Gpu:
         if not self._shared:  # a daemon in the default directory would take it in otherwise
             return bound | {"CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
         return bound | client_environment(
-            self._mps.paths, share_percent, self._memory_left_bytes(), spec.priority == "low"
+            self._mps.paths, share_percent, self._memory_left_bytes(spec), spec.priority == "low"
         )
 
     def same_share(self, one_percent: float, other_percent: float) -> bool:
@@ -304,18 +308,19 @@ class Gpu:
         one, other = (int(self.found.sms * s / 100 + 1e-9) for s in (one_percent, other_percent))
         return one == other
 
-    def _memory_left_bytes(self) -> int:
-        """What the limit leaves to one more worker; 0: there is no limit."""
+    def _memory_left_bytes(self, spec: FunctionSpec) -> int:
+        """What the limit leaves to one more worker of a function; 0: there is no limit."""
         limit = self.config.memory_limit_bytes
         if not limit:
             return 0
-        left = limit - sum(worker.memory.device_bytes for worker in self.clients.workers)
+        left = limit - together(self.clients.workers).device_bytes
         if left < 1 << 20:
             raise ResourceExhausted(
                 f"{self.name}: its memory limit is used up",
                 hint="raise limits.memory, or unload a function",
             )
-        return left
+        # MPS may count what a client maps as its own.
+        return left + self.weights.size_bytes(spec)
 
     # ---- what is proven ----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from gslice.supervise.clients import Burial
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks
+from gslice.supervise.weights import model_of
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
@@ -104,9 +106,7 @@ class Instances:
             cpus = list(device.cpus)
             return await worker.load(self._spec, device.limiter, cpus, None, known, gently=gently)
         async with gpu.measured_load(worker):
-            signature = await worker.load(
-                self._spec, gpu.limiter, gpu.cpus(), gpu.grant(), known, gently=gently
-            )
+            signature = await self._load_sharing(gpu, worker, known, gently)
         await gpu.check_client(worker, self._spec.name)
         return signature
 
@@ -127,6 +127,8 @@ class Instances:
     def adopt(self, worker: Worker) -> None:
         """Takes over one that was serving before this daemon started."""
         self._add(worker)
+        if self._gpu is not None:
+            self._keep_weights(self._gpu, worker, self._gpu.weights.epoch)
         self._watch(worker)
 
     # ---- shares ----------------------------------------------------------------------------
@@ -183,6 +185,13 @@ class Instances:
     async def settle(self) -> None:
         """Lets go of deaths that are being looked into, before all are ended."""
         await self._burying.cancel()
+        if not self._workers:
+            self.forget_weights()
+
+    def forget_weights(self) -> None:
+        """Whoever is started from now on loads them anew, unless another function has them."""
+        if self._gpu is not None:
+            self._gpu.weights.release(self)
 
     def kill_hung(self, now_ns: int) -> None:
         """Kills those that make no progress; their death then takes the usual course."""
@@ -202,6 +211,35 @@ class Instances:
             self._burying.start(worker.abort())
 
     # ---- parts -----------------------------------------------------------------------------
+
+    async def _load_sharing(
+        self, gpu: Gpu, worker: Worker, known: Signature | None, gently: bool
+    ) -> Signature:
+        """Has it load, with the weights that are there; those that it makes are kept for others."""
+        epoch = gpu.weights.epoch
+        model = model_of(self._spec) if gpu.config.share_weights else ""
+        signature = await worker.load(
+            self._spec,
+            gpu.limiter,
+            gpu.cpus(),
+            gpu.grant(),
+            known,
+            gently=gently,
+            model=model,
+            block=gpu.weights.hold(self, model) if model else None,
+        )
+        self._keep_weights(gpu, worker, epoch)
+        if worker.own_weights:
+            text = f"worker {worker.pid} has its own copy of the weights: {worker.own_weights}"
+            self._node.event(self._spec.name, EventKind.DEVICE, text)
+        return signature
+
+    def _keep_weights(self, gpu: Gpu, worker: Worker, epoch: int) -> None:
+        for fd in worker.child.take_fds():
+            if worker.weights is not None:
+                gpu.weights.keep(self, worker.weights, fd, epoch)
+            else:
+                os.close(fd)
 
     def _stamps(self, worker: Worker) -> Stamps:
         assert self.segment is not None
@@ -250,6 +288,8 @@ class Instances:
         if self._gpu is not None:
             burial = await self._gpu.bury(worker, worker.death.result())
         self._remove(worker, burial)
+        if not self._workers:
+            self.forget_weights()
 
     def _remove(self, worker: Worker, burial: Burial) -> None:
         """Takes a dead worker's instance out of the segment; its requests are queued again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.core.types import FunctionSpec, MemoryTaken
@@ -34,6 +35,22 @@ Recall = Callable[[FunctionSpec], Recalled | None]
 def nothing(spec: FunctionSpec) -> Recalled | None:
     """For whoever remembers nothing."""
     return None
+
+
+def stamps(spec: FunctionSpec) -> list[list[int]]:
+    """Changes with the files that a function's model is made of, as far as they are named."""
+    module = spec.python.partition(":")[0].replace(".", "/")
+    code = [Path(spec.python_path, f"{module}.py")] if module else []
+    return [stamp(path) for path in [*([Path(spec.model)] if spec.model else []), *code]]
+
+
+def stamp(path: Path) -> list[int]:
+    """Changes with a file; empty: it is not there."""
+    try:
+        stat = path.stat()
+    except OSError:  # the load will say so
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def largest(taken: list[MemoryTaken]) -> MemoryTaken:

@@ -156,6 +156,9 @@ class Resizing:
     def shadow_need(self, deployment: Deployment) -> Need:
         """What a shadow takes while it is beside the worker that it replaces."""
         memory = largest([worker.memory for worker in deployment.workers if worker.ready])
+        gpu = self._node.gpus.get(deployment.spec.device)
+        if gpu is not None:
+            memory = gpu.weights.to_come(deployment.spec, memory)
         return Need(self._function.name, deployment.spec.device, memory, _BESIDE)
 
     # ---- the resize --------------------------------------------------------------------------
@@ -244,7 +247,8 @@ class Resizing:
         extra = shadow.memory
         resized.extra_memory_bytes = max(resized.extra_memory_bytes, extra.host_bytes)
         resized.extra_device_memory_bytes = max(
-            resized.extra_device_memory_bytes, extra.device_bytes
+            resized.extra_device_memory_bytes,
+            extra.device_bytes - (0 if shadow.made_bytes else extra.shared_bytes),
         )
         # From here on it is done: a stop of the daemon waits for the end of it.
         swap = asyncio.ensure_future(deployment.swap(old, shadow, stage))

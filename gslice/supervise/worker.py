@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
-    from gslice.ipc.messages import Message, WorkerState
+    from gslice.ipc.messages import Message, Weights, WorkerState
     from gslice.supervise.node import Node
+    from gslice.supervise.weights import Block
 
 LOAD_TIMEOUT_S = 600.0
 ORDER_TIMEOUT_S = 10.0
@@ -63,6 +64,9 @@ class Worker:
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
         memory: What it takes, as it measured; of its context, as the daemon did.
         inherited: An earlier daemon started it, perhaps with other code.
+        weights: Those that it shares with others; None: it has a copy of its own, or none.
+        own_weights: Why it has a copy of its own; empty: it has none, or none were asked for.
+        made_bytes: What making shared weights took of its GPU.
         ready: It has warmed up, its pump runs, and nothing has taken its place.
         preparing: It loads or warms up, and hears nothing meanwhile.
         draining: Another has taken its place; it finishes what it has.
@@ -82,6 +86,9 @@ class Worker:
         self.threads = 0
         self.memory = MemoryTaken()
         self.inherited = False
+        self.weights: Weights | None = None
+        self.own_weights = ""
+        self.made_bytes = 0
         self.ready = False
         self.preparing = False
         self.draining = False
@@ -121,6 +128,8 @@ class Worker:
         worker.threads = state.threads
         worker.memory = state.memory
         worker.inherited = worker.ready = True
+        worker.weights = state.weights
+        worker.ready = True
         return worker
 
     @property
@@ -147,6 +156,8 @@ class Worker:
         known: Signature | None = None,
         *,
         gently: bool = False,
+        model: str = "",
+        block: Block | None = None,
     ) -> Signature:
         """Loads the model, with threads for its share; see `Load`.
 
@@ -157,13 +168,19 @@ class Worker:
             gpu: Its GPU; None on a CPU device.
             known: Its signature, if another worker told it.
             gently: What serves meanwhile computes first.
+            model: As what it tells of weights that it makes; their descriptor is the child's.
+            block: The model's weights, if another worker has made them.
 
         Raises:
             LoadFailed: the engine's reason, or that the process died over it.
         """
-        order = Load(spec, self.share_percent, limiter, cpus, gpu, gently, known)
-        loaded = await self._prepare(spec, "loading", order, Loaded)
+        offered, fds = (block.weights, (block.fd,)) if block is not None else (None, ())
+        order = Load(spec, self.share_percent, limiter, cpus, gpu, gently, known, model, offered)
+        loaded = await self._prepare(spec, "loading", order, Loaded, fds)
         self.memory = loaded.memory
+        self.weights, self.own_weights = loaded.weights, loaded.own_weights
+        if loaded.weights is not None and loaded.weights != offered:
+            self.made_bytes = loaded.weights.size_bytes
         return loaded.signature
 
     async def attach(

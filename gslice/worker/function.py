@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gslice.core.types import Signature
     from gslice.ipc.messages import Load
     from gslice.worker.engines.base import Device
+    from gslice.worker.weights import WeightStore
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class ServedFunction:
             limited: threads that a library starts inherit the limits of the thread that loads, and
             the pump and the control loop must have none.
         control_tids: Threads that were there before any engine: they compute nothing.
+        weights_fd: Of the weights that the order tells of; stays the caller's.
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
@@ -47,7 +49,7 @@ class ServedFunction:
         LoadFailed: The engine's reason.
     """
 
-    def __init__(self, order: Load, control_tids: Collection[int]) -> None:
+    def __init__(self, order: Load, control_tids: Collection[int], weights_fd: int = -1) -> None:
         self.order = order
         self.spec = order.spec
         self.index = -1
@@ -58,7 +60,7 @@ class ServedFunction:
         self._instance: _native.Instance | None = None
         self._niceness = lower() if order.gently else None
         pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
-        self._gpu = WorkerGpu(order.gpu, order.limiter, self.spec.lanes) if order.gpu else None
+        self._gpu = WorkerGpu(order, order.gpu, weights_fd) if order.gpu else None
         self._control_tids = frozenset(control_tids)
         try:
             self._engine = make_engine(self.spec.engine)
@@ -71,11 +73,22 @@ class ServedFunction:
             if self._gpu is not None:
                 self._gpu.close()
             raise
+        if self.weights is not None and self.weights.shared is not None:
+            own = self.memory.weights_bytes - self.weights.made_bytes
+            shared_bytes = self.weights.shared.size_bytes
+            self.memory = dataclasses.replace(
+                self.memory, weights_bytes=max(0, own), shared_bytes=shared_bytes
+            )
 
     @property
     def limiter(self) -> str:
         """What enforces the share."""
         return self._gpu.limiter if self._gpu else self._limiter.name
+
+    @property
+    def weights(self) -> WeightStore | None:
+        """Where its weights lie on the GPU; None on a CPU device."""
+        return self._gpu.weights if self._gpu else None
 
     @property
     def threads(self) -> int:
@@ -206,7 +219,7 @@ class ServedFunction:
 
     def _device(self) -> Device:
         if self._gpu is not None:
-            return GpuDevice(self._gpu.cuda, self._cpus)
+            return GpuDevice(self._gpu.cuda, self._cpus, self._gpu.weights)
         return CpuDevice(self._cpus, self.share_percent)
 
     def _limit(self) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from gslice import _native
 from gslice.core.errors import FailedPrecondition
+from gslice.worker.weights import WeightStore
 
 if TYPE_CHECKING:
-    from gslice.ipc.messages import GpuGrant
+    from gslice.ipc.messages import GpuGrant, Load
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ class GpuDevice:
     Attributes:
         cuda: The open device; its lanes' streams are where engines enqueue.
         cpus: Cores for the worker's own threads.
+        weights: Where the model's weights go.
     """
 
     cuda: _native.CudaDevice
     cpus: tuple[int, ...]
+    weights: WeightStore
 
     @property
     def threads(self) -> int:
@@ -42,13 +45,14 @@ class WorkerGpu:
     """The GPU that a worker was granted.
 
     Args:
-        grant: Which, and how large all of it is.
-        limiter: `mps`, which the environment has set up, or `none`.
-        lanes: Of the function.
+        order: What is to be loaded on it.
+        grant: Which GPU, and how large all of it is.
+        weights_fd: Of the weights that the order tells of; stays the caller's.
 
     Attributes:
-        limiter: As given.
+        limiter: `mps`, which the environment has set up, or `none`.
         cuda: The open device.
+        weights: Where the function's weights go.
 
     Raises:
         FailedPrecondition: There is no driver, or the worker sees another GPU.
@@ -56,17 +60,19 @@ class WorkerGpu:
         ResourceExhausted: The GPU's memory is full.
     """
 
-    def __init__(self, grant: GpuGrant, limiter: str, lanes: int) -> None:
+    def __init__(self, order: Load, grant: GpuGrant, weights_fd: int = -1) -> None:
         self._grant = grant
-        self.limiter = limiter
-        self.cuda = _native.CudaDevice(_ORDINAL, lanes)
+        self.limiter = order.limiter
+        self.cuda = _native.CudaDevice(_ORDINAL, order.spec.lanes)
         if self.cuda.uuid != grant.uuid:
             uuid = self.cuda.uuid
             self.cuda.close()
             raise FailedPrecondition(f"the worker sees {uuid}, not {grant.uuid}")
+        self.weights = WeightStore(self.cuda, order.model, order.weights, weights_fd)
         _log.info(
             "%s, %d of %d SMs, %g %% by %s",
-            *(self.cuda.name, self.cuda.sm_count, grant.sms, self.share_effective_percent, limiter),
+            *(self.cuda.name, self.cuda.sm_count, grant.sms),
+            *(self.share_effective_percent, self.limiter),
         )
 
     @property
@@ -77,3 +83,4 @@ class WorkerGpu:
     def close(self) -> None:
         """Waits for what the streams still run and gives the GPU back; idempotent."""
         self.cuda.close()
+        self.weights.close()

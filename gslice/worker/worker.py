@@ -130,9 +130,8 @@ class Worker:
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         channel = Channel(connection)
-        segment = self._function.segment if self._function else None
         try:
-            channel.send(hello(worker=self._told()), [segment.fd] if segment else [])
+            channel.send(hello(worker=self._told()), self._descriptors())
         except ChannelClosed:
             channel.close()
             return
@@ -158,7 +157,7 @@ class Worker:
             received.close()
         if received.seq and answer is not None:
             try:
-                channel.send(answer, seq=received.seq)
+                channel.send(answer, self._along(answer), seq=received.seq)
             except ChannelClosed:
                 self._drop(channel)
 
@@ -175,6 +174,12 @@ class Worker:
         except Exception as error:
             _log.exception("%s failed", name)
             return Failed(Internal.code, f"{name} failed: {type(error).__name__}: {error}")
+
+    def _along(self, answer: Message) -> list[int]:
+        """Whoever made weights hands them over."""
+        store = self._function.weights if self._function is not None else None
+        made = isinstance(answer, Loaded) and store is not None and store.made_bytes > 0
+        return [store.fd] if made and store is not None else []
 
     def _drop(self, channel: Channel) -> None:
         self._poll.unregister(channel.fileno())
@@ -199,12 +204,16 @@ class Worker:
         os.environ.update(order.environment)
         return Ok()
 
-    def _on_load(self, order: Load, _received: Received) -> Message:
+    def _on_load(self, order: Load, received: Received) -> Message:
         self._check_empty()
         self._state = "loading"
+        weights_fd = received.fds[0] if order.weights is not None and received.fds else -1
         with self._passing_to("loaded"):
-            self._function = ServedFunction(order, self._control_tids)
-        return Loaded(self._function.signature, self._function.memory)
+            function = self._function = ServedFunction(order, self._control_tids, weights_fd)
+        store = function.weights
+        if store is None:
+            return Loaded(function.signature, function.memory)
+        return Loaded(function.signature, function.memory, store.shared, store.own)
 
     def _on_attach(self, order: Attach, received: Received) -> Message:
         function = self._loaded()
@@ -274,6 +283,14 @@ class Worker:
 
     # ---- life --------------------------------------------------------------------------------
 
+    def _descriptors(self) -> list[int]:
+        """What goes along with Hello: of the segment first, then of weights."""
+        function = self._function
+        if function is None or function.segment is None:
+            return []
+        shared = function.weights.fd if function.weights is not None else -1
+        return [function.segment.fd, *([shared] if shared >= 0 else [])]
+
     def _told(self) -> WorkerState:
         function = self._function
         if function is None:
@@ -290,6 +307,7 @@ class Worker:
             cpus=function.order.cpus,
             memory=function.memory,
             threads=function.threads,
+            weights=function.weights.shared if function.weights else None,
         )
 
     def _catch_signals(self) -> None:

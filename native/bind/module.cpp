@@ -10,6 +10,7 @@ NB_MODULE(_native, module) {
   gslice::bind_segment(module);
   gslice::bind_frontend(module);
   gslice::bind_cuda(module);
+  gslice::bind_weights(module);
   gslice::bind_dlpack(module);
   gslice::bind_pump(module);
 }

@@ -7,6 +7,7 @@ namespace gslice {
 
 void bind_segment(nanobind::module_& module);   // Signature, Segment, histogram_bounds_us
 void bind_cuda(nanobind::module_& module);      // CudaDevice, CudaGraph
+void bind_weights(nanobind::module_& module);   // WeightBlock
 void bind_dlpack(nanobind::module_& module);    // dlpack_capsule
 void bind_frontend(nanobind::module_& module);  // Frontend, parse_infer_request
 void bind_pump(nanobind::module_& module);      // Batch, WarmBatch, Instance

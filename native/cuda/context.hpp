@@ -22,6 +22,7 @@ struct DeviceInfo {
   int sm_count = 0;        // that this process may use: under MPS those of its share
   int compute_major = 0, compute_minor = 0;
   std::size_t memory_bytes = 0;
+  bool exports_memory = false;  // as descriptors, which other processes map
 };
 
 struct Counters {

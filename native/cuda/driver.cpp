@@ -144,6 +144,17 @@ Status Driver::load() {
   find.required(cuMemFreeHost, "cuMemFreeHost", 2000);
   find.required(cuMemHostRegister, "cuMemHostRegister", 6050);
   find.required(cuMemHostUnregister, "cuMemHostUnregister", 4000);
+  find.required(cuMemGetAllocationGranularity, "cuMemGetAllocationGranularity", 10020);
+  find.required(cuMemCreate, "cuMemCreate", 10020);
+  find.required(cuMemRelease, "cuMemRelease", 10020);
+  find.required(cuMemExportToShareableHandle, "cuMemExportToShareableHandle", 10020);
+  find.required(cuMemImportFromShareableHandle, "cuMemImportFromShareableHandle", 10020);
+  find.required(cuMemAddressReserve, "cuMemAddressReserve", 10020);
+  find.required(cuMemAddressFree, "cuMemAddressFree", 10020);
+  find.required(cuMemMap, "cuMemMap", 10020);
+  find.required(cuMemUnmap, "cuMemUnmap", 10020);
+  find.required(cuMemSetAccess, "cuMemSetAccess", 10020);
+  find.required(cuMemcpyHtoD, "cuMemcpyHtoD", 3020);
   find.required(cuMemcpyAsync, "cuMemcpyAsync", 4000);
   find.required(cuMemsetD8Async, "cuMemsetD8Async", 3020);
   find.optional(cuMemcpyBatchAsync, "cuMemcpyBatchAsync", 12080);

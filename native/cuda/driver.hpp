@@ -41,6 +41,26 @@ struct Driver {
   CUresult (*cuMemHostRegister)(void*, std::size_t, unsigned int flags) = nullptr;
   CUresult (*cuMemHostUnregister)(void*) = nullptr;
 
+  // Memory that another process can map by a descriptor. The driver counts who holds it.
+  CUresult (*cuMemGetAllocationGranularity)(std::size_t*, const CUmemAllocationProp*,
+                                            int option) = nullptr;
+  CUresult (*cuMemCreate)(CUmemGenericAllocationHandle*, std::size_t, const CUmemAllocationProp*,
+                          unsigned long long flags) = nullptr;
+  CUresult (*cuMemRelease)(CUmemGenericAllocationHandle) = nullptr;
+  CUresult (*cuMemExportToShareableHandle)(void* handle, CUmemGenericAllocationHandle, int type,
+                                           unsigned long long flags) = nullptr;
+  CUresult (*cuMemImportFromShareableHandle)(CUmemGenericAllocationHandle*, void* handle,
+                                             int type) = nullptr;
+  CUresult (*cuMemAddressReserve)(CUdeviceptr*, std::size_t, std::size_t alignment,
+                                  CUdeviceptr wanted, unsigned long long flags) = nullptr;
+  CUresult (*cuMemAddressFree)(CUdeviceptr, std::size_t) = nullptr;
+  CUresult (*cuMemMap)(CUdeviceptr, std::size_t, std::size_t offset, CUmemGenericAllocationHandle,
+                       unsigned long long flags) = nullptr;
+  CUresult (*cuMemUnmap)(CUdeviceptr, std::size_t) = nullptr;
+  CUresult (*cuMemSetAccess)(CUdeviceptr, std::size_t, const CUmemAccessDesc*,
+                             std::size_t count) = nullptr;
+
+  CUresult (*cuMemcpyHtoD)(CUdeviceptr to, const void* from, std::size_t) = nullptr;
   // Between any two of device, pinned and registered memory: the addresses tell the direction.
   CUresult (*cuMemcpyAsync)(CUdeviceptr to, CUdeviceptr from, std::size_t, CUstream) = nullptr;
   CUresult (*cuMemsetD8Async)(CUdeviceptr, unsigned char, std::size_t, CUstream) = nullptr;

@@ -52,6 +52,7 @@ class Gpu:
     cpu_mask: int = 0xFFFFFFFF
     compute_mode: int = 0
     mig: int = 0
+    exports_memory: int = 1  # cuMemCreate's, as descriptors
 
 
 def make_gpus(count: int, **fields: object) -> list[Gpu]:
@@ -261,6 +262,17 @@ class FakeGpu:
     def total(self, counter: str) -> int:
         """Of all processes there ever were."""
         return sum(read_counters(path).get(counter, 0) for path in self._process_files())
+
+    def shared_bytes(self) -> int:
+        """Device memory that somebody maps or holds a descriptor of, in whatever process."""
+        folder, held_bytes = self.directory / "allocations", 0
+        for path in folder.glob("GPU-*") if folder.exists() else ():
+            with path.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    held_bytes += os.fstat(file.fileno()).st_size
+        return held_bytes
 
     def violations(self) -> list[str]:
         """What processes did that a GPU would not forgive; a test ends with none."""

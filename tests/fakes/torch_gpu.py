@@ -57,6 +57,9 @@ class FakeGpuMemory(HostMemory):
         ctypes.memmove(memory.value, result.data_ptr(), size)
         batch.set_output_ptr(index, memory.value, tuple(result.shape), tensor.dtype)
 
+    def trim(self) -> None:
+        """Nothing is kept."""
+
     def capture(self, batch: Any, call: Callable[[Any], None]) -> FakeGraph:
         if self._graphs == "refused":
             raise RuntimeError("operation not permitted when stream is capturing\nand more")

@@ -94,6 +94,7 @@ def gpu(fake_gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]
     meet(fake_gpu, monkeypatch)
     yield fake_gpu
     assert fake_gpu.processes() == []
+    assert fake_gpu.shared_bytes() == 0
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
+from gslice.worker.weights import WeightStore
 from tests.served import Served
 
 ROOT = str(Path(__file__).parents[2])
@@ -154,7 +156,7 @@ def test_what_is_wrong_fails_the_request_and_no_other(
 
 def test_text_is_refused_at_load(cuda: _native.CudaDevice, user: Path) -> None:
     with pytest.raises(LoadFailed, match=r"'x' is BYTES, which stay on the CPU \(put this"):
-        PythonEngine().load(python(user, "Text"), GpuDevice(cuda, (0,)))
+        PythonEngine().load(python(user, "Text"), GpuDevice(cuda, (0,), WeightStore(cuda)))
 
 
 def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaDevice) -> None:
@@ -178,13 +180,21 @@ def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaD
 
 def test_onnxruntime_says_that_it_stays_on_the_cpu(cuda: _native.CudaDevice) -> None:
     with pytest.raises(LoadFailed, match="engine onnxruntime runs on the CPU only"):
-        make_engine("onnxruntime").load(FunctionSpec("f", model="m.onnx"), GpuDevice(cuda, (0,)))
+        make_engine("onnxruntime").load(
+            FunctionSpec("f", model="m.onnx"), GpuDevice(cuda, (0,), WeightStore(cuda))
+        )
 
 
 # ---- torch, its CPU in place of its GPU ------------------------------------------------------
 
 
-def torch_served(cuda: _native.CudaDevice, name: str, graphs: str, **options: Any) -> Any:
+def torch_served(
+    cuda: _native.CudaDevice,
+    name: str,
+    graphs: str,
+    store: WeightStore | None = None,
+    **options: Any,
+) -> Any:
     pytest.importorskip("torch", reason="torch is not installed")
     from gslice.worker.engines.torch_engine import TorchEngine
     from tests.fakes.torch_gpu import FakeGpuMemory
@@ -193,7 +203,7 @@ def torch_served(cuda: _native.CudaDevice, name: str, graphs: str, **options: An
     spec = FunctionSpec(
         "f", engine="torch", python=f"tests.torch_models:{name}", python_path=ROOT, **options
     )
-    served = Served(spec, TorchEngine(lambda _: memory), cuda)
+    served = Served(spec, TorchEngine(lambda _: memory), cuda, store)
     return served, memory
 
 
@@ -230,6 +240,58 @@ def test_torch_answers_the_same_with_and_without_graphs(
         if graphs == "refused"
         else []
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"channels_last": True}])
+def test_torch_has_its_parameters_where_other_workers_have_them(
+    cuda: _native.CudaDevice, options: dict[str, Any]
+) -> None:
+    image = np.random.default_rng(9).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    makes = WeightStore(cuda, "model")
+    first, _ = torch_served(cuda, "Image", "replay", makes, **options)
+    with first:
+        expected = first.infer({"image": image})["score"]
+        assert makes.shared is not None
+        assert makes.made_bytes == makes.shared.size_bytes
+        shared, fd = makes.shared, os.dup(makes.fd)  # which is enough to keep them
+    takes = WeightStore(cuda, "model", shared, fd)
+    second, _ = torch_served(cuda, "Image", "replay", takes, **options)
+    with second:
+        assert (takes.shared, takes.made_bytes, takes.own) == (shared, 0, "")
+        np.testing.assert_array_equal(second.infer({"image": image})["score"], expected)
+    os.close(fd)
+
+
+def test_parameters_lie_as_their_module_had_them(cuda: _native.CudaDevice) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from gslice.worker.engines.torch_weights import place_parameters
+    from tests.fakes.torch_gpu import FakeGpuMemory
+
+    module = torch.nn.Module()
+    module.last = torch.nn.Parameter(
+        torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), requires_grad=False
+    )
+    module.half = torch.nn.Parameter(torch.randn(5).bfloat16())
+    module.tied = module.half
+    module.scalar = torch.nn.Parameter(torch.tensor(3.0))
+    module.gaps = torch.nn.Parameter(torch.randn(4, 4)[:, ::2])
+    module.empty = torch.nn.Parameter(torch.empty(0))
+    module.register_buffer("buffer", torch.ones(2))
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    strides = {name: p.stride() for name, p in module.named_parameters()}
+    store = WeightStore(cuda, "model")
+    place_parameters(module, FakeGpuMemory(), store)
+    assert store.shared is not None
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name])
+        if name != "gaps":
+            assert parameter.stride() == strides[name]
+        if name != "empty":
+            assert parameter.data_ptr() % 256 == 0
+    assert module.tied is module.half
+    module.buffer.add_(1)  # is the module's own
+    del module
+    store.close()
 
 
 def test_torch_is_put_back_on_its_stream_after_a_capture_that_fails(
@@ -289,7 +351,7 @@ def test_a_torch_without_cuda_says_so(cuda: _native.CudaDevice) -> None:
         pytest.skip("this torch has CUDA")
     spec = FunctionSpec("f", engine="torch", model="m.pt2")
     with pytest.raises(LoadFailed, match=r"cannot use NVIDIA H100 .*: it is built without CUDA"):
-        make_engine("torch").load(spec, GpuDevice(cuda, (0,)))
+        make_engine("torch").load(spec, GpuDevice(cuda, (0,), WeightStore(cuda)))
 
 
 def torch_affine(x: np.ndarray) -> np.ndarray:

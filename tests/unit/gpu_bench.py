@@ -34,6 +34,8 @@ class FakeWorker:
         self.share_percent = share_percent
         self.share_effective_percent = effective_percent
         self.memory = MemoryTaken()
+        self.weights = None
+        self.made_bytes = 0
         self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.child = FakeChild(self)
 

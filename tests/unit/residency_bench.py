@@ -79,6 +79,9 @@ class Resting:
         self.failed.append(reason)
         self.segment.fail_queued(Unavailable.code, reason)
 
+    def forget_weights(self) -> None:
+        """There are none."""
+
     async def _discard(self, worker: Any) -> None:
         self.workers.remove(worker)
 
@@ -91,6 +94,7 @@ class Resting:
                 draining=False,
                 expected_to_end=False,
                 memory=MemoryTaken(1),
+                weights=None,
             )
         )
 

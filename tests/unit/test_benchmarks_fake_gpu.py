@@ -28,7 +28,9 @@ def test_with_a_gpu_nothing_is_lacking(fake_gpu: FakeGpu):
     assert lacking() == ""
 
 
-@pytest.mark.parametrize("question", ["device", "pinned", "ipc", "memory_limit", "fault_domain"])
+@pytest.mark.parametrize(
+    "question", ["device", "pinned", "ipc", "shared_weights", "memory_limit", "fault_domain"]
+)
 def test_questions_are_answered(fake_gpu: FakeGpu, question: str):
     answer = probe.ask(question, 60)
     assert answer["holds"] is True, answer

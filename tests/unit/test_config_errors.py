@@ -157,6 +157,10 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:2: devices.cuda:0.mps_pipe: says nothing with `limiter: none`",
         ),
         (
+            "version: 1\ndevices: {cpu: {share_weights: false}}\n",
+            "node.yaml:2: devices.cpu.share_weights: goes with GPUs only",
+        ),
+        (
             "version: 1\ndevices: {cpu: {mps_pipe: /run/mps}}\n",
             "node.yaml:2: devices.cpu.mps_pipe: goes with GPUs only",
         ),

@@ -31,7 +31,7 @@ def test_a_gpu_with_all_its_settings(tmp_path: Path) -> None:
     config = loaded(
         tmp_path,
         "devices:\n  cuda:3: {limiter: mps, limits: {share: 80%, memory: 60GiB},"
-        f" cpus: '{core}', mps_pipe: pipe}}\n",
+        f" cpus: '{core}', mps_pipe: pipe, share_weights: false}}\n",
     )
     assert config.devices == {
         "cuda:3": DeviceConfig(
@@ -42,12 +42,14 @@ def test_a_gpu_with_all_its_settings(tmp_path: Path) -> None:
             cpus=(core,),
             index=3,
             mps_pipe=str(tmp_path / "pipe"),
+            share_weights=False,
         )
     }
 
 
 def test_what_is_shown_says_the_same_when_it_is_read(tmp_path: Path) -> None:
-    config = loaded(tmp_path, "devices: {cuda:1: {limits: {share: 50%}, mps_pipe: /p}, cpu: {}}\n")
+    gpu = "{limits: {share: 50%}, mps_pipe: /p, share_weights: false}"
+    config = loaded(tmp_path, f"devices: {{cuda:1: {gpu}, cpu: {{}}}}\n")
     again = loaded(tmp_path, config_to_yaml(config).partition("\n")[2])
     assert again.devices == config.devices
 

@@ -50,6 +50,9 @@ class Running:
     def serve(self) -> None:
         """Nothing pulls."""
 
+    def forget_weights(self) -> None:
+        """There are none."""
+
     def stale(self) -> list[str]:
         return []
 
@@ -310,7 +313,9 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
 
 def test_what_is_loaded_anew_counts_beside_what_serves(tmp_path: Path) -> None:
     limit = 100 << 20
-    worker = SimpleNamespace(memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20))
+    worker = SimpleNamespace(
+        memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20), weights=None
+    )
 
     async def scenario() -> None:
         supervisor = make_supervisor(tmp_path, [])

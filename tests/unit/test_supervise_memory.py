@@ -67,7 +67,7 @@ def observations(tmp_path: Path) -> Iterator[Observations]:
 
 
 def deployed(spec: FunctionSpec, *taken: MemoryTaken) -> Any:
-    workers = [SimpleNamespace(memory=memory) for memory in taken]
+    workers = [SimpleNamespace(memory=memory, weights=None) for memory in taken]
     segment = SimpleNamespace(size_bytes=4096)
     return SimpleNamespace(spec=spec, workers=workers, segment=segment, signature=SIGNATURE)
 
@@ -202,7 +202,9 @@ def test_what_is_promised_is_not_promised_again(machine: Machine) -> None:
             await machine.budget.check(Need("b", "cpu", TAKEN))
             with pytest.raises(ResourceExhausted, match=r"cpu has 250\.0 MiB free"):
                 await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))
-            workers.append(SimpleNamespace(memory=MemoryTaken(100 * MIB)))  # half of the way
+            workers.append(
+                SimpleNamespace(memory=MemoryTaken(100 * MIB), weights=None)
+            )  # half of the way
             with pytest.raises(ResourceExhausted, match=r"cpu has 250\.0 MiB free"):
                 await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))
         await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))  # it took less in the end

@@ -12,6 +12,7 @@ import pytest
 from gslice.ipc.process import start_ticks
 from gslice.supervise.clients import Clients
 from gslice.supervise.mps import FAULT, Mps
+from gslice.supervise.weights import GpuWeights
 from tests.unit.gpu_bench import FakeWorker
 
 
@@ -43,7 +44,7 @@ def test_the_clients_that_matter_are_the_workers_there_are(tmp_path: Path) -> No
     async def test() -> None:
         mps: Any = Mps(tmp_path, "/run/mps", tmp_path / "log")
         mps._control = TwoServers()
-        clients: Any = Clients("cuda:0", mps, lambda subject, text: None)
+        clients: Any = Clients("cuda:0", mps, lambda subject, text: None, GpuWeights())
         assert await mps.faulted()
         clients.add(FakeWorker(20), "f")
         assert not await mps.faulted()

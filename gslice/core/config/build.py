@@ -177,6 +177,8 @@ class Builder:
             )
         if device.mps_pipe:
             self._problem("goes with GPUs only", *path, "mps_pipe")
+        if not device.share_weights:
+            self._problem("goes with GPUs only", *path, "share_weights")
         cores = self._cores(part, path) if part else None
         if device.cpus:
             if cores is not None:
@@ -207,6 +209,7 @@ class Builder:
             cpus=tuple(self._cores(device.cpus, (*path, "cpus"))) if device.cpus else (),
             index=index,
             mps_pipe=self._resolve(device.mps_pipe),
+            share_weights=device.share_weights,
         )
 
     def _cores(self, given: str | list[int], path: tuple[str, ...]) -> list[int]:

@@ -86,6 +86,9 @@ class Device(_Section):
         default="",
         description="Pipe directory of an MPS control daemon that somebody else runs.",
     )
+    share_weights: bool = Field(
+        default=True, description="Of a GPU: workers of one model have its weights in common."
+    )
 
 
 class Slo(_Section):

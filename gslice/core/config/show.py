@@ -51,4 +51,6 @@ def _device(name: str, device: DeviceConfig) -> CommentedMap:
         shown["cpus"] = format_cores(device.cpus)
     if device.mps_pipe:
         shown["mps_pipe"] = device.mps_pipe
+    if not device.share_weights:
+        shown["share_weights"] = False
     return shown

@@ -59,6 +59,7 @@ class DeviceConfig:
         index: Of a GPU, in the order of the PCI bus, among those that this user may see.
         mps_pipe: Pipe directory of an MPS control daemon that somebody else runs; empty: gslice
             runs its own.
+        share_weights: Whether workers of one model on a GPU have its weights in common.
     """
 
     kind: str = "cpu"
@@ -68,6 +69,7 @@ class DeviceConfig:
     cpus: tuple[int, ...] = ()
     index: int = 0
     mps_pipe: str = ""
+    share_weights: bool = True
 
     def fits(self, cpus: Sequence[int], limiter: str) -> bool:
         """Whether a worker that was loaded with these settings is as one loaded now would be."""

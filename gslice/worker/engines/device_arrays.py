@@ -49,11 +49,11 @@ _TYPESTRS = {
     "FP32": "<f4",
     "FP64": "<f8",
 }
-_KSERVE_OF_TYPESTR = {name: dtype for dtype, name in _TYPESTRS.items() if dtype != "BF16"}
+KSERVE_OF_TYPESTR = {name: dtype for dtype, name in _TYPESTRS.items() if dtype != "BF16"}
 
 
 class DeviceArray:
-    """An input of a batch in the GPU's memory; valid only during the call that got it.
+    """An input of a batch in the GPU's memory, valid only during the call that got it; or a weight.
 
     `torch.from_dlpack`, `cupy.asarray`, `numba.cuda.as_cuda_array` and the like take it as it is.
 
@@ -61,7 +61,7 @@ class DeviceArray:
         pointer: Its address on the device.
         shape: Its shape; rows are contiguous.
         dtype: A KServe data type.
-        stream: The CUstream on which its data arrives.
+        stream: The CUstream on which its data arrives; 0: it is there.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DeviceArray:
             "typestr": _TYPESTRS[self.dtype],
             "data": (self.pointer, False),
             "strides": None,
-            "stream": self.stream,
+            "stream": self.stream or None,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class DeviceArray:
             raise BufferError("a batch's tensor is given as it lies; copy it afterwards")
         if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
             raise BufferError("a batch's tensor lies on the GPU; move it afterwards")
-        if stream not in (-1, self.stream):
+        if self.stream and stream not in (-1, self.stream):
             self._order(self.stream, stream or 1)  # none says the legacy default stream
         return _native.dlpack_capsule(self.pointer, self.shape, self.dtype, 0)
 
@@ -184,7 +184,7 @@ def _of_capsule(capsule: object) -> DeviceOutput:
 
 def _of_interface(value: Any, stream: int, order: Order) -> DeviceOutput:
     interface = value.__cuda_array_interface__
-    dtype = _KSERVE_OF_TYPESTR.get(interface["typestr"])
+    dtype = KSERVE_OF_TYPESTR.get(interface["typestr"])
     if dtype is None:
         raise TypeError(f"arrays of {interface['typestr']} are none of KServe's")
     shape = tuple(int(dim) for dim in interface["shape"])

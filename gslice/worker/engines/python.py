@@ -6,7 +6,10 @@ class Tagger:
     outputs = [("score", "FP32", [-1, 3])]
     batch_max = 32                              # optional; 0: never batched
 
-    def setup(self, threshold):                 # optional; gets the function's `args`
+    def load_weights(self, threshold):          # optional; gets the function's `args`
+        return {"w": np.load("w.npy", mmap_mode="r")}       # -> self.weights["w"], read-only
+
+    def setup(self, threshold):                 # optional; likewise
         ...
 
     def infer(self, inputs):                    # name -> array of the whole batch
@@ -26,14 +29,16 @@ On a GPU the input arrays lie in its memory, and are objects that `torch.from_dl
 library, contiguous, or NumPy arrays. Work belongs on the CUstream `self.stream`, set before each
 call; torch and CuPy have it as their current stream already. What a library without a current
 stream (Numba, PyCUDA) does on the default stream comes in its order, too, but lanes then wait for
-each other. Nothing needs to wait for the work to end, and what is returned may be forgotten. There
-are no BYTES tensors on a GPU.
+each other. What `load_weights` gives is copied to the GPU once for all workers of the class (later
+ones map the same memory), and `self.weights` has such arrays, too; writing there is a fault that
+reaches everybody on the GPU. Nothing needs to wait for the work to end, and what is returned may be
+forgotten. There are no BYTES tensors on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +47,7 @@ import numpy as np
 from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.worker.engines.declared import declared_signature, find_object
-from gslice.worker.engines.python_gpu import GpuTensors, refuse_text
+from gslice.worker.engines.python_gpu import GpuTensors, refuse_text, weights_there
 from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
@@ -77,9 +82,12 @@ class PythonEngine:
             raise LoadFailed(f"function {spec.name}: {spec.python} is no class")
         try:
             self._object = cls()
+            has_weights = hasattr(self._object, "load_weights")
+            if has_weights:
+                self._object.weights = _weights(self._object.load_weights(**spec.args), device)
             if hasattr(self._object, "setup"):
                 self._object.setup(**spec.args)
-            elif spec.args:
+            elif spec.args and not has_weights:
                 raise TypeError("it has args, but the class has no setup method")
         except Exception as error:
             _log.exception("%s failed in its setup", spec.python)
@@ -142,6 +150,17 @@ class PythonEngine:
         if place not in self._logged:
             self._logged.add(place)
             _log.error("infer failed; the same failure is not logged again", exc_info=error)
+
+
+def _weights(given: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    """What the user's class gets as its weights, where it computes."""
+    arrays = {name: np.asarray(value) for name, value in given.items()}
+    if isinstance(device, GpuDevice):
+        return dict(weights_there(device, arrays))
+    views = {name: array.view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views
 
 
 def _input(batch: Batch, index: int, tensor: TensorSpec) -> np.ndarray:

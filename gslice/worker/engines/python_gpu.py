@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gslice.core.errors import LoadFailed
-from gslice.worker.engines.device_arrays import DeviceArray, DeviceOutput, device_output
+from gslice.worker.engines.device_arrays import (
+    KSERVE_OF_TYPESTR,
+    DeviceArray,
+    DeviceOutput,
+    device_output,
+)
 from gslice.worker.gpu import LEGACY_STREAM
+from gslice.worker.weights import Piece
 
 if TYPE_CHECKING:
     from gslice._native import Batch, CudaDevice
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
+    from gslice.worker.gpu import GpuDevice
+    from gslice.worker.weights import Placed
 
 
 _ON_THE_DEFAULT_STREAM = ("numba.cuda", "pycuda")
@@ -75,6 +84,37 @@ class GpuTensors:
         is_pattern = (tensor.dtype, output.dtype) == ("BF16", "UINT16")
         dtype = "BF16" if is_pattern else output.dtype
         batch.set_output_ptr(index, output.pointer, output.shape, dtype)
+
+
+def weights_there(device: GpuDevice, arrays: Mapping[str, np.ndarray]) -> dict[str, DeviceArray]:
+    """Weights on the GPU: one copy for all workers of the class, where they can share it.
+
+    Raises:
+        TypeError: One is of no type that KServe knows.
+    """
+    pieces = [_piece(name, array) for name, array in arrays.items()]
+
+    def fill(placed: Placed) -> None:
+        for index, array in enumerate(arrays.values()):
+            placed.write(index, array)
+
+    placed = device.weights.place(pieces, fill)
+    if placed is None:
+        return {}
+    return {
+        piece.name: DeviceArray(
+            placed.pointer + offset, piece.shape, piece.dtype, 0, device.cuda.order
+        )
+        for piece, offset in zip(pieces, placed.offsets, strict=True)
+    }
+
+
+def _piece(name: str, array: np.ndarray) -> Piece:
+    dtype = KSERVE_OF_TYPESTR.get(array.dtype.str)
+    if dtype is None:
+        raise TypeError(f"weights {name!r}: arrays of {array.dtype} are none of KServe's")
+    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    return Piece(name, dtype, array.shape, tuple(strides), array.nbytes)
 
 
 def refuse_text(spec: FunctionSpec, signature: Signature) -> None:

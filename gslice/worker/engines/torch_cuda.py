@@ -66,6 +66,10 @@ class CudaMemory:
         """See `Memory.give`. Its memory goes back to the pool of the stream, behind the copy."""
         batch.set_output_ptr(index, result.data_ptr(), tuple(result.shape), tensor.dtype)
 
+    def trim(self) -> None:
+        """See `GpuMemory.trim`."""
+        torch.cuda.empty_cache()
+
     def capture(self, batch: _native.Batch, call: Callable[[_native.Batch], None]) -> CudaGraph:
         """See `GpuMemory.capture`."""
         # Taken out while it is in use: a failed capture leaves a pool that takes no other.

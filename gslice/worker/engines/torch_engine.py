@@ -17,9 +17,10 @@ outputs of an exported program are called like the keys of the mapping it return
 or `output_0` and on. `precision` casts the model and its floating inputs; what clients send and
 get keeps the type that the model declares.
 
-The model runs over the slots' or the lane's memory without a copy of its inputs, on a GPU on the
-lane's stream. There, batches of known shapes are captured as graphs in warm-up, and the pump
-replays them without Python where torch gives the handle.
+On a GPU all workers of a model share the memory of its parameters, which nobody can write to;
+buffers are each worker's own. The model runs over the slots' or the lane's memory without a copy of
+its inputs, on a GPU on the lane's stream. There, batches of known shapes are captured as graphs in
+warm-up, and the pump replays them without Python where torch gives the handle.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +38,7 @@ from gslice.core.errors import FailedPrecondition
 from gslice.worker.engines.torch_memory import GpuMemory, Graph, HostMemory, Memory
 from gslice.worker.engines.torch_model import TorchModel, load_model
 from gslice.worker.engines.torch_types import TORCH_TYPES, buckets
+from gslice.worker.engines.torch_weights import place_parameters
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.shapes import is_known
 
@@ -73,7 +76,12 @@ class TorchEngine:
         if isinstance(device, GpuDevice):
             self._gpu = (self._gpu_memory or _torch_gpu_memory)(device.cuda)
         memory = self._gpu or HostMemory()
-        model = load_model(spec, memory.device)
+        if isinstance(device, GpuDevice) and self._gpu is not None:
+            place = partial(place_parameters, memory=self._gpu, store=device.weights)
+            model = load_model(spec, memory.device, place)
+            self._gpu.trim()
+        else:
+            model = load_model(spec, memory.device)
         if self._gpu is not None:
             model = replace(model, signature=_with_buckets(model.signature))
         self._call = _ModelCall(model, memory)

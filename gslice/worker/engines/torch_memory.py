@@ -54,7 +54,10 @@ class Memory(Protocol):
 
 
 class GpuMemory(Memory, Protocol):
-    """Memory whose work can be recorded."""
+    """Memory of a GPU, whose work can be recorded."""
+
+    def trim(self) -> None:
+        """Gives back what torch keeps of it for later."""
 
     def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
         """Records what `call` enqueues for a batch, instead of running it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +40,29 @@ class TorchModel:
     run: Callable[[Tensors], Tensors]
 
 
-def load_model(spec: FunctionSpec, device: torch.device) -> TorchModel:
+Place = Callable[[torch.nn.Module], None]
+"""Puts the parameters of a module where they are to lie; the rest follows them."""
+
+
+def load_model(
+    spec: FunctionSpec, device: torch.device, place: Place = lambda module: None
+) -> TorchModel:
     """Loads the function's exported program, or calls its factory.
+
+    Args:
+        spec: The function.
+        device: Where it runs.
+        place: Called with the module, whose parameters are in host memory unless the user's code
+            has put them elsewhere.
 
     Raises:
         LoadFailed: It cannot be served; the message says why.
     """
-    model = _exported(spec, device) if spec.model else _made(spec, device)
+    model = _exported(spec, device, place) if spec.model else _made(spec, device, place)
     return TorchModel(model.signature, _cast(spec, model.run))
 
 
-def _exported(spec: FunctionSpec, device: torch.device) -> TorchModel:
+def _exported(spec: FunctionSpec, device: torch.device, place: Place) -> TorchModel:
     check_model_file(spec)
     try:
         program = torch.export.load(spec.model)
@@ -59,7 +72,7 @@ def _exported(spec: FunctionSpec, device: torch.device) -> TorchModel:
             hint="write it with torch.export.save",
         ) from error
     reader = ProgramReader(spec, program)
-    module = _formed(spec, device, lambda: _module_on(program, device))
+    module = _formed(spec, device, lambda: _module_on(program, device), place)
     structure = program.call_spec.in_spec
 
     def run(tensors: Tensors) -> Tensors:
@@ -75,12 +88,27 @@ def _module_on(program: Any, device: torch.device) -> torch.nn.Module:
         from torch.export import passes
 
         if hasattr(passes, "move_to_device_pass"):  # since torch 2.6
-            program = passes.move_to_device_pass(program, device)
+            with _without_parameters(program):
+                program = passes.move_to_device_pass(program, device)
     module: torch.nn.Module = program.module()
     return module
 
 
-def _made(spec: FunctionSpec, device: torch.device) -> TorchModel:
+@contextmanager
+def _without_parameters(program: Any) -> Iterator[None]:
+    """The parameters stay where they are: another worker may have them on the device already."""
+    state = program.state_dict
+    kept = {name: v for name, v in state.items() if isinstance(v, torch.nn.Parameter)}
+    for name, parameter in kept.items():
+        nothing = torch.empty(0, dtype=parameter.dtype)
+        state[name] = torch.nn.Parameter(nothing, parameter.requires_grad)
+    try:
+        yield
+    finally:
+        state.update(kept)
+
+
+def _made(spec: FunctionSpec, device: torch.device, place: Place) -> TorchModel:
     factory = find_object(spec, "factory")
     try:
         module = factory(**spec.args)
@@ -94,7 +122,7 @@ def _made(spec: FunctionSpec, device: torch.device) -> TorchModel:
         )
     signature = declared_signature(spec, module)
     _refuse_text(spec, signature)
-    formed = _formed(spec, device, module.eval)
+    formed = _formed(spec, device, module.eval, place)
     names = [tensor.name for tensor in signature.inputs]
     by_name = set(names) <= set(inspect.signature(module.forward).parameters)
 
@@ -128,14 +156,20 @@ def _in_order(results: Any, outputs: tuple[TensorSpec, ...]) -> Tensors:
 
 
 def _formed(
-    spec: FunctionSpec, device: torch.device, make: Callable[[], torch.nn.Module]
+    spec: FunctionSpec,
+    device: torch.device,
+    make: Callable[[], torch.nn.Module],
+    place: Place,
 ) -> torch.nn.Module:
     """The module on its device, in the precision and the memory format that were asked for."""
     try:
-        module = make().to(device)
+        module = make()
         if spec.precision != "auto":
             module = module.to(PRECISIONS[spec.precision])
-        return module.to(memory_format=torch.channels_last) if spec.channels_last else module
+        if spec.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        place(module)
+        return module.to(device)
     except Exception as error:
         raise LoadFailed(
             f"function {spec.name}: the model cannot be put on {device}: {_line(error)}"

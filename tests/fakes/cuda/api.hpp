@@ -47,6 +47,24 @@ FAKE_API cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr address);
 FAKE_API cuIpcOpenMemHandle_v2(CUdeviceptr* address, CUipcMemHandle handle, unsigned flags);
 FAKE_API cuIpcCloseMemHandle(CUdeviceptr address);
 
+FAKE_API cuMemGetAllocationGranularity(std::size_t* bytes, const CUmemAllocationProp* wanted,
+                                       CUmemAllocationGranularity_flags option);
+FAKE_API cuMemCreate(CUmemGenericAllocationHandle* handle, std::size_t bytes,
+                     const CUmemAllocationProp* wanted, unsigned long long flags);
+FAKE_API cuMemRelease(CUmemGenericAllocationHandle handle);
+FAKE_API cuMemExportToShareableHandle(void* exported, CUmemGenericAllocationHandle handle,
+                                      CUmemAllocationHandleType type, unsigned long long flags);
+FAKE_API cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* exported,
+                                        CUmemAllocationHandleType type);
+FAKE_API cuMemAddressReserve(CUdeviceptr* address, std::size_t bytes, std::size_t alignment,
+                             CUdeviceptr wanted, unsigned long long flags);
+FAKE_API cuMemAddressFree(CUdeviceptr address, std::size_t bytes);
+FAKE_API cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t offset,
+                  CUmemGenericAllocationHandle handle, unsigned long long flags);
+FAKE_API cuMemUnmap(CUdeviceptr address, std::size_t bytes);
+FAKE_API cuMemSetAccess(CUdeviceptr address, std::size_t bytes, const CUmemAccessDesc* wanted,
+                        std::size_t count);
+
 FAKE_API cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, std::size_t bytes);
 FAKE_API cuMemcpyDtoH_v2(void* to, CUdeviceptr from, std::size_t bytes);
 FAKE_API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t bytes, CUstream stream);

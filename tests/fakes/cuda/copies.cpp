@@ -58,7 +58,10 @@ Operation operation_of(std::vector<Copy> copies) {
     for (const Place& place : {copy.to, copy.from})
       if (place.host != nullptr) operation.hosts.push_back(place.host);
   operation.run = [copies = std::move(copies)] {
-    for (const Copy& copy : copies) std::memmove(copy.to.address, copy.from.address, copy.bytes);
+    for (const Copy& copy : copies) {
+      if (!copy.to.writable) return CUDA_ERROR_ILLEGAL_ADDRESS;
+      std::memmove(copy.to.address, copy.from.address, copy.bytes);
+    }
     return CUDA_SUCCESS;
   };
   return operation;
@@ -177,6 +180,7 @@ CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t bytes,
     return core.violation("cuMemsetD8Async: bytes that are not on the device");
   core.count("memsets");
   return enqueue(lock, stream, {.kind = "memset", .run = [place, value, bytes] {
+                                  if (!place.writable) return CUDA_ERROR_ILLEGAL_ADDRESS;
                                   std::memset(place.address, value, bytes);
                                   return CUDA_SUCCESS;
                                 }});

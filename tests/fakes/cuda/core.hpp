@@ -37,6 +37,16 @@ struct HostRange {
   int in_flight = 0;  // operations that still use it
 };
 
+// Memory of cuMemCreate. It goes with the last descriptor or mapping, of whatever process.
+struct Allocation {
+  ~Allocation();
+
+  int memory_fd = -1;
+  std::size_t bytes = 0;
+  int device = 0;
+  bool counted = false;  // as this process's own
+};
+
 struct DeviceRange {
   CUdeviceptr start = 0;
   std::size_t bytes = 0;
@@ -44,7 +54,9 @@ struct DeviceRange {
   char* memory = nullptr;  // `start`, unless the settings say opaque=1
   int memory_fd = -1;
   int device = 0;
-  bool imported = false;  // cuIpcOpenMemHandle
+  bool imported = false;                 // cuIpcOpenMemHandle
+  std::shared_ptr<Allocation> mapped{};  // cuMemMap; `memory` is where the driver itself has it
+  bool readable = true, writable = true;
 };
 
 struct Operation {
@@ -121,6 +133,8 @@ struct Core {
   std::set<CUgraphExec> executables;
   std::map<CUdeviceptr, DeviceRange> device_ranges;
   std::map<std::uintptr_t, std::shared_ptr<HostRange>> host_ranges;
+  std::map<CUmemGenericAllocationHandle, std::shared_ptr<Allocation>> allocations;  // vmm.cpp
+  std::map<CUdeviceptr, std::size_t> reservations;                                  // likewise
 
   // What cuInit does, once: attaches to MPS, finds the devices that this process may see.
   CUresult initialise();
@@ -169,8 +183,18 @@ struct Place {
   enum class Kind { kDevice, kPinned, kPageable, kStraddles } kind = Kind::kPageable;
   void* address = nullptr;  // where this process reads and writes it
   std::shared_ptr<HostRange> host;
+  bool writable = true;  // by the device
 };
 Place resolve(std::uint64_t address, std::size_t bytes);
 void free_memory_of(int device);
+std::uint64_t memory_used_bytes(int device);
+// Whether so much more fits, into the GPU and into what MPS lets this process have of it.
+bool memory_fits(int device, std::size_t bytes);
+void* map_guarded(int fd, std::size_t bytes);
+void unmap_guarded(void* mapped, std::size_t bytes);
+
+// vmm.cpp
+void unmap(const DeviceRange& range);
+void free_allocations();
 
 }  // namespace fake

@@ -47,7 +47,7 @@ Run make_scale(const Launch& launch) {
   const std::size_t bytes = count * sizeof(float);
   const Place to = resolve(out, bytes), from = resolve(in, bytes);
   return [=] {
-    if (to.kind != Place::Kind::kDevice || from.kind != Place::Kind::kDevice)
+    if (to.kind != Place::Kind::kDevice || !to.writable || from.kind != Place::Kind::kDevice)
       return CUDA_ERROR_ILLEGAL_ADDRESS;
     const auto* values = static_cast<const float*>(from.address);
     for (std::uint32_t i = 0; i < count; ++i)

@@ -21,35 +21,14 @@ void* pointer(std::uint64_t address) {
   return reinterpret_cast<void*>(static_cast<std::uintptr_t>(address));
 }
 
-// Maps `fd` with a page on both sides that nothing may touch; null when the machine has no room.
-void* map_guarded(int fd, std::size_t bytes) {
-  char* reserved = static_cast<char*>(mmap(nullptr, bytes + 2 * kPage, PROT_NONE,
-                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (reserved == MAP_FAILED) return nullptr;
-  void* mapped =
-      mmap(reserved + kPage, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
-  if (mapped != MAP_FAILED) return mapped;
-  munmap(reserved, bytes + 2 * kPage);
-  return nullptr;
-}
-
-void unmap_guarded(void* mapped, std::size_t bytes) {
-  munmap(static_cast<char*>(mapped) - kPage, bytes + 2 * kPage);
-}
-
 std::string memory_counter(int device) { return "memory." + Core::get().gpu(device).uuid; }
 
 std::uint64_t memory_mine_bytes(int device) {
   return Core::get().counters->at(memory_counter(device));
 }
 
-std::uint64_t memory_used_bytes(int device) {
-  const Machine& machine = Machine::get();
-  return machine.directory().empty() ? memory_mine_bytes(device)
-                                     : machine.memory_used_bytes(Core::get().gpu(device));
-}
-
 void release(const DeviceRange& range) {
+  if (range.mapped != nullptr) return unmap(range);
   Core& core = Core::get();
   if (pointer(range.start) != range.memory) munmap(pointer(range.start), range.mapped_bytes);
   unmap_guarded(range.memory, range.mapped_bytes);
@@ -128,11 +107,43 @@ static_assert(sizeof(IpcHandle) <= sizeof(CUipcMemHandle));
 
 }  // namespace
 
+// Maps `fd` with a page on both sides that nothing may touch; null when the machine has no room.
+void* map_guarded(int fd, std::size_t bytes) {
+  char* reserved = static_cast<char*>(mmap(nullptr, bytes + 2 * kPage, PROT_NONE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (reserved == MAP_FAILED) return nullptr;
+  void* mapped =
+      mmap(reserved + kPage, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+  if (mapped != MAP_FAILED) return mapped;
+  munmap(reserved, bytes + 2 * kPage);
+  return nullptr;
+}
+
+void unmap_guarded(void* mapped, std::size_t bytes) {
+  munmap(static_cast<char*>(mapped) - kPage, bytes + 2 * kPage);
+}
+
+std::uint64_t memory_used_bytes(int device) {
+  const Machine& machine = Machine::get();
+  return machine.directory().empty() ? memory_mine_bytes(device)
+                                     : machine.memory_used_bytes(Core::get().gpu(device));
+}
+
+bool memory_fits(int device, std::size_t bytes) {
+  Core& core = Core::get();
+  const Gpu& gpu = core.gpu(device);
+  const std::uint64_t mine = memory_mine_bytes(device) + core.counters->at("created." + gpu.uuid);
+  return memory_used_bytes(device) + bytes <= gpu.memory_bytes &&
+         mine + bytes <= core.mps.memory_limit_bytes(gpu.uuid);
+}
+
 Place resolve(std::uint64_t address, std::size_t bytes) {
-  if (const auto at = device_range(address); at != Core::get().device_ranges.end())
-    return {address + bytes <= at->first + at->second.bytes ? Place::Kind::kDevice
-                                                            : Place::Kind::kStraddles,
-            at->second.memory + (address - at->first), nullptr};
+  if (const auto at = device_range(address); at != Core::get().device_ranges.end()) {
+    const DeviceRange& range = at->second;
+    const bool inside = range.readable && address + bytes <= at->first + range.bytes;
+    return {inside ? Place::Kind::kDevice : Place::Kind::kStraddles,
+            range.memory + (address - at->first), nullptr, range.writable};
+  }
   if (const auto host = host_range(address))
     return {address + bytes <= host->start + host->bytes ? Place::Kind::kPinned
                                                          : Place::Kind::kStraddles,
@@ -145,10 +156,11 @@ void free_memory_of(int device) {
   Core& core = Core::get();
   std::erase_if(core.device_ranges, [&](const auto& entry) {
     if (entry.second.device != device) return false;
-    core.count("leaked.device_memory");
+    core.count(entry.second.mapped != nullptr ? "leaked.mapped" : "leaked.device_memory");
     release(entry.second);
     return true;
   });
+  free_allocations();
   std::erase_if(core.host_ranges, [&](const auto& entry) {
     if (entry.second->device != device) return false;
     core.count(entry.second->allocated ? "leaked.pinned" : "leaked.registered");
@@ -178,11 +190,8 @@ CUresult cuMemAlloc_v2(CUdeviceptr* address, std::size_t bytes) {
   const Lock lock(core.mutex);
   if (const CUresult refused = refused_by_capture("cuMemAlloc_v2")) return refused;
   const int device = current_context()->device;
-  const Gpu& gpu = core.gpu(device);
   DeviceRange range{.bytes = bytes, .mapped_bytes = whole_pages(bytes), .device = device};
-  if (memory_used_bytes(device) + range.mapped_bytes > gpu.memory_bytes ||
-      memory_mine_bytes(device) + range.mapped_bytes > core.mps.memory_limit_bytes(gpu.uuid))
-    return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!memory_fits(device, range.mapped_bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   range.memory_fd = memfd_create("fake-device-memory", MFD_CLOEXEC);
   if (range.memory_fd < 0) return CUDA_ERROR_OPERATING_SYSTEM;
   if (ftruncate(range.memory_fd, static_cast<off_t>(range.mapped_bytes)) != 0) {
@@ -200,7 +209,8 @@ CUresult cuMemFree_v2(CUdeviceptr address) {
   if (const CUresult refused = refused_by_capture("cuMemFree_v2")) return refused;
   wait_all_idle(lock, current_context());  // as the real one does, unasked
   const auto at = core.device_ranges.find(address);
-  if (at == core.device_ranges.end() || at->second.imported) return CUDA_ERROR_INVALID_VALUE;
+  if (at == core.device_ranges.end() || at->second.imported || at->second.mapped != nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
   release(at->second);
   core.device_ranges.erase(at);
   return CUDA_SUCCESS;
@@ -299,7 +309,8 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr address) {
   Core& core = Core::get();
   const Lock lock(core.mutex);
   const auto at = device_range(address);
-  if (at == core.device_ranges.end() || at->second.imported) return CUDA_ERROR_INVALID_VALUE;
+  if (at == core.device_ranges.end() || at->second.imported || at->second.mapped != nullptr)
+    return CUDA_ERROR_INVALID_VALUE;
   const DeviceRange& range = at->second;
   const IpcHandle inside{getpid(), range.memory_fd, range.device, range.bytes, range.mapped_bytes};
   *handle = {};

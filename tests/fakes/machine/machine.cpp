@@ -1,5 +1,10 @@
 #include "machine.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstdlib>
 
 namespace fake {
@@ -61,7 +66,25 @@ std::uint64_t Machine::memory_used_bytes(const Gpu& gpu) const {
   std::uint64_t used = static_cast<std::uint64_t>(gpu.fields.number("memory_reserved_bytes", 0));
   for (const int pid : processes())
     used += Table::read(process_path(pid), "memory." + gpu.uuid).value_or(0);
-  return used;
+  return used + memory_shared_bytes(gpu);
+}
+
+std::uint64_t Machine::memory_shared_bytes(const Gpu& gpu) const {
+  std::uint64_t held = 0;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_ / "allocations", none)) {
+    if (!entry.path().filename().string().starts_with(gpu.uuid)) continue;
+    const int fd = ::open(entry.path().c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) continue;
+    struct stat stat{};
+    // Mappings and descriptors, wherever they are, keep the lock of whoever made the file.
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+      unlink(entry.path().c_str());
+    else if (fstat(fd, &stat) == 0)
+      held += static_cast<std::uint64_t>(stat.st_size);
+    ::close(fd);
+  }
+  return held;
 }
 
 }  // namespace fake

@@ -4,6 +4,7 @@
 //
 //   settings         one record: driver_version, strict, opaque
 //   gpus             one record a GPU: uuid, name, sms, memory_bytes, ...
+//   allocations/ID   memory of a GPU that processes share by descriptors; locked while one has it
 //   processes/PID    the counters of a process that called cuInit (table.hpp)
 #pragma once
 
@@ -44,6 +45,8 @@ class Machine {
 
   // Bytes that living processes hold of a GPU; nothing of them is known without a directory.
   std::uint64_t memory_used_bytes(const Gpu& gpu) const;
+  // Those of `allocations` that are still in use; files of others are removed.
+  std::uint64_t memory_shared_bytes(const Gpu& gpu) const;
   // Processes that live and called cuInit.
   std::vector<int> processes() const;
   std::filesystem::path process_path(int pid) const;

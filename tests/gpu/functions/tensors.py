@@ -31,6 +31,26 @@ class Lookup(torch.nn.Module):
         return self.table.gather(0, x.flatten()).reshape(x.shape)
 
 
+class Weighted(torch.nn.Module):
+    """y = 3 x, by 256 MiB of weights and a buffer."""
+
+    inputs = (("x", "FP32", (-1, 8192)),)
+    outputs = (("y", "FP32", (-1, 8192)),)
+    batch_max = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(2 * torch.eye(8192))
+        self.register_buffer("one", torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + x * self.one
+
+
+def weighted() -> torch.nn.Module:
+    return Weighted()
+
+
 def affine() -> torch.nn.Module:
     return Affine()
 

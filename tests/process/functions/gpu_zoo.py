@@ -48,6 +48,20 @@ class OnGpu:
         return {"y": self.host(inputs["x"])}
 
 
+class Weighted(OnGpu):
+    """y = factor * x, by as many equal weights as are asked for."""
+
+    def load_weights(self, factor: int, count: int = 1, **more: object) -> dict[str, np.ndarray]:
+        return {"w": np.full(count, factor, np.int64)}
+
+    def infer(self, inputs):
+        weights, values = self.weights["w"], self.host(inputs["x"])
+        (first,) = (ctypes.c_int64 * 1).from_address(weights.pointer)
+        (last,) = (ctypes.c_int64 * 1).from_address(weights.pointer + 8 * (weights.shape[0] - 1))
+        assert first == last
+        return {"y": values * first}
+
+
 class SlowSetup(OnGpu):
     """y = x; while the file `marker` is there, setting up waits for a writer to open the gate."""
 
@@ -75,8 +89,8 @@ class GateOnGpu(OnGpu):
         return {"y": values}
 
 
-class Faults(OnGpu):
-    """y = x; a negative x writes where nothing is, the first time or each time.
+class Faults(Weighted):
+    """y = factor * x; a negative x writes where nothing is, the first time or each time.
 
     It ends the context for good, and that of everybody on the GPU.
     """
@@ -84,6 +98,9 @@ class Faults(OnGpu):
     def setup(self, marker: str = "", **more: object) -> None:
         super().setup(**more)
         self.marker = marker
+
+    def load_weights(self, factor: int = 1, **more: object) -> dict[str, np.ndarray]:
+        return super().load_weights(factor)
 
     def infer(self, inputs):
         values = self.host(inputs["x"])
@@ -94,7 +111,7 @@ class Faults(OnGpu):
             grid = (1, 1, 1, 1, 1, 1, 0)
             stream = ctypes.c_void_p(self.stream)
             self.call("cuLaunchKernel", kernel, *grid, stream, (ctypes.c_void_p * 1)(), None)
-        return {"y": values}
+        return super().infer(inputs)
 
     def is_due(self) -> bool:
         if not self.marker:
