@@ -18,7 +18,7 @@ from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 CONTROL = "nvidia-cuda-mps-control"
 NOWHERE = "/nonexistent"  # a pipe directory without a daemon: CUDA runs without MPS
-COMMAND_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 15.0  # each is a process, and the machine may be busy
 SOCKET_PATH_BYTES_MAX = 107  # sun_path, less its closing zero
 LONGEST_SOCKET = "control_privileged"
 # Where drivers and container images put their programs, besides the PATH.

@@ -288,6 +288,7 @@ def test_other_signals_are_the_users(tmp_path: Path) -> None:
 
 
 @needs_cgroups
+@pytest.mark.alone
 def test_a_quarter_of_the_share_does_a_quarter_of_the_work(tmp_path: Path) -> None:
     path = models.slow(tmp_path, size=256, steps=20)
     spec = FunctionSpec("slow", model=str(path), threads=1, lanes=1)
