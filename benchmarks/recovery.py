@@ -34,8 +34,8 @@ import psutil
 import uvloop
 
 from benchmarks.common import Report, Row, arguments, finish
-from benchmarks.cores import ROOT
-from benchmarks.gpu.victim import order_fault
+from benchmarks.gpu import mps
+from benchmarks.gpu.victim import order_fault, victim
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, ONE_CONNECTION, closed_loop
 from benchmarks.open_loop import CheckedLoop, Question, Sent
@@ -43,11 +43,9 @@ from benchmarks.wire import infer_request, open_segment, raw_outputs
 from gslice._native import Segment
 from gslice.client.load import percentile
 from gslice.control.breaker import RestartPolicy
-from gslice.core.errors import DeadlineExceeded, GsliceError
+from gslice.core.errors import DeadlineExceeded
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
-from gslice.device.inventory import read_inventory
-from gslice.device.mps import find_control
 
 QUESTION = "How long does nobody answer when a busy worker is killed?"
 LOAD = 0.6
@@ -92,7 +90,10 @@ def arms(kills: int, folder: Path) -> list[Arm]:
         folder: Of the benchmark, for orders to functions.
     """
     fewer = max(1, kills // 4)
-    return [*_cpu_arms(kills, fewer), *(_mps_arms(kills, fewer, folder) if _has_mps() else [])]
+    return [
+        *_cpu_arms(kills, fewer),
+        *(_mps_arms(kills, fewer, folder) if mps.is_installed() else []),
+    ]
 
 
 def _cpu_arms(kills: int, fewer: int) -> list[Arm]:
@@ -109,27 +110,13 @@ def _cpu_arms(kills: int, fewer: int) -> list[Arm]:
 
 
 def _mps_arms(kills: int, fewer: int, folder: Path) -> list[Arm]:
-    body = {
-        "python": "benchmarks.gpu.victim:Victim",
-        "python_path": str(ROOT),
-        "args": {"folder": str(folder)},
-        "device": "cuda:0",
-        "queue": QUEUE,
-    }
+    body = {**victim(folder), "device": "cuda:0", "queue": QUEUE}
     devices = {"cuda:0": {"limiter": "mps"}}
     return [
         Arm("mps, spare", kills, 1, body, _numbers, devices),
         Arm("mps, no spare", fewer, 0, body, _numbers, devices),
         Arm("mps fault, spare", fewer, 1, body, _numbers, devices, partial(order_fault, folder)),
     ]
-
-
-def _has_mps() -> bool:
-    try:
-        find_control(read_inventory().library)
-    except GsliceError:
-        return False
-    return True
 
 
 async def measure(arm: Arm, ring: int, rest_s: float) -> Row:

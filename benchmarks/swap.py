@@ -32,6 +32,8 @@ import uvloop
 from numpy.typing import NDArray
 
 from benchmarks.common import Report, Row, arguments, finish
+from benchmarks.gpu import mps
+from benchmarks.gpu.victim import victim
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, ONE_CONNECTION, OpenLoop, closed_loop
 from benchmarks.resizes import (
@@ -52,6 +54,7 @@ FUNCTION = "f"
 CONCURRENCY = 16  # when the capacity is measured: enough for batches to fill
 FILE_BYTES = np.zeros((1, 2048), np.int32)
 ROW = np.zeros((1, 256), np.float32)
+NUMBERS = {"x": np.zeros((1, 8), np.int32)}
 IDENTITY = {"inputs": [{"name": "x", "dtype": "FP32", "dims": [-1, ROW.shape[1]]}]}
 
 
@@ -119,11 +122,13 @@ def arms() -> list[Arm]:
         "file type": ({"model": str(find().filetype)}, {"bytes": FILE_BYTES}),
         "identity": ({"identity": IDENTITY}, {"x": ROW}),
     }
-    return [
+    on_cpu = [
         Arm(model, "cpu", limiter, body, inputs, shares[limiter])
         for limiter in limiters
         for model, (body, inputs) in models.items()
     ]
+    on_gpu = [Arm("timed kernel", "cuda:0", "mps", victim(), NUMBERS, list(range(30, 101, 10)))]
+    return [*on_cpu, *(on_gpu if mps.is_installed() else [])]
 
 
 async def measure(arm: Arm, plan: Plan) -> Row:

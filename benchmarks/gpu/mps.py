@@ -22,6 +22,15 @@ from gslice.device.mps import find_control, pids_of
 _ANSWER_S = 30.0
 
 
+def is_installed() -> bool:
+    """Whether there are a GPU's driver and its MPS."""
+    try:
+        find_control(read_inventory().library)
+    except GsliceError:
+        return False
+    return True
+
+
 class Mps:
     """A control daemon with directories of its own, while its context is open.
 

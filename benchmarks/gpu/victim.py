@@ -1,4 +1,4 @@
-"""A function on a GPU for benchmarks/recovery.py: a timed kernel a batch, and a fault on order."""
+"""A function on a GPU to be resized and killed: a timed kernel a batch, and a fault on order."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cores import ROOT
 from benchmarks.gpu.kernels import FAULT
 from gslice.device.burn import ENTRY, PTX, THREADS
 
 _BLOCKS = 264  # one wave of a large GPU, and as many more as a share is smaller
 _TURNS = 200_000
 _SINK_BYTES = 256
+
+
+def victim(folder: Path | None = None) -> dict[str, Any]:
+    """The function in node.yaml, but for device and share.
+
+    Args:
+        folder: Where faults are ordered; None: nowhere.
+    """
+    return {
+        "python": "benchmarks.gpu.victim:Victim",
+        "python_path": str(ROOT),
+        "args": {"folder": str(folder)} if folder else {},
+    }
 
 
 def order_fault(folder: Path, pid: int) -> None:
@@ -28,13 +42,13 @@ class Victim:
     batch_max = 1
     stream = 0
 
-    def setup(self, folder: str) -> None:
+    def setup(self, folder: str = "") -> None:
         """Loads the kernels.
 
         Args:
-            folder: Where faults are ordered.
+            folder: Where faults are ordered; empty: nowhere.
         """
-        self._order = Path(folder, f"fault-{os.getpid()}")
+        self._order = Path(folder, f"fault-{os.getpid()}") if folder else None
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._burn, self._fault = self._kernel(PTX, ENTRY), self._kernel(FAULT, "gslice_fault")
         self._sink = ctypes.c_uint64()
@@ -43,7 +57,7 @@ class Victim:
     def infer(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """One batch."""
         self._launch(self._burn, _BLOCKS, THREADS, self._sink, ctypes.c_uint(_TURNS))
-        if self._order.exists():
+        if self._order is not None and self._order.exists():
             self._order.unlink()  # whoever runs the request again is not to fault
             self._launch(self._fault, 1, 1)
         return {"y": inputs["x"]}

@@ -1,4 +1,4 @@
-"""The arms of benchmarks/recovery.py for a machine with a GPU, over stand-ins: no figures."""
+"""The arms of benchmarks for a machine with a GPU, over stand-ins: no figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from benchmarks import swap
 from benchmarks.recovery import Arm, arms, measure
 from tests.fakes.gpu import FakeGpu
 
@@ -34,3 +35,11 @@ def test_everybody_comes_back_from_a_fault(gpu: FakeGpu, tmp_path: Path) -> None
     assert counts == (1, 0, 0, 0), repr(row)
     assert row["recovery_ms_max"] > 1
     assert list(tmp_path.glob("fault-*")) == []
+
+
+def test_shares_of_a_gpu_change_by_shadows(gpu: FakeGpu) -> None:
+    (found,) = (arm for arm in swap.arms() if arm.limiter == "mps")
+    plan = swap.Plan(resizes=2, pause_s=0.2, capacity_s=0.2, load_percent=50, seed=0)
+    row = uvloop.run(swap.measure(found, plan))
+    assert (row["path"], row["resizes"], row["lost"], row["errors"]) == ("shadow", 2, 0, 0), row
+    assert row["flip_us_p50"] > 0
