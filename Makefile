@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc)
+# Tests start thousands of processes: each would compile gslice again.
+export PYTHONDONTWRITEBYTECODE :=
 
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
 CXX_FILES := $(shell find native tests/native tests/fakes -name '*.cpp' -o -name '*.hpp')

@@ -232,9 +232,10 @@ def test_ctrl_c_keeps_what_is_there(module, tmp_path: Path):
     module("second", f"report.add('b')\nopen({str(running)!r}, 'w').write('x')\n{WAITS}")
     module("third", "")
     program = f"""
-import sys
+import signal, sys
 from benchmarks.gpu import __main__ as suite
 from tests.unit.test_benchmarks_gpu import OwnStep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
 suite.lacking = lambda: ""
 suite.select = lambda names: [OwnStep(name, 1, "?") for name in ("first", "second", "third")]
 sys.exit(suite.main(["--out", {str(tmp_path / "out")!r}]))
