@@ -41,7 +41,7 @@ def names(stages: list[Any]) -> list[str]:
     return [stage.name for stage in stages]
 
 
-def test_five_upgrades_under_load_lose_nothing(start_node, zoo, identity) -> None:
+def test_upgrades_under_load_lose_nothing(start_node, zoo, identity) -> None:
     node = start_node({"echo": zoo("Echo", share="30%"), "same": identity}, node=AGE)
     first = node.status()
     frontends = {p.pid for p in first.frontends}
@@ -50,7 +50,7 @@ def test_five_upgrades_under_load_lose_nothing(start_node, zoo, identity) -> Non
         Traffic(node, "echo", clients=3) as two,
         OpenLoop(node.grpc_address, "same", channels=4, rate_per_s=80) as flow,
     ):
-        for _ in range(5):
+        for _ in range(2):
             stages = upgrade(node)
             assert names(stages) == STAGES, stages
             times = [stage.elapsed_ms for stage in stages]
@@ -65,7 +65,7 @@ def test_five_upgrades_under_load_lose_nothing(start_node, zoo, identity) -> Non
     assert last.uptime_s < first.uptime_s + 60
     assert last.grpc_address == first.grpc_address
     assert (last.http_address, last.metrics_address) == (first.http_address, first.metrics_address)
-    assert len(frontends) == 6
+    assert len(frontends) == 3
     for old, new in zip(first.functions, last.functions, strict=True):
         assert [p.pid for p in new.workers] == [p.pid for p in old.workers]
     assert [f.restarts for f in last.frontends] == [0]
