@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc)
+TESTERS ?= $(shell echo $$(($(JOBS) + 1)))  # tests side by side: each waits every now and then
 # Tests start thousands of processes: each would compile gslice again.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -86,7 +87,7 @@ demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and s
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.built lint native-test  ## lint, C++ under both sanitizers, pytest
-	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile
 	$(BIN)/python -m pytest -m alone
 
 # ---- parts of `make test` --------------------------------------------------------------------

@@ -9,6 +9,8 @@ from tests.fakes.gpu import FakeGpu
 
 # Tests talk to nobody but loopback; onnxruntime would report its use to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Nobody here multiplies large matrices, and every process would start threads for it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture

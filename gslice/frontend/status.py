@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+
+import grpc.aio
 
 from gslice.core.errors import GsliceError
 from gslice.protos.rpc import abort
@@ -21,6 +24,9 @@ def answered(method: Handler[_R]) -> Handler[_R]:
         try:
             return await method(servicer, request, context)
         except GsliceError as error:
-            await abort(context, error)
+            try:
+                await abort(context, error)
+            except grpc.aio.InternalError as gone:  # the client had ended the call a moment before
+                raise asyncio.CancelledError from gone
 
     return wrapper

@@ -86,7 +86,8 @@ def test_what_has_no_time_is_told_when_to_come_again(start_node, zoo) -> None:
 
 
 def test_no_request_is_lost_between_loads_and_unloads(start_node, zoo) -> None:
-    node = start_node({"f": zoo("Echo", **COLD)})
+    settings = {"hang_timeout": "2s"}  # a quarter of that later, one without work is noticed
+    node = start_node({"f": zoo("Echo", **COLD)}, node=settings)
     client, stop, counter = node.client(), threading.Event(), itertools.count()
     answers: list[tuple[int, int]] = []
 
@@ -102,7 +103,7 @@ def test_no_request_is_lost_between_loads_and_unloads(start_node, zoo) -> None:
                 together.wait(WAIT_S)
 
     askers = [in_background(ask) for _ in range(2)]
-    node.wait_function("f", lambda f: f.cold_starts >= 4)
+    node.wait_function("f", lambda f: f.cold_starts >= 3)
     stop.set()
     together.abort()
     for asker in askers:

@@ -272,7 +272,9 @@ def test_an_old_worker_that_hangs_in_its_last_batch_is_ended(
 ) -> None:
     body = on_gpu("GateOnGpu", args={"gate": str(gate.path)})
     node = start_gpu_node(
-        {"f": {**body, "share": "25%"}}, devices=MPS, node={"drain_timeout": "300ms", "hang_timeout": "2s"}
+        {"f": {**body, "share": "25%"}},
+        devices=MPS,
+        node={"drain_timeout": "300ms", "hang_timeout": "2s"},
     )
     client = node.client()
     call = in_background(lambda: client.infer("f", numbers(-7)))

@@ -13,7 +13,6 @@ import numpy as np
 from gslice.core.errors import GsliceError
 from tests.node import WAIT_S, Node
 
-
 _PACE_S = 0.02  # between an answer and the next call: what is tested needs the cores, too
 
 
