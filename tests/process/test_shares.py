@@ -53,7 +53,7 @@ def work_done_percent(node: Node, name: str, low: float, high: float) -> float:
     while True:
         wait_for_a_quiet_core(0, deadline)
         cost_s = cpu_s_per_request()
-        with Traffic(node, name, clients=2) as traffic:
+        with Traffic(node, name, clients=2, pace_s=0) as traffic:
             traffic.wait_answers(5)
             begun_s, done = time.monotonic(), traffic.answers.total()
             traffic.wait_answers(40)

@@ -13,7 +13,7 @@ import numpy as np
 from gslice.core.errors import GsliceError
 from tests.node import WAIT_S, Node
 
-_PACE_S = 0.02  # between an answer and the next call: what is tested needs the cores, too
+_PACE_S = 0.02  # what is tested needs the cores, too
 
 
 class Answers:
@@ -56,10 +56,19 @@ class Traffic(Answers):
         name: A function that answers a number with itself.
         clients: Calls at a time.
         output: Name of its output.
+        pace_s: Between an answer and a client's next call.
     """
 
-    def __init__(self, node: Node, name: str, clients: int = 8, output: str = "y") -> None:
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        clients: int = 8,
+        output: str = "y",
+        pace_s: float = _PACE_S,
+    ) -> None:
         super().__init__()
+        self._pace_s = pace_s
         self._name = name
         self._output = output
         self._client = node.client()
@@ -100,4 +109,4 @@ class Traffic(Answers):
                     if "tag" in outputs:
                         self.tags[int(outputs["tag"][0, 0])] += 1
                     self._progress.notify_all()
-            self._stop.wait(_PACE_S)
+            self._stop.wait(self._pace_s)
