@@ -120,7 +120,7 @@ native-tsan: $(VENV)/.dev
 comma := ,
 define sanitized
 cmake -S native -B build/$(1) -G Ninja -DGSLICE_PYTHON=OFF -DGSLICE_TESTS=ON \
-  -DGSLICE_WERROR=ON -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O1 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
+  -DGSLICE_WERROR=ON -DGSLICE_SANITIZE=$(2) -DCMAKE_CXX_FLAGS='-O0 -g1' -DCMAKE_BUILD_TYPE= >/dev/null
 ninja -C build/$(1) -j $(JOBS) --quiet
 endef
 
