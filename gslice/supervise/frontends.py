@@ -132,7 +132,7 @@ class Frontends:
         """
         port = _port(self.address)
         if port not in {_port(state.address) for state in found if state is not None}:
-            _refuse_taken(self.address)
+            refuse_taken(self.address)
 
     async def start(self) -> None:
         """Starts those that are missing; returns when all accept calls.
@@ -143,7 +143,7 @@ class Frontends:
         free = (i for i in range(MAX_FRONTENDS) if i not in self._frontends)
         missing = list(itertools.islice(free, self._node.config.frontends - len(self._serving)))
         if not self._frontends:
-            _refuse_taken(self.address)
+            refuse_taken(self.address)
         # Port 0: the first one finds a port, which the others then share.
         while missing and not self.known_address:
             await self.start_one(missing.pop(0))
@@ -376,12 +376,20 @@ def _port(address: str) -> str:
     return address.rpartition(":")[2]
 
 
-def _refuse_taken(address: str) -> None:
-    """Front-ends share their port among themselves, and would with another node's unnoticed."""
+def refuse_taken(address: str) -> None:
+    """Front-ends share their port among themselves, and would with another node's unnoticed.
+
+    Raises:
+        Unavailable: somebody listens there.
+    """
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:
-        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+        with socket.socket(
+            family, socket.SOCK_STREAM
+        ) as probe:  # never listens: clients may be eager
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), int(port)))
     except OSError as error:
         raise Unavailable(
             f"cannot listen on {address}: {error.strerror or error}",
