@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -57,8 +59,11 @@ def test_a_poisonous_request_is_convicted_and_others_pay_no_crash_loop(
     for _ in range(2):
         with pytest.raises(Internal, match="two workers died while they ran this request"):
             node.client().infer("bad", numbers(-1))
-    with pytest.raises(Unavailable, match="workers keep dying"):  # the fifth death in a minute
-        node.client().infer("bad", numbers(-1))
+    # The fifth death in a minute; on a busy machine the first ones may be older by then.
+    with pytest.raises(Unavailable, match="workers keep dying"):
+        for _ in range(4):
+            with contextlib.suppress(Internal):
+                node.client().infer("bad", numbers(-1))
     assert node.function("bad").state == "FAILED"
     node.wait_function("good", lambda f: f.state == "READY" and len(f.workers) == 1)
     assert node.client().infer("good", numbers(3))["y"].tolist() == [[3]]
