@@ -9,7 +9,7 @@ import pytest
 
 from gslice.core.errors import Internal, Unavailable
 from tests.fakes.gpu import FakeGpu
-from tests.node import WAIT_S, in_background, wait_counts
+from tests.node import WAIT_S, Node, in_background, wait_counts
 from tests.process.gpu import MPS, events, meet, numbers, on_gpu
 from tests.process.traffic import Traffic
 
@@ -52,6 +52,12 @@ def test_what_another_function_ran_runs_again(start_gpu_node, gpu: FakeGpu, tmp_
     assert segment.stats()["outcome"]["requeued"] == 1
 
 
+def ask_while_convicted(node: Node, times: int) -> None:
+    for _ in range(times):
+        with contextlib.suppress(Internal):
+            node.client().infer("bad", numbers(-1))
+
+
 def test_a_poisonous_request_is_convicted_and_others_pay_no_crash_loop(
     start_gpu_node, gpu: FakeGpu
 ) -> None:
@@ -61,9 +67,7 @@ def test_a_poisonous_request_is_convicted_and_others_pay_no_crash_loop(
             node.client().infer("bad", numbers(-1))
     # The fifth death in a minute; on a busy machine the first ones may be older by then.
     with pytest.raises(Unavailable, match="workers keep dying"):
-        for _ in range(4):
-            with contextlib.suppress(Internal):
-                node.client().infer("bad", numbers(-1))
+        ask_while_convicted(node, 4)
     assert node.function("bad").state == "FAILED"
     node.wait_function("good", lambda f: f.state == "READY" and len(f.workers) == 1)
     assert node.client().infer("good", numbers(3))["y"].tolist() == [[3]]
