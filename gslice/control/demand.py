@@ -60,11 +60,13 @@ class DeviceShares:
         name: Its name.
         limit_percent: Most that all functions together may get.
         step_percent: Shares are decided in multiples of it.
+        rest_s: Until it is divided anew although nobody needs it: changes are not free.
     """
 
     name: str
     limit_percent: float = 100.0
     step_percent: float = 2.5
+    rest_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,6 @@ class Policy:
         headroom: A share is sought for the rate times this.
         headroom_max: What is left over first raises everybody's capacity to the rate times this.
         dead_band: Part of a share below which a change that nobody needs is not worth it.
-        cool_down_s: Until a device is divided anew although nobody needs it.
         packing: `fewest` devices, or most `headroom`.
     """
 
@@ -109,5 +110,4 @@ class Policy:
     headroom: float = 1.1
     headroom_max: float = 2.0
     dead_band: float = 0.25
-    cool_down_s: float = 10.0
     packing: str = "fewest"

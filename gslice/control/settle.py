@@ -40,7 +40,7 @@ def settle(
     Returns:
         By name; within the device's limit if `target` is.
     """
-    if rested_s >= policy.cool_down_s and any(
+    if rested_s >= device.rest_s and any(
         differs_much(current.get(name, 0.0), share, policy.dead_band)
         for name, share in target.items()
     ):

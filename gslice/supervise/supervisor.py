@@ -218,6 +218,10 @@ class Supervisor:
             tell("plan", plan.text)
             return await self._sharing.resize(function, share, plan, tell)
 
+    async def follow(self, decided: Mapping[str, float]) -> None:
+        """Has functions get the shares that the controller decided: `Sharing.follow`."""
+        await self._sharing.follow(decided)
+
     async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
 

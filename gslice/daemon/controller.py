@@ -1,0 +1,198 @@
+"""The control loop: looks at the traffic, decides, and has the decision carried out.
+
+It decides for devices on which somebody was promised an SLO; on others shares stay divided
+max-min fairly. Batch limits and admission change at once, in the segment; shares go the way of any
+other resize.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.plan import Planner
+from gslice.control.shares import differs
+from gslice.core.events import EventKind
+from gslice.daemon.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gslice.control.latency import LatencyModel
+    from gslice.core.types import FunctionSpec
+    from gslice.supervise.deployment import Deployment
+    from gslice.supervise.function import Function
+    from gslice.supervise.supervisor import Supervisor
+
+PERIOD_S = 0.25
+_IN_PLACE_REST_S = 10.0  # between changes that nobody needs
+_SHADOW_REST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a segment is told at once.
+
+    Attributes:
+        batch_rows_max: Largest batch.
+        delay_us: How long one may wait for more rows.
+        admit_within_us: What would take longer is shed; 0: nothing is.
+    """
+
+    batch_rows_max: int
+    delay_us: int
+    admit_within_us: int
+
+
+class Controller:
+    """Keeps the SLOs of a node's functions.
+
+    Args:
+        supervisor: What runs, and who carries decisions out.
+        model: What batches of a function take on its device, as measured; None: nobody has.
+        planner: Decides.
+
+    Attributes:
+        decisions: The last one about each function that has one, by name.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        model: Callable[[FunctionSpec], LatencyModel | None],
+        planner: Planner | None = None,
+    ) -> None:
+        self.decisions: dict[str, Allotment] = {}
+        self._supervisor = supervisor
+        self._model = model
+        self._planner = planner or Planner()
+        self._watches: dict[str, Watch] = {}
+        self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
+
+    async def run(self) -> None:
+        """Until cancelled: decides four times a second."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            await self.step(time.monotonic_ns())
+
+    async def step(self, now_ns: int) -> None:
+        """Looks, decides, and has it carried out."""
+        serving = self._look(now_ns)
+        demands = self.demands(now_ns)
+        promised = {spec.device for spec in self._admitted().values() if spec.slo_p99_us}
+        self.decisions = self._decide(
+            now_ns, [d for d in demands.values() if d.devices[0] in promised]
+        )
+        for name, deployment in serving.items():
+            self._limit(deployment, self.decisions.get(name))
+        shares = {
+            name: allotment.share_percent
+            for name, allotment in self.decisions.items()
+            if not demands[name].pinned
+        }
+        self._tell(shares)
+        await self._supervisor.follow(shares)
+
+    def rate_per_s(self, name: str, now_ns: int) -> float:
+        """Requests that come to a function."""
+        watch = self._watches.get(name)
+        return watch.rate_per_s(now_ns) if watch else 0.0
+
+    def demands(self, now_ns: int) -> dict[str, Demand]:
+        """What every function that counts needs, by name."""
+        demands: dict[str, Demand] = {}
+        for name, spec in self._admitted().items():
+            deployment = self._supervisor.functions[name].deployment
+            watch = self._watches.get(name)
+            if watch is None or deployment is None:
+                watch, rows_max = Watch(0, None), 0
+            else:
+                rows_max = deployment.signature.rows_max
+            demands[name] = watch.demand(now_ns, spec, rows_max)
+        return demands
+
+    def devices(self) -> dict[str, DeviceShares]:
+        """What there is to divide."""
+        node = self._supervisor.node
+        return {
+            name: DeviceShares(
+                name,
+                device.share_limit_percent,
+                rest_s=_SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
+            )
+            for name, device in node.devices.items()
+        }
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _admitted(self) -> dict[str, FunctionSpec]:
+        return {n: f.spec for n, f in self._supervisor.functions.items() if f.admitted}
+
+    def _look(self, now_ns: int) -> dict[str, Deployment]:
+        """Reads every segment.
+
+        Returns:
+            What serves, by name.
+        """
+        functions = self._supervisor.functions
+        for name in self._watches.keys() - functions.keys():
+            del self._watches[name]
+        serving: dict[str, Deployment] = {}
+        for name, function in functions.items():
+            deployment = function.deployment
+            if deployment is None or deployment.segment is None or not function.admitted:
+                continue
+            watch = self._watch(function, deployment)
+            share = deployment.share_effective_percent / max(1, function.spec.instances)
+            watch.observe(now_ns, deployment.segment.demand(), share)
+            serving[name] = deployment
+        return serving
+
+    def _watch(self, function: Function, deployment: Deployment) -> Watch:
+        assert deployment.segment is not None
+        watch, model = self._watches.get(function.name), self._model(function.spec)
+        generation = deployment.segment.generation
+        if watch is None or watch.generation != generation or watch.model is not model:
+            watch = self._watches[function.name] = Watch(generation, model)
+        return watch
+
+    def _decide(self, now_ns: int, demands: list[Demand]) -> dict[str, Allotment]:
+        current = {
+            demand.name: [Allotment(demand.devices[0], share, rate_per_s=demand.rate_per_s)]
+            for demand in demands
+            if (share := self._supervisor.functions[demand.name].share_granted_percent)
+        }
+        plan = self._planner.plan(now_ns / 1e9, demands, self.devices(), current)
+        return {name: allotments[0] for name, allotments in plan.items()}
+
+    def _limit(self, deployment: Deployment, decision: Allotment | None) -> None:
+        """Tells a segment its limits, if they are others than those it was told."""
+        segment, spec = deployment.segment, deployment.spec
+        assert segment is not None
+        rows_max = deployment.signature.rows_max
+        limits = Limits(
+            min(decision.batch_rows_max or rows_max, rows_max) if decision else rows_max,
+            max(0, spec.delay_us),
+            round(decision.shed_us) if decision else 0,
+        )
+        if self._limits.get(spec.name) != (segment.generation, limits):
+            self._limits[spec.name] = segment.generation, limits
+            segment.set_limits(
+                limits.batch_rows_max, limits.delay_us * 1000, limits.admit_within_us * 1000
+            )
+
+    def _tell(self, shares: Mapping[str, float]) -> None:
+        for name, share in shares.items():
+            before = self._supervisor.functions[name].share_granted_percent
+            if differs(before, share):
+                text = f"{before:g}% -> {self.decisions[name].reason}"
+                self._supervisor.node.event(name, EventKind.SHARE, text)
+
+    def _replaces(self, device: str) -> bool:
+        """Whether another share means another worker there."""
+        functions = self._supervisor.functions.values()
+        deployments = (f.deployment for f in functions if f.spec.device == device)
+        return any(d is not None and d.limiter in ("mps", "threads") for d in deployments)
