@@ -19,6 +19,7 @@ from gslice.cli import (
     infer,
     init,
     logs,
+    profile,
     serve,
     status,
     upgrade,
@@ -78,6 +79,9 @@ app.command("status")(status.status)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
+app.command("profile", short_help="Measure a function's latency over shares and batch sizes.")(
+    profile.profile
+)
 app.command("versions", short_help="Show the versions of a function.")(versions.versions)
 app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)

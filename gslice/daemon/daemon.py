@@ -18,6 +18,7 @@ from gslice.daemon.events import EventLog
 from gslice.daemon.handover import Handover
 from gslice.daemon.http import HttpServer, hand_over, pages, serve_pages
 from gslice.daemon.observations import Observations
+from gslice.daemon.profiles import Profiles
 from gslice.daemon.repository import Repository
 from gslice.daemon.status import Addresses, StatusReader
 from gslice.daemon.upgrade import Upgrade
@@ -61,6 +62,7 @@ class Daemon:
         events: What happened.
         reader: What it looks like.
         versions: Of the functions.
+        profiles: Likewise.
         upgrade: The newest one.
         handover: After `run`: what the code on disk gets, which takes this one's place; None: it
             was stopped.
@@ -79,6 +81,8 @@ class Daemon:
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
         self.versions = Versions(store, self.events.record)
+        self.profiles = Profiles(store, self.node)
+        self.node.times_wanted = self.profiles.lacks
         self.supervisor = Supervisor(
             self.node, Repository(self).called, self._observations.recall, self.versions
         )
@@ -374,6 +378,7 @@ class Daemon:
         deployment = function.deployment
         if deployment is not None and "load" in took_us:  # else only its share changed
             self._observations.note(deployment, took_us, ready_us)
+            self.profiles.note(deployment)
         text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self.node.event(spec.name, EventKind.LOAD, text)
 
