@@ -19,6 +19,7 @@ from gslice.cli import (
     infer,
     init,
     logs,
+    plan,
     profile,
     serve,
     status,
@@ -82,6 +83,7 @@ app.command("resize")(functions.resize)
 app.command("profile", short_help="Measure a function's latency over shares and batch sizes.")(
     profile.profile
 )
+app.command("plan", short_help="Show what the controller decides, and why.")(plan.plan)
 app.command("versions", short_help="Show the versions of a function.")(versions.versions)
 app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)

@@ -123,6 +123,14 @@ class Control:
             show=show,
         )
 
+    def plan(self, what_if: Sequence[str] = ()) -> Any:
+        """What the controller decides: a `PlanReply`.
+
+        Args:
+            what_if: Of other demands than there are, such as `detector.rate=200`.
+        """
+        return self._call("Plan", "PlanRequest", what_if=what_if)
+
     def rollback(self, name: str, version: str = "", *, dry_run: bool = False) -> Iterator[Any]:
         """Serves another version of a function; a `Stage` each as they pass.
 

@@ -42,7 +42,7 @@ class Demand:
     rows_max: int = 1
     instances: int = 1
     priority: str = "normal"
-    bounds: ShareBounds = ShareBounds()
+    bounds: ShareBounds = field(default_factory=ShareBounds)
     models: Mapping[str, LatencyModel] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
 

@@ -131,4 +131,4 @@ class Ladders:
 
 def quantised(value: float, steps: int) -> float:
     """The next value at or above, of those that divide each octave equally."""
-    return 2.0 ** (math.ceil(math.log2(max(value, 1e-6)) * steps - 1e-9) / steps)
+    return math.exp2(math.ceil(math.log2(max(value, 1e-6)) * steps - 1e-9) / steps)

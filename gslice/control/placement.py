@@ -117,7 +117,8 @@ def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, flo
         fits = [
             device
             for device in allowed
-            if needs[device] <= left[device] + _ROUNDING and site.suffices(demand, device, 1 / count)
+            if needs[device] <= left[device] + _ROUNDING
+            and site.suffices(demand, device, 1 / count)
         ]
         if len(fits) >= count:
             chosen = _preferred(fits, left, needs, site.policy)[:count]

@@ -1,4 +1,4 @@
-"""The decision as a whole: where every function runs, with which share and which batches, and why."""
+"""The whole decision: where every function runs, with which share and batches, and why."""
 
 from __future__ import annotations
 
@@ -67,8 +67,10 @@ class Planner:
                 if allotment.device == device.name
             }
             for part, share_percent in self._shares(now_s, parts, before, device):
-                plan.setdefault(part.demand.name, []).append(_allotment(part, share_percent, device))
-        return plan
+                plan.setdefault(part.demand.name, []).append(
+                    _allotment(part, share_percent, device)
+                )
+        return {name: plan[name] for name in by_name if name in plan}
 
     def _shares(
         self,

@@ -13,6 +13,7 @@ import grpc.aio
 
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.core.events import EventKind
+from gslice.daemon.plan_api import plan_reply
 from gslice.daemon.profile_api import profile_steps
 from gslice.daemon.rollback import plan_rollback, roll_back
 from gslice.daemon.store import EventFilter
@@ -142,6 +143,13 @@ class Servicer:
                     yield step
             except GsliceError as error:
                 await abort(context, error)
+
+    async def Plan(self, request: Any, context: Any) -> Any:
+        """What the controller decides, or would decide."""
+        try:
+            return plan_reply(self._daemon.controller.what_if(request.what_if))
+        except GsliceError as error:
+            await abort(context, error)
 
     async def Rollback(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Serves another version of a function, or says what that would do."""

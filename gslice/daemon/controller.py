@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from gslice.control.demand import Allotment, Demand, DeviceShares
 from gslice.control.plan import Planner
 from gslice.control.shares import differs
+from gslice.control.whatif import WhatIf, what_if
 from gslice.core.events import EventKind
 from gslice.daemon.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from gslice.control.latency import LatencyModel
     from gslice.core.types import FunctionSpec
@@ -47,12 +48,27 @@ class Limits:
     admit_within_us: int
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """What would be decided.
+
+    Attributes:
+        demands: Of what.
+        shares_percent: What functions have now, by name.
+        plan: What they would get, by name.
+    """
+
+    demands: Sequence[Demand]
+    shares_percent: Mapping[str, float]
+    plan: Mapping[str, Sequence[Allotment]]
+
+
 class Controller:
     """Keeps the SLOs of a node's functions.
 
     Args:
         supervisor: What runs, and who carries decisions out.
-        model: What batches of a function take on its device, as measured; None: nobody has.
+        model: What batches of a function take on a device, as measured; None: nobody has.
         planner: Decides.
 
     Attributes:
@@ -62,10 +78,10 @@ class Controller:
     def __init__(
         self,
         supervisor: Supervisor,
-        model: Callable[[FunctionSpec], LatencyModel | None],
+        model: Callable[[FunctionSpec, str], LatencyModel | None],
         planner: Planner | None = None,
     ) -> None:
-        self.decisions: dict[str, Allotment] = {}
+        self.decisions: dict[str, Allotment] = {}  # one object for its life: others read it
         self._supervisor = supervisor
         self._model = model
         self._planner = planner or Planner()
@@ -83,9 +99,9 @@ class Controller:
         serving = self._look(now_ns)
         demands = self.demands(now_ns)
         promised = {spec.device for spec in self._admitted().values() if spec.slo_p99_us}
-        self.decisions = self._decide(
-            now_ns, [d for d in demands.values() if d.devices[0] in promised]
-        )
+        decided = self._decide(now_ns, [d for d in demands.values() if d.devices[0] in promised])
+        self.decisions.clear()
+        self.decisions.update({name: allotments[0] for name, allotments in decided.items()})
         for name, deployment in serving.items():
             self._limit(deployment, self.decisions.get(name))
         shares = {
@@ -96,10 +112,24 @@ class Controller:
         self._tell(shares)
         await self._supervisor.follow(shares)
 
-    def rate_per_s(self, name: str, now_ns: int) -> float:
-        """Requests that come to a function."""
-        watch = self._watches.get(name)
-        return watch.rate_per_s(now_ns) if watch else 0.0
+    def what_if(self, changes: Sequence[str]) -> Proposal:
+        """What would be decided of other demands than there are.
+
+        Args:
+            changes: As `WhatIf.parse` reads them; none: of those that there are.
+
+        Raises:
+            GsliceError: one is wrong, or about a function that is not there.
+        """
+        now_ns = time.monotonic_ns()
+        demands = what_if(
+            self.demands(now_ns).values(), [WhatIf.parse(change) for change in changes]
+        )
+        shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
+        planner = Planner(self._planner.policy)
+        current = _current(demands, shares) if not changes else {}
+        plan = planner.plan(now_ns / 1e9, demands, self.devices(), current)
+        return Proposal(demands, shares, plan)
 
     def demands(self, now_ns: int) -> dict[str, Demand]:
         """What every function that counts needs, by name."""
@@ -107,11 +137,9 @@ class Controller:
         for name, spec in self._admitted().items():
             deployment = self._supervisor.functions[name].deployment
             watch = self._watches.get(name)
-            if watch is None or deployment is None:
-                watch, rows_max = Watch(0, None), 0
-            else:
-                rows_max = deployment.signature.rows_max
-            demands[name] = watch.demand(now_ns, spec, rows_max)
+            signature = deployment.signature if deployment else None
+            rows_max = signature.rows_max if signature else 0
+            demands[name] = (watch or Watch()).demand(now_ns, spec, rows_max)
         return demands
 
     def devices(self) -> dict[str, DeviceShares]:
@@ -153,25 +181,21 @@ class Controller:
 
     def _watch(self, function: Function, deployment: Deployment) -> Watch:
         assert deployment.segment is not None
-        watch, model = self._watches.get(function.name), self._model(function.spec)
-        generation = deployment.segment.generation
-        if watch is None or watch.generation != generation or watch.model is not model:
-            watch = self._watches[function.name] = Watch(generation, model)
+        watch, generation = self._watches.get(function.name), deployment.segment.generation
+        if watch is None or watch.generation != generation:
+            watch = self._watches[function.name] = Watch(generation)
+        watch.use(self._model(function.spec, function.spec.device))
         return watch
 
-    def _decide(self, now_ns: int, demands: list[Demand]) -> dict[str, Allotment]:
-        current = {
-            demand.name: [Allotment(demand.devices[0], share, rate_per_s=demand.rate_per_s)]
-            for demand in demands
-            if (share := self._supervisor.functions[demand.name].share_granted_percent)
-        }
-        plan = self._planner.plan(now_ns / 1e9, demands, self.devices(), current)
-        return {name: allotments[0] for name, allotments in plan.items()}
+    def _decide(self, now_ns: int, demands: Sequence[Demand]) -> dict[str, list[Allotment]]:
+        shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
+        current = _current(demands, shares)
+        return self._planner.plan(now_ns / 1e9, demands, self.devices(), current)
 
     def _limit(self, deployment: Deployment, decision: Allotment | None) -> None:
         """Tells a segment its limits, if they are others than those it was told."""
         segment, spec = deployment.segment, deployment.spec
-        assert segment is not None
+        assert segment is not None and deployment.signature is not None
         rows_max = deployment.signature.rows_max
         limits = Limits(
             min(decision.batch_rows_max or rows_max, rows_max) if decision else rows_max,
@@ -196,3 +220,14 @@ class Controller:
         functions = self._supervisor.functions.values()
         deployments = (f.deployment for f in functions if f.spec.device == device)
         return any(d is not None and d.limiter in ("mps", "threads") for d in deployments)
+
+
+def _current(
+    demands: Sequence[Demand], shares_percent: Mapping[str, float]
+) -> dict[str, list[Allotment]]:
+    """What functions have now, as the planner wants it."""
+    return {
+        demand.name: [Allotment(demand.devices[0], share, rate_per_s=demand.rate_per_s)]
+        for demand in demands
+        if (share := shares_percent.get(demand.name, 0.0))
+    }

@@ -13,6 +13,7 @@ from gslice import __version__
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
+from gslice.daemon.controller import Controller
 from gslice.daemon.desired import Desired
 from gslice.daemon.events import EventLog
 from gslice.daemon.handover import Handover
@@ -58,6 +59,7 @@ class Daemon:
 
     Attributes:
         supervisor: What runs.
+        controller: Keeps its SLOs.
         desired: What should.
         events: What happened.
         reader: What it looks like.
@@ -86,9 +88,12 @@ class Daemon:
         self.supervisor = Supervisor(
             self.node, Repository(self).called, self._observations.recall, self.versions
         )
+        self.controller = Controller(self.supervisor, self.profiles.model)
         self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
-        self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
+        self.reader = StatusReader(
+            self.supervisor, self._addresses, self.events.counts, self.controller.decisions
+        )
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -187,6 +192,8 @@ class Daemon:
         self.background(self.supervisor.care())
         self.background(self.supervisor.keep_spares())
         self.background(self._sample())
+        if self._config.node.controller == "auto":
+            self.background(self.controller.run())
         if self._before.upgrade:
             self.background(self.upgrade.finish())
         if self._before.stop:

@@ -27,17 +27,22 @@ class Watch:
 
     Args:
         generation: The segment's.
-        model: What its batches take, as measured; None: nobody has.
     """
 
-    def __init__(self, generation: int, model: LatencyModel | None) -> None:
+    def __init__(self, generation: int = 0) -> None:
         self.generation = generation
-        self.model = model
         self._arrivals = ArrivalEstimator()
-        self._correction = LiveCorrection(model) if model is not None else None
+        self._model: LatencyModel | None = None
+        self._correction: LiveCorrection | None = None
         self._scaled: tuple[float, LatencyModel] | None = None
         self._rows_per_request = 1.0
         self._last: tuple[int, Mapping[str, Any]] | None = None
+
+    def use(self, model: LatencyModel | None) -> None:
+        """Goes by what was measured of its batches; None: nobody has measured them."""
+        if model is not self._model:
+            self._model, self._scaled = model, None
+            self._correction = None if model is None else LiveCorrection(model)
 
     def observe(self, now_ns: int, counters: Mapping[str, Any], share_percent: float) -> None:
         """Takes what a segment has counted.
@@ -101,10 +106,10 @@ class Watch:
 
     def _model_now(self) -> LatencyModel | None:
         """The model as live batches correct it; the same object until they differ noticeably."""
-        if self.model is None or self._correction is None:
+        if self._model is None or self._correction is None:
             return None
         factor = self._correction.factor
         if self._scaled is None or abs(math.log2(factor / self._scaled[0])) > 1 / _CORRECTION_STEPS:
             factor = quantised(factor, _CORRECTION_STEPS)
-            self._scaled = factor, self.model.scaled(factor)
+            self._scaled = factor, self._model.scaled(factor)
         return self._scaled[1]
