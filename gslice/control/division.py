@@ -38,7 +38,7 @@ class Part:
     @property
     def promised(self) -> bool:
         """Whether an SLO is to be kept of which it is known how."""
-        return self.demand.slo_us > 0 and self.ladder is not None and self.ladder.most()[0] > 0
+        return self.demand.slo_us > 0 and self.ladder is not None and self.ladder.most[0] > 0
 
     def floor_percent(self, device: DeviceShares) -> float:
         """The least that it may have."""
@@ -52,7 +52,7 @@ class Part:
         if not self.promised or self.ladder is None:
             return 0.0
         need = self.ladder.need_percent(rate_per_s) if rate_per_s > 0 else 0.0
-        return self.ladder.most()[1] if need is None else need
+        return self.ladder.most[1] if need is None else need
 
     def headroom(self, share_percent: float) -> float:
         """How many times its rate a share serves."""
@@ -132,12 +132,18 @@ def _spread(
     device: DeviceShares,
     policy: Policy,
 ) -> None:
-    """First headroom for promises, then whoever has none, then promises again."""
+    """First headroom for promises, then whoever has none, then promises again.
+
+    What nobody would be faster with goes to those that are short: beyond the largest share that was
+    measured a model is only a guess, and a share that serves is how it learns.
+    """
     promised = [part for part in parts if part.promised]
     others = [part for part in parts if not part.promised]
     left_percent -= _raise(shares, promised, left_percent, policy.headroom_max)
     left_percent -= _level(shares, others, left_percent, device)
-    _raise(shares, promised, left_percent, math.inf)
+    left_percent -= _raise(shares, promised, left_percent, math.inf)
+    short = [part for part in promised if part.headroom(shares[part.demand.name]) < 1]
+    _level(shares, short, left_percent, device)
 
 
 def _raise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gslice.control.queueing import capacity_per_s, predicted_p99_us
@@ -58,6 +59,7 @@ class Ladder:
         )
         return self.shares_percent[rung] if rung < len(self.shares_percent) else None
 
+    @cached_property
     def most(self) -> tuple[float, float]:
         """The highest capacity, and the smallest share that has it."""
         best = self._at(len(self.shares_percent) - 1)[0]

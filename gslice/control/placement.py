@@ -41,7 +41,9 @@ class Site:
 
     def part(self, demand: Demand, device: str, fraction: float) -> Part:
         """A function's part on a device."""
-        there = replace(demand, rate_per_s=demand.rate_per_s * fraction)
+        there = demand
+        if fraction != 1.0:
+            there = replace(demand, rate_per_s=demand.rate_per_s * fraction)
         return Part(there, self.ladder(there, self.devices[device]))
 
     def need_percent(self, demand: Demand, device: str, fraction: float) -> float:
@@ -76,19 +78,24 @@ def place(demands: Iterable[Demand], current: Placement, site: Site) -> Placemen
     Returns:
         A placement; functions that may run nowhere are missing.
     """
-    functions = sorted(demands, key=lambda d: _order(d, site))
+    functions = list(demands)
     placement: Placement = {}
     left = {name: device.limit_percent for name, device in site.devices.items()}
+
+    def settle(demand: Demand, where: dict[str, float]) -> None:
+        placement[demand.name] = where
+        for device, fraction in where.items():
+            left[device] -= site.need_percent(demand, device, fraction)
+
+    new = []
     for demand in functions:
         if stays := _what_stays(demand, current, site):
-            placement[demand.name] = stays
-            for device, fraction in stays.items():
-                left[device] -= site.need_percent(demand, device, fraction)
-    for demand in functions:
-        if demand.name not in placement and (found := _fit(demand, left, site)):
-            placement[demand.name] = found
-            for device, fraction in found.items():
-                left[device] -= site.need_percent(demand, device, fraction)
+            settle(demand, stays)
+        else:
+            new.append(demand)
+    for demand in sorted(new, key=lambda d: _order(d, site)):
+        if found := _fit(demand, left, site):
+            settle(demand, found)
     _relieve(functions, placement, left, site)
     return placement
 

@@ -32,7 +32,7 @@ def predicted_p99_us(
     delay_us: float = 0.0,
     percentile: float = 0.99,
 ) -> float:
-    """What a request takes at the percentile, from its arrival to its answer, as `Prediction` has it.
+    """What a request takes at the percentile, from arrival to answer, as `Prediction` has it.
 
     Returns:
         `math.inf` if more arrives than is served.

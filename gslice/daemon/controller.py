@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from gslice.control.latency import LatencyModel
     from gslice.core.types import FunctionSpec
     from gslice.supervise.deployment import Deployment
-    from gslice.supervise.function import Function
     from gslice.supervise.supervisor import Supervisor
 
-PERIOD_S = 0.25
+LOOK_PERIOD_S = 0.25
+LOOKS_PER_DECISION = 2
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 _SHADOW_REST_S = 60.0
 
@@ -89,20 +89,21 @@ class Controller:
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
     async def run(self) -> None:
-        """Until cancelled: decides four times a second."""
+        """Until cancelled: looks four times a second, and decides every second time."""
         while True:
-            await asyncio.sleep(PERIOD_S)
-            await self.step(time.monotonic_ns())
+            for _ in range(LOOKS_PER_DECISION):
+                await asyncio.sleep(LOOK_PERIOD_S)
+                self.look(time.monotonic_ns())
+            await self.decide(time.monotonic_ns())
 
-    async def step(self, now_ns: int) -> None:
-        """Looks, decides, and has it carried out."""
-        serving = self._look(now_ns)
+    async def decide(self, now_ns: int) -> None:
+        """Decides of what was seen, and has it carried out."""
         demands = self.demands(now_ns)
         promised = {spec.device for spec in self._admitted().values() if spec.slo_p99_us}
         decided = self._decide(now_ns, [d for d in demands.values() if d.devices[0] in promised])
         self.decisions.clear()
         self.decisions.update({name: allotments[0] for name, allotments in decided.items()})
-        for name, deployment in serving.items():
+        for name, deployment in self._serving().items():
             self._limit(deployment, self.decisions.get(name))
         shares = {
             name: allotment.share_percent
@@ -111,6 +112,17 @@ class Controller:
         }
         self._tell(shares)
         await self._supervisor.follow(shares)
+
+    def look(self, now_ns: int) -> None:
+        """Reads what every segment has counted."""
+        functions = self._supervisor.functions
+        for name in self._watches.keys() - functions.keys():
+            del self._watches[name]
+        for name, deployment in self._serving().items():
+            segment, spec = deployment.segment, functions[name].spec
+            assert segment is not None
+            share = deployment.share_effective_percent / max(1, spec.instances)
+            self._watch(spec, segment.generation).observe(now_ns, segment.demand(), share)
 
     def what_if(self, changes: Sequence[str]) -> Proposal:
         """What would be decided of other demands than there are.
@@ -159,32 +171,19 @@ class Controller:
     def _admitted(self) -> dict[str, FunctionSpec]:
         return {n: f.spec for n, f in self._supervisor.functions.items() if f.admitted}
 
-    def _look(self, now_ns: int) -> dict[str, Deployment]:
-        """Reads every segment.
+    def _serving(self) -> dict[str, Deployment]:
+        """What has a segment and counts, by the function's name."""
+        return {
+            name: function.deployment
+            for name, function in self._supervisor.functions.items()
+            if function.admitted and function.deployment and function.deployment.segment
+        }
 
-        Returns:
-            What serves, by name.
-        """
-        functions = self._supervisor.functions
-        for name in self._watches.keys() - functions.keys():
-            del self._watches[name]
-        serving: dict[str, Deployment] = {}
-        for name, function in functions.items():
-            deployment = function.deployment
-            if deployment is None or deployment.segment is None or not function.admitted:
-                continue
-            watch = self._watch(function, deployment)
-            share = deployment.share_effective_percent / max(1, function.spec.instances)
-            watch.observe(now_ns, deployment.segment.demand(), share)
-            serving[name] = deployment
-        return serving
-
-    def _watch(self, function: Function, deployment: Deployment) -> Watch:
-        assert deployment.segment is not None
-        watch, generation = self._watches.get(function.name), deployment.segment.generation
+    def _watch(self, spec: FunctionSpec, generation: int) -> Watch:
+        watch = self._watches.get(spec.name)
         if watch is None or watch.generation != generation:
-            watch = self._watches[function.name] = Watch(generation)
-        watch.use(self._model(function.spec, function.spec.device))
+            watch = self._watches[spec.name] = Watch(generation)
+        watch.use(self._model(spec, spec.device))
         return watch
 
     def _decide(self, now_ns: int, demands: Sequence[Demand]) -> dict[str, list[Allotment]]:
@@ -195,8 +194,8 @@ class Controller:
     def _limit(self, deployment: Deployment, decision: Allotment | None) -> None:
         """Tells a segment its limits, if they are others than those it was told."""
         segment, spec = deployment.segment, deployment.spec
-        assert segment is not None and deployment.signature is not None
-        rows_max = deployment.signature.rows_max
+        assert segment is not None
+        rows_max = deployment.signature.rows_max if deployment.signature else 0
         limits = Limits(
             min(decision.batch_rows_max or rows_max, rows_max) if decision else rows_max,
             max(0, spec.delay_us),

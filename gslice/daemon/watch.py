@@ -97,12 +97,12 @@ class Watch:
         if answered > 0 and rows > 0:
             self._rows_per_request += _ROWS_WEIGHT * (rows / answered - self._rows_per_request)
         batches = after["executions"] - before["executions"]
-        if self._correction is None or batches <= 0 or share_percent <= 0:
+        if self._correction is None or share_percent <= 0:
             return
         ran = after["batch_rows"].astype(int) - before["batch_rows"].astype(int)
         sizes = {max(1, size): int(count) for size, count in enumerate(ran) if count > 0}
         busy_us = (after["compute_busy_ns"] - before["compute_busy_ns"]) / 1e3
-        self._correction.observe(sizes, busy_us / batches, share_percent)
+        self._correction.observe(sizes, busy_us / max(1, batches), share_percent)
 
     def _model_now(self) -> LatencyModel | None:
         """The model as live batches correct it; the same object until they differ noticeably."""
