@@ -66,9 +66,10 @@ class Segment:
     # -> {"pump_ns": int, "last_claim_ns": int, "lane_started_ns": list[int], "sleeping": bool,
     #     "ready_since_ns": int (0: it can not claim now),
     #     "first_wait_ns": int (dispatch wait of its first claim after a flip; -1: none)}
-    def demand(self) -> dict[str, int]: ...
-    # -> {"arrived": (well-formed requests so far, those in slots included), "answered":, "rows":,
-    #     "executions":, "compute_busy_ns":, "queued_rows": (now)}; cheaper than `stats`
+    def demand(self) -> dict[str, Any]: ...
+    # -> {"arrived": int (well-formed requests so far, those in slots included), "answered": int,
+    #     "rows": int, "executions": int, "compute_busy_ns": int, "batch_rows": as in `stats`,
+    #     "queued_rows": int (now)}; cheaper than `stats`
     def stats(self) -> dict[str, Any]: ...
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,
     #     "requeued":, "poisoned":}, "rows": int, "executions": int, "copies": int,

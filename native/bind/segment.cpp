@@ -121,7 +121,7 @@ nb::object uint64_array(const std::array<Shared<std::uint64_t>, N>& counters) {
 // Everything that came and was well-formed has ended in one of these ways, or is in a slot.
 nb::dict demand(Segment& segment) {
   const Stats& stats = segment.header().stats;
-  const std::array<std::uint32_t, 6> slots = segment.counts();
+  const std::array<std::uint32_t, 6> slots = segment.count_states();
   std::uint64_t arrived = 0;
   for (const Outcome outcome : {Outcome::kOk, Outcome::kRejected, Outcome::kExpired,
                                 Outcome::kCancelled, Outcome::kFailed, Outcome::kPoisoned})
@@ -135,6 +135,7 @@ nb::dict demand(Segment& segment) {
   out["rows"] = stats.rows.load_relaxed();
   out["executions"] = stats.executions.load_relaxed();
   out["compute_busy_ns"] = stats.compute_busy_ns.load_relaxed();
+  out["batch_rows"] = uint64_array(stats.batch_rows);
   out["queued_rows"] = segment.header().queued_rows.load_relaxed();
   return out;
 }
