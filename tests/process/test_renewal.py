@@ -16,7 +16,7 @@ from tests import models
 from tests.cli import gslice
 from tests.fakes.gpu import FakeGpu
 from tests.node import WAIT_S, Node, in_background, kill_and_wait
-from tests.process.gpu import MPS, on_gpu
+from tests.process.gpu import MPS, events, on_gpu
 from tests.process.open_loop import OpenLoop
 from tests.process.traffic import Traffic
 
@@ -93,6 +93,21 @@ def test_workers_of_a_gpu_under_mps(start_gpu_node, gpu: FakeGpu) -> None:
     assert shares(node) == had
     assert not before & pids(node)
     assert {f.limiter for f in node.status().functions} == {"mps"}
+
+
+def test_a_kept_version_does_not_bring_the_old_code_back(start_node, zoo) -> None:
+    def tagged(tag: int) -> dict[str, Any]:
+        return zoo("Tagged", args={"tag": tag}, versions={"keep": 2})
+
+    node = start_node({"f": tagged(1)}, node=AGE)
+    with node.control() as control:
+        list(control.load("f", json.dumps(tagged(2))))
+        assert [kept.version for kept in node.function("f").kept] == ["1"]
+        assert names(upgrade(node))[-2:] == ["worker", "done"]
+    assert list(node.function("f").kept) == []
+    assert "version 1 is not kept warm any more: it has the old code" in events(node)
+    with node.control() as control:
+        assert "load" in names(list(control.rollback("f")))
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------
