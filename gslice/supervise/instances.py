@@ -236,7 +236,8 @@ class Instances:
 
     def _keep_weights(self, gpu: Gpu, worker: Worker, epoch: int) -> None:
         for fd in worker.child.take_fds():
-            if worker.weights is not None:
+            # Nobody would map what an adopted one brings where nothing is shared any more.
+            if worker.weights is not None and gpu.config.share_weights:
                 gpu.weights.keep(self, worker.weights, fd, epoch)
             else:
                 os.close(fd)
