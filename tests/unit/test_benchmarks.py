@@ -99,6 +99,17 @@ def test_bare_client_tells_of_a_failed_call():
         asyncio.run(call(address))
 
 
+def test_a_call_that_is_given_up_disturbs_no_other():
+    async def call(address):
+        request = Request(address, METHOD, b"payload")
+        async with await Connection.connect(address) as connection:
+            connection.call(request).cancel()
+            return await connection.call(request, keep=True)
+
+    with echo_server(two_cores().server) as address:
+        assert asyncio.run(call(address)) == b"payload"
+
+
 def test_closed_loop_measures():
     async def measure(address):
         request = Request(address, METHOD, b"payload")
