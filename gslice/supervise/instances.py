@@ -19,7 +19,7 @@ from gslice.supervise.clients import Burial
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks
-from gslice.supervise.weights import model_of
+from gslice.supervise.weights import model_key
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Instances:
     ) -> Signature:
         """Has it load, with the weights that are there; those that it makes are kept for others."""
         epoch = gpu.weights.epoch
-        model = model_of(self._spec) if gpu.config.share_weights else ""
+        model = model_key(self._spec) if gpu.config.share_weights else ""
         signature = await worker.load(
             self._spec,
             gpu.limiter,

@@ -13,8 +13,8 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from gslice.control.versions import model_settings
 from gslice.core.types import MemoryTaken
-from gslice.ipc.codec import to_json
 from gslice.supervise.recall import stamps
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec
     from gslice.ipc.messages import Weights
     from gslice.supervise.worker import Worker
-
-_SETTINGS = (
-    *("engine", "model", "python", "python_path", "args"),
-    *("precision", "channels_last", "environment"),
-)
 
 
 @dataclasses.dataclass(eq=False)
@@ -97,7 +92,7 @@ class GpuWeights:
 
     def size_bytes(self, spec: FunctionSpec) -> int:
         """Of the weights that a worker of a function would find here."""
-        block = self._blocks.get(model_of(spec))
+        block = self._blocks.get(model_key(spec))
         return block.weights.size_bytes if block is not None else 0
 
     def to_come(self, spec: FunctionSpec, memory: MemoryTaken) -> MemoryTaken:
@@ -110,10 +105,9 @@ class GpuWeights:
             os.close(block.fd)
 
 
-def model_of(spec: FunctionSpec) -> str:
+def model_key(spec: FunctionSpec) -> str:
     """The same for functions whose weights are alike, as far as can be seen from outside."""
-    settings = to_json(spec)
-    text = json.dumps([{key: settings[key] for key in _SETTINGS}, stamps(spec)], sort_keys=True)
+    text = json.dumps([model_settings(spec), stamps(spec)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
