@@ -123,6 +123,14 @@ def test_closed_loop_measures():
     assert load.rps == pytest.approx(load.requests / load.seconds)
 
 
+@pytest.mark.parametrize("given", [["--json", "/somewhere/out.json"], ["--json=out.json"], []])
+def test_a_report_names_the_command_and_not_where_it_wrote(monkeypatch, given):
+    argv = ["/there/benchmarks/swap.py", "--resizes", "126", *given, "--quick"]
+    monkeypatch.setattr(sys, "argv", argv)
+    command = Report("Why?", {}).command
+    assert command == "python -m benchmarks.swap --resizes 126 --quick"
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_have_the_common_format(path):
     result = json.loads(path.read_text())
