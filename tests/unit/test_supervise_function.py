@@ -13,7 +13,13 @@ import pytest
 
 from gslice._native import Segment
 from gslice.core.config import load_config
-from gslice.core.errors import InvalidArgument, LoadFailed, ResourceExhausted, from_code
+from gslice.core.errors import (
+    InvalidArgument,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+    from_code,
+)
 from gslice.core.types import FunctionSpec, MemoryTaken, ShareBounds
 from gslice.ipc.messages import RemoveFunction
 from gslice.supervise.adoption import _segments_of
@@ -84,6 +90,13 @@ class Broken(Running):
         raise LoadFailed("no such model")
 
 
+class OutOfReach(Running):
+    """A deployment that is warm, and whose lock somebody holds who hangs."""
+
+    def serve(self) -> None:
+        raise Unavailable("the function's lock is held by a process that hangs")
+
+
 def unheard(stage: str, detail: str) -> None:
     """Stages of a load that nobody watches."""
 
@@ -121,6 +134,28 @@ def test_a_restart_goes_on_through_a_load_that_fails(
         running.may_start.set()
         await restart
         assert (function.state, function.restarts.count) == ("READY", 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_cannot_take_over_ends_and_the_old_one_serves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), SPEC)
+        running = serves(function, Running(ready=0))
+        wanted = dataclasses.replace(SPEC, version="2")
+        new = OutOfReach(wanted)
+        function.kept.warm.append(new)  # type: ignore[arg-type]
+        monkeypatch.setattr(function, "_make", lambda spec: new)
+        function.restarts.worker_lost(running, "killed by SIGKILL")
+        with pytest.raises(Unavailable, match="hangs"):
+            await function.load(wanted, unheard, warm=warm)
+        assert (function.lasting, new.workers) == ([running], [])
+        running.may_start.set()
+        await asyncio.gather(*function.restarts.tasks)
+        assert (function.state, running.ready) == ("READY", 1)
 
     asyncio.run(scenario())
 
