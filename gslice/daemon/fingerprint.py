@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gslice.control.versions import model_settings
 from gslice.daemon.events import forgiving
 from gslice.daemon.onnx_files import external_files
+from gslice.supervise.recall import code_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +107,4 @@ def _files(spec: FunctionSpec) -> Iterator[tuple[str, Path]]:
             for name in external_files(model):
                 yield f"data {name}", model.parent / name
     if spec.python:
-        module = Path(spec.python_path, spec.python.partition(":")[0].replace(".", "/"))
-        package = module / "__init__.py"
-        yield "code", package if package.is_file() else module.with_name(f"{module.name}.py")
+        yield "code", code_file(spec)

@@ -39,9 +39,16 @@ def nothing(spec: FunctionSpec) -> Recalled | None:
 
 def stamps(spec: FunctionSpec) -> list[list[int]]:
     """Changes with the files that a function's model is made of, as far as they are named."""
-    module = spec.python.partition(":")[0].replace(".", "/")
-    code = [Path(spec.python_path, f"{module}.py")] if module else []
-    return [stamp(path) for path in [*([Path(spec.model)] if spec.model else []), *code]]
+    model = [Path(spec.model)] if spec.model else []
+    code = [code_file(spec)] if spec.python else []
+    return [stamp(path) for path in (*model, *code)]
+
+
+def code_file(spec: FunctionSpec) -> Path:
+    """The file of a function's Python class or factory, as it would be imported."""
+    module = Path(spec.python_path, spec.python.partition(":")[0].replace(".", "/"))
+    package = module / "__init__.py"
+    return package if package.is_file() else module.with_name(f"{module.name}.py")
 
 
 def stamp(path: Path) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,10 @@ def test_code_counts_too(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "tagger.py").write_text("class Tagger: ...")
     assert model_key(one) != model
+    package = dataclasses.replace(one, python="mine:Tagger")
+    model = model_key(package)
+    (tmp_path / "mine" / "__init__.py").write_text("class Tagger: ...")
+    assert model_key(package) != model
     assert model_key(FunctionSpec("f", args={"layers": 2})) != model_key(FunctionSpec("f"))
 
 
