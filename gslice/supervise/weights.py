@@ -7,6 +7,7 @@ the same model that is started meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gslice.control.versions import model_settings
 from gslice.core.types import MemoryTaken
-from gslice.supervise.recall import stamps
+from gslice.supervise.recall import file_state, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +108,11 @@ class GpuWeights:
 
 def model_key(spec: FunctionSpec) -> str:
     """The same for functions whose weights are alike, as far as can be seen from outside."""
-    text = json.dumps([model_settings(spec), stamps(spec)], sort_keys=True)
+    states: list[tuple[int, ...]] = []
+    for path in model_files(spec):
+        with contextlib.suppress(OSError):  # the load will say so
+            states.append(file_state(path))
+    text = json.dumps([model_settings(spec), states], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -52,6 +52,18 @@ def test_copies_of_a_model_are_known_by_what_makes_its_weights(tmp_path: Path) -
     assert model_key(same) != model
 
 
+def test_another_file_with_the_same_size_and_time_is_another_model(tmp_path: Path) -> None:
+    """Archives and images of containers may give all files one time."""
+    same = spec(tmp_path)
+    os.utime(same.model, (0, 0))
+    model = model_key(same)
+    other = tmp_path / "other.pt2"
+    other.write_text("WEIGHTS")
+    os.utime(other, (0, 0))
+    other.replace(same.model)
+    assert model_key(same) != model
+
+
 def test_code_counts_too(tmp_path: Path) -> None:
     one = FunctionSpec("f", engine="python", python="mine.tagger:Tagger", python_path=str(tmp_path))
     model = model_key(one)
