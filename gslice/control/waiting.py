@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import erfc, exp, inf, log, sqrt
+from math import erfc, exp, hypot, inf, log, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -178,17 +178,24 @@ class Prediction:
     def _cases_of_idle(self, delay_us: float, busy: float) -> list[_Case]:
         """An instance is free: the own group decides."""
         full, instances = self._full, self._load.instances
+        joining = self._rate * delay_us
+
+        def case(weight: float, wait_us: float, requests: float) -> _Case:
+            own = min(full, requests)
+            spread_us = self._slope_us(own) * sqrt(self._load.burstiness * joining)
+            deviation_us = hypot(self._deviation_us(own), spread_us)
+            return _Case(weight, wait_us, self._mean_us(own), deviation_us)
+
         if self._again <= 0:
-            own = min(full, 1 + self._rate * delay_us)
-            return [_Case(1.0, delay_us, self._mean_us(own), self._deviation_us(own))]
+            return [case(1.0, delay_us, 1 + joining)]
         cases = []
         for low, high in pairwise(_GROUP_LEVELS):
             level = (low + high) / 2
             ahead = int(log(1 - level) / log(self._again))
             group = max(1.0, _two_exponentials(level) / -log(self._again))
-            own = min(full, group + self._rate * delay_us) if ahead < full else full
-            wait_us = delay_us + int(ahead / (full * instances) + busy) * self._full_us
-            cases.append(_Case(high - low, wait_us, self._mean_us(own), self._deviation_us(own)))
+            turns = int(ahead / (full * instances) + busy)
+            own = group + joining if ahead < full else full
+            cases.append(case(high - low, delay_us + turns * self._full_us, own))
         return cases
 
     def _cases_of_busy(
@@ -224,7 +231,9 @@ class Prediction:
         beyond = _reach((full - claimed) / step)
         if full <= _SMALL_BATCH:
             beyond = max(beyond, _surplus(claimed, int(full)))
-        self._beyond: float = beyond + (1 - beyond) * self._again**full
+        beyond += (1 - beyond) * self._again**full
+        # A group meets the queue that others of it make. The root is what simulations suggest.
+        self._beyond: float = min(1.0, beyond * sqrt(self._load.burstiness))
         decay = _decay(round(arrived, 4), full, round(self._again, 4), round(service, 4))
         self._beyond_us = self._full_us / (instances * full * decay)
 
