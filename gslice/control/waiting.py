@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import erfc, exp, inf, log, sqrt
+from math import erfc, exp, hypot, inf, log, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 _Z99 = 2.3263
 _BUSY_MAX = 0.995
-_LEVELS = (0.0, 0.4, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
+_LEVELS = (0.0, 0.5, 0.8, 0.92, 0.975, 1.0)
+_GROUP_LEVELS = (0.0, 0.4, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
 _SIEGMUND = 0.583
 _SMALL_BATCH = 16
 _FEEDBACK_MAX = 0.9
+_AVERAGING = 1.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class _Case(NamedTuple):
     deviation_us: float
 
     def late(self, within_us: float) -> float:
+        """The part of such requests that takes longer."""
         return _above(within_us - self.wait_us, self.own_us, self.deviation_us)
 
 
@@ -134,27 +137,34 @@ class Prediction:
 
     def _set_up(self) -> None:
         full, instances = self._full, self._load.instances
-        delay_us = min(self._load.delay_us, (full - 1) / self._rate if self._rate else inf)
-        self._idle_cases = self._cases_of_idle(delay_us)
-        if not self._rate:
-            return
+        delay_us = self._delay_us()
         typical = self._typical_batch()
         claimed = min(full, self._rate * self._mean_us(typical) / instances)
         busy = min(1.0, self._rate * self._mean_us(typical) / (instances * typical))
-        self._all_busy = busy ** (sqrt(2 * (instances + 1)) - 1)
+        self._idle_cases = self._cases_of_idle(delay_us, busy)
+        if not self._rate:
+            return
+        self._all_busy: float = busy ** (sqrt(2 * (instances + 1)) - 1)
         slope_us = self._slope_us(typical)
         # How much a longer batch makes the next one longer; instances average it out.
-        feedback = min(_FEEDBACK_MAX, self._rate * slope_us / instances**2)
+        feedback = min(_FEEDBACK_MAX, self._rate * slope_us / instances**_AVERAGING)
         self._busy_cases = self._cases_of_busy(typical, slope_us, feedback, delay_us)
         self._set_up_queue(claimed, feedback)
 
+    def _delay_us(self) -> float:
+        """How long a batch waits for more, unless enough come, which may take them long."""
+        missing = self._full - 1
+        slow = missing + _Z99 * sqrt(missing * self._load.burstiness)
+        return min(self._load.delay_us, slow / self._rate if self._rate else inf)
+
     def _typical_batch(self) -> float:
         rate = self._rate / self._load.instances
+        group = (self._load.burstiness + 1) / 2
         low, high = 1.0, self._full
-        while high - low > 0.01 * high:
+        while high - low > 0.02 * high:
             middle = (low + high) / 2
             arrived = rate * self._mean_us(middle)
-            if arrived + exp(-arrived) > middle:
+            if arrived + group * exp(-arrived / group) > middle:
                 low = middle
             else:
                 high = middle
@@ -165,20 +175,27 @@ class Prediction:
         low, high = max(1.0, requests - 1), min(self._full, requests + 1)
         return (self._mean_us(high) - self._mean_us(low)) / (high - low) if high > low else 0.0
 
-    def _cases_of_idle(self, delay_us: float) -> list[_Case]:
+    def _cases_of_idle(self, delay_us: float, busy: float) -> list[_Case]:
         """An instance is free: the own group decides."""
         full, instances = self._full, self._load.instances
+        joining = self._rate * delay_us
+
+        def case(weight: float, wait_us: float, requests: float) -> _Case:
+            own = min(full, requests)
+            spread_us = self._slope_us(own) * sqrt(self._load.burstiness * joining)
+            deviation_us = hypot(self._deviation_us(own), spread_us)
+            return _Case(weight, wait_us, self._mean_us(own), deviation_us)
+
         if self._again <= 0:
-            own = min(full, 1 + self._rate * delay_us)
-            return [_Case(1.0, delay_us, self._mean_us(own), self._deviation_us(own))]
+            return [case(1.0, delay_us, 1 + joining)]
         cases = []
-        for low, high in pairwise(_LEVELS):
+        for low, high in pairwise(_GROUP_LEVELS):
             level = (low + high) / 2
             ahead = int(log(1 - level) / log(self._again))
             group = max(1.0, _two_exponentials(level) / -log(self._again))
-            own = min(full, group + self._rate * delay_us) if ahead < full else full
-            wait_us = delay_us + int(ahead / (full * instances)) * self._full_us
-            cases.append(_Case(high - low, wait_us, self._mean_us(own), self._deviation_us(own)))
+            turns = int(ahead / (full * instances) + busy)
+            own = group + joining if ahead < full else full
+            cases.append(case(high - low, delay_us + turns * self._full_us, own))
         return cases
 
     def _cases_of_busy(
@@ -214,7 +231,9 @@ class Prediction:
         beyond = _reach((full - claimed) / step)
         if full <= _SMALL_BATCH:
             beyond = max(beyond, _surplus(claimed, int(full)))
-        self._beyond = beyond + (1 - beyond) * self._again**full
+        beyond += (1 - beyond) * self._again**full
+        # A group meets the queue that others of it make. The root is what simulations suggest.
+        self._beyond: float = min(1.0, beyond * sqrt(self._load.burstiness))
         decay = _decay(round(arrived, 4), full, round(self._again, 4), round(service, 4))
         self._beyond_us = self._full_us / (instances * full * decay)
 
@@ -224,7 +243,7 @@ def _above(time_us: float, mean_us: float, deviation_us: float) -> float:
     if time_us <= 0:
         return 1.0
     if deviation_us <= 0:
-        return float(time_us < mean_us)
+        return 1.0 if time_us < mean_us else 0.0
     square = log(1 + (deviation_us / mean_us) ** 2)
     return 0.5 * erfc((log(time_us / mean_us) + square / 2) / sqrt(2 * square))
 
@@ -249,7 +268,7 @@ def _surplus(arrived: float, full: int) -> float:
 def _decay(arrived: float, full: float, again: float, service: float) -> float:
     """Lundberg's exponent a request: where a turn's arrivals and its service cancel."""
     low, high = 0.0, -log(again) if again > 0 else 50.0
-    for _ in range(24):
+    for _ in range(20):
         middle = (low + high) / 2
         grown = exp(middle)
         group = (1 - again) * grown / (1 - again * grown)
@@ -261,7 +280,7 @@ def _decay(arrived: float, full: float, again: float, service: float) -> float:
     return low
 
 
-@lru_cache(maxsize=len(_LEVELS))
+@lru_cache(maxsize=len(_GROUP_LEVELS))
 def _two_exponentials(level: float) -> float:
     """The quantile of the sum of two exponential times of mean 1."""
     time = 1.0
