@@ -175,6 +175,10 @@ class Prediction:
         low, high = max(1.0, requests - 1), min(self._full, requests + 1)
         return (self._mean_us(high) - self._mean_us(low)) / (high - low) if high > low else 0.0
 
+    def _spread(self, requests: float, variance: float) -> float:
+        """The deviation of a batch's size, such that its tail ends at a full batch."""
+        return min(sqrt(variance), (self._full - requests) / _Z99)
+
     def _cases_of_idle(self, delay_us: float, busy: float) -> list[_Case]:
         """An instance is free: the own group decides."""
         full, instances = self._full, self._load.instances
@@ -182,7 +186,7 @@ class Prediction:
 
         def case(weight: float, wait_us: float, requests: float) -> _Case:
             own = min(full, requests)
-            spread_us = self._slope_us(own) * sqrt(self._load.burstiness * joining)
+            spread_us = self._slope_us(own) * self._spread(own, self._load.burstiness * joining)
             deviation_us = hypot(self._deviation_us(own), spread_us)
             return _Case(weight, wait_us, self._mean_us(own), deviation_us)
 
@@ -207,7 +211,7 @@ class Prediction:
         stretch = per_us * slope_us / instances
         long = min(self._full, typical + stretch)
         long_us, long_deviation_us = self._mean_us(long), self._deviation_us(long)
-        before_us = slope_us * sqrt(per_us * long_us / instances)
+        before_us = slope_us * self._spread(long, per_us * long_us / instances)
         cases = []
         for low, high in pairwise(_LEVELS):
             rest = 1 - (1 - (low + high) / 2) ** (1 / instances)
@@ -215,10 +219,9 @@ class Prediction:
             since_us = wait_us + (1 - rest) * long_us / instances
             own = min(self._full, group + rate * since_us)
             variance = self._deviation_us(own) ** 2 + (rest * long_deviation_us) ** 2
-            if own < self._full:
-                own_us = slope_us * sqrt(per_us * since_us)
-                variance += own_us**2 + (rest * before_us) ** 2
-                variance += 2 * feedback * rest * own_us * before_us
+            own_us = slope_us * self._spread(own, per_us * since_us)
+            variance += own_us**2 + (rest * before_us) ** 2
+            variance += 2 * feedback * rest * own_us * before_us
             cases.append(_Case(high - low, wait_us, self._mean_us(own), sqrt(variance)))
         return cases
 
