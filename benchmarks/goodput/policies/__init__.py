@@ -1,0 +1,1 @@
+"""Who decides in the benchmark: the product's controller, and what it is compared with."""

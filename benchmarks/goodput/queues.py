@@ -1,0 +1,135 @@
+"""What all service models have in common: who is let in, what a batch takes, what is counted."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from benchmarks.goodput.state import (
+    ANSWERED,
+    ARRIVED,
+    BINS,
+    BINS_AN_OCTAVE,
+    EXPIRED,
+    LATE,
+    PLACES,
+    QUEUE_MAX,
+    SHED,
+    State,
+)
+
+
+@njit(cache=True)
+def seed(value: int) -> None:
+    """Seeds the compiled code's own random numbers."""
+    np.random.seed(value)
+
+
+@njit(cache=True)
+def window(state: State, time_us: float) -> int:
+    """The window of a time; what comes after the end belongs to the last."""
+    return min(int(time_us / state.window_us), state.counts.shape[0] - 1)
+
+
+@njit(cache=True)
+def noise(state: State) -> float:
+    """A factor for the time of a batch, with a median of 1."""
+    return math.exp(state.noise * np.random.standard_normal()) if state.noise > 0 else 1.0
+
+
+@njit(cache=True)
+def first_us(state: State, function: int) -> float:
+    """When the first request that waits arrived, or the next will."""
+    if state.length[function] > 0:
+        return state.queue[function, state.head[function]]
+    if state.next[function] < state.end[function]:
+        return state.arrivals[state.next[function]]
+    return math.inf
+
+
+@njit(cache=True)
+def let_in(
+    state: State, function: int, busy_until_us: float, servers: int, in_batch: int = 0
+) -> None:
+    """Takes the next arrival: into the queue, or turned away.
+
+    It is shed when it finds the queue full, or when its predicted finish is too late. The
+    prediction is what a front-end can say at once: what is left of the batch that ends first, the
+    full batches ahead, its own batch.
+
+    Args:
+        state: Of the simulation.
+        function: Whose.
+        busy_until_us: When the first batch should end, by the same prediction.
+        servers: How many take from this queue.
+        in_batch: How many at its head wait no more: they are in a batch.
+    """
+    time_us = state.arrivals[state.next[function]]
+    state.next[function] += 1
+    ahead = state.length[function] - in_batch
+    counts = state.counts[window(state, time_us), function]
+    counts[ARRIVED] += 1
+    rows_max, _, shed_us, fixed_us, row_us = state.limits[function]
+    if shed_us > 0:
+        batches_ahead = ahead // int(rows_max * max(1, servers))
+        own = min(ahead - batches_ahead * rows_max * max(1, servers) + 1, rows_max)
+        predicted_us = (
+            max(0.0, busy_until_us - time_us)
+            + batches_ahead * (fixed_us + row_us * rows_max)
+            + (fixed_us + row_us * own)
+        )
+        if predicted_us > shed_us:
+            counts[SHED] += 1
+            return
+    if ahead >= QUEUE_MAX:
+        counts[SHED] += 1
+        return
+    place = state.head[function] + state.length[function]
+    state.queue[function, place % PLACES] = time_us
+    state.length[function] += 1
+
+
+@njit(cache=True)
+def drop_expired(state: State, function: int, now_us: float) -> None:
+    """Removes those whose clients have given up."""
+    while state.length[function] > 0:
+        time_us = state.queue[function, state.head[function]]
+        if now_us - time_us <= state.expire_us[function]:
+            return
+        state.counts[window(state, time_us), function, EXPIRED] += 1
+        state.head[function] = (state.head[function] + 1) % PLACES
+        state.length[function] -= 1
+
+
+@njit(cache=True)
+def answer(state: State, function: int, arrived_us: float, done_us: float) -> None:
+    """Counts an answer."""
+    latency_us = done_us - arrived_us
+    counts = state.counts[window(state, arrived_us), function]
+    counts[ANSWERED] += 1
+    if latency_us > state.slo_us[function]:
+        counts[LATE] += 1
+    bin_ = int(math.log2(max(latency_us, 1.0)) * BINS_AN_OCTAVE)
+    state.histogram[function, min(bin_, BINS - 1)] += 1
+
+
+@njit(cache=True)
+def take(state: State, function: int, rows: int, done_us: float) -> None:
+    """Answers the first requests of a queue: their batch is done at `done_us`."""
+    for _ in range(rows):
+        answer(state, function, state.queue[function, state.head[function]], done_us)
+        state.head[function] = (state.head[function] + 1) % PLACES
+    state.length[function] -= rows
+
+
+@njit(cache=True)
+def count_batch(
+    state: State, function: int, device: int, part: float, rows: int, start_us: float, took_us: float
+) -> None:
+    """Counts a batch; `part` of the device is its own for that time."""
+    state.batches[function, 0] += 1
+    state.batches[function, 1] += rows
+    state.batches[function, 2] += took_us
+    state.busy_us[window(state, start_us), device] += took_us * part

@@ -1,0 +1,134 @@
+"""The nouns: functions and devices, what a policy sees of them and what it grants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from gslice.control.latency import Measurement
+
+Service = Literal["shares", "turns", "crowd"]
+"""How devices serve: by shares; one batch of one function at a time; everybody at once."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """What a policy knows of a function.
+
+    Attributes:
+        name: Its name.
+        slo_us: Latency within which an answer counts.
+        rows_max: Largest batch.
+        rate_hint_per_s: What its operator expects; only placements by baselines use it.
+        profile: Measured batch times: noisy, at a few points, alone on the device.
+    """
+
+    name: str
+    slo_us: float
+    rows_max: int
+    rate_hint_per_s: float
+    profile: Sequence[Measurement]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is to serve, and on what.
+
+    Attributes:
+        functions: In a fixed order.
+        devices: Their names; all are alike.
+        step_percent: Shares are multiples of it.
+        interval_us: Between two decisions.
+    """
+
+    functions: Sequence[Function]
+    devices: Sequence[str]
+    step_percent: float
+    interval_us: float
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a function gets of one device.
+
+    Attributes:
+        device: The device's name.
+        share_percent: Of the device.
+        batch_rows_max: Largest batch.
+        delay_us: How long a batch that is not full waits.
+        shed_us: Only what is predicted to be answered within that time is admitted; 0: all is.
+        fixed_us: Of the prediction: a batch takes this,
+        row_us: and this for each row.
+    """
+
+    device: str
+    share_percent: float
+    batch_rows_max: int
+    delay_us: float = 0.0
+    shed_us: float = 0.0
+    fixed_us: float = 0.0
+    row_us: float = 0.0
+
+
+Plan = Mapping[str, Sequence[Grant]]
+"""By function. Batch limits and shedding change at once, shares after their preparation."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What happened to one function.
+
+    Attributes:
+        arrived: Requests since the beginning.
+        answered: In the last interval.
+        p99_us: Of the answers of the last interval; 0: there was none.
+        batch_us: Mean time of the batches of the last interval; 0: there was none.
+        batch_rows: Mean rows of these.
+    """
+
+    arrived: int
+    answered: int
+    p99_us: float
+    batch_us: float
+    batch_rows: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is observed between two decisions.
+
+    Attributes:
+        now_us: The time.
+        traffic: By function.
+        granted: What is in effect.
+        preparing: Whether new shares are being prepared.
+    """
+
+    now_us: float
+    traffic: Mapping[str, Traffic]
+    granted: Plan = field(default_factory=dict)
+    preparing: bool = False
+
+
+class Policy(Protocol):
+    """Decides who gets what. One instance serves one run.
+
+    Attributes:
+        name: In the rows.
+        service: What it needs of devices.
+        prepared_us: How long new shares take to prepare; None: as long as everybody's.
+    """
+
+    name: str
+    service: Service
+    prepared_us: float | None
+
+    def start(self) -> Plan:
+        """Before the first request."""
+        ...
+
+    def decide(self, seen: Seen) -> Plan | None:
+        """Once an interval; None: nothing changes."""
+        ...
