@@ -73,6 +73,9 @@ class Setting:
     scene: Scene
 
 
+Make = Callable[[Setting], Policy]
+
+
 def setting(workload: Workload, seed: int) -> Setting:
     """Draws the traffic and the profile of a run."""
     rng = np.random.default_rng([seed, 1])
@@ -89,7 +92,7 @@ def setting(workload: Workload, seed: int) -> Setting:
     return Setting(workload, seed, arrivals, scene)
 
 
-def run(given: Setting, make: Callable[[Setting], Policy], seconds: float | None = None) -> Run:
+def run(given: Setting, make: Make, seconds: float | None = None) -> Run:
     """Serves a workload under a policy.
 
     Args:

@@ -21,6 +21,7 @@ BINS = 256
 BINS_AN_OCTAVE = 12
 QUEUE_MAX = 256
 """Places in a queue, as `queue.max` is by default: who finds none is turned away."""
+PLACES = 2 * QUEUE_MAX  # with those that are in a batch
 
 
 class State(NamedTuple):

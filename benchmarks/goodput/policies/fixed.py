@@ -9,16 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+from functools import partial
+
 from benchmarks.goodput.policies.common import Fixed, batch_within, grant, models, placed
-from benchmarks.goodput.scene import Function, Policy, Scene
-from benchmarks.goodput.simulate import Setting, goodput_rps, run
+from benchmarks.goodput.scene import Function, Plan, Policy, Scene, Service
+from benchmarks.goodput.simulate import Make, Setting, goodput_rps, run
 from gslice.control.latency import LatencyModel
 
 GRID_PERCENT = 10.0
 GRID_MAX = 150
 BATCH_PARTS = (0.5, 0.25, 0.12, 0.06)
 SCALES = (0.7, 1.0, 1.4)
-_TRIAL_S = 600.0
+TRIAL_S = 600.0
 
 
 def equal(given: Setting) -> Policy:
@@ -37,12 +39,12 @@ def equal(given: Setting) -> Policy:
 
 def timeshare(given: Setting) -> Policy:
     """One batch at a time with the whole device, round robin."""
-    return best("timeshare", given, _whole(given, "timeshare"))
+    return best(given, _whole(given, "timeshare"))
 
 
 def uncontrolled(given: Setting) -> Policy:
     """Everybody at once with the whole device."""
-    return best("uncontrolled", given, _whole(given, "uncontrolled"))
+    return best(given, _whole(given, "uncontrolled"))
 
 
 def static(given: Setting) -> Policy:
@@ -51,19 +53,19 @@ def static(given: Setting) -> Policy:
     Up to `GRID_MAX` divisions of a device are a grid of `GRID_PERCENT`. Where there are more, as
     with several devices, shares are what the functions need at multiples of their expected rates.
     """
-    return best("static", given, _divisions(given))
+    return best(given, _divisions(given))
 
 
-def best(name: str, given: Setting, variants: Iterable[Fixed]) -> Policy:
+def best(given: Setting, variants: Iterable[Make]) -> Policy:
     """The variant with most goodput on the very traffic, or on its beginning if it is long."""
     tried = [
-        (goodput_rps(given.workload, run(given, lambda _, v=variant: v, _TRIAL_S)), -i, variant)
+        (goodput_rps(given.workload, run(given, variant, TRIAL_S)), -i, variant)
         for i, variant in enumerate(variants)
     ]
-    return max(tried, key=lambda each: each[:2])[2]
+    return max(tried, key=lambda each: each[:2])[2](given)
 
 
-def _whole(given: Setting, name: str) -> Iterator[Fixed]:
+def _whole(given: Setting, name: str) -> Iterator[Make]:
     scene, fitted = given.scene, models(given.scene)
     on = placed(scene, fitted)
     for part in BATCH_PARTS:
@@ -71,10 +73,11 @@ def _whole(given: Setting, name: str) -> Iterator[Fixed]:
             f.name: [grant(f, fitted[f.name], on[f.name], 100.0, part=part)]
             for f in scene.functions
         }
-        yield Fixed(name, "turns" if name == "timeshare" else "crowd", plan)
+        service: Service = "turns" if name == "timeshare" else "crowd"
+        yield partial(_fixed, name, service, plan)
 
 
-def _divisions(given: Setting) -> Iterator[Fixed]:
+def _divisions(given: Setting) -> Iterator[Make]:
     scene, fitted = given.scene, models(given.scene)
     on = placed(scene, fitted)
     count = len(scene.functions)
@@ -90,7 +93,11 @@ def _divisions(given: Setting) -> Iterator[Fixed]:
                 f.name: [grant(f, fitted[f.name], on[f.name], share, sheds=sheds)]
                 for f, share in zip(scene.functions, shares, strict=True)
             }
-            yield Fixed("static", "shares", plan)
+            yield partial(_fixed, "static", "shares", plan)
+
+
+def _fixed(name: str, service: Service, plan: Plan, given: Setting) -> Policy:
+    return Fixed(name, service, plan)
 
 
 def _cuts(steps: int, count: int) -> Iterator[list[int]]:
