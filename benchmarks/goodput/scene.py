@@ -119,11 +119,13 @@ class Policy(Protocol):
         name: In the rows.
         service: What it needs of devices.
         prepared_us: How long new shares take to prepare; None: as long as everybody's.
+        decides: Whether it is to be asked again after the start.
     """
 
     name: str
     service: Service
     prepared_us: float | None
+    decides: bool
 
     def start(self) -> Plan:
         """Before the first request."""

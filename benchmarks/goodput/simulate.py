@@ -120,10 +120,12 @@ def run(given: Setting, make: Make, seconds: float | None = None) -> Run:
             now_us = due_us
             state = granting.swap(state, now_us)
         advance(state, now_us, until_us)
-        seen = _seen(given, state, granting, until_us)
         if not _warming(given.workload, window):
             histogram += state.histogram
+        seen = _seen(given, state, granting, until_us) if policy.decides else None
         state.histogram[:], state.batches[:] = 0, 0
+        if seen is None:
+            continue
         spent_s -= time.process_time()
         decided = policy.decide(seen)
         spent_s += time.process_time()

@@ -8,7 +8,7 @@ well used but, but for `overload`, large enough for a perfect division.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from benchmarks.goodput.traffic import CELL_US, MMPP, POISSON, Bursts
 Floats = NDArray[np.float64]
 Curve = Callable[[Floats], Floats]
 """A factor of the mean rate, by the time in seconds."""
-Kind = Literal["steady", "dynamic", "overload"]
+Kind = Literal["steady", "contended", "dynamic", "overload"]
 
 WARM_UP_S = 10.0
 AFTER_STEP_S = 5.0
@@ -50,7 +50,8 @@ class Workload:
 
     Attributes:
         name: In the rows.
-        kind: Whether rates are constant, change, or pass what the devices can do.
+        kind: `steady` and `contended` have constant rates, the latter near what a perfect division
+            serves; those of `dynamic` ones change; `overload` passes what can be served.
         gpu: A member of `tables.GPUS`.
         devices: How many.
         functions: What is asked.
@@ -99,22 +100,22 @@ _TWELVE = {
 }
 
 _MIX = (
-    Asked("resnet50", "resnet50", 50, 500),
-    Asked("mobilenet", "mobilenet", 30, 500),
-    Asked("vgg19", "vgg19", 60, 250),
-    Asked("inception", "inception", 60, 350),
-    Asked("densenet121", "densenet121", 100, 120),
-    Asked("resnet101", "resnet101", 100, 100),
-    Asked("vgg16", "vgg16", 100, 100),
+    Asked("resnet50", "resnet50", 25, 500),
+    Asked("mobilenet", "mobilenet", 20, 700),
+    Asked("vgg19", "vgg19", 30, 300),
+    Asked("inception", "inception", 40, 150),
+    Asked("densenet121", "densenet121", 50, 80),
+    Asked("resnet101", "resnet101", 50, 60),
+    Asked("vgg16", "vgg16", 40, 120),
 )
 
 
 def _mix(count: int, load: float, curves: Iterable[Curve] = ()) -> tuple[Asked, ...]:
-    """The first models of the mix, at a part of their rates."""
+    """The first models of the mix, at a multiple of their rates."""
     bent = [*curves, *[np.ones_like] * count]
     return tuple(
-        Asked(a.name, a.model, a.slo_ms, a.rate_per_s * load, bent[i])
-        for i, a in enumerate(_MIX[:count])
+        replace(asked, rate_per_s=asked.rate_per_s * load, curve=curve)
+        for asked, curve in zip(_MIX[:count], bent, strict=False)
     )
 
 
@@ -131,6 +132,7 @@ def _hour() -> tuple[Asked, ...]:
     return tuple(functions)
 
 
+CONTENDED_LOADS = {4: 1.3, 5: 1.2, 7: 1.15}
 HOUR_LOAD = 0.3
 OVERLOADS = (1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -143,37 +145,25 @@ def workloads() -> dict[str, Workload]:
         for slo_ms, rate in asked
     )
     pair = (Asked("ssd", "ssd", 25, 150), Asked("vgg19", "vgg19", 40, 200))
+    after_step = ((0.0, WARM_UP_S), (60.0, 60.0 + AFTER_STEP_S))
+    steps = [step(60, 2.0), np.ones_like, step(60, 0.5)]
+    days = [day(300, 0.5, i / 5) for i in range(5)]
     made = [
         Workload("twelve", "steady", "V100", 8, twelve, 60),
-        Workload("pair", "steady", "V100", 1, pair, 60),
-        Workload("mix4", "steady", "A100", 1, _mix(4, 0.8), 60),
-        Workload("mix5", "steady", "A100", 1, _mix(5, 0.7), 60),
-        Workload("mix7", "steady", "A100", 1, _mix(7, 0.5), 60),
-        Workload(
-            "step",
-            "dynamic",
-            "A100",
-            1,
-            _mix(4, 0.6, [step(60, 2.0), step(60, 0.5)]),
-            120,
-            warm_ups_s=((0.0, WARM_UP_S), (60.0, 60.0 + AFTER_STEP_S)),
+        Workload("pair", "contended", "V100", 1, pair, 60),
+        *(Workload(f"mix{n}", "steady", "A100", 1, _mix(n, 1.0), 60) for n in (4, 5, 6, 7)),
+        *(
+            Workload(f"contended{n}", "contended", "A100", 1, _mix(n, load), 60)
+            for n, load in CONTENDED_LOADS.items()
         ),
-        Workload(
-            "diurnal",
-            "dynamic",
-            "A100",
-            1,
-            _mix(5, 0.55, [day(300, 0.5, i / 5) for i in range(5)]),
-            600,
-        ),
-        Workload("burst", "dynamic", "A100", 1, _mix(4, 0.55), 120, MMPP),
-        Workload(
-            "pulse", "dynamic", "A100", 1, _mix(4, 0.6, [pulse(60, 75, 2.0)]), 120
+        Workload("step", "dynamic", "A100", 1, _mix(4, 0.8, steps), 120, POISSON, after_step),
+        Workload("diurnal", "dynamic", "A100", 1, _mix(5, 0.75, days), 600),
+        Workload("burst", "dynamic", "A100", 1, _mix(4, 0.7), 120, MMPP),
+        Workload("pulse", "dynamic", "A100", 1, _mix(4, 0.7, [pulse(60, 75, 2.0)]), 120),
+        *(
+            Workload(f"overload-{n:g}x", "overload", "A100", 1, _mix(5, 1.2 * n), 60)
+            for n in OVERLOADS
         ),
         Workload("hour", "dynamic", "A100", 8, _hour(), 3600, MMPP),
-    ]
-    made += [
-        Workload(f"overload-{factor:g}x", "overload", "A100", 1, _mix(5, 0.75 * factor), 60)
-        for factor in OVERLOADS
     ]
     return {workload.name: workload for workload in made}

@@ -44,6 +44,7 @@ class Gslice2020:
     name = "gslice2020"
     service: Service = "shares"
     prepared_us: float | None = None
+    decides = True
 
     def __init__(self, given: Setting) -> None:
         self._scene = given.scene

@@ -146,6 +146,7 @@ class Oracle:
     name = "oracle"
     service: Service = "shares"
     prepared_us: float | None = 0.0
+    decides = True
 
     def __init__(self, given: Setting, safety: float) -> None:
         workload = given.workload
