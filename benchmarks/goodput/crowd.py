@@ -58,7 +58,7 @@ def _advance(
                 _begin(state, server, now_us)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _times(state: State, servers: np.ndarray, times_us: np.ndarray) -> int:
     """Fills in how long each running batch would take if all went on as now.
 

@@ -27,19 +27,19 @@ def seed(value: int) -> None:
     np.random.seed(value)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def window(state: State, time_us: float) -> int:
     """The window of a time; what comes after the end belongs to the last."""
     return min(int(time_us / state.window_us), state.counts.shape[0] - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def noise(state: State) -> float:
     """A factor for the time of a batch, with a median of 1."""
     return math.exp(state.noise * np.random.standard_normal()) if state.noise > 0 else 1.0
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def first_us(state: State, function: int) -> float:
     """When the first request that waits arrived, or the next will."""
     if state.length[function] > 0:

@@ -62,7 +62,7 @@ def _next_start(
         let_in(state, function, expected_us, servers)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _start(state: State, function: int, free_us: float, rows_max: int) -> float:
     """When the batch of those who wait may begin: when it is full, or has waited long enough."""
     length, head = state.length[function], state.head[function]
@@ -98,7 +98,7 @@ def _serve(state: State, function: int, server: int, now_us: float) -> None:
     take(state, function, rows, now_us + took_us)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _slowed(state: State, server: int, now_us: float) -> float:
     """The factor by which those slow a batch down who are busy on the same device now."""
     factor = 1.0
