@@ -19,6 +19,8 @@ from gslice.cli import (
     infer,
     init,
     logs,
+    plan,
+    profile,
     serve,
     status,
     upgrade,
@@ -78,6 +80,10 @@ app.command("status")(status.status)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
+app.command("profile", short_help="Measure a function's latency over shares and batch sizes.")(
+    profile.profile
+)
+app.command("plan", short_help="Show what the controller decides, and why.")(plan.plan)
 app.command("versions", short_help="Show the versions of a function.")(versions.versions)
 app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)

@@ -96,6 +96,41 @@ class Control:
         """
         return self._stream("Resize", "ResizeRequest", name=name, share=share, dry_run=dry_run)
 
+    def profile(
+        self,
+        name: str,
+        shares_percent: Sequence[float] = (),
+        buckets: Sequence[int] = (),
+        *,
+        show: bool = False,
+    ) -> Iterator[Any]:
+        """Measures a function; a `ProfileStep` each as points are measured, the last the result.
+
+        It is given up when this is closed.
+
+        Args:
+            name: The function's.
+            shares_percent: All of these, with `buckets`; both empty: what tells the rest.
+            buckets: Likewise.
+            show: Only what is kept.
+        """
+        return self._stream(
+            "Profile",
+            "ProfileRequest",
+            name=name,
+            shares_percent=shares_percent,
+            buckets=buckets,
+            show=show,
+        )
+
+    def plan(self, what_if: Sequence[str] = ()) -> Any:
+        """What the controller decides: a `PlanReply`.
+
+        Args:
+            what_if: Of other demands than there are, such as `detector.rate=200`.
+        """
+        return self._call("Plan", "PlanRequest", what_if=what_if)
+
     def rollback(self, name: str, version: str = "", *, dry_run: bool = False) -> Iterator[Any]:
         """Serves another version of a function; a `Stage` each as they pass.
 

@@ -14,6 +14,7 @@ _BATCHES_MIN = 10
 _BATCHES_FULL = 50
 _WEIGHT = 0.3
 _STEP_MAX = log(4)
+_FORGETTING = 0.98
 
 
 class LiveCorrection:
@@ -22,7 +23,8 @@ class LiveCorrection:
     Ratios are averaged as logarithms, so that twice as slow and twice as fast cancel. An interval
     of few batches says little and is passed over; one of many counts 0.3, so a lasting change is
     followed to nine tenths in seven intervals. No interval counts as more than a factor of 4: a
-    stall is not a slower device.
+    stall is not a slower device. Where nothing runs the factor is slowly forgotten, by half in 34
+    intervals: what slowed batches down may be gone, and nobody would notice.
 
     Args:
         model: As it was measured. What it predicts is not what was corrected, so the factor stands
@@ -50,6 +52,7 @@ class LiveCorrection:
         """
         batches = sum(batches_by_rows.values())
         if batches < _BATCHES_MIN or mean_us <= 0:
+            self._log_factor *= _FORGETTING
             return
         curve = self._model.mean_curve(share_percent)
         predicted_us = sum(n * curve.time_us(rows) for rows, n in batches_by_rows.items()) / batches

@@ -21,6 +21,7 @@ class EventKind(StrEnum):
     FAULT = "fault"
     ADOPT = "adopt"
     SHARE = "share"
+    PROFILE = "profile"
     VERSION = "version"
     RESIDENCY = "residency"
     DEVICE = "device"

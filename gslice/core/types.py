@@ -61,6 +61,14 @@ class Signature:
     rows_max: int = 0
     buckets: tuple[int, ...] = ()
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Batch sizes that say how it scales, ascending: its buckets, else powers of two."""
+        if self.buckets or not self.rows_max:
+            return self.buckets or (1,)
+        powers = (1 << power for power in range(self.rows_max.bit_length()))
+        return tuple(sorted({*powers, self.rows_max}))
+
 
 @dataclass(frozen=True)
 class ShareBounds:

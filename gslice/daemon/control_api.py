@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import grpc.aio
 
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.core.events import EventKind
+from gslice.daemon.plan_api import plan_reply
+from gslice.daemon.profile_api import profile_steps
 from gslice.daemon.rollback import plan_rollback, roll_back
 from gslice.daemon.store import EventFilter
 from gslice.daemon.versions import model_of
@@ -131,6 +134,22 @@ class Servicer:
             if stage.name == "done":
                 stage.resized.CopyFrom(_resized(resized))
             yield stage
+
+    async def Profile(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Measures a function, or shows what was measured."""
+        async with contextlib.aclosing(profile_steps(self._daemon, request)) as steps:
+            try:
+                async for step in steps:
+                    yield step
+            except GsliceError as error:
+                await abort(context, error)
+
+    async def Plan(self, request: Any, context: Any) -> Any:
+        """What the controller decides, or would decide."""
+        try:
+            return plan_reply(self._daemon.controller.what_if(request.what_if))
+        except GsliceError as error:
+            await abort(context, error)
 
     async def Rollback(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Serves another version of a function, or says what that would do."""

@@ -13,11 +13,13 @@ from gslice import __version__
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
+from gslice.daemon.controller import Controller
 from gslice.daemon.desired import Desired
 from gslice.daemon.events import EventLog
 from gslice.daemon.handover import Handover
 from gslice.daemon.http import HttpServer, hand_over, pages, serve_pages
 from gslice.daemon.observations import Observations
+from gslice.daemon.profiles import Profiles
 from gslice.daemon.repository import Repository
 from gslice.daemon.status import Addresses, StatusReader
 from gslice.daemon.upgrade import Upgrade
@@ -57,10 +59,12 @@ class Daemon:
 
     Attributes:
         supervisor: What runs.
+        controller: Keeps its SLOs.
         desired: What should.
         events: What happened.
         reader: What it looks like.
         versions: Of the functions.
+        profiles: Likewise.
         upgrade: The newest one.
         handover: After `run`: what the code on disk gets, which takes this one's place; None: it
             was stopped.
@@ -79,12 +83,17 @@ class Daemon:
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
         self.versions = Versions(store, self.events.record)
+        self.profiles = Profiles(store, self.node)
+        self.node.times_wanted = self.profiles.lacks
         self.supervisor = Supervisor(
             self.node, Repository(self).called, self._observations.recall, self.versions
         )
+        self.controller = Controller(self.supervisor, self.profiles.model)
         self.desired = Desired(config, store, self.events.record)
         self._addresses = Addresses()
-        self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts)
+        self.reader = StatusReader(
+            self.supervisor, self._addresses, self.events.counts, self.controller.decisions
+        )
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -183,6 +192,8 @@ class Daemon:
         self.background(self.supervisor.care())
         self.background(self.supervisor.keep_spares())
         self.background(self._sample())
+        if self._config.node.controller == "auto":
+            self.background(self.controller.run())
         if self._before.upgrade:
             self.background(self.upgrade.finish())
         if self._before.stop:
@@ -374,6 +385,7 @@ class Daemon:
         deployment = function.deployment
         if deployment is not None and "load" in took_us:  # else only its share changed
             self._observations.note(deployment, took_us, ready_us)
+            self.profiles.note(deployment)
         text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self.node.event(spec.name, EventKind.LOAD, text)
 

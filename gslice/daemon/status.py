@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__, _native
+from gslice.daemon.plan_api import fill_decision
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
 from gslice.supervise.resize import Resized
@@ -18,6 +19,7 @@ from gslice.telemetry.window import Figures, Sample, Window
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gslice.control.demand import Allotment
     from gslice.core.config import DeviceConfig
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
@@ -54,14 +56,20 @@ class StatusReader:
         supervisor: What runs.
         addresses: Filled in as servers come up.
         events: How many there were, by kind; every kind is there.
+        decisions: The controller's, by function.
     """
 
     def __init__(
-        self, supervisor: Supervisor, addresses: Addresses, events: Mapping[str, int]
+        self,
+        supervisor: Supervisor,
+        addresses: Addresses,
+        events: Mapping[str, int],
+        decisions: Mapping[str, Allotment],
     ) -> None:
         self._supervisor = supervisor
         self._addresses = addresses
         self._events = events
+        self._decisions = decisions
         self._bounds_us = _native.histogram_bounds_us()
         self._watched: dict[str, _Watched] = {}
         self._begun_s = time.monotonic()
@@ -207,6 +215,8 @@ class StatusReader:
                 rss_bytes=sum(resident_bytes(worker.pid) for worker in kept.workers),
                 device_memory_bytes=together(kept.workers).device_bytes,
             )
+        if decision := self._decisions.get(spec.name):
+            fill_decision(message.decision, decision)
         if deployment is None:
             return
         message.limiter = deployment.limiter
@@ -221,17 +231,18 @@ class StatusReader:
                 restarts=function.restarts.count,
             )
         if deployment.segment is not None:
-            self._fill_figures(message, function.name, deployment.segment)
+            self._fill_figures(message, function, deployment.segment)
 
-    def _fill_figures(self, message: Any, name: str, segment: _native.Segment) -> None:
+    def _fill_figures(self, message: Any, function: Function, segment: _native.Segment) -> None:
         counts, outcome = segment.counts(), segment.stats()["outcome"]
         message.segment_bytes = segment.size_bytes
         message.queued = counts["queued"]
         message.in_flight = counts["claimed"]
         message.ok = outcome["ok"]
         message.failed = sum(outcome[name] for name in UNSUCCESSFUL)
-        watched = self._watched.get(name)
-        figures = watched.window.figures(self._bounds_us) if watched else Figures()
+        watched, slo_us = self._watched.get(function.name), function.spec.slo_p99_us
+        figures = watched.window.figures(self._bounds_us, slo_us) if watched else Figures()
+        message.attainment = figures.attainment
         message.rate_per_s = figures.rate_per_s
         message.p50_us = figures.p50_us
         message.p99_us = figures.p99_us

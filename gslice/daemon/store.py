@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 EVENTS_MAX = 10_000
 OBSERVATIONS_MAX = 100  # of a function
 VERSIONS_MAX = 10  # of a function
+PROFILES_MAX = 50  # of a function
 DIGESTS_MAX = 1_000
 _LOCK_TIMEOUT_S = 0.2  # only people with a shell of their own hold it; the event loop must not wait
 
@@ -51,6 +52,11 @@ CREATE TABLE version (
   first_served_at REAL NOT NULL, served_at REAL NOT NULL, PRIMARY KEY (function, number)) STRICT;
 CREATE TABLE digest (
   id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, digest TEXT NOT NULL) STRICT;
+""",
+    """
+CREATE TABLE profile (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, function TEXT NOT NULL, circumstances TEXT NOT NULL,
+  what TEXT NOT NULL, UNIQUE (function, circumstances)) STRICT;
 """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
@@ -218,7 +224,7 @@ class Store:
         last = cursor.lastrowid or 0
         self._execute("DELETE FROM digest WHERE id <= ?", (last - DIGESTS_MAX,))
 
-    # ---- observations, events ------------------------------------------------------------------
+    # ---- observations --------------------------------------------------------------------------
 
     def observe(self, function: str, what: dict[str, Any]) -> None:
         """Records what a load showed; the newest OBSERVATIONS_MAX of a function are kept."""
@@ -238,6 +244,34 @@ class Store:
             "SELECT what FROM observation WHERE function = ? ORDER BY id DESC", (function,)
         )
         return [json.loads(what) for (what,) in rows]
+
+    # ---- profiles ----------------------------------------------------------------------------
+
+    def put_profile(self, function: str, circumstances: str, what: dict[str, Any]) -> None:
+        """Keeps what was measured of a function, in place of what was under the same circumstances.
+
+        The newest PROFILES_MAX of a function are kept.
+        """
+        self._execute(
+            "INSERT OR REPLACE INTO profile (at, function, circumstances, what)"
+            " VALUES (?, ?, ?, ?)",
+            (time.time(), function, circumstances, json.dumps(what)),
+        )
+        self._execute(
+            "DELETE FROM profile WHERE function = ?1 AND id NOT IN (SELECT id FROM profile"
+            " WHERE function = ?1 ORDER BY id DESC LIMIT ?2)",
+            (function, PROFILES_MAX),
+        )
+
+    def profiles(self, function: str) -> list[tuple[float, str, dict[str, Any]]]:
+        """What was measured of a function: when, under which circumstances, what; newest first."""
+        rows = self._execute(
+            "SELECT at, circumstances, what FROM profile WHERE function = ? ORDER BY id DESC",
+            (function,),
+        )
+        return [(at, circumstances, json.loads(what)) for at, circumstances, what in rows]
+
+    # ---- events ------------------------------------------------------------------------------
 
     def add_event(self, subject: str, kind: EventKind, text: str) -> None:
         """Records an event; the newest EVENTS_MAX are kept."""

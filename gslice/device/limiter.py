@@ -7,6 +7,7 @@ loop stay outside, so that a throttled function still answers, completes and dra
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +157,14 @@ def availability() -> list[Availability]:
         Availability("threads", True, "whole cores, by CPU affinity"),
         Availability("none", True, "shares are not enforced"),
     ]
+
+
+@functools.cache
+def resolved(name: str) -> str:
+    """The limiter of the CPU device that a name stands for; `auto`: the best that works here."""
+    if name != "auto":
+        return name
+    return next(limiter.name for limiter in availability() if limiter.available)
 
 
 def make_limiter(name: str, cpus: Sequence[int], group: str, priority: str = "normal") -> Limiter:

@@ -136,6 +136,15 @@ class Nvml:
             temperature_c=self._ask(lambda: float(nvml.nvmlDeviceGetTemperature(gpu, sensor)), 0.0),
         )
 
+    def energy_j(self, uuid: str) -> float:
+        """What a GPU took since the driver was loaded; 0: it does not count that (before Volta).
+
+        Raises:
+            FailedPrecondition: NVML does not know it.
+        """
+        gpu = self._handle(uuid)
+        return self._ask(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu), 0) / 1000
+
     def _handle(self, uuid: str) -> Any:
         try:
             return self._nvml.nvmlDeviceGetHandleByUUID(uuid)

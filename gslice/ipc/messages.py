@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 LISTEN_FD = 3  # where a child finds its listening socket
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
@@ -264,10 +264,12 @@ class Attach:
         instance: Index in the segment's instance table.
         context_bytes: What its context takes of its GPU, which only the daemon can measure; the
             worker tells it to daemons to come.
+        timed: Batch sizes to time on the way, as far as a fraction of a second goes.
     """
 
     instance: int
     context_bytes: int = 0
+    timed: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -279,11 +281,57 @@ class Ready:
         limiter: What enforces it.
         memory: What it takes.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
+        timed: What was asked for, as far as it got.
     """
 
     share_effective_percent: float
     limiter: str
     memory: MemoryTaken
+    threads: int = 0
+    timed: list[Measured] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Time batches, at the share that was ordered last (request; answered by Measured or Failed).
+
+    Only of a worker that has loaded and is not attached: it serves nothing, before or after.
+
+    Attributes:
+        bucket: Rows of each batch; 1 where the function is not batchable.
+        batches_min: Fewest to time, however long they take.
+        batches_max: Most.
+        duration_us: After that long no more is begun.
+    """
+
+    bucket: int
+    batches_min: int = 1
+    batches_max: int = 1000
+    duration_us: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Batches, one at a time in one lane: copy in, compute, and on a GPU copy out.
+
+    Attributes:
+        bucket: Rows of each.
+        median_us: Of one.
+        p99_us: Likewise.
+        batches: How many were timed.
+        timed_us: How long they took together.
+        share_effective_percent: Read back, as they ran.
+        limiter: What enforced it.
+        threads: As in Ready.
+    """
+
+    bucket: int
+    median_us: float
+    p99_us: float
+    batches: int
+    timed_us: float
+    share_effective_percent: float
+    limiter: str
     threads: int = 0
 
 
@@ -427,6 +475,8 @@ Message = (
     | Loaded
     | Attach
     | Ready
+    | Measure
+    | Measured
     | AddFrontend
     | RemoveFrontend
     | SetShare

@@ -152,6 +152,12 @@ class Gpu:
             text = f"is not watched any more: {error.message}"
             self._event(self.name, EventKind.DEVICE, text)
 
+    async def energy_j(self) -> float:
+        """What it took since the driver started, as far as NVML counts it; 0: it does not."""
+        if self._nvml is None or self.found is None:
+            return 0.0
+        return await asyncio.to_thread(self._nvml.energy_j, self.found.uuid)
+
     @property
     def memory_free_bytes(self) -> int | None:
         """Of all of it, when it was read last; None: NVML does not say."""

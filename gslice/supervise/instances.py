@@ -23,10 +23,12 @@ from gslice.supervise.weights import model_of
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
+    from gslice.ipc.messages import Measure, Measured
     from gslice.supervise.clients import Clients
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.gpu import Gpu
@@ -110,19 +112,36 @@ class Instances:
         await gpu.check_client(worker, self._spec.name)
         return signature
 
-    async def attach(self, worker: Worker) -> None:
+    async def attach(self, worker: Worker, timed: Sequence[int] = ()) -> None:
         """Has it warm up on the segment; it may not pull yet.
+
+        Args:
+            worker: A loaded one.
+            timed: Batch sizes to time on the way.
 
         Raises:
             GsliceError: the reason.
         """
         assert self.segment is not None
-        async with self._gpu.measuring if self._gpu is not None else contextlib.nullcontext():
+        eventfds = self._frontends.eventfds()
+        async with self._alone_on_gpu():
             instance = self.segment.add_instance()
-            await worker.attach(self._spec, self.segment, instance, self._frontends.eventfds())
+            await worker.attach(self._spec, self.segment, instance, eventfds, timed)
         if self._gpu is not None:
             self._gpu.check_share(worker, self._spec.name)
         self._watch(worker)
+
+    async def measure(self, worker: Worker, order: Measure) -> Measured:
+        """Has one time batches that is loaded and will not be attached.
+
+        Raises:
+            GsliceError: the reason.
+        """
+        async with self._alone_on_gpu():  # its first batch of a size takes memory
+            measured = await worker.measure(self._spec, order)
+        if self._gpu is not None:
+            self._gpu.check_share(worker, self._spec.name)
+        return measured
 
     def adopt(self, worker: Worker) -> None:
         """Takes over one that was serving before this daemon started."""
@@ -211,6 +230,9 @@ class Instances:
             self._burying.start(worker.abort())
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _alone_on_gpu(self) -> AbstractAsyncContextManager[object]:
+        return contextlib.nullcontext() if self._gpu is None else self._gpu.measuring
 
     async def _load_sharing(
         self, gpu: Gpu, worker: Worker, known: Signature | None, gently: bool

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
+from gslice.device.limiter import resolved
 from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
@@ -16,10 +17,13 @@ from gslice.supervise.spares import Spares
 from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig, NodeConfig
     from gslice.core.events import EventKind, Record
+    from gslice.core.types import FunctionSpec
+    from gslice.supervise.worker import Worker
 
 
 class Changes:
@@ -64,6 +68,8 @@ class Node:
         turns: By device: the order in which shares change there.
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
+        stands: Workers that are measured; nothing else is begun beside them that can wait.
+        times_wanted: Whether a function's batches should be timed at its load.
     """
 
     config: NodeConfig
@@ -76,6 +82,8 @@ class Node:
     changes: Changes = field(default_factory=Changes)
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
+    stands: list[Worker] = field(default_factory=list)
+    times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 
     def __post_init__(self) -> None:
         self.spares = Spares(self)
@@ -117,6 +125,11 @@ class Node:
         except KeyError:
             known = ", ".join(sorted(self.devices)) or "none"
             raise NotFound(f"there is no device {name}", hint=f"devices: {known}") from None
+
+    def limiter(self, device: str) -> str:
+        """What enforces shares on a device; `auto` while a GPU's is not known yet."""
+        gpu = self.gpus.get(device)
+        return gpu.limiter if gpu is not None else resolved(self.device(device).limiter)
 
     def log_path(self, name: str) -> Path:
         """The log of a function's workers, of the front-ends or of the daemon."""

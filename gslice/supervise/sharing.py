@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from gslice.control.shares import allocate, differs, shrinks_first
 from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.events import EventKind
+from gslice.core.types import ShareBounds
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.resize import ResizePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from gslice.core.types import FunctionSpec, ShareBounds
+    from gslice.core.types import FunctionSpec
     from gslice.supervise.budget import NodeBudget
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
@@ -36,6 +37,7 @@ class Sharing:
         self._node = node
         self._functions = functions
         self._budget = budget
+        self._decided: dict[str, float] = {}
         self._lock = asyncio.Lock()
 
     def admit(self, function: Function, spec: FunctionSpec) -> None:
@@ -107,6 +109,16 @@ class Sharing:
             self._node.changes.notify()
         return dataclasses.replace(resized, path=plan.path)
 
+    async def follow(self, decided: Mapping[str, float]) -> None:
+        """Has functions get what was decided for them, as far as bounds and limits allow.
+
+        Args:
+            decided: Shares by name; others get what is left, max-min fairly.
+        """
+        if decided != self._decided:
+            self._decided = dict(decided)
+            await self.share_out()
+
     async def share_out(self) -> None:
         """Divides the devices among all that are admitted; shrinks go before grows."""
         async with self._lock:
@@ -137,9 +149,17 @@ class Sharing:
         division: dict[str, float] = {}
         for device, functions in by_device.items():
             limit = self._node.device(device).share_limit_percent
-            requests = {name: spec.share for name, spec in functions.items()}
+            requests = {name: self._request(spec) for name, spec in functions.items()}
             division |= allocate(requests, limit, device)
         return division
+
+    def _request(self, spec: FunctionSpec) -> ShareBounds:
+        """A requested share; no more than what was decided, if anything was."""
+        decided = self._decided.get(spec.name)
+        if decided is None:
+            return spec.share
+        low, high = spec.share.min_percent, spec.share.max_percent
+        return ShareBounds(low, min(max(decided, low), high), spec.share.auto)
 
     async def _grant(self, function: Function, share_percent: float) -> None:
         try:

@@ -19,6 +19,7 @@ from gslice.supervise.function import Function
 from gslice.supervise.loading import Loading
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
+from gslice.supervise.profiling import Profiler
 from gslice.supervise.recall import nothing
 from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized, ResizePlan
@@ -55,6 +56,7 @@ class Supervisor:
         functions: By name, in the order in which they were asked for.
         frontends: The front-ends.
         found: Children that an earlier daemon left.
+        profiler: Measures functions beside what serves.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Supervisor:
         self._budget = NodeBudget(node, self.functions, recall)
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self.found: list[Child] = []
+        self.profiler = Profiler(node, self.functions, self.frontends, self._budget)
         self._sharing = Sharing(node, self.functions, self._budget)
         self._loading = Loading(self._budget, self._sharing, self._numbers)
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
@@ -218,6 +221,10 @@ class Supervisor:
             tell("plan", plan.text)
             return await self._sharing.resize(function, share, plan, tell)
 
+    async def follow(self, decided: Mapping[str, float]) -> None:
+        """Has functions get the shares that the controller decided: `Sharing.follow`."""
+        await self._sharing.follow(decided)
+
     async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
 
@@ -316,7 +323,9 @@ class Supervisor:
     # ---- parts -----------------------------------------------------------------------------
 
     def _engines_in_use(self) -> list[str] | None:
-        """The engine of every worker that serves; None while any is on its way."""
+        """The engine of every worker that serves; None while any is on its way, or measured."""
+        if self.node.stands:
+            return None
         functions = list(self.functions.values())
         workers = [w for f in functions for d in f.deployments for w in d.workers]
         if any(f.state == "LOADING" for f in functions) or not all(w.ready for w in workers):

@@ -15,6 +15,8 @@ from gslice.ipc.messages import (
     GpuGrant,
     Load,
     Loaded,
+    Measure,
+    Measured,
     Ok,
     Ready,
     RemoveFrontend,
@@ -27,7 +29,7 @@ from gslice.supervise.process import Launch
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from gslice._native import Segment
@@ -67,6 +69,7 @@ class Worker:
         weights: Those that it shares with others; None: it has a copy of its own, or none.
         own_weights: Why it has a copy of its own; empty: it has none, or none were asked for.
         made_bytes: What making shared weights took of its GPU.
+        timed: What it timed of the batches that were asked for when it was attached.
         ready: It has warmed up, its pump runs, and nothing has taken its place.
         preparing: It loads or warms up, and hears nothing meanwhile.
         draining: Another has taken its place; it finishes what it has.
@@ -89,6 +92,7 @@ class Worker:
         self.weights: Weights | None = None
         self.own_weights = ""
         self.made_bytes = 0
+        self.timed: list[Measured] = []
         self.ready = False
         self.preparing = False
         self.draining = False
@@ -184,7 +188,12 @@ class Worker:
         return loaded.signature
 
     async def attach(
-        self, spec: FunctionSpec, segment: Segment, instance: int, eventfds: Mapping[int, int]
+        self,
+        spec: FunctionSpec,
+        segment: Segment,
+        instance: int,
+        eventfds: Mapping[int, int],
+        timed: Sequence[int] = (),
     ) -> None:
         """Gives it the segment; it warms up and starts its pump.
 
@@ -193,6 +202,7 @@ class Worker:
             segment: The function's.
             instance: Its index there.
             eventfds: The front-ends to wake, by index.
+            timed: Batch sizes to time.
 
         Raises:
             LoadFailed: warming up failed, or the process died over it.
@@ -200,13 +210,29 @@ class Worker:
         self.instance = instance
         for index, eventfd in eventfds.items():
             self.add_frontend(index, eventfd)
-        order = Attach(instance, self.memory.context_bytes)
+        order = Attach(instance, self.memory.context_bytes, list(timed))
         ready = await self._prepare(spec, "warming up", order, Ready, (segment.fd,))
         self.share_effective_percent = ready.share_effective_percent
         self.limiter = ready.limiter
         self.threads = ready.threads
         self.memory = ready.memory
+        self.timed = ready.timed
         self.ready = True
+
+    async def measure(self, spec: FunctionSpec, order: Measure) -> Measured:
+        """Has it time batches; it is loaded, and will never be attached.
+
+        Args:
+            spec: For the error.
+            order: What to time.
+
+        Raises:
+            LoadFailed: the batches fail, or the process died over them.
+        """
+        measured = await self._prepare(spec, "being measured", order, Measured)
+        self.share_effective_percent = measured.share_effective_percent
+        self.limiter, self.threads = measured.limiter, measured.threads
+        return measured
 
     def add_frontend(self, index: int, eventfd: int) -> None:
         """Tells it of a front-end that takes answers."""

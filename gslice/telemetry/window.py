@@ -42,12 +42,14 @@ class Figures:
         p50_us: Median latency.
         p99_us: Latency at the 99th percentile.
         batch_mean_rows: Rows in a batch.
+        attainment: Part of the answers that came within the SLO; 0 without one.
     """
 
     rate_per_s: float = 0.0
     p50_us: float = 0.0
     p99_us: float = 0.0
     batch_mean_rows: float = 0.0
+    attainment: float = 0.0
 
 
 class Window:
@@ -68,11 +70,12 @@ class Window:
         while len(self._samples) > 2 and sample.now_ns - self._samples[1].now_ns >= self._span_ns:
             self._samples.popleft()
 
-    def figures(self, bounds_us: NDArray[np.float64]) -> Figures:
+    def figures(self, bounds_us: NDArray[np.float64], slo_us: float = 0.0) -> Figures:
         """What happened between the oldest and the newest sample.
 
         Args:
             bounds_us: Bin i of the histogram covers [bounds_us[i], bounds_us[i + 1]).
+            slo_us: Promised latency; 0: none.
         """
         if len(self._samples) < 2:
             return Figures()
@@ -87,6 +90,7 @@ class Window:
             p50_us=percentile_us(bins, bounds_us, 0.50),
             p99_us=percentile_us(bins, bounds_us, 0.99),
             batch_mean_rows=(new.rows - old.rows) / executions if executions > 0 else 0.0,
+            attainment=part_within(bins, bounds_us, slo_us) if slo_us else 0.0,
         )
 
 
@@ -107,3 +111,12 @@ def percentile_us(
     below = int(cumulated[index]) - inside
     low, high = float(bounds_us[index]), float(bounds_us[index + 1])
     return low + (high - low) * ((wanted - below) / inside)
+
+
+def part_within(bins: NDArray[np.int64], bounds_us: NDArray[np.float64], limit_us: float) -> float:
+    """Which part of the entries does not exceed a latency; 0 for an empty histogram."""
+    total = int(bins.sum())
+    if total <= 0:
+        return 0.0
+    cumulated = np.concatenate(([0], np.cumsum(bins)))
+    return float(np.interp(limit_us, bounds_us, cumulated)) / total

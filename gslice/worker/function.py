@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import os
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from gslice import _native
 from gslice.core.errors import FailedPrecondition
@@ -15,21 +16,25 @@ from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
 from gslice.device.tasks import pin, thread_ids
+from gslice.ipc.messages import Measured
 from gslice.ipc.native import native_signature
 from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
 from gslice.worker.gpu import GpuDevice, WorkerGpu
+from gslice.worker.timing import Timing
 from gslice.worker.warmup import warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from gslice.core.types import Signature
-    from gslice.ipc.messages import Load
+    from gslice.ipc.messages import Load, Measure
     from gslice.worker.engines.base import Device
+    from gslice.worker.timing import Times
     from gslice.worker.weights import WeightStore
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class ServedFunction:
@@ -44,6 +49,7 @@ class ServedFunction:
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
+        timed: What was timed on the way to serving.
 
     Raises:
         LoadFailed: The engine's reason.
@@ -57,7 +63,10 @@ class ServedFunction:
         self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
         self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
+        self._limited = False
         self._instance: _native.Instance | None = None
+        self._timing: Timing | None = None
+        self.timed: list[Measured] = []
         self._niceness = lower() if order.gently else None
         pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
         self._gpu = WorkerGpu(order, order.gpu, weights_fd) if order.gpu else None
@@ -65,7 +74,7 @@ class ServedFunction:
         try:
             self._engine = make_engine(self.spec.engine)
             self.memory = MemoryTaken(process_bytes=own_bytes())
-            with self._measured("model_bytes", "weights_bytes"):
+            with self._taking("model_bytes", "weights_bytes"):
                 self.signature: Signature = self._engine.load(
                     self.spec, self._device(), order.known
                 )
@@ -104,7 +113,12 @@ class ServedFunction:
         return min(self._limiter.read_effective(), 100.0 * reach / len(self._cpus))
 
     def attach(
-        self, segment_fd: int, index: int, eventfds: Mapping[int, int], context_bytes: int = 0
+        self,
+        segment_fd: int,
+        index: int,
+        eventfds: Mapping[int, int],
+        context_bytes: int = 0,
+        timed: Sequence[int] = (),
     ) -> None:
         """Warms up, starts the pump (which may not pull yet) and enforces the share.
 
@@ -113,22 +127,43 @@ class ServedFunction:
             index: In the segment's instance table.
             eventfds: Of the front-ends known by now; stay the caller's.
             context_bytes: What the daemon measured of its memory.
+            timed: Batch sizes to time, quickly.
 
         Raises:
             LoadFailed: Warming up failed.
             GsliceError: The segment or the limiter refused.
         """
-        if self._instance is not None:
-            raise FailedPrecondition(f"function {self.spec.name} is attached already")
+        if self._instance is not None or self._timing is not None:
+            raise FailedPrecondition(f"function {self.spec.name} is attached already, or measured")
         segment = _native.Segment.open(segment_fd)
         self.memory = dataclasses.replace(self.memory, context_bytes=context_bytes)
-        with self._measured("warm_bytes", "workspace_bytes"):
-            self._instance = self._started(segment, index, eventfds)
+        with self._taking("warm_bytes", "workspace_bytes"):
+            self._instance = self._started(segment, index, eventfds, timed)
         restore(self._niceness)
         self.segment, self.index = segment, index
         # A share of a GPU is enforced there, and the identity engine has no compute thread.
         if self._gpu is None and not self._engine.native:
             self._limit()
+
+    def measure(self, order: Measure) -> Measured:
+        """Times batches at the share that was ordered last.
+
+        Raises:
+            FailedPrecondition: It is attached, or has nothing to time.
+            GsliceError: The order does not fit it, it fails, or the limiter refuses.
+        """
+        if self._instance is not None:
+            raise FailedPrecondition(f"function {self.spec.name} serves, so it is not measured")
+        if self._engine.native:
+            raise FailedPrecondition(
+                f"function {self.spec.name}: {self.spec.engine} computes nothing to be measured"
+            )
+        restore(self._niceness)
+        if self._timing is None:
+            cuda = self._gpu.cuda if self._gpu else None
+            self._timing = Timing(self._engine, self.spec, self.signature, cuda)
+        timing = self._timing
+        return self._under_limit(lambda: self._measured(timing.measure(order)))
 
     def set_share(self, share_percent: float) -> float:
         """Changes the share in place.
@@ -181,7 +216,7 @@ class ServedFunction:
         return self._instance.fault() if self._instance else ""
 
     @contextlib.contextmanager
-    def _measured(self, on_host: str, on_gpu: str) -> Iterator[None]:
+    def _taking(self, on_host: str, on_gpu: str) -> Iterator[None]:
         """Around what takes memory, which goes to these two parts.
 
         The driver tells what is free of the whole GPU, so the daemon has one worker of a GPU load
@@ -199,11 +234,20 @@ class ServedFunction:
         return self._gpu.cuda.memory_free_bytes() if self._gpu else 0
 
     def _started(
-        self, segment: _native.Segment, index: int, eventfds: Mapping[int, int]
+        self,
+        segment: _native.Segment,
+        index: int,
+        eventfds: Mapping[int, int],
+        timed: Sequence[int],
     ) -> _native.Instance:
         cuda = self._gpu.cuda if self._gpu else None
         if not self._engine.native:
-            warm_up(self._engine, self.spec, self.signature, cuda)
+            warm = warm_up(self._engine, self.spec, self.signature, cuda)
+            if timed:  # now, for a lane belongs to the pump once there is one
+                timing = Timing(self._engine, self.spec, self.signature, cuda, warm)
+                self.timed = self._under_limit(
+                    lambda: [self._measured(each) for each in timing.measure_quickly(timed)]
+                )
         instance = _native.Instance(
             segment,
             index,
@@ -222,9 +266,36 @@ class ServedFunction:
             return GpuDevice(self._gpu.cuda, self._cpus, self._gpu.weights)
         return CpuDevice(self._cpus, self.share_percent)
 
+    def _under_limit(self, work: Callable[[], _T]) -> _T:
+        """Runs what computes without a lane where a share limits it as it does a lane.
+
+        On a GPU it does so anywhere. On the CPU device it takes a thread: the one that we are in
+        must never be limited.
+        """
+        if self._gpu is not None:
+            return work()
+        with ThreadPoolExecutor(1, "gslice-timing") as lane:
+            lane.submit(_log.debug, "timing").result()  # it exists from now on
+            self._limit()
+            return lane.submit(work).result()
+
+    def _measured(self, times: Times) -> Measured:
+        return Measured(
+            times.bucket,
+            times.median_us,
+            times.p99_us,
+            len(times.each_us),
+            float(times.each_us.sum()),
+            self.share_effective_percent,
+            self.limiter,
+            self.threads,
+        )
+
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()
-        self._limiter = make_limiter(self.order.limiter, self._cpus, spec.name, spec.priority)
+        if not self._limited:
+            self._limiter = make_limiter(self.order.limiter, self._cpus, spec.name, spec.priority)
+            self._limited = True
         self._limiter.apply(self.share_percent, tids)
         if not prioritise(tids, spec.priority):
             _log.warning("priority %s needs the right to raise it; it stays normal", spec.priority)
@@ -233,5 +304,5 @@ class ServedFunction:
 
     def _compute_tids(self) -> list[int]:
         """The lanes, and what the engine has made: at load, or from a lane while it ran."""
-        assert self._instance is not None
-        return sorted(thread_ids() - self._control_tids - {self._instance.pump_tid()})
+        pump = {self._instance.pump_tid()} if self._instance is not None else set()
+        return sorted(thread_ids() - self._control_tids - pump)

@@ -35,7 +35,7 @@ _RUNS_BEFORE_CAPTURE = 2  # libraries choose kernels and allocate in the first
 
 def warm_up(
     engine: Engine, spec: FunctionSpec, signature: Signature, cuda: CudaDevice | None = None
-) -> None:
+) -> dict[int, Inputs]:
     """Runs every bucket once. Without padding any size runs as it is, so one row is enough.
 
     On a GPU that is done in every lane, for each has a stream and a buffer of its own, and what can
@@ -51,20 +51,40 @@ def warm_up(
         signature: As the engine told.
         cuda: The GPU; None: the CPU device, where lanes are alike.
 
+    Returns:
+        By bucket, inputs that ran in the first lane; not of those that failed with zeros.
+
     Raises:
         LoadFailed: The sample does not fit the function, or the function fails with it.
     """
-    lanes = range(spec.lanes if cuda is not None else 1)
-    if cuda is not None:
-        for lane in lanes:  # weights may still be on their way, on the stream that loads them
-            cuda.order(LEGACY_STREAM, cuda.lane_stream(lane))
-    for lane in lanes:
+    ran: dict[int, Inputs] = {}
+    for lane in range(spec.lanes if cuda is not None else 1):
         for bucket in signature.buckets or (1,):
-            run = _Run(engine, signature, lane, bucket, cuda)
-            if spec.warmup:
-                _run_sample(run, _sample(spec, signature, bucket), spec)
-            else:
-                _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
+            inputs = warm_bucket(engine, spec, signature, bucket, cuda, lane)
+            if inputs is not None and lane == 0:
+                ran[bucket] = inputs
+    return ran
+
+
+def warm_bucket(
+    engine: Engine,
+    spec: FunctionSpec,
+    signature: Signature,
+    bucket: int,
+    cuda: CudaDevice | None = None,
+    lane: int = 0,
+) -> Inputs | None:
+    """One bucket in one lane: see `warm_up`.
+
+    Returns:
+        Inputs that ran; None: zeros of no shape did.
+    """
+    if cuda is not None:  # weights may still be on their way, on the stream that loads them
+        cuda.order(LEGACY_STREAM, cuda.lane_stream(lane))
+    run = _Run(engine, signature, lane, bucket, cuda)
+    if spec.warmup:
+        return _run_sample(run, _sample(spec, signature, bucket), spec)
+    return _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
 
 
 class _Run:
@@ -101,13 +121,14 @@ class _Run:
             self._captures.capture(batch)
 
 
-def _run_sample(run: Callable[[Inputs], None], inputs: Inputs, spec: FunctionSpec) -> None:
+def _run_sample(run: Callable[[Inputs], None], inputs: Inputs, spec: FunctionSpec) -> Inputs:
     try:
         run(inputs)
     except Exception as error:
         raise LoadFailed(
             f"function {spec.name} fails with its sample {spec.warmup}: {_line(error)}"
         ) from error
+    return inputs
 
 
 def _run_zeros(
@@ -116,16 +137,17 @@ def _run_zeros(
     signature: Signature,
     bucket: int,
     trusts_zeros: bool,
-) -> None:
+) -> Inputs | None:
     batched = signature.rows_max > 0
     failure: Exception | None = None
     for shapes in candidates(signature.inputs, bucket, batched):
+        data = [_zeros(t, s) for t, s in zip(signature.inputs, shapes, strict=True)]
         try:
-            run(([_zeros(t, s) for t, s in zip(signature.inputs, shapes, strict=True)], shapes))
+            run((data, shapes))
         except Exception as error:
             failure = failure or error
         else:
-            return
+            return data, shapes
     text = any(tensor.dtype == "BYTES" for tensor in signature.inputs)
     if trusts_zeros and not text and is_known(signature.inputs, batched):
         assert failure is not None
@@ -138,6 +160,7 @@ def _run_zeros(
         "`warmup`: %s",
         _line(failure),
     )
+    return None
 
 
 def _zeros(tensor: TensorSpec, shape: Shape) -> np.ndarray | bytes:

@@ -36,6 +36,7 @@ from gslice.ipc.messages import (
     Failed,
     Load,
     Loaded,
+    Measure,
     Message,
     Ok,
     Prepare,
@@ -82,6 +83,7 @@ class Worker:
             Assign: self._on_assign,
             Load: self._on_load,
             Attach: self._on_attach,
+            Measure: self._on_measure,
             AddFrontend: self._on_add_frontend,
             RemoveFrontend: self._on_remove_frontend,
             SetShare: self._on_set_share,
@@ -220,7 +222,9 @@ class Worker:
         segment_fd = received.take_fd()
         try:
             with self._passing_to("ready"):
-                function.attach(segment_fd, order.instance, self._eventfds, order.context_bytes)
+                function.attach(
+                    *(segment_fd, order.instance, self._eventfds, order.context_bytes, order.timed)
+                )
         finally:
             os.close(segment_fd)
         if function.fault_fd >= 0:
@@ -230,7 +234,11 @@ class Worker:
             function.limiter,
             function.memory,
             function.threads,
+            function.timed,
         )
+
+    def _on_measure(self, order: Measure, _received: Received) -> Message:
+        return self._loaded().measure(order)
 
     def _on_add_frontend(self, order: AddFrontend, received: Received) -> Message:
         eventfd = received.take_fd()

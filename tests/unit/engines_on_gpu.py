@@ -271,8 +271,8 @@ def test_parameters_lie_as_their_module_had_them(cuda: _native.CudaDevice) -> No
     module.last = torch.nn.Parameter(
         torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), requires_grad=False
     )
-    module.half = torch.nn.Parameter(torch.randn(5).bfloat16())
-    module.tied = module.half
+    module.brain = torch.nn.Parameter(torch.randn(5).bfloat16())
+    module.tied = module.brain
     module.scalar = torch.nn.Parameter(torch.tensor(3.0))
     module.gaps = torch.nn.Parameter(torch.randn(4, 4)[:, ::2])
     module.empty = torch.nn.Parameter(torch.empty(0))
@@ -288,7 +288,7 @@ def test_parameters_lie_as_their_module_had_them(cuda: _native.CudaDevice) -> No
             assert parameter.stride() == strides[name]
         if name != "empty":
             assert parameter.data_ptr() % 256 == 0
-    assert module.tied is module.half
+    assert module.tied is module.brain
     module.buffer.add_(1)  # is the module's own
     del module
     store.close()

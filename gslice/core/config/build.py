@@ -72,6 +72,7 @@ class Builder:
             frontends=node.frontends,
             connection_age_us=node.connection_age,
             request_max_bytes=node.request_max,
+            controller=node.controller,
             spares=node.spares,
         )
 

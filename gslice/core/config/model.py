@@ -63,6 +63,9 @@ class Node(_Section):
     frontends: int = Field(default=1, ge=1, le=8)
     connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     request_max: PositiveSize = 64 << 20
+    controller: Literal["auto", "off"] = Field(
+        default="auto", description="auto: shares and batches follow the SLOs."
+    )
     spares: SpareCount = None
 
 

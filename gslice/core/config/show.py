@@ -36,6 +36,7 @@ def _node(node: NodeConfig) -> CommentedMap:
             "frontends": node.frontends,
             "connection_age": format_duration(node.connection_age_us),
             "request_max": format_size(node.request_max_bytes),
+            "controller": node.controller,
             "spares": "auto" if node.spares is None else node.spares,
         }
     )

@@ -26,6 +26,7 @@ class NodeConfig:
         frontends: Front-end processes.
         connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
+        controller: `auto`: shares and batches follow the SLOs; `off`: they stay as configured.
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
     """
@@ -41,6 +42,7 @@ class NodeConfig:
     frontends: int
     connection_age_us: int
     request_max_bytes: int
+    controller: str
     spares: int | None
 
 

@@ -69,6 +69,9 @@ class Captures(Protocol):
         A batch that cannot be recorded goes on as a call; the log says why.
         """
 
+    def callable(self, lane: int, bucket: int) -> Call:
+        """What `prepare` hands out, as a call: of a graph, its replay from Python."""
+
 
 def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Whether every tensor has -1 as its first dimension, so that it can be one of rows."""

@@ -67,7 +67,7 @@ class TorchEngine:
         self._call: _ModelCall | None = None
         # Where graphs are made: on a GPU, until one fails, for torch cannot undo all of that.
         self._gpu: GpuMemory | None = None
-        self._graphs: dict[tuple[int, int], Call | CudaGraph] = {}  # by lane and bucket
+        self._graphs: dict[tuple[int, int], _Replay] = {}  # by lane and bucket
 
     def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
@@ -90,6 +90,13 @@ class TorchEngine:
 
     def prepare(self, lane: int, bucket: int) -> Call | CudaGraph:
         """See `Engine.prepare`."""
+        replay = self._graphs.get((lane, bucket))
+        if replay is not None and replay.graph.executable:
+            return CudaGraph(replay.graph.executable, replay.graph)
+        return self.callable(lane, bucket)
+
+    def callable(self, lane: int, bucket: int) -> Call:
+        """See `Captures.callable`."""
         if self._call is None:
             raise FailedPrecondition("the engine is not loaded")
         return self._graphs.get((lane, bucket), self._call)
@@ -111,11 +118,7 @@ class TorchEngine:
                 str(error).partition("\n")[0],
             )
             return
-        self._graphs[batch.lane, batch.bucket] = (
-            CudaGraph(graph.executable, graph)
-            if graph.executable
-            else _Replay(graph, gpu, self._outputs)
-        )
+        self._graphs[batch.lane, batch.bucket] = _Replay(graph, gpu, self._outputs)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -138,10 +141,10 @@ def _with_buckets(signature: Signature) -> Signature:
 
 
 class _Replay:
-    """A graph whose handle torch keeps: one call into Python a batch."""
+    """A graph, replayed by one call into Python a batch: where torch keeps its handle."""
 
     def __init__(self, graph: Graph, memory: Memory, outputs: int) -> None:
-        self._graph = graph
+        self.graph = graph
         self._memory = memory
         self._outputs = outputs
 
@@ -149,7 +152,7 @@ class _Replay:
         for index in range(self._outputs):
             batch.output_ptr(index)  # asking says that it will be written
         with self._memory.running(batch):
-            self._graph.replay()
+            self.graph.replay()
 
 
 class _ModelCall:

@@ -1,0 +1,96 @@
+"""`gslice plan`: what the controller decides, or would decide of other rates and SLOs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gslice.cli import options
+from gslice.cli.output import console, print_json, table
+from gslice.core.figures import milliseconds, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Group
+    from rich.table import Table
+
+
+def plan(
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            help="NAME.rate=200, NAME.slo=20ms, or rate=2x for all; may be repeated.",
+            metavar="CHANGE",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", help="Without a daemon: of this node.yaml.", metavar="FILE"),
+    ] = None,
+    state_dir: options.StateDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show the share and batch of every function, and why; changes nothing.
+
+    Without a daemon (`-c node.yaml`) profiles are read from the state directory, and rates are what
+    `--what-if` says.
+    """
+    changes = what_if or []
+    if config is not None:
+        from gslice.daemon.offline import offline_plan
+
+        reply = offline_plan(config, changes)
+    else:
+        with options.connect(state_dir) as control:
+            reply = control.plan(changes)
+    if as_json:
+        from gslice.client.control import as_dict
+
+        print_json(as_dict(reply))
+    else:
+        console().print(_shown(reply.functions))
+
+
+def decision_table(planned: Iterable[tuple[str, float, float, Any]]) -> Table:
+    """A line a decision.
+
+    Args:
+        planned: Name, SLO in us, share now in percent, and the `gslice.v1.Decision`.
+    """
+    shown = table(
+        *("FUNCTION", "DEVICE", "RATE/S", "SLO", "PREDICTED", "CAPACITY/S", "SHARE NOW", "SHARE"),
+        *("BATCH", "SHEDS"),
+        right="RATE/S SLO PREDICTED CAPACITY/S SHARE NOW SHARE BATCH",
+    )
+    for name, slo_us, share_percent, decision in planned:
+        shown.add_row(
+            name,
+            decision.device,
+            f"{decision.rate_per_s:.1f}",
+            milliseconds(slo_us) if slo_us else "-",
+            milliseconds(decision.predicted_p99_us) if decision.predicted_p99_us else "-",
+            f"{decision.capacity_per_s:.1f}" if decision.capacity_per_s else "-",
+            percent(share_percent) if share_percent else "-",
+            percent(decision.share_percent),
+            str(decision.batch_rows_max or "-"),
+            f"beyond {milliseconds(decision.shed_us)}" if decision.shed_us else "-",
+        )
+    return shown
+
+
+def _shown(functions: Any) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    placed = [(f, decision) for f in functions for decision in f.decisions]
+    rows = [(f.name, f.slo_us, f.share_percent, decision) for f, decision in placed]
+    nowhere = [f.name for f in functions if not f.decisions]
+    return Group(
+        decision_table(rows) if rows else Text("no function to decide about"),
+        *(Text(f"{f.name}: {decision.reason}") for f, decision in placed),
+        *(Text(f"{name}: there is no device that it may run on", style="red") for name in nowhere),
+    )

@@ -1,0 +1,113 @@
+"""What a decision is made of: what clients ask, what devices have, what a function gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gslice.core.types import ShareBounds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gslice.control.latency import LatencyModel
+
+PRIORITIES = ("high", "normal", "low")
+"""In the order in which they are served when not everybody can be."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What clients ask of a function, and what was promised to them.
+
+    Attributes:
+        name: The function's.
+        rate_per_s: Requests, as planned for.
+        slo_us: Promised latency at the 99th percentile; 0: no promise is made.
+        burstiness: Index of dispersion of arrivals; 1: Poisson.
+        rows_per_request: Mean rows of a request.
+        rows_max: Largest batch, in rows.
+        instances: Among which its share of a device is divided equally.
+        priority: A member of `PRIORITIES`.
+        bounds: Of its share.
+        models: What its batches take, by device; devices without one are not measured yet.
+        devices: Where it may run; empty: anywhere.
+    """
+
+    name: str
+    rate_per_s: float
+    slo_us: float = 0.0
+    burstiness: float = 1.0
+    rows_per_request: float = 1.0
+    rows_max: int = 1
+    instances: int = 1
+    priority: str = "normal"
+    bounds: ShareBounds = field(default_factory=ShareBounds)
+    models: Mapping[str, LatencyModel] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+
+    @property
+    def pinned(self) -> bool:
+        """Whether an operator fixed its share."""
+        return self.bounds.min_percent == self.bounds.max_percent
+
+
+@dataclass(frozen=True)
+class DeviceShares:
+    """What there is to divide of a device.
+
+    Attributes:
+        name: Its name.
+        limit_percent: Most that all functions together may get.
+        step_percent: Shares are decided in multiples of it.
+        rest_s: Until it is divided anew although nobody needs it: changes are not free.
+    """
+
+    name: str
+    limit_percent: float = 100.0
+    step_percent: float = 2.5
+    rest_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What a function gets of one device, and why.
+
+    Attributes:
+        device: The device's name.
+        share_percent: Of the device, for all its instances there together.
+        batch_rows_max: Largest batch that keeps the SLO; 0: as the model allows.
+        rate_per_s: Requests that come here, as planned for.
+        predicted_p99_us: Latency of those that are accepted; inf: nobody can say.
+        capacity_per_s: Requests that this share serves within the SLO.
+        shed_us: Only what should be answered within that time is admitted; 0: everything is.
+        reason: One line.
+    """
+
+    device: str
+    share_percent: float
+    batch_rows_max: int = 0
+    rate_per_s: float = 0.0
+    predicted_p99_us: float = float("inf")
+    capacity_per_s: float = 0.0
+    shed_us: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How careful decisions are.
+
+    Attributes:
+        margin: Part of an SLO that is kept free for contention and for what the model misses.
+        headroom: A share is sought for the rate times this.
+        headroom_max: What is left over first raises everybody's capacity to the rate times this.
+        dead_band: Part of a share below which a change that nobody needs is not worth it.
+        packing: `fewest` devices, or most `headroom`.
+    """
+
+    margin: float = 0.15
+    headroom: float = 1.1
+    headroom_max: float = 2.0
+    dead_band: float = 0.25
+    packing: str = "fewest"

@@ -1,0 +1,136 @@
+"""What each legal share of a device is worth to a function."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from gslice.control.queueing import capacity_per_s, predicted_p99_us
+
+if TYPE_CHECKING:
+    from gslice.control.demand import Demand, DeviceShares
+    from gslice.control.latency import LatencyModel
+
+_BURSTINESS_STEPS = 4  # an octave: small changes must not make a new ladder
+_ROWS_DIGITS = 2
+_RISE = 1.005  # of capacity, for which more share is worth having
+
+
+class Ladder:
+    """The rungs are a device's legal shares; each is measured in requests a second within the SLO.
+
+    A rung is computed when somebody asks for it. Capacity never falls from one rung to the next.
+
+    Args:
+        model: What batches take.
+        demand: Whose: its SLO, instances, burstiness and bounds.
+        slo_us: What to plan for; inf: any latency.
+        device: Whose legal shares.
+    """
+
+    def __init__(
+        self, model: LatencyModel, demand: Demand, slo_us: float, device: DeviceShares
+    ) -> None:
+        self._model = model
+        self._slo_us = slo_us
+        self._instances = demand.instances
+        self._rows_max = demand.rows_max
+        self._burstiness = quantised(demand.burstiness, _BURSTINESS_STEPS)
+        self._rows = float(f"{demand.rows_per_request:.{_ROWS_DIGITS}g}")
+        self._capacity: dict[int, tuple[float, int]] = {}
+        top = min(demand.bounds.max_percent, device.limit_percent)
+        count = max(1, math.floor(top / device.step_percent + 1e-9))
+        self.shares_percent = tuple(device.step_percent * (i + 1) for i in range(count))
+
+    def capacity_per_s(self, share_percent: float) -> float:
+        """Requests a second that a share serves within the SLO; 0: it can not keep it at all."""
+        return self._at(self._rung(share_percent))[0]
+
+    def batch_rows_max(self, share_percent: float) -> int:
+        """The largest batch with which it does."""
+        return self._at(self._rung(share_percent))[1]
+
+    def need_percent(self, rate_per_s: float) -> float | None:
+        """The smallest legal share that serves a rate; None: not even the largest does."""
+        rung = bisect_left(
+            range(len(self.shares_percent)), rate_per_s, key=lambda i: self._at(i)[0]
+        )
+        return self.shares_percent[rung] if rung < len(self.shares_percent) else None
+
+    @cached_property
+    def most(self) -> tuple[float, float]:
+        """The highest capacity, and the smallest share that has it."""
+        best = self._at(len(self.shares_percent) - 1)[0]
+        return best, self.need_percent(best / _RISE) or self.shares_percent[-1]
+
+    def next_better(self, share_percent: float) -> float | None:
+        """The next larger share that serves more; None: there is none."""
+        return self.need_percent(max(self.capacity_per_s(share_percent) * _RISE, 1e-9))
+
+    def predicted_p99_us(self, share_percent: float, rate_per_s: float) -> float:
+        """Latency at a rate, with the batches that this share is for."""
+        return predicted_p99_us(
+            self._model,
+            share_percent / self._instances,
+            self.batch_rows_max(share_percent) or self._rows_max,
+            self._instances,
+            rate_per_s,
+            rows_per_request=self._rows,
+            burstiness=self._burstiness,
+        )
+
+    def _rung(self, share_percent: float) -> int:
+        """The highest rung that is not above a share; the lowest for what is below all."""
+        step = self.shares_percent[0]
+        return min(max(math.floor(share_percent / step + 1e-9), 1), len(self.shares_percent)) - 1
+
+    def _at(self, rung: int) -> tuple[float, int]:
+        if rung not in self._capacity:
+            self._capacity[rung] = capacity_per_s(
+                self._model,
+                self.shares_percent[rung] / self._instances,
+                self._instances,
+                self._slo_us,
+                rows_max=self._rows_max,
+                rows_per_request=self._rows,
+                burstiness=self._burstiness,
+            )
+        return self._capacity[rung]
+
+
+class Ladders:
+    """Keeps ladders as long as what they were made from stays the same."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[tuple[object, ...], Ladder]] = {}
+
+    def of(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
+        """The ladder of a function on a device; None: nobody has measured it there.
+
+        Args:
+            demand: The function.
+            device: The device.
+            margin: Part of the SLO that is kept free.
+        """
+        model = demand.models.get(device.name)
+        if model is None:
+            return None
+        slo_us = demand.slo_us * (1.0 - margin) or math.inf
+        key = (
+            *(model, slo_us, device, demand.instances, demand.rows_max),
+            demand.bounds.max_percent,
+            quantised(demand.burstiness, _BURSTINESS_STEPS),
+            f"{demand.rows_per_request:.{_ROWS_DIGITS}g}",
+        )
+        kept = self._kept.get((demand.name, device.name))
+        if kept is None or kept[0] != key:
+            kept = key, Ladder(model, demand, slo_us, device)
+            self._kept[demand.name, device.name] = kept
+        return kept[1]
+
+
+def quantised(value: float, steps: int) -> float:
+    """The next value at or above, of those that divide each octave equally."""
+    return math.exp2(math.ceil(math.log2(max(value, 1e-6)) * steps - 1e-9) / steps)

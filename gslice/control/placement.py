@@ -1,0 +1,177 @@
+"""On which devices functions run, and which part of its requests each serves there.
+
+First fit, largest need first, as in gpulet and ParvaGPU: a function goes whole to a device where it
+fits; what fits nowhere is cut into replicas, the least number that fits. What runs stays where
+it is: only a device that is asked for more than it has gives a function away, one at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gslice.control.demand import PRIORITIES
+from gslice.control.division import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from gslice.control.demand import Demand, DeviceShares, Policy
+    from gslice.control.ladder import Ladder
+
+Placement = dict[str, dict[str, float]]
+"""By function, by device: which part of its requests is served there. Parts of one sum to 1."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that placing needs to know.
+
+    Attributes:
+        devices: By name; lost and drained ones are not among them.
+        ladder: What shares of a device are worth to a function.
+        policy: How careful to be.
+    """
+
+    devices: Mapping[str, DeviceShares]
+    ladder: Callable[[Demand, DeviceShares], Ladder | None]
+    policy: Policy
+
+    def part(self, demand: Demand, device: str, fraction: float) -> Part:
+        """A function's part on a device."""
+        there = demand
+        if fraction != 1.0:
+            there = replace(demand, rate_per_s=demand.rate_per_s * fraction)
+        return Part(there, self.ladder(there, self.devices[device]))
+
+    def need_percent(self, demand: Demand, device: str, fraction: float) -> float:
+        """The share that it needs there: enough for its SLO, never less than its minimum."""
+        part = self.part(demand, device, fraction)
+        floor = part.floor_percent(self.devices[device])
+        if demand.pinned:
+            return floor
+        return max(floor, part.need_percent(part.demand.rate_per_s * self.policy.headroom))
+
+    def suffices(self, demand: Demand, device: str, fraction: float) -> bool:
+        """Whether the whole device would keep its SLO there; True where none is to be kept."""
+        part = self.part(demand, device, fraction)
+        if not part.promised or part.ladder is None:
+            return True
+        rate = part.demand.rate_per_s * self.policy.headroom
+        return part.ladder.need_percent(rate) is not None
+
+    def allowed(self, demand: Demand) -> list[str]:
+        """Where it may run, by the order of the node's devices."""
+        return [name for name in self.devices if not demand.devices or name in demand.devices]
+
+
+def place(demands: Iterable[Demand], current: Placement, site: Site) -> Placement:
+    """Where every function runs.
+
+    Args:
+        demands: The functions.
+        current: Where they run now; devices that are gone are ignored.
+        site: Devices, and what they are worth.
+
+    Returns:
+        A placement; functions that may run nowhere are missing.
+    """
+    functions = list(demands)
+    placement: Placement = {}
+    left = {name: device.limit_percent for name, device in site.devices.items()}
+
+    def settle(demand: Demand, where: dict[str, float]) -> None:
+        placement[demand.name] = where
+        for device, fraction in where.items():
+            left[device] -= site.need_percent(demand, device, fraction)
+
+    new = []
+    for demand in functions:
+        if stays := _what_stays(demand, current, site):
+            settle(demand, stays)
+        else:
+            new.append(demand)
+    for demand in sorted(new, key=lambda d: _order(d, site)):
+        if found := _fit(demand, left, site):
+            settle(demand, found)
+    _relieve(functions, placement, left, site)
+    return placement
+
+
+# ---- parts -----------------------------------------------------------------------------------
+
+
+def _order(demand: Demand, site: Site) -> tuple[int, float, str]:
+    needs = [site.need_percent(demand, device, 1.0) for device in site.allowed(demand)]
+    return PRIORITIES.index(demand.priority), -min(needs, default=0.0), demand.name
+
+
+def _what_stays(demand: Demand, current: Placement, site: Site) -> dict[str, float]:
+    """Its placement without devices that are gone."""
+    allowed = site.allowed(demand)
+    there = {d: part for d, part in current.get(demand.name, {}).items() if d in allowed}
+    whole = sum(there.values())
+    return {device: part / whole for device, part in there.items()} if whole > 0 else {}
+
+
+def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, float]:
+    """The least number of equal replicas that fit; where there is most room if none does."""
+    allowed = site.allowed(demand)
+    for count in range(1, len(allowed) + 1):
+        needs = {d: site.need_percent(demand, d, 1 / count) for d in allowed}
+        fits = [
+            device
+            for device in allowed
+            if needs[device] <= left[device] + _ROUNDING
+            and site.suffices(demand, device, 1 / count)
+        ]
+        if len(fits) >= count:
+            chosen = _preferred(fits, left, needs, site.policy)[:count]
+            return dict.fromkeys(chosen, 1 / count)
+    roomiest = sorted(allowed, key=lambda device: -left[device])
+    for count in range(1, len(allowed) + 1):
+        if all(site.suffices(demand, device, 1 / count) for device in roomiest[:count]):
+            return dict.fromkeys(roomiest[:count], 1 / count)
+    return dict.fromkeys(roomiest, 1 / len(roomiest)) if roomiest else {}
+
+
+def _preferred(
+    fits: Sequence[str],
+    left: Mapping[str, float],
+    needs: Mapping[str, float],
+    policy: Policy,
+) -> list[str]:
+    """Best fit for `fewest` devices, worst fit for most `headroom`."""
+    rooms = {device: left[device] - needs[device] for device in fits}
+    return sorted(fits, key=lambda d: rooms[d], reverse=policy.packing == "headroom")
+
+
+def _relieve(
+    functions: Sequence[Demand], placement: Placement, left: dict[str, float], site: Site
+) -> None:
+    """Moves one function away from the device that is asked for most beyond what it has.
+
+    The smallest that relieves it goes; it becomes replicas if it fits nowhere whole.
+    """
+    device = min(left, key=lambda each: left[each], default=None)
+    if device is None or left[device] >= -_ROUNDING:
+        return
+    here = [d for d in functions if device in placement.get(d.name, {})]
+    needs = {d.name: site.need_percent(d, device, placement[d.name][device]) for d in here}
+    enough = [d for d in here if needs[d.name] >= -left[device]]
+    smallest_first = sorted(enough, key=lambda d: needs[d.name])
+    largest_first = sorted(here, key=lambda d: -needs[d.name])
+    for demand in [*smallest_first, *largest_first]:
+        freed = dict(left)
+        for held, fraction in placement[demand.name].items():
+            freed[held] += site.need_percent(demand, held, fraction)
+        found = _fit(demand, freed, site)
+        after = {**freed}
+        for held, fraction in found.items():
+            after[held] -= site.need_percent(demand, held, fraction)
+        if min(after.values()) > left[device] + _ROUNDING and found != placement[demand.name]:
+            placement[demand.name] = found
+            left.update(after)
+            return

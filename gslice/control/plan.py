@@ -1,0 +1,139 @@
+"""The whole decision: where every function runs, with which share and batches, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gslice.control.demand import Allotment, Policy
+from gslice.control.division import divide, served
+from gslice.control.ladder import Ladders
+from gslice.control.placement import Site, place
+from gslice.control.settle import settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from gslice.control.demand import Demand, DeviceShares
+    from gslice.control.division import Part
+    from gslice.control.ladder import Ladder
+    from gslice.control.placement import Placement
+
+_OVERLOADED = 0.999  # of the requests that a share serves: less is shed
+
+
+@dataclass
+class Planner:
+    """Decides; knows nothing but what it decided before.
+
+    Attributes:
+        policy: How careful it is.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    _ladders: Ladders = field(default_factory=Ladders)
+    _changed_s: dict[str, float] = field(default_factory=dict)
+
+    def plan(
+        self,
+        now_s: float,
+        demands: Iterable[Demand],
+        devices: Mapping[str, DeviceShares],
+        current: Mapping[str, Sequence[Allotment]],
+    ) -> dict[str, list[Allotment]]:
+        """What every function gets.
+
+        Args:
+            now_s: A clock that only grows.
+            demands: The functions.
+            devices: Those that may be used, by name.
+            current: What functions have now, by name.
+
+        Returns:
+            By name; functions that may run nowhere are missing.
+        """
+        by_name = {demand.name: demand for demand in demands}
+        site = Site(devices, self._ladder, self.policy)
+        placement = place(by_name.values(), _fractions(current), site)
+        plan: dict[str, list[Allotment]] = {}
+        for device in devices.values():
+            here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
+            parts = [site.part(by_name[n], device.name, part) for n, part in here.items()]
+            before = {
+                name: allotment.share_percent
+                for name in here
+                for allotment in current.get(name, ())
+                if allotment.device == device.name
+            }
+            for part, share_percent in self._shares(now_s, parts, before, device):
+                plan.setdefault(part.demand.name, []).append(
+                    _allotment(part, share_percent, device)
+                )
+        return {name: plan[name] for name in by_name if name in plan}
+
+    def _shares(
+        self,
+        now_s: float,
+        parts: Sequence[Part],
+        before: Mapping[str, float],
+        device: DeviceShares,
+    ) -> list[tuple[Part, float]]:
+        target = divide(parts, device, self.policy)
+        rested_s = now_s - self._changed_s.get(device.name, -math.inf)
+        shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+        if shares != before:
+            self._changed_s[device.name] = now_s
+        return [(part, shares[part.demand.name]) for part in parts]
+
+    def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
+        return self._ladders.of(demand, device, self.policy.margin)
+
+
+def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
+    """Which part of its requests each function has on each device now."""
+    placement: Placement = {}
+    for name, allotments in current.items():
+        whole = sum(each.rate_per_s for each in allotments)
+        placement[name] = {
+            each.device: each.rate_per_s / whole if whole > 0 else 1 / len(allotments)
+            for each in allotments
+        }
+    return placement
+
+
+def _allotment(part: Part, share_percent: float, device: DeviceShares) -> Allotment:
+    demand, ladder = part.demand, part.ladder
+    if ladder is None:
+        text = f"{share_percent:g}%: not profiled yet" if not demand.pinned else "pinned"
+        return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, reason=text)
+    fraction = served(part, share_percent)
+    overloaded = fraction < _OVERLOADED
+    capacity = ladder.capacity_per_s(share_percent)
+    rate = min(demand.rate_per_s, capacity) if overloaded else demand.rate_per_s
+    predicted_us = ladder.predicted_p99_us(share_percent, rate)
+    return Allotment(
+        device=device.name,
+        share_percent=share_percent,
+        batch_rows_max=ladder.batch_rows_max(share_percent),
+        rate_per_s=demand.rate_per_s,
+        predicted_p99_us=predicted_us,
+        capacity_per_s=capacity,
+        shed_us=demand.slo_us if overloaded else 0.0,
+        reason=_reason(part, share_percent, device, predicted_us, fraction),
+    )
+
+
+def _reason(
+    part: Part, share_percent: float, device: DeviceShares, predicted_us: float, fraction: float
+) -> str:
+    demand = part.demand
+    given = f"pinned to {share_percent:g}%" if demand.pinned else f"{share_percent:g}%"
+    if not demand.slo_us:
+        return f"{given} of {device.name}: no SLO, so it has what the others leave"
+    promise = f"{demand.rate_per_s:.0f} requests/s within {demand.slo_us / 1000:g} ms"
+    if not part.promised:
+        return f"{given} of {device.name}: {demand.slo_us / 1000:g} ms is out of its reach there"
+    if fraction < _OVERLOADED:
+        return f"{given} of {device.name}: overload, serves {fraction:.0%} of {promise}"
+    return f"{given} of {device.name}: {promise}, predicted p99 {predicted_us / 1000:.3g} ms"

@@ -1,0 +1,232 @@
+"""The control loop: looks at the traffic, decides, and has the decision carried out.
+
+It decides for devices on which somebody was promised an SLO; on others shares stay divided
+max-min fairly. Batch limits and admission change at once, in the segment; shares go the way of any
+other resize.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.plan import Planner
+from gslice.control.shares import differs
+from gslice.control.whatif import WhatIf, what_if
+from gslice.core.events import EventKind
+from gslice.daemon.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from gslice.control.latency import LatencyModel
+    from gslice.core.types import FunctionSpec
+    from gslice.supervise.deployment import Deployment
+    from gslice.supervise.supervisor import Supervisor
+
+LOOK_PERIOD_S = 0.25
+LOOKS_PER_DECISION = 2
+_IN_PLACE_REST_S = 10.0  # between changes that nobody needs
+_SHADOW_REST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a segment is told at once.
+
+    Attributes:
+        batch_rows_max: Largest batch.
+        delay_us: How long one may wait for more rows.
+        admit_within_us: What would take longer is shed; 0: nothing is.
+    """
+
+    batch_rows_max: int
+    delay_us: int
+    admit_within_us: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What would be decided.
+
+    Attributes:
+        demands: Of what.
+        shares_percent: What functions have now, by name.
+        plan: What they would get, by name.
+    """
+
+    demands: Sequence[Demand]
+    shares_percent: Mapping[str, float]
+    plan: Mapping[str, Sequence[Allotment]]
+
+
+class Controller:
+    """Keeps the SLOs of a node's functions.
+
+    Args:
+        supervisor: What runs, and who carries decisions out.
+        model: What batches of a function take on a device, as measured; None: nobody has.
+        planner: Decides.
+
+    Attributes:
+        decisions: The last one about each function that has one, by name.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        model: Callable[[FunctionSpec, str], LatencyModel | None],
+        planner: Planner | None = None,
+    ) -> None:
+        self.decisions: dict[str, Allotment] = {}  # one object for its life: others read it
+        self._supervisor = supervisor
+        self._model = model
+        self._planner = planner or Planner()
+        self._watches: dict[str, Watch] = {}
+        self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
+
+    async def run(self) -> None:
+        """Until cancelled: looks four times a second, and decides every second time."""
+        while True:
+            for _ in range(LOOKS_PER_DECISION):
+                await asyncio.sleep(LOOK_PERIOD_S)
+                self.look(time.monotonic_ns())
+            await self.decide(time.monotonic_ns())
+
+    async def decide(self, now_ns: int) -> None:
+        """Decides of what was seen, and has it carried out."""
+        demands = self.demands(now_ns)
+        promised = {spec.device for spec in self._admitted().values() if spec.slo_p99_us}
+        decided = self._decide(now_ns, [d for d in demands.values() if d.devices[0] in promised])
+        self.decisions.clear()
+        self.decisions.update({name: allotments[0] for name, allotments in decided.items()})
+        for name, deployment in self._serving().items():
+            self._limit(deployment, self.decisions.get(name))
+        shares = {
+            name: allotment.share_percent
+            for name, allotment in self.decisions.items()
+            if not demands[name].pinned
+        }
+        self._tell(shares)
+        await self._supervisor.follow(shares)
+
+    def look(self, now_ns: int) -> None:
+        """Reads what every segment has counted."""
+        functions = self._supervisor.functions
+        for name in self._watches.keys() - functions.keys():
+            del self._watches[name]
+        for name, deployment in self._serving().items():
+            segment, spec = deployment.segment, functions[name].spec
+            assert segment is not None
+            share = deployment.share_effective_percent / max(1, spec.instances)
+            self._watch(spec, segment.generation).observe(now_ns, segment.demand(), share)
+
+    def what_if(self, changes: Sequence[str]) -> Proposal:
+        """What would be decided of other demands than there are.
+
+        Args:
+            changes: As `WhatIf.parse` reads them; none: of those that there are.
+
+        Raises:
+            GsliceError: one is wrong, or about a function that is not there.
+        """
+        now_ns = time.monotonic_ns()
+        demands = what_if(
+            self.demands(now_ns).values(), [WhatIf.parse(change) for change in changes]
+        )
+        shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
+        planner = Planner(self._planner.policy)
+        current = _current(demands, shares) if not changes else {}
+        plan = planner.plan(now_ns / 1e9, demands, self.devices(), current)
+        return Proposal(demands, shares, plan)
+
+    def demands(self, now_ns: int) -> dict[str, Demand]:
+        """What every function that counts needs, by name."""
+        demands: dict[str, Demand] = {}
+        for name, spec in self._admitted().items():
+            deployment = self._supervisor.functions[name].deployment
+            watch = self._watches.get(name)
+            signature = deployment.signature if deployment else None
+            rows_max = signature.rows_max if signature else 0
+            demands[name] = (watch or Watch()).demand(now_ns, spec, rows_max)
+        return demands
+
+    def devices(self) -> dict[str, DeviceShares]:
+        """What there is to divide."""
+        node = self._supervisor.node
+        return {
+            name: DeviceShares(
+                name,
+                device.share_limit_percent,
+                rest_s=_SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
+            )
+            for name, device in node.devices.items()
+        }
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _admitted(self) -> dict[str, FunctionSpec]:
+        return {n: f.spec for n, f in self._supervisor.functions.items() if f.admitted}
+
+    def _serving(self) -> dict[str, Deployment]:
+        """What has a segment and counts, by the function's name."""
+        return {
+            name: function.deployment
+            for name, function in self._supervisor.functions.items()
+            if function.admitted and function.deployment and function.deployment.segment
+        }
+
+    def _watch(self, spec: FunctionSpec, generation: int) -> Watch:
+        watch = self._watches.get(spec.name)
+        if watch is None or watch.generation != generation:
+            watch = self._watches[spec.name] = Watch(generation)
+        watch.use(self._model(spec, spec.device))
+        return watch
+
+    def _decide(self, now_ns: int, demands: Sequence[Demand]) -> dict[str, list[Allotment]]:
+        shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
+        current = _current(demands, shares)
+        return self._planner.plan(now_ns / 1e9, demands, self.devices(), current)
+
+    def _limit(self, deployment: Deployment, decision: Allotment | None) -> None:
+        """Tells a segment its limits, if they are others than those it was told."""
+        segment, spec = deployment.segment, deployment.spec
+        assert segment is not None
+        rows_max = deployment.signature.rows_max if deployment.signature else 0
+        limits = Limits(
+            min(decision.batch_rows_max or rows_max, rows_max) if decision else rows_max,
+            max(0, spec.delay_us),
+            round(decision.shed_us) if decision else 0,
+        )
+        if self._limits.get(spec.name) != (segment.generation, limits):
+            self._limits[spec.name] = segment.generation, limits
+            segment.set_limits(
+                limits.batch_rows_max, limits.delay_us * 1000, limits.admit_within_us * 1000
+            )
+
+    def _tell(self, shares: Mapping[str, float]) -> None:
+        for name, share in shares.items():
+            before = self._supervisor.functions[name].share_granted_percent
+            if differs(before, share):
+                text = f"{before:g}% -> {self.decisions[name].reason}"
+                self._supervisor.node.event(name, EventKind.SHARE, text)
+
+    def _replaces(self, device: str) -> bool:
+        """Whether another share means another worker there."""
+        functions = self._supervisor.functions.values()
+        deployments = (f.deployment for f in functions if f.spec.device == device)
+        return any(d is not None and d.limiter in ("mps", "threads") for d in deployments)
+
+
+def _current(
+    demands: Sequence[Demand], shares_percent: Mapping[str, float]
+) -> dict[str, list[Allotment]]:
+    """What functions have now, as the planner wants it."""
+    return {
+        demand.name: [Allotment(demand.devices[0], share, rate_per_s=demand.rate_per_s)]
+        for demand in demands
+        if (share := shares_percent.get(demand.name, 0.0))
+    }

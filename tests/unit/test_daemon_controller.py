@@ -1,0 +1,176 @@
+"""The control loop: what it reads, what it orders, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gslice.control.arrivals import SECOND_NS
+from gslice.control.latency import LatencyModel, Measurement
+from gslice.core.config import DeviceConfig
+from gslice.core.types import FunctionSpec, ShareBounds, Signature
+from gslice.daemon.controller import Controller
+from gslice.daemon.plan_api import plan_reply
+
+MODEL = LatencyModel.fit(
+    [
+        Measurement(rows, share, median := 500 + 500 * rows * 100 / share, 1.1 * median, 50)
+        for rows in (1, 2, 4)
+        for share in (25.0, 50.0, 100.0)
+    ]
+)
+
+
+class FakeSegment:
+    """Counts what it is told to, and keeps its limits."""
+
+    generation = 1
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        self.limits: list[tuple[int, int, int]] = []
+
+    def demand(self) -> dict[str, Any]:
+        zeros = dict.fromkeys(("answered", "rows", "executions", "compute_busy_ns"), 0)
+        return {**zeros, "arrived": self.arrived, "batch_rows": np.zeros(129, np.uint64)}
+
+    def set_limits(self, rows: int, delay_ns: int, admit_within_ns: int = 0) -> None:
+        self.limits.append((rows, delay_ns, admit_within_ns))
+
+
+class FakeSupervisor:
+    """Functions that do as they are told at once."""
+
+    def __init__(self, *specs: FunctionSpec) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.functions = {spec.name: self._function(spec, len(specs)) for spec in specs}
+        self.node = SimpleNamespace(
+            devices={"cpu": DeviceConfig()},
+            event=lambda subject, kind, text: self.events.append((subject, text)),
+        )
+
+    def _function(self, spec: FunctionSpec, count: int) -> Any:
+        deployment = SimpleNamespace(
+            spec=spec,
+            segment=FakeSegment(),
+            signature=Signature((), (), rows_max=4),
+            share_effective_percent=100 / count,
+            limiter="cgroup",
+        )
+        share = 100 / count
+        return SimpleNamespace(
+            spec=spec, deployment=deployment, admitted=True, share_granted_percent=share
+        )
+
+    async def follow(self, shares: dict[str, float]) -> None:
+        for name, share in shares.items():
+            self.functions[name].share_granted_percent = share
+
+
+class Bench:
+    """A controller over functions with a traffic each."""
+
+    def __init__(self, *specs: FunctionSpec) -> None:
+        self.supervisor = FakeSupervisor(*specs)
+        self.controller = Controller(self.supervisor, lambda spec, device: MODEL)  # type: ignore[arg-type]
+        self.now_ns = 0
+
+    def run(self, seconds: float, **rates: int) -> None:
+        for tick in range(round(seconds * 4)):
+            self.now_ns += SECOND_NS // 4
+            for name, rate in rates.items():
+                self.supervisor.functions[name].deployment.segment.arrived += rate // 4
+            self.controller.look(self.now_ns)
+            if tick % 2:
+                asyncio.run(self.controller.decide(self.now_ns))
+
+    def share(self, name: str) -> float:
+        return float(self.supervisor.functions[name].share_granted_percent)
+
+    def limits(self, name: str) -> list[tuple[int, int, int]]:
+        found: list[tuple[int, int, int]] = self.supervisor.functions[
+            name
+        ].deployment.segment.limits
+        return found
+
+
+def spec(name: str, slo_ms: int = 50, **settings: Any) -> FunctionSpec:
+    return FunctionSpec(name, slo_p99_us=slo_ms * 1000, **settings)
+
+
+def test_shares_follow_a_load_step_within_five_seconds() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    bench.run(20, a=100, b=100)
+    before = bench.share("a")
+    bench.run(5, a=1_200, b=100)
+    assert bench.share("a") > before
+    decision = bench.controller.decisions["a"]
+    assert decision.capacity_per_s > 1_200
+    assert decision.predicted_p99_us < 50_000
+    subjects = [subject for subject, text in bench.supervisor.events if "->" in text]
+    assert "a" in subjects
+
+
+def test_without_an_slo_on_a_device_nothing_is_decided_there() -> None:
+    bench = Bench(spec("a", slo_ms=0), spec("b", slo_ms=0))
+    bench.run(5, a=100, b=900)
+    assert bench.controller.decisions == {}
+    assert bench.share("a") == bench.share("b") == 50
+    assert bench.limits("a") == [(4, 0, 0)]
+
+
+def test_a_pinned_share_is_left_alone_and_sheds_when_it_must() -> None:
+    bench = Bench(spec("pinned", share=ShareBounds(50.0, 50.0, auto=False)), spec("b"))
+    bench.run(10, pinned=2_000, b=10)
+    assert bench.share("pinned") == 50
+    assert bench.limits("pinned")[-1] == (4, 0, 50_000_000)
+    bench.run(10, pinned=20, b=10)
+    assert bench.limits("pinned")[-1][2] == 0
+
+
+def test_limits_are_told_again_to_another_segment_only() -> None:
+    bench = Bench(spec("a", delay_us=300))
+    bench.run(10, a=50)
+    told = len(bench.limits("a"))
+    bench.run(5, a=50)
+    assert len(bench.limits("a")) == told
+    assert bench.limits("a")[-1][1] == 300_000
+    segment = bench.supervisor.functions["a"].deployment.segment = FakeSegment()
+    segment.generation = 2
+    bench.run(1, a=50)
+    assert segment.limits
+
+
+def test_what_if_changes_nothing() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    bench.run(10, a=100, b=100)
+    before = bench.share("a"), dict(bench.controller.decisions)
+    reply = plan_reply(bench.controller.what_if(["a.rate=1200"]))
+    planned = {each.name: each for each in reply.functions}
+    assert planned["a"].decisions[0].share_percent > planned["a"].share_percent
+    assert planned["a"].decisions[0].rate_per_s == 1_200
+    assert "within 50 ms" in planned["a"].decisions[0].reason
+    assert (bench.share("a"), bench.controller.decisions) == before
+
+
+def test_a_function_that_goes_is_forgotten() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    bench.run(5, a=100, b=100)
+    del bench.supervisor.functions["b"]
+    bench.run(2, a=100)
+    assert bench.controller.decisions.keys() == {"a"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_steady_load_is_left_in_peace(seed: int) -> None:
+    bench = Bench(spec("a"), spec("b"))
+    generator = np.random.default_rng(seed)
+    bench.run(15, a=200, b=400)
+    bench.supervisor.events.clear()
+    for _ in range(60):
+        bench.run(0.5, a=4 * int(generator.poisson(50)), b=4 * int(generator.poisson(100)))
+    assert len(bench.supervisor.events) <= 2
