@@ -82,7 +82,7 @@ def main() -> None:
     settings = {
         "mode": "simulation",
         "repeats": seeds,
-        "interval_s": simulate.INTERVAL_US / 1e6,
+        "look_s": simulate.LOOK_US / 1e6,
         "prepare_s": simulate.PREPARE_US / 1e6,
         "share_step_percent": simulate.STEP_PERCENT,
         "noise_sigma": simulate.NOISE,

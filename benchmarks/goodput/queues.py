@@ -10,8 +10,6 @@ from numba import njit
 from benchmarks.goodput.state import (
     ANSWERED,
     ARRIVED,
-    BINS,
-    BINS_AN_OCTAVE,
     EXPIRED,
     LATE,
     PLACES,
@@ -106,13 +104,10 @@ def drop_expired(state: State, function: int, now_us: float) -> None:
 @njit(cache=True)
 def answer(state: State, function: int, arrived_us: float, done_us: float) -> None:
     """Counts an answer."""
-    latency_us = done_us - arrived_us
     counts = state.counts[window(state, arrived_us), function]
     counts[ANSWERED] += 1
-    if latency_us > state.slo_us[function]:
+    if done_us - arrived_us > state.slo_us[function]:
         counts[LATE] += 1
-    bin_ = int(math.log2(max(latency_us, 1.0)) * BINS_AN_OCTAVE)
-    state.histogram[function, min(bin_, BINS - 1)] += 1
 
 
 @njit(cache=True)
@@ -129,6 +124,7 @@ def count_batch(
     state: State, function: int, device: int, part: float, rows: int, start_us: float, took_us: float
 ) -> None:
     """Counts a batch; `part` of the device is its own for that time."""
+    state.sizes[function, rows] += 1
     state.batches[function, 0] += 1
     state.batches[function, 1] += rows
     state.batches[function, 2] += took_us

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.common import Row, medians
-from benchmarks.goodput.simulate import INTERVAL_US, Run, goodput_rps, measured
+from benchmarks.goodput.simulate import LOOK_US, Run, goodput_rps, measured
 from benchmarks.goodput.state import ANSWERED, ARRIVED, EXPIRED, LATE, SHED
 from benchmarks.goodput.workloads import Workload
 
@@ -25,7 +25,7 @@ def figures(workload: Workload, run: Run) -> dict[str, float]:
     kept = measured(workload, len(run.counts))
     counts = run.counts[kept].sum(axis=(0, 1))
     warming = run.counts[~kept].sum(axis=(0, 1))
-    seconds = kept.sum() * INTERVAL_US / 1e6
+    seconds = kept.sum() * LOOK_US / 1e6
     return {
         "requests": float(counts[ARRIVED]),
         "goodput_rps": goodput_rps(workload, run),
@@ -63,7 +63,7 @@ def _violations(counts: np.ndarray) -> float:
 
 def _kept(counts: np.ndarray) -> float:
     """Of all windows of all functions, in how many `PERCENTILE` of the requests were in time."""
-    size = round(JUDGED_S * 1e6 / INTERVAL_US)
+    size = round(JUDGED_S * 1e6 / LOOK_US)
     whole = counts[: len(counts) // size * size]
     judged = whole.reshape(-1, size, *whole.shape[1:]).sum(axis=1)
     asked = judged[..., ARRIVED]

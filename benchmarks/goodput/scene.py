@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from gslice.control.latency import Measurement
 
@@ -40,13 +43,13 @@ class Scene:
         functions: In a fixed order.
         devices: Their names; all are alike.
         step_percent: Shares are multiples of it.
-        interval_us: Between two decisions.
+        look_us: Between two looks.
     """
 
     functions: Sequence[Function]
     devices: Sequence[str]
     step_percent: float
-    interval_us: float
+    look_us: float
 
 
 @dataclass(frozen=True)
@@ -78,26 +81,28 @@ Plan = Mapping[str, Sequence[Grant]]
 
 @dataclass(frozen=True)
 class Traffic:
-    """What happened to one function.
+    """What happened to one function. Counts only grow.
 
     Attributes:
-        arrived: Requests since the beginning.
-        answered: In the last interval.
-        p99_us: Of the answers of the last interval; 0: there was none.
-        batch_us: Mean time of the batches of the last interval; 0: there was none.
-        batch_rows: Mean rows of these.
+        arrived: Requests.
+        answered: Those that were put into a batch.
+        batches: How many there were.
+        rows: Of all batches.
+        busy_us: Time of all batches.
+        sizes: How many batches there were of each number of rows.
     """
 
     arrived: int
     answered: int
-    p99_us: float
-    batch_us: float
-    batch_rows: float
+    batches: int
+    rows: int
+    busy_us: float
+    sizes: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is observed between two decisions.
+    """What is observed at a look.
 
     Attributes:
         now_us: The time.
@@ -119,18 +124,18 @@ class Policy(Protocol):
         name: In the rows.
         service: What it needs of devices.
         prepared_us: How long new shares take to prepare; None: as long as everybody's.
-        decides: Whether it is to be asked again after the start.
+        looks: It is asked at every look of so many; 0: never again after the start.
     """
 
     name: str
     service: Service
     prepared_us: float | None
-    decides: bool
+    looks: int
 
     def start(self) -> Plan:
         """Before the first request."""
         ...
 
     def decide(self, seen: Seen) -> Plan | None:
-        """Once an interval; None: nothing changes."""
+        """At a look; None: nothing changes."""
         ...

@@ -14,8 +14,6 @@ from benchmarks.goodput.granting import Granting
 from benchmarks.goodput.scene import Policy, Scene, Seen, Traffic
 from benchmarks.goodput.state import (
     ANSWERED,
-    BINS,
-    BINS_AN_OCTAVE,
     EXPIRED,
     LATE,
     PLACES,
@@ -26,7 +24,7 @@ from benchmarks.goodput.tables import coupling, table_us
 from benchmarks.goodput.traffic import arrivals_us
 from benchmarks.goodput.workloads import Workload
 
-INTERVAL_US = 500_000.0
+LOOK_US = 250_000.0
 PREPARE_US = 2_000_000.0
 STEP_PERCENT = 2.5
 EXPIRE_US = 1_000_000.0
@@ -42,7 +40,6 @@ class Run:
     Attributes:
         counts: By window of the arrival, function and column of `state`.
         busy_us: By window and device.
-        histogram: Latencies by function and bin, outside warm-ups.
         resizes: How many shares changed, and moves from device to device.
         control_s: Processor time of the policy.
         seconds: Simulated.
@@ -50,7 +47,6 @@ class Run:
 
     counts: NDArray[np.int64]
     busy_us: NDArray[np.float64]
-    histogram: NDArray[np.int64]
     resizes: int
     control_s: float
     seconds: float
@@ -87,7 +83,7 @@ def setting(workload: Workload, seed: int) -> Setting:
         functions=profile.functions(workload, NOISE, np.random.default_rng([seed, 2])),
         devices=[f"sim:{i}" for i in range(workload.devices)],
         step_percent=STEP_PERCENT,
-        interval_us=INTERVAL_US,
+        look_us=LOOK_US,
     )
     return Setting(workload, seed, arrivals, scene)
 
@@ -102,44 +98,40 @@ def run(given: Setting, make: Make, seconds: float | None = None) -> Run:
     """
     policy = make(given)
     seconds = min(seconds or given.workload.seconds, given.workload.seconds)
-    windows = round(seconds * 1e6 / INTERVAL_US)
+    windows = round(seconds * 1e6 / LOOK_US)
     state = _state(given, windows)
     granting = Granting(given.scene, policy.service)
     prepare_us = PREPARE_US if policy.prepared_us is None else policy.prepared_us
     advance = _ADVANCE[policy.service]
     queues.seed(given.seed)
-    histogram = np.zeros_like(state.histogram)
     spent_s = -time.process_time()
     plan = policy.start()
     spent_s += time.process_time()
     state = granting.begin(state, plan)
     for window in range(windows):
-        now_us, until_us = window * INTERVAL_US, (window + 1) * INTERVAL_US
+        now_us, until_us = window * LOOK_US, (window + 1) * LOOK_US
         for due_us in granting.due(now_us, until_us):
             advance(state, now_us, due_us)
             now_us = due_us
             state = granting.swap(state, now_us)
         advance(state, now_us, until_us)
-        if not _warming(given.workload, window):
-            histogram += state.histogram
-        seen = _seen(given, state, granting, until_us) if policy.decides else None
-        state.histogram[:], state.batches[:] = 0, 0
-        if seen is None:
+        if not policy.looks or (window + 1) % policy.looks:
             continue
+        seen = _seen(given, state, granting, until_us)
         spent_s -= time.process_time()
         decided = policy.decide(seen)
         spent_s += time.process_time()
         if decided is not None:
             granting.decide(state, decided, until_us, prepare_us)
-    _drain(state, advance, windows * INTERVAL_US)
-    return Run(state.counts, state.busy_us, histogram, granting.resizes, spent_s, seconds)
+    _drain(state, advance, windows * LOOK_US)
+    return Run(state.counts, state.busy_us, granting.resizes, spent_s, seconds)
 
 
 def goodput_rps(workload: Workload, ran: Run) -> float:
     """Requests answered within their SLO, for each second outside warm-ups."""
     kept = measured(workload, len(ran.counts))
     counts = ran.counts[kept].sum(axis=(0, 1))
-    return float(counts[ANSWERED] - counts[LATE]) / (kept.sum() * INTERVAL_US / 1e6)
+    return float(counts[ANSWERED] - counts[LATE]) / (kept.sum() * LOOK_US / 1e6)
 
 
 def measured(workload: Workload, windows: int) -> NDArray[np.bool_]:
@@ -148,14 +140,14 @@ def measured(workload: Workload, windows: int) -> NDArray[np.bool_]:
 
 
 def _warming(workload: Workload, window: int) -> bool:
-    at_s = window * INTERVAL_US / 1e6
+    at_s = window * LOOK_US / 1e6
     return any(begin <= at_s < end for begin, end in workload.warm_ups_s)
 
 
 def _state(given: Setting, windows: int) -> State:
     workload = given.workload
     models = [asked.model for asked in workload.functions]
-    end_us = windows * INTERVAL_US
+    end_us = windows * LOOK_US
     return fresh(
         [times[: np.searchsorted(times, end_us)] for times in given.arrivals],
         np.array([asked.slo_ms * 1e3 for asked in workload.functions]),
@@ -164,33 +156,25 @@ def _state(given: Setting, windows: int) -> State:
         np.array([[coupling(workload.gpu, one, other) for other in models] for one in models]),
         devices=workload.devices,
         windows=windows,
-        window_us=INTERVAL_US,
+        window_us=LOOK_US,
         noise=NOISE,
     )
 
 
 def _seen(given: Setting, state: State, granting: Granting, now_us: float) -> Seen:
     arrived = state.next - np.concatenate([[0], state.end[:-1]])
-    traffic = {}
-    for i, function in enumerate(given.scene.functions):
-        batches, rows, took_us = state.batches[i]
-        traffic[function.name] = Traffic(
+    traffic = {
+        function.name: Traffic(
             arrived=int(arrived[i]),
-            answered=int(state.histogram[i].sum()),
-            p99_us=percentile_us(state.histogram[i], 0.99),
-            batch_us=took_us / batches if batches else 0.0,
-            batch_rows=rows / batches if batches else 0.0,
+            answered=int(state.batches[i, 1]),
+            batches=int(state.batches[i, 0]),
+            rows=int(state.batches[i, 1]),
+            busy_us=float(state.batches[i, 2]),
+            sizes=state.sizes[i].copy(),
         )
+        for i, function in enumerate(given.scene.functions)
+    }
     return Seen(now_us, traffic, granting.granted, granting.preparing)
-
-
-def percentile_us(histogram: NDArray[np.int64], part: float) -> float:
-    """A percentile, to half a bin; 0: nothing was counted."""
-    total = int(histogram.sum())
-    if total == 0:
-        return 0.0
-    bin_ = int(np.searchsorted(np.cumsum(histogram), part * total))
-    return float(2.0 ** ((min(bin_, BINS - 1) + 0.5) / BINS_AN_OCTAVE))
 
 
 def _drain(state: State, advance: Callable[[State, float, float], None], end_us: float) -> None:

@@ -17,8 +17,6 @@ Ints = NDArray[np.int64]
 
 ARRIVED, ANSWERED, LATE, SHED, EXPIRED = range(5)
 """Columns of `counts`. What is late was answered too."""
-BINS = 256
-BINS_AN_OCTAVE = 12
 QUEUE_MAX = 256
 """Places in a queue, as `queue.max` is by default: who finds none is turned away."""
 PLACES = 2 * QUEUE_MAX  # with those that are in a batch
@@ -40,8 +38,8 @@ class State(NamedTuple):
         table_us: By function, rows and share: batch times.
         coupling: By function slowed and function that does it.
         counts: By window of the arrival, function and column.
-        histogram: By function and bin: latencies since it was last cleared.
-        batches: By function: batches, their rows, their time since it was last cleared.
+        batches: By function: batches, their rows, their time.
+        sizes: By function: batches of each number of rows.
         busy_us: By window and device: time of batches, times their part of the device.
         window_us: How long a window is, for `counts` and `busy_us`.
         noise: Standard deviation of the logarithm of batch times.
@@ -67,8 +65,8 @@ class State(NamedTuple):
     table_us: Floats
     coupling: Floats
     counts: Ints
-    histogram: Ints
     batches: Floats
+    sizes: Ints
     busy_us: Floats
     window_us: float
     noise: float
@@ -112,8 +110,8 @@ def fresh(
         table_us=np.stack(tables_us),
         coupling=coupling,
         counts=np.zeros((windows, count, 5), np.int64),
-        histogram=np.zeros((count, BINS), np.int64),
         batches=np.zeros((count, 3)),
+        sizes=np.zeros((count, ROWS_MAX + 1), np.int64),
         busy_us=np.zeros((windows, devices)),
         window_us=window_us,
         noise=noise,

@@ -84,7 +84,7 @@ class Fixed:
     """A plan that never changes."""
 
     prepared_us: float | None = None
-    decides = False
+    looks = 0
 
     def __init__(self, name: str, service: Service, plan: Plan) -> None:
         self.name, self.service = name, service

@@ -22,6 +22,7 @@ from benchmarks.goodput.scene import Function, Grant, Plan, Policy, Seen, Servic
 from benchmarks.goodput.simulate import Setting
 
 BATCH_STEPS = 5
+LOOKS = 4
 BUDGET_PART = 0.5
 FIRST_PERCENT = 30.0
 _DEAD = 0.1
@@ -35,7 +36,7 @@ class _Loop:
     wanted_percent: float = FIRST_PERCENT
     batch: float = 1.0
     steps: int = 0
-    arrived: int = 0
+    seen: Traffic | None = None
 
 
 class Gslice2020:
@@ -44,7 +45,7 @@ class Gslice2020:
     name = "gslice2020"
     service: Service = "shares"
     prepared_us: float | None = None
-    decides = True
+    looks = LOOKS
 
     def __init__(self, given: Setting) -> None:
         self._scene = given.scene
@@ -60,37 +61,41 @@ class Gslice2020:
         for function in self._scene.functions:
             traffic = seen.traffic[function.name]
             loop = self._loops[function.name]
-            arrived = traffic.arrived - loop.arrived
-            loop.arrived = traffic.arrived
-            if traffic.batch_us <= 0:
+            before, loop.seen = loop.seen, traffic
+            batches = traffic.batches - (before.batches if before else 0)
+            if not before or not batches:
                 continue
-            moved = loop.steps < BATCH_STEPS and self._batch_step(function, traffic, loop)
+            batch_us = (traffic.busy_us - before.busy_us) / batches
+            moved = loop.steps < BATCH_STEPS and self._batch_step(function, batch_us, loop)
             if not moved and not seen.preparing:
-                rate = arrived * 1e6 / self._scene.interval_us
-                self._share_step(function, traffic, rate, loop)
+                rate = (traffic.arrived - before.arrived) * 1e6 / (LOOKS * self._scene.look_us)
+                rows = (traffic.rows - before.rows) / batches
+                self._share_step(function, batch_us, rows, rate, loop)
         return self._plan()
 
-    def _batch_step(self, function: Function, traffic: Traffic, loop: _Loop) -> bool:
+    def _batch_step(self, function: Function, batch_us: float, loop: _Loop) -> bool:
         """Moves the batch in proportion to the slack.
 
         Returns:
             Whether it moved.
         """
         budget_us = BUDGET_PART * function.slo_us
-        slack_us = budget_us - traffic.batch_us
+        slack_us = budget_us - batch_us
         if abs(slack_us) <= _DEAD * budget_us:
             return False
         before = round(loop.batch)
-        moved = loop.batch + loop.batch * slack_us / traffic.batch_us
+        moved = loop.batch + loop.batch * slack_us / batch_us
         loop.batch = min(max(moved, 1.0), float(function.rows_max))
         loop.steps += 1
         return round(loop.batch) != before
 
-    def _share_step(self, function: Function, traffic: Traffic, rate: float, loop: _Loop) -> None:
+    def _share_step(
+        self, function: Function, batch_us: float, rows: float, rate: float, loop: _Loop
+    ) -> None:
         """Moves the share by the larger relative error."""
         loop.steps = 0
-        able = traffic.batch_rows * 1e6 / traffic.batch_us
-        late = traffic.batch_us / (BUDGET_PART * function.slo_us) - 1.0
+        able = rows * 1e6 / batch_us
+        late = batch_us / (BUDGET_PART * function.slo_us) - 1.0
         short = (rate - able) / rate if rate else -1.0
         if max(late, short) > 0:
             loop.wanted_percent *= 1.0 + min(max(late, short), _F_MAX)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.goodput.policies.fixed import best
 from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service
-from benchmarks.goodput.simulate import INTERVAL_US, STEP_PERCENT, Setting
+from benchmarks.goodput.simulate import LOOK_US, STEP_PERCENT, Setting
 from benchmarks.goodput.tables import coupling, index, table_us
 
 Floats = NDArray[np.float64]
@@ -30,6 +30,7 @@ BUSY_PART = 0.8  # of the time, that neighbours are taken to be busy
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PLACEMENTS = 200
 STEPS = round(100 / STEP_PERCENT)
+LOOKS = 2
 _IN_TIME = 0.99
 _SAMPLE = 3000
 _HALVINGS = 9
@@ -146,7 +147,7 @@ class Oracle:
     name = "oracle"
     service: Service = "shares"
     prepared_us: float | None = 0.0
-    decides = True
+    looks = LOOKS
 
     def __init__(self, given: Setting, safety: float) -> None:
         workload = given.workload
@@ -228,8 +229,9 @@ class Oracle:
 
 def _future(given: Setting) -> Floats:
     """Rates by function and interval: the larger of this one's and the next one's."""
-    edges = np.arange(0, given.workload.seconds * 1e6 + INTERVAL_US / 2, INTERVAL_US)
-    rates = np.array([np.histogram(times, edges)[0] for times in given.arrivals]) * 1e6 / INTERVAL_US
+    edges = np.arange(0, given.workload.seconds * 1e6 + 1, LOOKS * LOOK_US)
+    rates = np.array([np.histogram(times, edges)[0] for times in given.arrivals])
+    rates = rates * 1e6 / (LOOKS * LOOK_US)
     return np.maximum(rates, np.roll(rates, -1, axis=1))
 
 
