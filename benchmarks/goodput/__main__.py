@@ -20,6 +20,7 @@ everywhere and shown as `warm_up_violation_pct`. `util_pct` is time of batches t
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 
 from benchmarks.common import Report, Row, arguments, finish
@@ -90,7 +91,8 @@ def main() -> None:
         "judged_s": JUDGED_S,
         "warm_ups_s": {name: workloads()[name].warm_ups_s for name in options.workloads},
     }
-    report = Report(QUESTION, settings, command=_command())
+    report = Report(QUESTION, settings)
+    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
     for name in options.workloads:
         workload = workloads()[name]
         if options.quick:

@@ -10,15 +10,23 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from benchmarks.goodput.queues import count_batch, drop_expired, first_us, let_in, noise, take, window
+from benchmarks.goodput.compiled import compiled, inlined
+from benchmarks.goodput.queues import (
+    count_batch,
+    drop_expired,
+    first_us,
+    let_in,
+    noise,
+    take,
+    window,
+)
 from benchmarks.goodput.state import State
 
 _DONE = 1e-9
 
 
-@njit(cache=True)
+@compiled
 def advance(state: State, from_us: float, until_us: float) -> None:
     """Serves everything from one time until another."""
     for device in range(state.busy_us.shape[1]):
@@ -27,7 +35,7 @@ def advance(state: State, from_us: float, until_us: float) -> None:
             _advance(state, device, servers, from_us, until_us)
 
 
-@njit(cache=True)
+@compiled
 def _advance(
     state: State, device: int, servers: np.ndarray, from_us: float, until_us: float
 ) -> None:
@@ -58,7 +66,7 @@ def _advance(
                 _begin(state, server, now_us)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _times(state: State, servers: np.ndarray, times_us: np.ndarray) -> int:
     """Fills in how long each running batch would take if all went on as now.
 
@@ -84,7 +92,7 @@ def _times(state: State, servers: np.ndarray, times_us: np.ndarray) -> int:
     return running
 
 
-@njit(cache=True)
+@compiled
 def _begin(state: State, server: int, now_us: float) -> None:
     function = state.server_of[server]
     _let_in_until(state, function, now_us, 0)
@@ -93,7 +101,7 @@ def _begin(state: State, server: int, now_us: float) -> None:
     state.free_us[server], state.begun_us[server] = noise(state), now_us
 
 
-@njit(cache=True)
+@compiled
 def _end(state: State, server: int, now_us: float) -> None:
     function, rows = state.server_of[server], state.rows[server]
     _let_in_until(state, function, now_us, rows)
@@ -103,7 +111,7 @@ def _end(state: State, server: int, now_us: float) -> None:
     state.rows[server] = 0
 
 
-@njit(cache=True)
+@compiled
 def _let_in_until(state: State, function: int, now_us: float, in_batch: int) -> None:
     while state.next[function] < state.end[function]:
         if state.arrivals[state.next[function]] > now_us:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.goodput.scene import Grant, Plan, Scene, Service
-from benchmarks.goodput.state import State, with_servers
+from benchmarks.goodput.state import Server, State, with_servers
 from benchmarks.goodput.tables import index
 
 _ROUNDING = 1e-6
@@ -102,7 +102,7 @@ class Granting:
 
     def _install(self, state: State, now_us: float) -> State:
         servers = [
-            (
+            Server(
                 self._number[name],
                 self._device[grant.device],
                 grant.share_percent,
@@ -129,5 +129,8 @@ def _same_shares(one: Sequence[Grant], other: Sequence[Grant]) -> bool:
 
 def _sum_on(plan: Plan, device: str) -> float:
     return sum(
-        grant.share_percent for grants in plan.values() for grant in grants if grant.device == device
+        grant.share_percent
+        for grants in plan.values()
+        for grant in grants
+        if grant.device == device
     )

@@ -1,4 +1,4 @@
-"""The profile that controllers get: what a measurement would give at a few points, with its noise."""
+"""The profile that controllers get: a few points, measured with noise."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from benchmarks.goodput.compiled import compiled, inlined
 from benchmarks.goodput.state import (
     ANSWERED,
     ARRIVED,
@@ -19,35 +19,35 @@ from benchmarks.goodput.state import (
 )
 
 
-@njit(cache=True)
+@compiled
 def seed(value: int) -> None:
     """Seeds the compiled code's own random numbers."""
     np.random.seed(value)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def window(state: State, time_us: float) -> int:
     """The window of a time; what comes after the end belongs to the last."""
-    return min(int(time_us / state.window_us), state.counts.shape[0] - 1)
+    return int(min(int(time_us / state.window_us), state.counts.shape[0] - 1))
 
 
-@njit(cache=True, inline="always")
+@inlined
 def noise(state: State) -> float:
     """A factor for the time of a batch, with a median of 1."""
     return math.exp(state.noise * np.random.standard_normal()) if state.noise > 0 else 1.0
 
 
-@njit(cache=True, inline="always")
+@inlined
 def first_us(state: State, function: int) -> float:
     """When the first request that waits arrived, or the next will."""
     if state.length[function] > 0:
-        return state.queue[function, state.head[function]]
+        return float(state.queue[function, state.head[function]])
     if state.next[function] < state.end[function]:
-        return state.arrivals[state.next[function]]
+        return float(state.arrivals[state.next[function]])
     return math.inf
 
 
-@njit(cache=True)
+@compiled
 def let_in(
     state: State, function: int, busy_until_us: float, servers: int, in_batch: int = 0
 ) -> None:
@@ -89,7 +89,7 @@ def let_in(
     state.length[function] += 1
 
 
-@njit(cache=True)
+@compiled
 def drop_expired(state: State, function: int, now_us: float) -> None:
     """Removes those whose clients have given up."""
     while state.length[function] > 0:
@@ -101,16 +101,17 @@ def drop_expired(state: State, function: int, now_us: float) -> None:
         state.length[function] -= 1
 
 
-@njit(cache=True)
+@compiled
 def answer(state: State, function: int, arrived_us: float, done_us: float) -> None:
     """Counts an answer."""
     counts = state.counts[window(state, arrived_us), function]
     counts[ANSWERED] += 1
+    state.batches[function, 3] += done_us - arrived_us
     if done_us - arrived_us > state.slo_us[function]:
         counts[LATE] += 1
 
 
-@njit(cache=True)
+@compiled
 def take(state: State, function: int, rows: int, done_us: float) -> None:
     """Answers the first requests of a queue: their batch is done at `done_us`."""
     for _ in range(rows):
@@ -119,9 +120,15 @@ def take(state: State, function: int, rows: int, done_us: float) -> None:
     state.length[function] -= rows
 
 
-@njit(cache=True)
+@compiled
 def count_batch(
-    state: State, function: int, device: int, part: float, rows: int, start_us: float, took_us: float
+    state: State,
+    function: int,
+    device: int,
+    part: float,
+    rows: int,
+    start_us: float,
+    took_us: float,
 ) -> None:
     """Counts a batch; `part` of the device is its own for that time."""
     state.sizes[function, rows] += 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from benchmarks.goodput.compiled import compiled, inlined
 from benchmarks.goodput.queues import (
     count_batch,
     drop_expired,
@@ -21,7 +21,7 @@ from benchmarks.goodput.queues import (
 from benchmarks.goodput.state import PLACES, State
 
 
-@njit(cache=True)
+@compiled
 def advance(state: State, from_us: float, until_us: float) -> None:
     """Begins every batch that can begin from one time until another."""
     functions = len(state.slo_us)
@@ -38,10 +38,8 @@ def advance(state: State, from_us: float, until_us: float) -> None:
         starts[function], chosen[function] = _next_start(state, function, now_us, until_us)
 
 
-@njit(cache=True)
-def _next_start(
-    state: State, function: int, now_us: float, until_us: float
-) -> tuple[float, int]:
+@compiled
+def _next_start(state: State, function: int, now_us: float, until_us: float) -> tuple[float, int]:
     """When and by whom the next batch is begun; whoever arrives before is let in."""
     server, servers = -1, 0
     for i in range(len(state.server_of)):
@@ -62,27 +60,27 @@ def _next_start(
         let_in(state, function, expected_us, servers)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _start(state: State, function: int, free_us: float, rows_max: int) -> float:
     """When the batch of those who wait may begin: when it is full, or has waited long enough."""
     length, head = state.length[function], state.head[function]
     if length == 0:
         return math.inf
     if length >= rows_max:
-        return max(free_us, state.queue[function, (head + rows_max - 1) % PLACES])
-    return max(free_us, state.queue[function, head] + state.limits[function, 1])
+        return max(free_us, float(state.queue[function, (head + rows_max - 1) % PLACES]))
+    return max(free_us, float(state.queue[function, head] + state.limits[function, 1]))
 
 
-@njit(cache=True)
+@compiled
 def _expected_end(state: State, function: int, server: int) -> float:
     """When the batch of a server should end, as a front-end predicts it."""
     if server < 0:
         return 0.0
     took_us = state.limits[function, 3] + state.limits[function, 4] * state.rows[server]
-    return state.begun_us[server] + took_us
+    return float(state.begun_us[server] + took_us)
 
 
-@njit(cache=True)
+@compiled
 def _serve(state: State, function: int, server: int, now_us: float) -> None:
     """Begins a batch, whose end is known at once."""
     drop_expired(state, function, now_us)
@@ -98,7 +96,7 @@ def _serve(state: State, function: int, server: int, now_us: float) -> None:
     take(state, function, rows, now_us + took_us)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def _slowed(state: State, server: int, now_us: float) -> float:
     """The factor by which those slow a batch down who are busy on the same device now."""
     factor = 1.0

@@ -131,7 +131,7 @@ def goodput_rps(workload: Workload, ran: Run) -> float:
     """Requests answered within their SLO, for each second outside warm-ups."""
     kept = measured(workload, len(ran.counts))
     counts = ran.counts[kept].sum(axis=(0, 1))
-    return float(counts[ANSWERED] - counts[LATE]) / (kept.sum() * LOOK_US / 1e6)
+    return float(counts[ANSWERED] - counts[LATE]) / (float(kept.sum()) * LOOK_US / 1e6)
 
 
 def measured(workload: Workload, windows: int) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ class State(NamedTuple):
         table_us: By function, rows and share: batch times.
         coupling: By function slowed and function that does it.
         counts: By window of the arrival, function and column.
-        batches: By function: batches, their rows, their time.
+        batches: By function: batches, their rows, their time, latencies of their requests.
         sizes: By function: batches of each number of rows.
         busy_us: By window and device: time of batches, times their part of the device.
         window_us: How long a window is, for `counts` and `busy_us`.
@@ -110,47 +110,54 @@ def fresh(
         table_us=np.stack(tables_us),
         coupling=coupling,
         counts=np.zeros((windows, count, 5), np.int64),
-        batches=np.zeros((count, 3)),
+        batches=np.zeros((count, 4)),
         sizes=np.zeros((count, ROWS_MAX + 1), np.int64),
         busy_us=np.zeros((windows, devices)),
         window_us=window_us,
         noise=noise,
-        **_no_servers(0),
+        server_of=np.zeros(0, np.int64),
+        device_of=np.zeros(0, np.int64),
+        share=np.zeros(0),
+        place=np.zeros(0, np.int64),
+        rows_max=np.zeros(0, np.int64),
+        free_us=np.zeros(0),
+        begun_us=np.zeros(0),
+        rows=np.zeros(0, np.int64),
     )
 
 
-def with_servers(
-    state: State, servers: list[tuple[int, int, float, int, int]], now_us: float
-) -> State:
-    """The same with other servers; one that stays keeps its batch, a new one begins now.
+class Server(NamedTuple):
+    """A part of a device that serves a function.
 
-    Args:
-        state: Before.
-        servers: Function, device, percent, `index` of the share and largest batch of each.
-        now_us: The time.
+    Attributes:
+        function: Its number.
+        device: Its number.
+        share_percent: Of the device.
+        place: Where that stands in a table.
+        rows_max: Largest batch.
     """
-    arrays = _no_servers(len(servers))
+
+    function: int
+    device: int
+    share_percent: float
+    place: int
+    rows_max: int
+
+
+def with_servers(state: State, servers: list[Server], now_us: float) -> State:
+    """The same with other servers; one that stays keeps its batch, a new one begins now."""
     kept = {
-        (int(f), int(d)): i
-        for i, (f, d) in enumerate(zip(state.server_of, state.device_of, strict=True))
+        (int(function), int(device)): i
+        for i, (function, device) in enumerate(zip(state.server_of, state.device_of, strict=True))
     }
-    for i, (function, device, share, place, rows_max) in enumerate(servers):
-        for name, value in zip(
-            ("server_of", "device_of", "share", "place", "rows_max"),
-            (function, device, share, place, rows_max),
-            strict=True,
-        ):
-            arrays[name][i] = value
-        arrays["free_us"][i] = arrays["begun_us"][i] = now_us
-        if (old := kept.get((function, device))) is not None:
-            for name in ("free_us", "begun_us", "rows"):
-                arrays[name][i] = getattr(state, name)[old]
-    return state._replace(**arrays)
-
-
-def _no_servers(count: int) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    names = {"server_of", "device_of", "place", "rows_max", "rows"}
-    return {
-        name: np.zeros(count, np.int64 if name in names else np.float64)
-        for name in State._fields[-8:]
-    }
+    old = [kept.get((server.function, server.device), -1) for server in servers]
+    return state._replace(
+        server_of=np.array([server.function for server in servers], np.int64),
+        device_of=np.array([server.device for server in servers], np.int64),
+        share=np.array([server.share_percent for server in servers], np.float64),
+        place=np.array([server.place for server in servers], np.int64),
+        rows_max=np.array([server.rows_max for server in servers], np.int64),
+        free_us=np.array([state.free_us[i] if i >= 0 else now_us for i in old], np.float64),
+        begun_us=np.array([state.begun_us[i] if i >= 0 else now_us for i in old], np.float64),
+        rows=np.array([state.rows[i] if i >= 0 else 0 for i in old], np.int64),
+    )

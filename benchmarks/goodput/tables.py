@@ -111,4 +111,5 @@ def _a100_ms(model: str, rows: Floats, shares: Floats) -> Floats:
     below = np.maximum(0.0, logs[0] - at)
     longer = by_rows[:, :1] * np.exp(slope[:, None] * below[None, :])
     at_best = b[:, None] * points[-1, 0] / p.A100_ROWS[-1] * np.exp(below)[None, :]
-    return np.where(low[None, :], np.maximum(longer, at_best), times)
+    whole: Floats = np.where(low[None, :], np.maximum(longer, at_best), times)
+    return whole

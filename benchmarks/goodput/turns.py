@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from benchmarks.goodput.compiled import compiled
 from benchmarks.goodput.queues import count_batch, drop_expired, first_us, let_in, noise, take
 from benchmarks.goodput.state import State
 
 
-@njit(cache=True)
+@compiled
 def advance(state: State, from_us: float, until_us: float) -> None:
     """Begins every batch that can begin from one time until another."""
     for device in range(state.busy_us.shape[1]):
@@ -20,7 +20,7 @@ def advance(state: State, from_us: float, until_us: float) -> None:
             _advance(state, servers, from_us, until_us)
 
 
-@njit(cache=True)
+@compiled
 def _advance(state: State, servers: np.ndarray, from_us: float, until_us: float) -> None:
     last = 0
     now_us = from_us
@@ -50,7 +50,7 @@ def _advance(state: State, servers: np.ndarray, from_us: float, until_us: float)
                 break
 
 
-@njit(cache=True)
+@compiled
 def _serve(state: State, server: int, now_us: float) -> float:
     """Serves a batch.
 
@@ -63,4 +63,4 @@ def _serve(state: State, server: int, now_us: float) -> float:
     state.begun_us[server], state.free_us[server] = now_us, now_us + took_us
     count_batch(state, function, state.device_of[server], 1.0, rows, now_us, took_us)
     take(state, function, rows, now_us + took_us)
-    return now_us + took_us
+    return float(now_us + took_us)

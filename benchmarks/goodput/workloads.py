@@ -25,6 +25,10 @@ WARM_UP_S = 10.0
 AFTER_STEP_S = 5.0
 
 
+def _constant(times_s: Floats) -> Floats:
+    return np.ones(len(times_s))
+
+
 @dataclass(frozen=True)
 class Asked:
     """A function and its traffic.
@@ -41,7 +45,7 @@ class Asked:
     model: str
     slo_ms: float
     rate_per_s: float
-    curve: Curve = np.ones_like
+    curve: Curve = _constant
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Workload:
 
     def rates_per_s(self, asked: Asked) -> Floats:
         """The mean rate in each cell of `CELL_US`."""
-        times_s = (np.arange(round(self.seconds * 1e6 / CELL_US)) + 0.5) * CELL_US / 1e6
+        cells = round(self.seconds * 1e6 / CELL_US)
+        times_s = (np.arange(cells, dtype=np.float64) + 0.5) * (CELL_US / 1e6)
         return asked.rate_per_s * asked.curve(times_s)
 
 
@@ -112,7 +117,7 @@ _MIX = (
 
 def _mix(count: int, load: float, curves: Iterable[Curve] = ()) -> tuple[Asked, ...]:
     """The first models of the mix, at a multiple of their rates."""
-    bent = [*curves, *[np.ones_like] * count]
+    bent = [*curves, *[_constant] * count]
     return tuple(
         replace(asked, rate_per_s=asked.rate_per_s * load, curve=curve)
         for asked, curve in zip(_MIX[:count], bent, strict=False)
@@ -146,7 +151,7 @@ def workloads() -> dict[str, Workload]:
     )
     pair = (Asked("ssd", "ssd", 25, 150), Asked("vgg19", "vgg19", 40, 200))
     after_step = ((0.0, WARM_UP_S), (60.0, 60.0 + AFTER_STEP_S))
-    steps = [step(60, 2.0), np.ones_like, step(60, 0.5)]
+    steps: list[Curve] = [step(60, 2.0), _constant, step(60, 0.5)]
     days = [day(300, 0.5, i / 5) for i in range(5)]
     made = [
         Workload("twelve", "steady", "V100", 8, twelve, 60),

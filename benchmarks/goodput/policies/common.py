@@ -34,9 +34,7 @@ def row_us(function: Function, model: LatencyModel) -> float:
     return model.median_us(rows, 100.0) / rows
 
 
-def batch_within(
-    function: Function, model: LatencyModel, share_percent: float, part: float
-) -> int:
+def batch_within(function: Function, model: LatencyModel, share_percent: float, part: float) -> int:
     """The largest batch that takes no more than a part of the SLO; at least 1."""
     rows = function.rows_max
     while rows > 1 and model.median_us(rows, share_percent) > part * function.slo_us:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-
 from functools import partial
 
 from benchmarks.goodput.policies.common import Fixed, batch_within, grant, models, placed

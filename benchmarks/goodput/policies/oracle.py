@@ -11,12 +11,12 @@ the very traffic. With several devices this is a search, not a proof.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from benchmarks.goodput.compiled import compiled
 from benchmarks.goodput.policies.fixed import best
 from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service
 from benchmarks.goodput.simulate import LOOK_US, STEP_PERCENT, Setting
@@ -65,7 +65,7 @@ def capacities(gpu: str, model: str, slo_us: float, slowed: float) -> tuple[Floa
     return rates, batches
 
 
-@njit(cache=True)
+@compiled
 def _capacity(sample: Floats, times_us: Floats, rows_max: int, slo_us: float) -> float:
     """The highest rate of Poisson arrivals with which enough are in time."""
     low, high = 0.0, rows_max * 1e6 / times_us[rows_max]
@@ -78,7 +78,7 @@ def _capacity(sample: Floats, times_us: Floats, rows_max: int, slo_us: float) ->
     return low
 
 
-@njit(cache=True)
+@compiled
 def _in_time(arrivals_us: Floats, times_us: Floats, rows_max: int, slo_us: float) -> float:
     """The part that a greedy server answers in time."""
     at, free_us, good = 0, 0.0, 0
@@ -106,7 +106,9 @@ def even(capacity: Floats, rates: Floats) -> NDArray[np.int64] | None:
     """
 
     def steps(scale: float) -> NDArray[np.int64]:
-        return np.array([max(1, np.searchsorted(c, r * scale)) for c, r in zip(capacity, rates, strict=True)])
+        return np.array(
+            [max(1, np.searchsorted(c, r * scale)) for c, r in zip(capacity, rates, strict=True)]
+        )
 
     if steps(1.0).sum() > STEPS:
         return None
@@ -187,7 +189,7 @@ class Oracle:
             if steps is None:
                 steps = most(able, rates[here])
             for function, step in zip(here, steps, strict=True):
-                plan[self._given.scene.functions[function].name] = [
+                plan[self._given.scene.functions[int(function)].name] = [
                     self._grant(int(function), name, int(step))
                 ]
         return plan
@@ -200,7 +202,9 @@ class Oracle:
         per_row = (times[rows] - times[1]) / (rows - 1) if rows > 1 else times[1]
         slo_us = self._given.scene.functions[function].slo_us
         return Grant(
-            *(device, share, rows, 0.0, slo_us), fixed_us=max(0.0, times[1] - per_row), row_us=per_row
+            *(device, share, rows, 0.0, slo_us),
+            fixed_us=max(0.0, times[1] - per_row),
+            row_us=per_row,
         )
 
     def _placed(self) -> NDArray[np.int64]:
@@ -237,5 +241,4 @@ def _future(given: Setting) -> Floats:
 
 def oracle(given: Setting) -> Policy:
     """The best of the oracles."""
-    return best(given, [lambda _, s=safety: Oracle(given, s) for safety in SAFETY])
-
+    return best(given, [partial(Oracle, safety=safety) for safety in SAFETY])

@@ -107,5 +107,3 @@ def _counters(traffic: Traffic) -> Mapping[str, Any]:
 def slo(given: Setting) -> Policy:
     """The controller."""
     return Slo(given)
-
-
