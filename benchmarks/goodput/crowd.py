@@ -54,7 +54,7 @@ def _advance(
         for i in range(len(servers)):
             if state.rows[servers[i]] > 0:
                 state.free_us[servers[i]] -= (next_us - now_us) / times_us[i]
-        if running:
+        if running and now_us < state.window_us * state.counts.shape[0]:
             state.busy_us[window(state, now_us), device] += next_us - now_us
         now_us = next_us
         if now_us >= until_us:
@@ -116,4 +116,4 @@ def _let_in_until(state: State, function: int, now_us: float, in_batch: int) -> 
     while state.next[function] < state.end[function]:
         if state.arrivals[state.next[function]] > now_us:
             return
-        let_in(state, function, 0.0, 1, in_batch)
+        let_in(state, function, 1, in_batch)

@@ -90,10 +90,7 @@ class Granting:
         if not grants:
             return
         first, function = grants[0], self._number[name]
-        state.limits[function] = (
-            *(first.batch_rows_max, first.delay_us, first.shed_us),
-            *(first.fixed_us, first.row_us),
-        )
+        state.limits[function] = first.batch_rows_max, first.delay_us, first.shed_us
         by_device = {self._device[grant.device]: grant.batch_rows_max for grant in grants}
         for server in range(len(state.server_of)):
             if state.server_of[server] == function:

@@ -18,6 +18,9 @@ from benchmarks.goodput.state import (
     State,
 )
 
+SMOOTHING = 8
+"""Batches that count in the estimate, as in the product's pump."""
+
 
 @compiled
 def seed(value: int) -> None:
@@ -48,19 +51,16 @@ def first_us(state: State, function: int) -> float:
 
 
 @compiled
-def let_in(
-    state: State, function: int, busy_until_us: float, servers: int, in_batch: int = 0
-) -> None:
+def let_in(state: State, function: int, servers: int, in_batch: int = 0) -> None:
     """Takes the next arrival: into the queue, or turned away.
 
-    It is shed when it finds the queue full, or when its predicted finish is too late. The
-    prediction is what a front-end can say at once: what is left of the batch that ends first, the
-    full batches ahead, its own batch.
+    It is turned away when the queue is full, or when it would be late by the product's own
+    prediction: the batch under way, and as many as the place in the queue takes, each as long as
+    batches took of late.
 
     Args:
         state: Of the simulation.
         function: Whose.
-        busy_until_us: When the first batch should end, by the same prediction.
         servers: How many take from this queue.
         in_batch: How many at its head wait no more: they are in a batch.
     """
@@ -69,16 +69,10 @@ def let_in(
     ahead = state.length[function] - in_batch
     counts = state.counts[window(state, time_us), function]
     counts[ARRIVED] += 1
-    rows_max, _, shed_us, fixed_us, row_us = state.limits[function]
-    if shed_us > 0:
-        batches_ahead = ahead // int(rows_max * max(1, servers))
-        own = min(ahead - batches_ahead * rows_max * max(1, servers) + 1, rows_max)
-        predicted_us = (
-            max(0.0, busy_until_us - time_us)
-            + batches_ahead * (fixed_us + row_us * rows_max)
-            + (fixed_us + row_us * own)
-        )
-        if predicted_us > shed_us:
+    rows_max, _, shed_us = state.limits[function]
+    if shed_us > 0 and ahead > 0:
+        turns = math.ceil(math.ceil((ahead + 1) / rows_max) / max(1, servers))
+        if (turns + 1) * state.estimate_us[function, 0] > shed_us:
             counts[SHED] += 1
             return
     if ahead >= QUEUE_MAX:
@@ -131,8 +125,14 @@ def count_batch(
     took_us: float,
 ) -> None:
     """Counts a batch; `part` of the device is its own for that time."""
+    estimate = state.estimate_us[function]
+    if estimate[0] == 0:
+        estimate[0] = estimate[1]
+    estimate[0] += (estimate[1] - estimate[0]) / SMOOTHING
+    estimate[1] = took_us
     state.sizes[function, rows] += 1
     state.batches[function, 0] += 1
     state.batches[function, 1] += rows
     state.batches[function, 2] += took_us
-    state.busy_us[window(state, start_us), device] += took_us * part
+    if start_us < state.window_us * state.counts.shape[0]:  # what is served after the end is not
+        state.busy_us[window(state, start_us), device] += took_us * part

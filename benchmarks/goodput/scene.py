@@ -62,8 +62,6 @@ class Grant:
         batch_rows_max: Largest batch.
         delay_us: How long a batch that is not full waits.
         shed_us: Only what is predicted to be answered within that time is admitted; 0: all is.
-        fixed_us: Of the prediction: a batch takes this,
-        row_us: and this for each row.
     """
 
     device: str
@@ -71,8 +69,6 @@ class Grant:
     batch_rows_max: int
     delay_us: float = 0.0
     shed_us: float = 0.0
-    fixed_us: float = 0.0
-    row_us: float = 0.0
 
 
 Plan = Mapping[str, Sequence[Grant]]

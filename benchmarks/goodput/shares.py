@@ -49,7 +49,6 @@ def _next_start(state: State, function: int, now_us: float, until_us: float) -> 
                 server = i
     rows_max = state.rows_max[server] if server >= 0 else PLACES
     free_us = max(now_us, state.free_us[server]) if server >= 0 else math.inf
-    expected_us = _expected_end(state, function, server)
     while True:
         start_us = _start(state, function, free_us, rows_max)
         if state.next[function] >= state.end[function]:
@@ -57,7 +56,7 @@ def _next_start(state: State, function: int, now_us: float, until_us: float) -> 
         time_us = state.arrivals[state.next[function]]
         if time_us > start_us or time_us >= until_us:
             return start_us, server
-        let_in(state, function, expected_us, servers)
+        let_in(state, function, servers)
 
 
 @inlined
@@ -69,15 +68,6 @@ def _start(state: State, function: int, free_us: float, rows_max: int) -> float:
     if length >= rows_max:
         return max(free_us, float(state.queue[function, (head + rows_max - 1) % PLACES]))
     return max(free_us, float(state.queue[function, head] + state.limits[function, 1]))
-
-
-@compiled
-def _expected_end(state: State, function: int, server: int) -> float:
-    """When the batch of a server should end, as a front-end predicts it."""
-    if server < 0:
-        return 0.0
-    took_us = state.limits[function, 3] + state.limits[function, 4] * state.rows[server]
-    return float(state.begun_us[server] + took_us)
 
 
 @compiled

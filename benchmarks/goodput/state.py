@@ -34,7 +34,8 @@ class State(NamedTuple):
         length: By function: how many wait.
         slo_us: By function.
         expire_us: By function: how long clients wait for a batch to take their request.
-        limits: By function: batch_rows_max, delay_us, shed_us, fixed_us, row_us.
+        limits: By function: batch_rows_max, delay_us, shed_us.
+        estimate_us: By function: smoothed time of its batches, and time of the last one.
         table_us: By function, rows and share: batch times.
         coupling: By function slowed and function that does it.
         counts: By window of the arrival, function and column.
@@ -62,6 +63,7 @@ class State(NamedTuple):
     slo_us: Floats
     expire_us: Floats
     limits: Floats
+    estimate_us: Floats
     table_us: Floats
     coupling: Floats
     counts: Ints
@@ -95,7 +97,7 @@ def fresh(
     """A state at the beginning, without servers."""
     count = len(arrivals)
     ends = np.cumsum([len(each) for each in arrivals]).astype(np.int64)
-    limits = np.zeros((count, 5))
+    limits = np.zeros((count, 3))
     limits[:, 0] = ROWS_MAX
     return State(
         arrivals=np.concatenate(arrivals),
@@ -107,6 +109,7 @@ def fresh(
         slo_us=slo_us,
         expire_us=expire_us,
         limits=limits,
+        estimate_us=np.zeros((count, 2)),
         table_us=np.stack(tables_us),
         coupling=coupling,
         counts=np.zeros((windows, count, 5), np.int64),

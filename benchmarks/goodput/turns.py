@@ -40,7 +40,7 @@ def _advance(state: State, servers: np.ndarray, from_us: float, until_us: float)
             while state.next[function] < state.end[function]:
                 if state.arrivals[state.next[function]] > now_us:
                     break
-                let_in(state, function, 0.0, 1)
+                let_in(state, function, 1)
             drop_expired(state, function, now_us)
         for step in range(1, len(servers) + 1):
             turn = (last + step) % len(servers)

@@ -62,20 +62,7 @@ def grant(
         sheds: Whether what would be late is turned away.
     """
     rows = batch_within(function, model, share_percent, part)
-    return Grant(
-        device,
-        share_percent,
-        rows,
-        shed_us=function.slo_us if sheds else 0.0,
-        **prediction(model, share_percent, rows),
-    )
-
-
-def prediction(model: LatencyModel, share_percent: float, rows: int) -> dict[str, float]:
-    """`fixed_us` and `row_us` of a grant: straight from one row to the largest batch."""
-    one, full = model.p99_us(1, share_percent), model.p99_us(rows, share_percent)
-    per_row = (full - one) / (rows - 1) if rows > 1 else one
-    return {"fixed_us": max(0.0, one - per_row), "row_us": per_row}
+    return Grant(device, share_percent, rows, shed_us=function.slo_us if sheds else 0.0)
 
 
 class Fixed:

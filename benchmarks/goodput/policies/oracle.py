@@ -154,15 +154,14 @@ class Oracle:
     def __init__(self, given: Setting, safety: float) -> None:
         workload = given.workload
         self._given, self._safety, self._at = given, safety, 0
-        self._tables = [table_us(workload.gpu, asked.model) for asked in workload.functions]
-        self._slowed = [
+        slowed = [
             float(np.mean([coupling(workload.gpu, asked.model, o.model) for o in others]))
             for i, asked in enumerate(workload.functions)
             if (others := [o for j, o in enumerate(workload.functions) if j != i] or [asked])
         ]
         curves = [
-            capacities(workload.gpu, asked.model, asked.slo_ms * 1e3, slowed)
-            for asked, slowed in zip(workload.functions, self._slowed, strict=True)
+            capacities(workload.gpu, asked.model, asked.slo_ms * 1e3, by)
+            for asked, by in zip(workload.functions, slowed, strict=True)
         ]
         self._capacity = np.array([capacity for capacity, _ in curves])
         self._batch = np.array([batch for _, batch in curves])
@@ -197,15 +196,8 @@ class Oracle:
     def _grant(self, function: int, device: str, step: int) -> Grant:
         share = step * STEP_PERCENT
         rows = int(self._batch[function, step])
-        slowed = 1 + self._slowed[function] * BUSY_PART * (100 - share)
-        times = self._tables[function][:, index(share)] * slowed
-        per_row = (times[rows] - times[1]) / (rows - 1) if rows > 1 else times[1]
         slo_us = self._given.scene.functions[function].slo_us
-        return Grant(
-            *(device, share, rows, 0.0, slo_us),
-            fixed_us=max(0.0, times[1] - per_row),
-            row_us=per_row,
-        )
+        return Grant(device, share, rows, shed_us=slo_us)
 
     def _placed(self) -> NDArray[np.int64]:
         """Worst fit of needs at high rates, largest first, and with random orders after that."""

@@ -1,7 +1,7 @@
 """The product's own control code: what a daemon watches of each function, and its planner.
 
-Only what the simulation has and a daemon has not is written here: a view of the counters, and the
-admission estimate that a front-end makes from what workers publish (here: from the model).
+Only what differs from a daemon is written here: functions may run on any device, and counters come
+from the simulation.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.goodput.policies.common import models, prediction
+from benchmarks.goodput.policies.common import models
 from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service, Traffic
 from benchmarks.goodput.simulate import Setting
 from gslice.control.demand import Allotment, Demand, DeviceShares
@@ -81,14 +81,12 @@ class Slo:
         return replace(demand, models=dict.fromkeys(self._devices, model), devices=())
 
     def _grant(self, demand: Demand, allotment: Allotment) -> Grant:
-        model = demand.models[allotment.device]
         rows = max(1, min(allotment.batch_rows_max or demand.rows_max, demand.rows_max))
         return Grant(
             device=allotment.device,
             share_percent=allotment.share_percent,
             batch_rows_max=rows,
             shed_us=allotment.shed_us,
-            **prediction(model, allotment.share_percent, rows),
         )
 
 
