@@ -97,7 +97,7 @@ def _serve(
     def raised(part: float) -> dict[str, float]:
         return {
             p.demand.name: max(
-                shares[p.demand.name], p.need_percent(p.demand.rate_per_s * headroom * part)
+                shares[p.demand.name], p.need_percent(p.demand.busiest_per_s * headroom * part)
             )
             for p in group
         }

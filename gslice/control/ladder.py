@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,18 @@ class Ladder:
     def batch_rows_max(self, share_percent: float) -> int:
         """The largest batch with which it does."""
         return self._at(self._rung(share_percent))[1]
+
+    def full_rows_max(self, share_percent: float) -> int:
+        """The largest batch that keeps the SLO even where all are full: one under way, then it.
+
+        It is the rule of gpulet (saturated: 2 L(b) <= SLO). Larger ones serve more while they are
+        not full, and make everybody late once they are.
+        """
+        curve = self._model.p99_curve(share_percent / self._instances)
+        sizes = self._model.buckets if self._model.padded else range(1, self._rows_max + 1)
+        allowed = [rows for rows in sizes if rows <= self._rows_max]
+        fitting = bisect_right(allowed, self._slo_us, key=lambda rows: 2 * curve.time_us(rows))
+        return allowed[max(0, fitting - 1)] if allowed else self._rows_max
 
     def need_percent(self, rate_per_s: float) -> float | None:
         """The smallest legal share that serves a rate; None: not even the largest does."""

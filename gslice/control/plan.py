@@ -113,7 +113,7 @@ def _allotment(part: Part, share_percent: float, device: DeviceShares, policy: P
     return Allotment(
         device=device.name,
         share_percent=share_percent,
-        batch_rows_max=ladder.batch_rows_max(share_percent),
+        batch_rows_max=(ladder.full_rows_max if short else ladder.batch_rows_max)(share_percent),
         rate_per_s=demand.rate_per_s,
         predicted_p99_us=predicted_us,
         capacity_per_s=capacity,

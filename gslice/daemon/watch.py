@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from gslice.control.arrivals import SECOND_NS, ArrivalEstimator, Arrivals
+from gslice.control.arrivals import SECOND_NS, ArrivalEstimator
 from gslice.control.demand import Demand
 from gslice.control.learning import Learner
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 LOOK_PERIOD_S = 0.25
 _INTERVAL_NS = SECOND_NS  # between two looks at batches: one alone says little
 _ROWS_WEIGHT = 0.3
-_PEAK_DEVIATIONS = 3.0
 _RATE_MIN_PER_S = 1.0  # whoever comes first after a rest must find a share that keeps the SLO
 
 
@@ -76,7 +74,7 @@ class Watch:
             name=spec.name,
             rate_per_s=max(_RATE_MIN_PER_S, arrivals.rate_per_s if arrivals else 0.0),
             slo_us=spec.slo_p99_us,
-            peak_per_s=peak_per_s(arrivals) if arrivals else 0.0,
+            peak_per_s=arrivals.peak_per_s if arrivals else 0.0,
             rows_per_request=self._rows_per_request if rows_max else 1.0,
             rows_max=max(1, rows_max),
             instances=spec.instances,
@@ -101,14 +99,3 @@ class Watch:
         sizes = {max(1, size): int(count) for size, count in enumerate(ran) if count > 0}
         busy_us = (after["compute_busy_ns"] - before["compute_busy_ns"]) / 1e3
         self._learner.observe(sizes, busy_us / max(1, batches), share_percent)
-
-
-def peak_per_s(arrivals: Arrivals) -> float:
-    """The rate when most comes, as far as it can be told from the counts of looks.
-
-    Counts of `T` seconds with mean `r T` and index of dispersion `D` are those of a Poisson process
-    whose rate itself varies with variance `r (D - 1) / T`.
-    """
-    look_s = LOOK_PERIOD_S
-    varies = math.sqrt(arrivals.rate_per_s * max(0.0, arrivals.burstiness - 1) / look_s)
-    return arrivals.rate_per_s + _PEAK_DEVIATIONS * varies
