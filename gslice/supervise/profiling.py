@@ -201,21 +201,27 @@ class Profiler:
         function, deployment = self._functions[name], self.deployment(name)
         if name in self._running:
             raise FailedPrecondition(f"function {name} is being measured already")
-        self._running.add(name)
         assert deployment.signature is not None
         args = (self._node, deployment.spec, deployment.signature, self._frontends)
         stand, done = Stand(*args), list[Measuring]()
+        self._running.add(name)
         self._tell_excess(name, grid)
         try:
             async with self._budget.promised(_need(function, deployment)):
-                while point := grid.following(done):
-                    if self._functions.get(name) is not function:
-                        raise FailedPrecondition(f"function {name} was unloaded meanwhile")
-                    done.append(await self._measure(stand, deployment.spec, *point))
-                    tell(done[-1])
+                try:
+                    while point := grid.following(done):
+                        if self._functions.get(name) is not function:
+                            raise FailedPrecondition(f"function {name} was unloaded meanwhile")
+                        done.append(await self._measure(stand, deployment.spec, *point))
+                        tell(done[-1])
+                finally:
+                    await stand.close()
+        except BaseException as error:
+            text = f"is not measured any more: {str(error) or 'nobody waits for it'}"
+            self._node.event(name, EventKind.PROFILE, text)
+            raise
         finally:
             self._running.discard(name)
-            await stand.close()
         return done
 
     # ---- parts -----------------------------------------------------------------------------
