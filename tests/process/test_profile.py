@@ -14,6 +14,7 @@ from gslice.core.errors import (
     InvalidArgument,
     LoadFailed,
     NotFound,
+    ResourceExhausted,
     Unavailable,
 )
 from tests import models
@@ -145,6 +146,18 @@ def test_what_cannot_be_measured_is_told(
         profile(node, name, *grid)
 
 
+def test_without_memory_for_another_worker_nothing_is_begun(start_node, model) -> None:
+    node = start_node({"f": model})
+    taken = node.function("f").memory
+    mib = (taken.process_bytes + taken.model_bytes + taken.workspace_bytes) * 3 // 2 >> 20
+    node.stop()
+    limits = {"cpu": {"limits": {"memory": f"{mib}MiB"}}}
+    node = start_node({"f": model}, devices=limits)
+    told = "measured beside what serves; cpu has"
+    with pytest.raises(ResourceExhausted, match=told):
+        profile(node, "f")
+
+
 # ---- a GPU ---------------------------------------------------------------------------------------
 
 
@@ -162,3 +175,16 @@ def test_a_function_on_a_gpu_gets_a_worker_for_each_share(start_gpu_node, gpu: F
     assert all(point.joules > 0 for point in last.result.points)
     assert last.result.limiter == "mps"
     assert "132 SMs, driver" in last.result.machine
+
+
+def test_whoever_leaves_a_gpu_leaves_it_as_it_was(start_gpu_node, gpu: FakeGpu) -> None:
+    node = start_gpu_node({"f": on_gpu(share="25%")}, devices=MPS)
+    before = gpu.processes()
+    with node.control() as control:
+        with closing(control.profile("f", [50, 75])) as steps:
+            next(steps)
+            next(steps)
+        for event in control.events(50, follow=True, subject="f"):
+            if event.text == "is not measured any more: nobody waits for it":
+                break
+    assert gpu.processes() == before
