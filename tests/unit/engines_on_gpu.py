@@ -17,11 +17,13 @@ import pytest
 from gslice import _native
 from gslice.core.errors import Internal, LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
+from gslice.ipc.messages import Measure
 from gslice.worker.engines import make_engine
 from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
+from gslice.worker.timing import Timing
 from gslice.worker.weights import WeightStore
 from tests.served import Served
 
@@ -185,6 +187,18 @@ def test_onnxruntime_says_that_it_stays_on_the_cpu(cuda: _native.CudaDevice) -> 
         )
 
 
+def test_what_is_measured_is_copied_in_and_out(cuda: _native.CudaDevice, user: Path) -> None:
+    spec, engine, store = python(user, "Scale"), PythonEngine(), WeightStore(cuda)
+    signature = engine.load(spec, GpuDevice(cuda, (0,), store))
+    times = Timing(engine, spec, signature, cuda).measure(Measure(2, 5))
+    assert len(times.each_us) == 5
+    # One run to warm up and six more: each copies in, and the class itself twice. Those six have
+    # both outputs copied to the host.
+    assert cuda.counters()["copies"] == 7 * 3 + 6 * 2
+    engine.close()
+    store.close()
+
+
 # ---- torch, its CPU in place of its GPU ------------------------------------------------------
 
 
@@ -240,6 +254,28 @@ def test_torch_answers_the_same_with_and_without_graphs(
         if graphs == "refused"
         else []
     )
+
+
+@pytest.mark.parametrize("graphs", ["handle", "replay", "refused"])
+def test_torch_is_measured_as_it_is_served(cuda: _native.CudaDevice, graphs: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from gslice.worker.engines.torch_engine import TorchEngine
+    from tests.fakes.torch_gpu import FakeGpuMemory
+
+    memory, store = FakeGpuMemory(graphs), WeightStore(cuda)
+    spec = FunctionSpec(
+        "f", engine="torch", python="tests.torch_models:Affine", python_path=ROOT, batch_max=8
+    )
+    engine = TorchEngine(lambda _: memory)
+    signature = engine.load(spec, GpuDevice(cuda, (0,), store))
+    times = Timing(engine, spec, signature, cuda).measure(Measure(4, 3))
+    assert (times.bucket, len(times.each_us)) == (4, 3)
+    assert memory.captured == ([] if graphs == "refused" else [(0, 4)])
+    # Twice before the capture; then by Python only where there is no graph.
+    assert len(memory.ran) == (2 + 1 + 3 if graphs == "refused" else 2)
+    assert isinstance(engine.prepare(0, 4), _native.CudaGraph) == (graphs == "handle")
+    engine.close()
+    store.close()
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"channels_last": True}])

@@ -73,6 +73,20 @@ def test_none_is_begun_after_its_time() -> None:
     assert all(each_us >= 10_000 for each_us in times.each_us)
 
 
+def test_what_was_captured_is_run_from_python() -> None:
+    class Captured(PlainEngine):
+        def capture(self, batch: object) -> None:
+            raise AssertionError("there is no GPU")
+
+        def callable(self, lane: int, bucket: int) -> Callable[[Batch], None]:
+            return replay
+
+    counted, replay = Counted(), Counted()
+    engine = Captured(ANY_SIZE, counted)
+    Timing(engine, FunctionSpec("f"), ANY_SIZE, None).measure(Measure(4, batches_min=3))
+    assert (counted.runs, replay.runs) == ([4], [4] * 4)
+
+
 # ---- what is told --------------------------------------------------------------------------------
 
 
