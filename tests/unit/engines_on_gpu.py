@@ -271,8 +271,9 @@ def test_torch_is_measured_as_it_is_served(cuda: _native.CudaDevice, graphs: str
     times = Timing(engine, spec, signature, cuda).measure(Measure(4, 3))
     assert (times.bucket, len(times.each_us)) == (4, 3)
     assert memory.captured == ([] if graphs == "refused" else [(0, 4)])
-    # Twice before the capture; then by Python only where there is no graph.
-    assert len(memory.ran) == (2 + 1 + 3 if graphs == "refused" else 2)
+    assert memory.ran == [(0, 4)] * (2 + 1 + 3)
+    is_plain = engine.callable(0, 4) is engine.callable(0, 8)
+    assert is_plain == (graphs == "refused"), "a graph is replayed, not run anew"
     assert isinstance(engine.prepare(0, 4), _native.CudaGraph) == (graphs == "handle")
     engine.close()
     store.close()
