@@ -15,6 +15,7 @@ _SETTLING_NS = 3 * SECOND_NS
 _SIGNIFICANT = 4.75
 _LOOKS_BACK = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _DEAD_BAND = 0.05
+_DISPERSION_BAND = 0.1
 _REVERSALS = 2
 _PRIOR_INTERVALS = 8.0
 
@@ -152,7 +153,9 @@ class ArrivalEstimator:
             # Before there is much evidence after a change: as it was before.
             known = _PRIOR_INTERVALS * self._calm_burstiness
             intervals = _PRIOR_INTERVALS + end.intervals - start.intervals
-            self._burstiness = max(1.0, (known + deviations) / intervals)
+            dispersion = max(1.0, (known + deviations) / intervals)
+            if abs(dispersion - self._burstiness) > _DISPERSION_BAND * self._burstiness:
+                self._burstiness = dispersion
 
 
 def _rise(start: _Sums, moment: _Sums, end: _Sums) -> float:

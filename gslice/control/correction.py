@@ -53,6 +53,6 @@ class LiveCorrection:
             return
         curve = self._model.mean_curve(share_percent)
         predicted_us = sum(n * curve.time_us(rows) for rows, n in batches_by_rows.items()) / batches
-        step = log(mean_us / predicted_us) - self._log_factor
+        step = log(mean_us) - log(predicted_us) - self._log_factor
         weight = _WEIGHT * min(1.0, batches / _BATCHES_FULL)
         self._log_factor += weight * max(-_STEP_MAX, min(step, _STEP_MAX))

@@ -81,7 +81,7 @@ class LatencyModel:
         self._tail = median(m.p99_us / m.median_us for m in measurements)
         self._medians = self._table(medians, 1.0)
         self._p99s = self._table([m.p99_us for m in measurements], self._tail)
-        self._curves: dict[tuple[float, bool], Curve] = {}
+        self._curves: dict[float, tuple[Curve, Curve, Curve]] = {}
 
     @classmethod
     def fit(cls, measurements: Sequence[Measurement], *, padded: bool = False) -> LatencyModel:
@@ -113,11 +113,11 @@ class LatencyModel:
 
     def median_curve(self, share_percent: float) -> Curve:
         """Medians at one share; kept, so that to ask again is cheap."""
-        return self._curve(share_percent, tail=False)
+        return self._kept(share_percent)[0]
 
     def p99_curve(self, share_percent: float) -> Curve:
         """99th percentiles at one share."""
-        return self._curve(share_percent, tail=True)
+        return self._kept(share_percent)[1]
 
     def mean_curve(self, share_percent: float) -> Curve:
         """Means at one share: what capacity and corrections go by.
@@ -125,9 +125,7 @@ class LatencyModel:
         Measured are medians and 99th percentiles. The mean of a log-normal time lies 2 to 6 % of
         the way from the one to the other while the tail is at most three medians long.
         """
-        middle, tail = self.median_curve(share_percent), self.p99_curve(share_percent)
-        times = zip(middle.times_us, tail.times_us, strict=True)
-        return replace(middle, times_us=tuple(m + _MEAN_PART * (t - m) for m, t in times))
+        return self._kept(share_percent)[2]
 
     def knee_percent(self, rows: int) -> float:
         """The share above which more share buys little.
@@ -192,15 +190,18 @@ class LatencyModel:
     def _column(self, share_percent: float) -> int:
         return len(self.shares_percent) - 1 - self.shares_percent.index(share_percent)
 
-    def _curve(self, share_percent: float, *, tail: bool) -> Curve:
-        key = (share_percent, tail)
-        if key not in self._curves:
+    def _kept(self, share_percent: float) -> tuple[Curve, Curve, Curve]:
+        if share_percent not in self._curves:
             if len(self._curves) >= _CURVES_MAX:
                 self._curves.clear()
-            self._curves[key] = self._make_curve(share_percent, tail)
-        return self._curves[key]
+            middle = self._make_curve(share_percent, tail=False)
+            tail = self._make_curve(share_percent, tail=True)
+            times = zip(middle.times_us, tail.times_us, strict=True)
+            mean = replace(middle, times_us=tuple(m + _MEAN_PART * (t - m) for m, t in times))
+            self._curves[share_percent] = (middle, tail, mean)
+        return self._curves[share_percent]
 
-    def _make_curve(self, share_percent: float, tail: bool) -> Curve:
+    def _make_curve(self, share_percent: float, *, tail: bool) -> Curve:
         scale = self._tail if tail else 1.0
         table = self._p99s if tail else self._medians
         form, lowest = self.form, self.shares_percent[0]
