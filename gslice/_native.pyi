@@ -56,7 +56,9 @@ class Segment:
     def fail_queued(self, code: int, message: str) -> list[int]: ...  # QUEUED -> DONE; -> `wake`
     def release_quarantine(self, instance: int) -> int: ...
     def rebuild_hints(self) -> None: ...
-    def set_limits(self, batch_rows_max: int, batch_delay_ns: int) -> None: ...
+    def set_limits(
+        self, batch_rows_max: int, batch_delay_ns: int, admit_within_ns: int = 0
+    ) -> None: ...  # the last: who would not be answered within it is shed; 0: nobody is
     def counts(self) -> dict[str, int]: ...
     # -> {"free": .., "leased": .., "queued": .., "claimed": .., "done": .., "quarantined": ..,
     #     "blocks_in_use": ..}
@@ -64,6 +66,10 @@ class Segment:
     # -> {"pump_ns": int, "last_claim_ns": int, "lane_started_ns": list[int], "sleeping": bool,
     #     "ready_since_ns": int (0: it can not claim now),
     #     "first_wait_ns": int (dispatch wait of its first claim after a flip; -1: none)}
+    def demand(self) -> dict[str, Any]: ...
+    # -> {"arrived": int (well-formed requests so far, those in slots included), "answered": int,
+    #     "rows": int, "executions": int, "compute_busy_ns": int, "batch_rows": as in `stats`,
+    #     "queued_rows": int (now)}; cheaper than `stats`
     def stats(self) -> dict[str, Any]: ...
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,
     #     "requeued":, "poisoned":}, "rows": int, "executions": int, "copies": int,

@@ -118,6 +118,28 @@ nb::object uint64_array(const std::array<Shared<std::uint64_t>, N>& counters) {
   return nb::cast(nb::ndarray<nb::numpy, std::uint64_t, nb::ndim<1>>(copy->data(), {N}, owner));
 }
 
+// Everything that came and was well-formed has ended in one of these ways, or is in a slot.
+nb::dict demand(Segment& segment) {
+  const Stats& stats = segment.header().stats;
+  const std::array<std::uint32_t, 6> slots = segment.count_states();
+  std::uint64_t arrived = 0;
+  for (const Outcome outcome : {Outcome::kOk, Outcome::kRejected, Outcome::kExpired,
+                                Outcome::kCancelled, Outcome::kFailed, Outcome::kPoisoned})
+    arrived += stats.outcome[static_cast<std::size_t>(outcome)].load_relaxed();
+  for (const SlotState state :
+       {SlotState::kLeased, SlotState::kQueued, SlotState::kClaimed, SlotState::kDone})
+    arrived += slots[static_cast<std::size_t>(state)];
+  nb::dict out;
+  out["arrived"] = arrived;
+  out["answered"] = stats.outcome[static_cast<std::size_t>(Outcome::kOk)].load_relaxed();
+  out["rows"] = stats.rows.load_relaxed();
+  out["executions"] = stats.executions.load_relaxed();
+  out["compute_busy_ns"] = stats.compute_busy_ns.load_relaxed();
+  out["batch_rows"] = uint64_array(stats.batch_rows);
+  out["queued_rows"] = segment.header().queued_rows.load_relaxed();
+  return out;
+}
+
 nb::dict stats(Segment& segment) {
   static constexpr std::array<const char*, static_cast<std::size_t>(Outcome::kCount)> kOutcomes{
       "ok", "invalid", "rejected", "expired", "cancelled", "failed", "requeued", "poisoned"};
@@ -234,13 +256,16 @@ void bind_segment(nb::module_& module) {
       .def("rebuild_hints", &Segment::rebuild_hints)
       .def(
           "set_limits",
-          [](Segment& self, std::uint32_t batch_rows_max, std::int64_t batch_delay_ns) {
+          [](Segment& self, std::uint32_t batch_rows_max, std::int64_t batch_delay_ns,
+             std::int64_t admit_within_ns) {
             self.header().batch_rows_max.store_relaxed(batch_rows_max);
             self.header().batch_delay_ns.store_relaxed(batch_delay_ns);
+            self.header().admit_within_ns.store_relaxed(admit_within_ns);
           },
-          nb::arg("batch_rows_max"), nb::arg("batch_delay_ns"))
+          nb::arg("batch_rows_max"), nb::arg("batch_delay_ns"), nb::arg("admit_within_ns") = 0)
       .def("counts", &counts)
       .def("instance_stamps", &instance_stamps, nb::arg("instance"))
+      .def("demand", &demand)
       .def("stats", &stats);
 
   module.def("histogram_bounds_us", &histogram_bounds_us);

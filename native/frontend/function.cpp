@@ -80,27 +80,49 @@ Status Function::check_size(const Admission& admission) const {
                               largest, "; send fewer rows or raise the function's request_max"));
 }
 
+namespace {
+
+// Why a request is not let in: its own deadline, or the promise of a function that sheds.
+Status too_late(std::int64_t finish_in_ns, std::int64_t deadline_in_ns, std::int64_t within_ns,
+                std::int64_t queued_rows) {
+  const std::string predicted = concat("the answer is predicted in ", milliseconds(finish_in_ns));
+  const std::string queued = concat("; ", queued_rows, " rows are queued");
+  if (within_ns > 0)
+    return Status::Error(Code::kResourceExhausted,
+                         concat("overload: ", predicted, " behind the batch under way, not within ",
+                                milliseconds(within_ns), queued));
+  return Status::Error(Code::kDeadlineExceeded, concat(predicted, ", after the deadline in ",
+                                                       milliseconds(deadline_in_ns), queued));
+}
+
+}  // namespace
+
 Status Function::check_deadline(std::uint32_t rows, std::int64_t deadline_ns, std::int64_t now) {
-  if (deadline_ns == kNever) return Status::Ok();
+  SegmentHeader& header = segment_->header();
+  const std::int64_t within_ns = header.admit_within_ns.load_relaxed();
+  if (deadline_ns == kNever && within_ns <= 0) return Status::Ok();
   if (deadline_ns <= now)
     return Status::Error(Code::kDeadlineExceeded,
                          concat("the deadline passed ", milliseconds(now - deadline_ns),
                                 " before the request could be queued"));
-  SegmentHeader& header = segment_->header();
   const std::uint32_t limit = header.batch_rows_max.load_relaxed();
   Load load{header.batch_estimate_ns.load_relaxed(), header.queued_rows.load_relaxed(),
             limit == 0 ? signature_.rows_max : std::min(limit, signature_.rows_max), 1};
   // With nothing ahead of it a request is let in whatever the estimate says: only batches that run
   // correct it, so turning all away by a wrong one would make it last for ever.
   if (load.queued_rows <= 0) return Status::Ok();
-  if (predicted_finish_ns(load, rows, now) <= deadline_ns) return Status::Ok();
+  // Whoever sheds is overloaded: a batch is under way, and all of it is counted.
+  const std::int64_t promised_ns =
+      within_ns > 0
+          ? add_or_never(now, std::max<std::int64_t>(within_ns - load.batch_estimate_ns, 0))
+          : kNever;
+  const std::int64_t until_ns = std::min(deadline_ns, promised_ns);
+  if (predicted_finish_ns(load, rows, now) <= until_ns) return Status::Ok();
   load.instances = pulling_instances();  // touches each instance's line, so only when it matters
   const std::int64_t finish_ns = predicted_finish_ns(load, rows, now);
-  if (finish_ns <= deadline_ns) return Status::Ok();
-  return Status::Error(Code::kDeadlineExceeded,
-                       concat("the answer is predicted in ", milliseconds(finish_ns - now),
-                              ", after the deadline in ", milliseconds(deadline_ns - now), "; ",
-                              load.queued_rows, " rows are queued"));
+  if (finish_ns <= until_ns) return Status::Ok();
+  return too_late(finish_ns - now, deadline_ns - now, finish_ns > deadline_ns ? 0 : within_ns,
+                  load.queued_rows);
 }
 
 std::uint32_t Function::pulling_instances() {

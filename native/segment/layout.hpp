@@ -20,7 +20,7 @@
 namespace gslice {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31306563696c7367;  // "gslice01", little endian
-inline constexpr std::uint32_t kLayoutVersion = 4;
+inline constexpr std::uint32_t kLayoutVersion = 5;
 inline constexpr std::size_t kMaxSlots = 1024;
 inline constexpr std::size_t kMaxClasses = 3;
 inline constexpr std::size_t kMaxFrontends = 16;  // eight, successors, those that retire
@@ -238,6 +238,7 @@ struct SegmentHeader {
   // Published by the controller; read at every claim and admission.
   Shared<std::uint32_t> batch_rows_max;  // 0: as the signature says
   Shared<std::int64_t> batch_delay_ns;
+  Shared<std::int64_t> admit_within_ns;    // what would take longer is shed; 0: nothing is
   Shared<std::int64_t> batch_estimate_ns;  // smoothed time of one batch; 0: unknown
   Shared<std::int64_t> queued_rows;        // hint for the predicted finish
   Shared<std::int64_t> lease_scan_ns;      // when a full segment may next be scanned for free slots

@@ -110,3 +110,26 @@ TEST(a_bad_estimate_turns_nobody_away_for_good) {
   CHECK_EQ(bench.serve(), 1u);
   CHECK(bench.submit(echo_request(1), now_ns() + kSecondNs).ok());
 }
+
+TEST(overload_sheds_what_would_break_the_promise) {
+  FrontendBench bench;
+  const auto shed_within = [&](std::int64_t within_ns) {
+    publish(*bench.segment, 10'000'000, 16);  // 3 batches of 8, and one under way: 40 ms
+    bench.segment->header().admit_within_ns.store(within_ns);
+    return bench.submit(echo_request(1));
+  };
+  CHECK(shed_within(0).ok());
+  CHECK(shed_within(40'000'000).ok());
+  const auto late = shed_within(39'000'000);
+  CHECK(failed(late, Code::kResourceExhausted,
+               "overload: the answer is predicted in 30.000 ms behind the batch under way, not "
+               "within 39.000 ms"));
+  CHECK_EQ(bench.outcome(Outcome::kRejected), 1u);
+  // Its own deadline is told where that is what it would miss, and an empty queue lets in.
+  bench.segment->header().queued_rows.store(16);
+  CHECK(failed(bench.submit(echo_request(1), now_ns() + 20'000'000), Code::kDeadlineExceeded,
+               "after the deadline in "));
+  publish(*bench.segment, 10'000'000, 0);
+  bench.segment->header().admit_within_ns.store(1);
+  CHECK(bench.submit(echo_request(1)).ok());
+}
