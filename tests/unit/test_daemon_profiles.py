@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_few_points_tell_the_rest_where_the_law_holds() -> None:
     assert done[0].asked_percent == 100, "a worker with most threads can have less in place"
     assert 5 <= len(done) <= 20
     assert len({each.point for each in done}) == len(done)
+
+
+def test_where_a_share_takes_another_worker_more_is_measured_at_each() -> None:
+    def law(bucket: int, share: float) -> float:
+        return 300 + 50 * bucket + (20_000 + 9000 * bucket) / share
+
+    def workers(share_costs: bool) -> int:
+        done = walk(Grid(TENTHS, (1, 2, 4, 8, 16), whole=False, share_costs=share_costs), law)
+        shares = [each.asked_percent for each in done]
+        return 1 + sum(one != other for one, other in itertools.pairwise(shares))
+
+    assert workers(share_costs=True) <= 4
+    assert workers(share_costs=True) < workers(share_costs=False)
 
 
 def test_on_a_noisy_machine_it_ends_all_the_same() -> None:
