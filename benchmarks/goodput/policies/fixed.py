@@ -19,7 +19,7 @@ GRID_PERCENT = 10.0
 GRID_MAX = 150
 BATCH_PARTS = (0.5, 0.25, 0.12, 0.06)
 SCALES = (0.7, 1.0, 1.4)
-TRIAL_S = 600.0
+TRIAL_S = 300.0
 
 
 def equal(given: Setting) -> Policy:
