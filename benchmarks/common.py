@@ -158,8 +158,11 @@ def _scheduling() -> str:
 
 
 def _command() -> str:
-    module = Path(sys.argv[0]).stem
-    return " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]])
+    """What measures the same again: not where this run wrote its result."""
+    result = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    result.add_argument("--json")
+    _, others = result.parse_known_args(sys.argv[1:])
+    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *others])
 
 
 def _cell(value: Any) -> str:

@@ -57,6 +57,16 @@ class _Stream:
     kept: bytearray | None
     received: int = 0
 
+    def fail(self, error: Exception) -> None:
+        """Ends the call, unless its caller has given it up."""
+        if not self.answered.done():
+            self.answered.set_exception(error)
+
+    def answer(self) -> None:
+        """Likewise, with what was received."""
+        if not self.answered.done():
+            self.answered.set_result(bytes(self.kept or b"")[PREFIX_BYTES:])
+
 
 class Connection(asyncio.BufferedProtocol):
     """One connection, any number of calls at once. Made by `connect`.
@@ -107,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
             bytearray() if keep else None,
         )
         if self._transport.is_closing():
-            stream.answered.set_exception(ConnectionError("the connection is closed"))
+            stream.fail(ConnectionError("the connection is closed"))
             return stream.answered
         self._streams[number] = stream
         head = _head(HEADERS, END_HEADERS, number, len(request.headers))
@@ -148,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails what is in flight."""
         for stream in self._streams.values():
-            stream.answered.set_exception(exc or ConnectionError("the server hung up"))
+            stream.fail(exc or ConnectionError("the server hung up"))
         self._streams.clear()
 
     # ---- frames ----
@@ -167,7 +177,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(_frame(PING, ACK, 0, bytes(payload)))
         elif kind == RST_STREAM:  # also after an error that came before the whole request was read
             if stream := self._streams.pop(number, None):
-                stream.answered.set_exception(RuntimeError("the server reset the call"))
+                stream.fail(RuntimeError("the server reset the call"))
         elif kind == GOAWAY:
             self._transport.abort()
         if kind in (DATA, HEADERS) and flags & END_STREAM:
@@ -205,9 +215,9 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, number: int, trailers: memoryview) -> None:
         stream = self._streams.pop(number)
         if stream.received < PREFIX_BYTES:  # an error has no message: its reason is in trailers
-            stream.answered.set_exception(RuntimeError(f"the call failed: {bytes(trailers)!r}"))
+            stream.fail(RuntimeError(f"the call failed: {bytes(trailers)!r}"))
         else:
-            stream.answered.set_result(bytes(stream.kept or b"")[PREFIX_BYTES:])
+            stream.answer()
 
     def _send_blocked(self) -> None:
         for _ in range(len(self._blocked)):

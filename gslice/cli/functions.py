@@ -54,9 +54,7 @@ def resize(
     wait: Annotated[
         bool, typer.Option("--wait", help="Show each stage, until the new share is in force.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
+    dry_run: options.DryRun = False,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:

@@ -35,43 +35,38 @@ def check_plot(path: Path) -> None:
 
 def draw(result: Any, path: Path) -> None:
     """Draws a `ProfileResult` into a file."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot: it looks for a display
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
-    for curve in result.curves:
-        rows = "1 row" if curve.bucket == 1 else f"{curve.bucket} rows"
-        medians_ms = [time_us / 1000 for time_us in curve.medians_us]
-        (line,) = axes.plot(curve.shares_percent, medians_ms, label=rows, zorder=2)
-        color = line.get_color()
-        points = [point for point in result.points if point.bucket == curve.bucket]
-        axes.scatter(
-            [point.share_percent for point in points],
-            [point.median_us / 1000 for point in points],
-            color=color,
-            s=22,
-            zorder=3,
-        )
-        axes.plot(
-            *(curve.knee_percent, curve.knee_us / 1000),
-            *("D",),
-            markersize=9,
-            markerfacecolor="none",
-            markeredgecolor=color,
-            markeredgewidth=1.6,
-            zorder=4,
-        )
+    colors = mpl.colormaps["viridis"].resampled(len(result.curves) + 1)  # the last is too pale
+    for place, curve in enumerate(result.curves):
+        _draw_curve(axes, result, curve, colors(place))
     axes.plot([], [], "o", color="0.3", markersize=5, label="measured")
-    axes.plot([], [], "D", color="0.3", markersize=7, markerfacecolor="none", label="knee")
+    axes.plot([], [], "D", color="0.3", markersize=8, markerfacecolor="none", label="knee")
     axes.set_yscale("log")
-    axes.set_xlim(left=0)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(0, 103)
     axes.set_xlabel(f"share of {result.device}, % (by {result.limiter})")
-    axes.set_ylabel("median latency of a batch, ms")
-    axes.set_title(f"{result.name}   model error {result.error_percent:.1f} %", loc="left")
+    axes.set_ylabel("median time of a batch, ms")
+    axes.set_title(f"{result.name}: model error {result.error_percent:.1f} %", loc="left")
     axes.grid(visible=True, which="both", alpha=0.25)
-    axes.legend(fontsize="small", ncols=2)
-    figure.text(0.99, 0.005, f"{result.machine}; gslice {result.version}", **_NOTE)
+    figure.legend(loc="outside right center", frameon=False, reverse=True)
+    note = f"{result.machine}; gslice {result.version}"
+    figure.supxlabel(note, x=0.99, ha="right", fontsize=6.5, color="0.45")
     figure.savefig(path)
 
 
-_NOTE: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 6.5, "color": "0.45"}
+def _draw_curve(axes: Any, result: Any, curve: Any, color: Any) -> None:
+    rows = "1 row" if curve.bucket == 1 else f"{curve.bucket} rows"
+    medians_ms = [time_us / 1000 for time_us in curve.medians_us]
+    axes.plot(curve.shares_percent, medians_ms, color=color, label=rows)
+    points = [point for point in result.points if point.bucket == curve.bucket]
+    shares = [point.share_percent for point in points]
+    axes.plot(shares, [point.median_us / 1000 for point in points], "o", color=color, markersize=5)
+    knee = (curve.knee_percent, curve.knee_us / 1000)
+    axes.plot(*knee, "D", color=color, markersize=10, markerfacecolor="none", markeredgewidth=1.5)

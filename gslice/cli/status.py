@@ -91,18 +91,8 @@ def function_table(functions: Any) -> Table:
 def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
-        *(
-            "FUNCTION",
-            "VERSION",
-            "ENGINE",
-            "DEVICE",
-            "LIMITER",
-            "OK",
-            "FAILED",
-            "QUEUED",
-            "RUNNING",
-        ),
-        *("ROWS/BATCH", "FROM"),
+        *("FUNCTION", "VERSION", "ENGINE", "DEVICE", "LIMITER"),
+        *("OK", "FAILED", "QUEUED", "RUNNING", "ROWS/BATCH", "FROM"),
         right="VERSION OK FAILED QUEUED RUNNING ROWS/BATCH",
     )
     for function in functions:

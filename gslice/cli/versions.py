@@ -39,9 +39,7 @@ def rollback(
             show_default=False,
         ),
     ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
+    dry_run: options.DryRun = False,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:

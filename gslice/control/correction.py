@@ -35,6 +35,10 @@ class LiveCorrection:
         self._model = model
         self._log_factor = 0.0
 
+    def resume(self, factor: float) -> None:
+        """Goes on from what was known of another model of the same function."""
+        self._log_factor = log(factor)
+
     @property
     def factor(self) -> float:
         """Observed over predicted; 1 before there is evidence."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gslice.core.types import ShareBounds
@@ -22,9 +22,9 @@ class Demand:
 
     Attributes:
         name: The function's.
-        rate_per_s: Requests, as planned for.
+        rate_per_s: Requests, on average.
+        peak_per_s: Requests, when most come; at least the average.
         slo_us: Promised latency at the 99th percentile; 0: no promise is made.
-        burstiness: Index of dispersion of arrivals; 1: Poisson.
         rows_per_request: Mean rows of a request.
         rows_max: Largest batch, in rows.
         instances: Among which its share of a device is divided equally.
@@ -37,7 +37,7 @@ class Demand:
     name: str
     rate_per_s: float
     slo_us: float = 0.0
-    burstiness: float = 1.0
+    peak_per_s: float = 0.0
     rows_per_request: float = 1.0
     rows_max: int = 1
     instances: int = 1
@@ -45,6 +45,18 @@ class Demand:
     bounds: ShareBounds = field(default_factory=ShareBounds)
     models: Mapping[str, LatencyModel] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+
+    @property
+    def busiest_per_s(self) -> float:
+        """The rate for which there should be room."""
+        return max(self.rate_per_s, self.peak_per_s)
+
+    def part(self, fraction: float) -> Demand:
+        """The same function with a part of its requests."""
+        if fraction == 1.0:
+            return self
+        rate, peak = self.rate_per_s * fraction, self.peak_per_s * fraction
+        return replace(self, rate_per_s=rate, peak_per_s=peak)
 
     @property
     def pinned(self) -> bool:

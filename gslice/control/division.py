@@ -55,9 +55,9 @@ class Part:
         return self.ladder.most[1] if need is None else need
 
     def headroom(self, share_percent: float) -> float:
-        """How many times its rate a share serves."""
+        """How many times its rate at its peak a share serves."""
         assert self.ladder is not None
-        rate = max(self.demand.rate_per_s, _ROUNDING)
+        rate = max(self.demand.busiest_per_s, _ROUNDING)
         return self.ladder.capacity_per_s(share_percent) / rate
 
 
@@ -82,11 +82,6 @@ def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[
     return shares
 
 
-def served(part: Part, share_percent: float) -> float:
-    """Which part of its requests a share serves within the SLO; 1 where none was promised."""
-    return min(1.0, part.headroom(share_percent)) if part.promised else 1.0
-
-
 # ---- needs -----------------------------------------------------------------------------------
 
 
@@ -102,7 +97,7 @@ def _serve(
     def raised(part: float) -> dict[str, float]:
         return {
             p.demand.name: max(
-                shares[p.demand.name], p.need_percent(p.demand.rate_per_s * headroom * part)
+                shares[p.demand.name], p.need_percent(p.demand.busiest_per_s * headroom * part)
             )
             for p in group
         }

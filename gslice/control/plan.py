@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import Allotment, Policy
-from gslice.control.division import divide, served
+from gslice.control.division import divide
 from gslice.control.ladder import Ladders
 from gslice.control.placement import Site, place
 from gslice.control.settle import settle
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
 
-_OVERLOADED = 0.999  # of the requests that a share serves: less is shed
+_ALL = 0.999  # of the requests that a share serves: less is overload
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Planner:
             }
             for part, share_percent in self._shares(now_s, parts, before, device):
                 plan.setdefault(part.demand.name, []).append(
-                    _allotment(part, share_percent, device)
+                    _allotment(part, share_percent, device, self.policy)
                 )
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -102,38 +102,39 @@ def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
     return placement
 
 
-def _allotment(part: Part, share_percent: float, device: DeviceShares) -> Allotment:
+def _allotment(part: Part, share_percent: float, device: DeviceShares, policy: Policy) -> Allotment:
     demand, ladder = part.demand, part.ladder
     if ladder is None:
-        text = f"{share_percent:g}%: not profiled yet" if not demand.pinned else "pinned"
+        text = "pinned" if demand.pinned else f"{share_percent:g}%: not profiled yet"
         return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, reason=text)
-    fraction = served(part, share_percent)
-    overloaded = fraction < _OVERLOADED
     capacity = ladder.capacity_per_s(share_percent)
-    rate = min(demand.rate_per_s, capacity) if overloaded else demand.rate_per_s
-    predicted_us = ladder.predicted_p99_us(share_percent, rate)
+    predicted_us = ladder.predicted_p99_us(share_percent, min(demand.rate_per_s, capacity))
+    short = demand.slo_us > 0 and capacity < demand.busiest_per_s
     return Allotment(
         device=device.name,
         share_percent=share_percent,
-        batch_rows_max=ladder.batch_rows_max(share_percent),
+        batch_rows_max=(ladder.full_rows_max if short else ladder.batch_rows_max)(share_percent),
         rate_per_s=demand.rate_per_s,
         predicted_p99_us=predicted_us,
         capacity_per_s=capacity,
-        shed_us=demand.slo_us if overloaded else 0.0,
-        reason=_reason(part, share_percent, device, predicted_us, fraction),
+        shed_us=demand.slo_us * (1 - policy.margin) if short else 0.0,
+        reason=_reason(part, share_percent, device, predicted_us),
     )
 
 
-def _reason(
-    part: Part, share_percent: float, device: DeviceShares, predicted_us: float, fraction: float
-) -> str:
-    demand = part.demand
+def _reason(part: Part, share_percent: float, device: DeviceShares, predicted_us: float) -> str:
+    demand, ladder = part.demand, part.ladder
     given = f"pinned to {share_percent:g}%" if demand.pinned else f"{share_percent:g}%"
-    if not demand.slo_us:
-        return f"{given} of {device.name}: no SLO, so it has what the others leave"
+    given = f"{given} of {device.name}"
+    if not demand.slo_us or ladder is None:
+        return f"{given}: no SLO, so it has what the others leave"
     promise = f"{demand.rate_per_s:.0f} requests/s within {demand.slo_us / 1000:g} ms"
     if not part.promised:
-        return f"{given} of {device.name}: {demand.slo_us / 1000:g} ms is out of its reach there"
-    if fraction < _OVERLOADED:
-        return f"{given} of {device.name}: overload, serves {fraction:.0%} of {promise}"
-    return f"{given} of {device.name}: {promise}, predicted p99 {predicted_us / 1000:.3g} ms"
+        return f"{given}: {demand.slo_us / 1000:g} ms is out of its reach there"
+    capacity = ladder.capacity_per_s(share_percent)
+    if capacity < _ALL * demand.rate_per_s:
+        return f"{given}: overload, serves {capacity / demand.rate_per_s:.0%} of {promise}"
+    text = f"{given}: {promise}, predicted p99 {predicted_us / 1000:.3g} ms"
+    if capacity < demand.busiest_per_s:
+        text += f"; peaks of {demand.busiest_per_s:.0f} requests/s are too much"
+    return text

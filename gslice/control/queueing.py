@@ -32,7 +32,7 @@ def predicted_p99_us(
     delay_us: float = 0.0,
     percentile: float = 0.99,
 ) -> float:
-    """What a request takes at the percentile, from arrival to answer, as `Prediction` has it.
+    """What a request takes at the percentile, from arrival to answer: see `Prediction`.
 
     Returns:
         `math.inf` if more arrives than is served.
@@ -41,7 +41,6 @@ def predicted_p99_us(
     return Prediction(model, share_percent, batch_rows_max, load).percentile_us(percentile)
 
 
-@lru_cache(maxsize=_KEPT)
 def best_batch(
     model: LatencyModel,
     share_percent: float,
@@ -61,13 +60,14 @@ def best_batch(
     that serves most.
     """
     load = Load(rate_per_s, instances, rows_per_request, burstiness, delay_us)
-    choices = _limits(model, rows_per_request, rows_max)
-    predictions = {b: Prediction(model, share_percent, b, load) for b in choices}
-    meeting = [b for b, p in predictions.items() if p.late(slo_us) <= 1 - percentile]
-    stable = [b for b, p in predictions.items() if p.is_stable]
-    if stable and not meeting:
-        return min(stable, key=lambda b: predictions[b].percentile_us(percentile))
-    return max(meeting or choices, key=lambda b: predictions[b].capacity_per_s)
+    limit = _limit_that_meets(model, share_percent, load, slo_us, percentile, rows_max)
+    if limit is not None:
+        return limit
+    predictions = _predictions(model, share_percent, load, rows_max)
+    stable = [limit for limit, prediction in predictions.items() if prediction.is_stable]
+    if not stable:
+        return max(predictions, key=lambda b: predictions[b].capacity_per_s)
+    return min(stable, key=lambda b: predictions[b].percentile_us(percentile))
 
 
 @lru_cache(maxsize=_KEPT)
@@ -124,29 +124,41 @@ def least_share(
     Returns:
         None if not even the largest does.
     """
+    load = Load(rate_per_s, instances, rows_per_request, burstiness, delay_us)
     legal = sorted(shares)
     low, high = 0, len(legal)
     found = None
     while low < high:
         middle = (low + high) // 2
-        limit = best_batch(
-            model,
-            legal[middle],
-            instances,
-            rate_per_s,
-            slo_us,
-            rows_per_request,
-            burstiness,
-            delay_us,
-            percentile,
-            rows_max,
-        )
-        load = Load(rate_per_s, instances, rows_per_request, burstiness, delay_us)
-        if Prediction(model, legal[middle], limit, load).late(slo_us) <= 1 - percentile:
+        limit = _limit_that_meets(model, legal[middle], load, slo_us, percentile, rows_max)
+        if limit is not None:
             found, high = (legal[middle], limit), middle
         else:
             low = middle + 1
     return found
+
+
+@lru_cache(maxsize=_KEPT)
+def _limit_that_meets(
+    model: LatencyModel,
+    share_percent: float,
+    load: Load,
+    slo_us: float,
+    percentile: float,
+    rows_max: int,
+) -> int | None:
+    """Of the batch limits that meet the SLO, the one that could serve most."""
+    predictions = _predictions(model, share_percent, load, rows_max)
+    by_capacity = sorted(predictions, key=lambda b: predictions[b].capacity_per_s, reverse=True)
+    meeting = (b for b in by_capacity if predictions[b].late(slo_us) <= 1 - percentile)
+    return next(meeting, None)
+
+
+def _predictions(
+    model: LatencyModel, share_percent: float, load: Load, rows_max: int
+) -> dict[int, Prediction]:
+    limits = _limits(model, load.rows_per_request, rows_max)
+    return {limit: Prediction(model, share_percent, limit, load) for limit in limits}
 
 
 def _limits(model: LatencyModel, rows_per_request: float, rows_max: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import erfc, exp, inf, log, sqrt
+from math import erfc, exp, hypot, inf, log, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -175,20 +175,31 @@ class Prediction:
         low, high = max(1.0, requests - 1), min(self._full, requests + 1)
         return (self._mean_us(high) - self._mean_us(low)) / (high - low) if high > low else 0.0
 
+    def _spread(self, requests: float, variance: float) -> float:
+        """The deviation of a batch's size, such that its tail ends at a full batch."""
+        return min(sqrt(variance), (self._full - requests) / _Z99)
+
     def _cases_of_idle(self, delay_us: float, busy: float) -> list[_Case]:
         """An instance is free: the own group decides."""
         full, instances = self._full, self._load.instances
+        joining = self._rate * delay_us
+
+        def case(weight: float, wait_us: float, requests: float) -> _Case:
+            own = min(full, requests)
+            spread_us = self._slope_us(own) * self._spread(own, self._load.burstiness * joining)
+            deviation_us = hypot(self._deviation_us(own), spread_us)
+            return _Case(weight, wait_us, self._mean_us(own), deviation_us)
+
         if self._again <= 0:
-            own = min(full, 1 + self._rate * delay_us)
-            return [_Case(1.0, delay_us, self._mean_us(own), self._deviation_us(own))]
+            return [case(1.0, delay_us, 1 + joining)]
         cases = []
         for low, high in pairwise(_GROUP_LEVELS):
             level = (low + high) / 2
             ahead = int(log(1 - level) / log(self._again))
             group = max(1.0, _two_exponentials(level) / -log(self._again))
-            own = min(full, group + self._rate * delay_us) if ahead < full else full
-            wait_us = delay_us + int(ahead / (full * instances) + busy) * self._full_us
-            cases.append(_Case(high - low, wait_us, self._mean_us(own), self._deviation_us(own)))
+            turns = int(ahead / (full * instances) + busy)
+            own = group + joining if ahead < full else full
+            cases.append(case(high - low, delay_us + turns * self._full_us, own))
         return cases
 
     def _cases_of_busy(
@@ -200,7 +211,7 @@ class Prediction:
         stretch = per_us * slope_us / instances
         long = min(self._full, typical + stretch)
         long_us, long_deviation_us = self._mean_us(long), self._deviation_us(long)
-        before_us = slope_us * sqrt(per_us * long_us / instances)
+        before_us = slope_us * self._spread(long, per_us * long_us / instances)
         cases = []
         for low, high in pairwise(_LEVELS):
             rest = 1 - (1 - (low + high) / 2) ** (1 / instances)
@@ -208,10 +219,9 @@ class Prediction:
             since_us = wait_us + (1 - rest) * long_us / instances
             own = min(self._full, group + rate * since_us)
             variance = self._deviation_us(own) ** 2 + (rest * long_deviation_us) ** 2
-            if own < self._full:
-                own_us = slope_us * sqrt(per_us * since_us)
-                variance += own_us**2 + (rest * before_us) ** 2
-                variance += 2 * feedback * rest * own_us * before_us
+            own_us = slope_us * self._spread(own, per_us * since_us)
+            variance += own_us**2 + (rest * before_us) ** 2
+            variance += 2 * feedback * rest * own_us * before_us
             cases.append(_Case(high - low, wait_us, self._mean_us(own), sqrt(variance)))
         return cases
 
@@ -224,7 +234,9 @@ class Prediction:
         beyond = _reach((full - claimed) / step)
         if full <= _SMALL_BATCH:
             beyond = max(beyond, _surplus(claimed, int(full)))
-        self._beyond: float = beyond + (1 - beyond) * self._again**full
+        beyond += (1 - beyond) * self._again**full
+        # A group meets the queue that others of it make. The root is what simulations suggest.
+        self._beyond: float = min(1.0, beyond * sqrt(self._load.burstiness))
         decay = _decay(round(arrived, 4), full, round(self._again, 4), round(service, 4))
         self._beyond_us = self._full_us / (instances * full * decay)
 

@@ -17,7 +17,7 @@ from gslice.control.plan import Planner
 from gslice.control.shares import differs
 from gslice.control.whatif import WhatIf, what_if
 from gslice.core.events import EventKind
-from gslice.daemon.watch import Watch
+from gslice.daemon.watch import LOOK_PERIOD_S, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.supervisor import Supervisor
 
-LOOK_PERIOD_S = 0.25
 LOOKS_PER_DECISION = 2
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 _SHADOW_REST_S = 60.0

@@ -12,18 +12,18 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from gslice.control.versions import model_settings
 from gslice.daemon.events import forgiving
 from gslice.daemon.onnx_files import external_files
+from gslice.supervise.recall import code_file, file_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gslice.core.types import FunctionSpec
-    from gslice.daemon.store import FileState, Store
+    from gslice.daemon.store import Store
 
 _PART_BYTES = 64 << 20  # hashed by one thread; the digest of a file depends on it
 _READ_BYTES = 1 << 20
@@ -50,7 +50,7 @@ class Fingerprints:
 
     async def _digest(self, path: Path) -> str:
         try:
-            state = _state(path)
+            state = file_state(path)
         except OSError:  # the load will say so
             return ""
         with forgiving("digests of files cannot be read"):
@@ -58,7 +58,7 @@ class Fingerprints:
                 return known
         try:
             digest = await asyncio.to_thread(digest_of, path)
-            changed = _state(path) != state  # while it was read: the digest is of no content
+            changed = file_state(path) != state  # while it was read: the digest is of no content
         except OSError:
             return ""
         if not changed:
@@ -89,14 +89,6 @@ def _digest_of_part(fd: int, start: int) -> bytes:
     return digest.digest()
 
 
-def _state(path: Path) -> FileState:
-    stat = path.stat()
-    if not S_ISREG(stat.st_mode):
-        raise OSError(f"{path} is no file")  # nobody knows where it ends
-    # The time of the inode's change, too: copies and tools set the other one to what they like.
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
 def _files(spec: FunctionSpec) -> Iterator[tuple[str, Path]]:
     """The files of a function's model, by the part that each has in it."""
     if spec.model:
@@ -106,6 +98,4 @@ def _files(spec: FunctionSpec) -> Iterator[tuple[str, Path]]:
             for name in external_files(model):
                 yield f"data {name}", model.parent / name
     if spec.python:
-        module = Path(spec.python_path, spec.python.partition(":")[0].replace(".", "/"))
-        package = module / "__init__.py"
-        yield "code", package if package.is_file() else module.with_name(f"{module.name}.py")
+        yield "code", code_file(spec)

@@ -11,7 +11,7 @@ from gslice.core.errors import InvalidArgument
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 from gslice.daemon.events import forgiving
 from gslice.ipc.codec import from_json, to_json
-from gslice.supervise.recall import Recalled, largest, stamp, stamps
+from gslice.supervise.recall import Recalled, largest, model_files, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,17 +21,8 @@ if TYPE_CHECKING:
 
 # Settings that change neither what an instance takes nor what it is.
 _OUTSIDE = (
-    *(
-        "version",
-        "versions",
-        "share",
-        "instances",
-        "priority",
-        "slo_p99_us",
-        "delay_us",
-        "queue_max",
-    ),
-    *("side_effects", "residency", "idle_after_us"),
+    *("version", "versions", "share", "instances", "priority", "slo_p99_us", "delay_us"),
+    *("queue_max", "side_effects", "residency", "idle_after_us"),
 )
 
 
@@ -81,8 +72,9 @@ def identity(spec: FunctionSpec) -> str:
     settings: dict[str, Any] = to_json(spec)
     for key in _OUTSIDE:
         del settings[key]
-    warmup = [stamp(Path(spec.warmup))] if spec.warmup else []
-    text = json.dumps([settings, *stamps(spec), *warmup], sort_keys=True)
+    warmup = [Path(spec.warmup)] if spec.warmup else []
+    stamps = [stamp(path) for path in (*model_files(spec), *warmup)]
+    text = json.dumps([settings, *stamps], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -37,14 +37,14 @@ async def profile_steps(daemon: Daemon, request: Any) -> AsyncGenerator[Any, Non
         return
     grid = profiler.grid(name, request.shares_percent, request.buckets)
     model = model_of(profiler.deployment(name).spec)
-    yield step(left=grid.left(0), excess_percent=profiler.excess_percent(name, grid))
+    yield step(left=grid.most, excess_percent=profiler.excess_percent(name, grid))
     steps: asyncio.Queue[Any] = asyncio.Queue()
     begun_s, done = time.monotonic(), 0
 
     def tell(measured: Measuring) -> None:
         nonlocal done
         done += 1
-        left = grid.left(done)
+        left = grid.most - done
         left_s = left * (time.monotonic() - begun_s) / done
         steps.put_nowait(step(point=_point(measured), left=left, left_s=left_s))
 

@@ -161,6 +161,9 @@ class CgroupLimiter:
         group: What to call the function in the group's name.
         weight: Against other groups, where cores are contended; 1 is the kernel's default.
 
+    Attributes:
+        period_us: Of the quota; 0: there is none.
+
     Raises:
         FailedPrecondition: The group cannot be made.
     """
@@ -171,6 +174,7 @@ class CgroupLimiter:
     def __init__(
         self, root: CgroupRoot, cpus: Sequence[int], group: str, weight: float = 1.0
     ) -> None:
+        self.period_us = 0
         self._root = root
         self._cpus = set(cpus)
         remove_stale(root)  # a killed worker's group is left to the next one
@@ -200,6 +204,7 @@ class CgroupLimiter:
             raise FailedPrecondition(
                 f"cannot limit {group.name} to {share_percent:g} %: {error.strerror}"
             ) from error
+        self.period_us = 0 if quota_us is None else period_us
         return self.read_effective()
 
     def _move(self, group: Path, tid: int) -> None:

@@ -50,10 +50,12 @@ class Limiter(Protocol):
     Attributes:
         name: As operators write it.
         live_resize: True: `apply` changes the share of a serving instance.
+        period_us: How often a share is given anew to whoever had used it up; 0: it always runs.
     """
 
     name: str
     live_resize: bool
+    period_us: int
 
     def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
         """Limits the threads to the share.
@@ -82,6 +84,7 @@ class ThreadsLimiter:
 
     name = "threads"
     live_resize = True
+    period_us = 0
 
     def __init__(self, cpus: Sequence[int]) -> None:
         self._cpus = list(cpus)
@@ -117,6 +120,7 @@ class NoLimiter:
 
     name = "none"
     live_resize = True
+    period_us = 0
 
     def __init__(self, cpus: Sequence[int]) -> None:
         self._cpus = set(cpus)

@@ -29,6 +29,7 @@ ANSWERS = (
     messages.Failed,
     messages.Loaded,
     messages.Ready,
+    messages.Measured,
     messages.ShareSet,
     messages.Serving,
 )

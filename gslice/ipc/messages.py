@@ -306,7 +306,7 @@ class Measure:
 
     bucket: int
     batches_min: int = 1
-    batches_max: int = 1000
+    batches_max: int = 10_000
     duration_us: int = 0
 
 

@@ -102,6 +102,7 @@ class Deployment:
             await self._attach_all(signatures[0])
         except BaseException:
             await run_all(self.instances.discard(worker) for worker in self.instances)
+            self._close()
             raise
 
     def adopt(self, segment: Segment, signature: Signature, workers: Sequence[Worker]) -> None:
@@ -281,13 +282,13 @@ class Deployment:
         """Ends all workers in order; what is still queued is answered with an error."""
         await self.instances.settle()
         await run_all(self.instances.stop(worker) for worker in self.instances)
-        self.fail_queued("the function was stopped")
+        self._close()
 
     async def kill(self) -> None:
         """Ends all workers at once; what is still queued is answered with an error."""
         await self.instances.settle()
         await run_all(self.instances.kill(worker) for worker in self.instances)
-        self.fail_queued("the function was stopped")
+        self._close()
 
     def detach(self) -> None:
         """Lets the workers run on without us."""
@@ -306,6 +307,11 @@ class Deployment:
             self._frontends.wake(self.segment.fail_queued(Unavailable.code, message))
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Lets go of the segment: its memory must not wait until Python looks for cycles."""
+        self.fail_queued("the function was stopped")
+        self.instances.segment = None
 
     def open_segment(self, signature: Signature, budget_bytes: int) -> None:
         """Makes the segment, for a model of that signature.

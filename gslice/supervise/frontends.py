@@ -385,9 +385,8 @@ def refuse_taken(address: str) -> None:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     try:
-        with socket.socket(
-            family, socket.SOCK_STREAM
-        ) as probe:  # never listens: clients may be eager
+        # It never listens: a client that connected here would be reset.
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host.strip("[]"), int(port)))
     except OSError as error:

@@ -159,21 +159,20 @@ class Function:
         self.restarts.breaker.reset()
         begun_s = time.monotonic()
         old = self._deployment
+        other = old is not None and old.spec.version != spec.version
         new = self._next = self.kept.take(spec) if warm else self._make(spec)
         try:
             if warm:
                 await new.set_share(self.share_granted_percent)
             else:
                 await new.start(self._budget, stage)
+            stage("swap", f"version {spec.version} for {old.spec.version}" if old and other else "")
+            new.serve()
         except BaseException:
             self._next = None
-            if warm:
-                await new.stop()
+            await new.stop()
             raise
         await self.restarts.cancel()  # not earlier: what served before may have to serve on
-        other = old is not None and old.spec.version != spec.version
-        stage("swap", f"version {spec.version} for {old.spec.version}" if old and other else "")
-        new.serve()
         self.spec = spec
         self._deployment, self._next = new, None
         self.accepting, self.outdated = True, False

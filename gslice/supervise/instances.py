@@ -19,7 +19,7 @@ from gslice.supervise.clients import Burial
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks
-from gslice.supervise.weights import model_of
+from gslice.supervise.weights import model_key
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class Instances:
     ) -> Signature:
         """Has it load, with the weights that are there; those that it makes are kept for others."""
         epoch = gpu.weights.epoch
-        model = model_of(self._spec) if gpu.config.share_weights else ""
+        model = model_key(self._spec) if gpu.config.share_weights else ""
         signature = await worker.load(
             self._spec,
             gpu.limiter,
@@ -258,7 +258,8 @@ class Instances:
 
     def _keep_weights(self, gpu: Gpu, worker: Worker, epoch: int) -> None:
         for fd in worker.child.take_fds():
-            if worker.weights is not None:
+            # Nobody would map what an adopted one brings where nothing is shared any more.
+            if worker.weights is not None and gpu.config.share_weights:
                 gpu.weights.keep(self, worker.weights, fd, epoch)
             else:
                 os.close(fd)

@@ -40,7 +40,7 @@ BATCHES_MIN = 10
 
 _STEP_PERCENT = 10
 _OUTLINE_POINTS = 7  # as many are measured before it is asked where the curve bends
-_PART_MEASURED = 0.5  # of the others, as a guess of how many that will take
+_PART_MAX = 0.5  # of the others: on a noisy machine no number would do
 _BESIDE = "measured beside what serves"
 
 
@@ -85,6 +85,8 @@ class Grid:
             # Larger shares first: such a worker can have smaller ones in place.
             every = ((b, share) for share in reversed(self.shares) for b in self.buckets)
             return next((point for point in every if point not in known), None)
+        if len(done) >= self.most:
+            return None
         # As ordered, for what is read back may be another number.
         asked = [
             dataclasses.replace(each.measurement, share_percent=each.asked_percent) for each in done
@@ -94,13 +96,12 @@ class Grid:
         everywhere = next_points(asked, self.shares, self.buckets)
         return here if here is not None and everywhere is not None else everywhere
 
-    def left(self, done: int) -> int:
-        """How many are still to come after so many, as far as can be said."""
+    @property
+    def most(self) -> int:
+        """How many points are measured at most."""
         size = len(self.shares) * len(self.buckets)
-        if not self.whole:
-            outline = min(_OUTLINE_POINTS, size)
-            size = outline + round(_PART_MEASURED * (size - outline))
-        return max(0 if self.whole else 1, size - done)
+        outline = size if self.whole else min(_OUTLINE_POINTS, size)
+        return outline + round(_PART_MAX * (size - outline))
 
 
 class Profiler:

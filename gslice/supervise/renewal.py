@@ -63,6 +63,8 @@ async def renew_workers(
 ) -> list[str]:
     """Replaces the workers that an earlier daemon started, one at a time; see `Resizing.renew`.
 
+    Versions that old workers keep warm end: a rollback would bring the old code back.
+
     Args:
         node: The node.
         functions: Whose workers.
@@ -79,6 +81,8 @@ async def renew_workers(
             reason = shortened(str(error).removeprefix(f"function {function.name}: "))
             node.event(function.name, EventKind.FAILED, f"its worker is not replaced: {reason}")
             kept.append(f"a worker of {function.name} is not: {reason}")
+        async with function.lock:  # it may be about to serve one
+            await function.kept.drop_inherited("it has the old code")
     return kept
 
 

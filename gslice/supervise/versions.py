@@ -172,6 +172,12 @@ class Kept:
         for deployment in list(self.warm):
             await self.drop(deployment, why)
 
+    async def drop_inherited(self, why: str) -> None:
+        """Ends those of which an earlier daemon started a worker, perhaps with other code."""
+        for deployment in list(self.warm):
+            if any(worker.inherited for worker in deployment.workers):
+                await self.drop(deployment, why)
+
     async def drop(self, deployment: Deployment, why: str) -> None:
         """Ends one, unless somebody has already."""
         if deployment not in self.warm:

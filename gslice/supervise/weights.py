@@ -7,15 +7,16 @@ the same model that is started meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from typing import TYPE_CHECKING
 
+from gslice.control.versions import model_settings
 from gslice.core.types import MemoryTaken
-from gslice.ipc.codec import to_json
-from gslice.supervise.recall import stamps
+from gslice.supervise.recall import file_state, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec
     from gslice.ipc.messages import Weights
     from gslice.supervise.worker import Worker
-
-_SETTINGS = (
-    *("engine", "model", "python", "python_path", "args"),
-    *("precision", "channels_last", "environment"),
-)
 
 
 @dataclasses.dataclass(eq=False)
@@ -97,7 +93,7 @@ class GpuWeights:
 
     def size_bytes(self, spec: FunctionSpec) -> int:
         """Of the weights that a worker of a function would find here."""
-        block = self._blocks.get(model_of(spec))
+        block = self._blocks.get(model_key(spec))
         return block.weights.size_bytes if block is not None else 0
 
     def to_come(self, spec: FunctionSpec, memory: MemoryTaken) -> MemoryTaken:
@@ -110,10 +106,13 @@ class GpuWeights:
             os.close(block.fd)
 
 
-def model_of(spec: FunctionSpec) -> str:
+def model_key(spec: FunctionSpec) -> str:
     """The same for functions whose weights are alike, as far as can be seen from outside."""
-    settings = to_json(spec)
-    text = json.dumps([{key: settings[key] for key in _SETTINGS}, stamps(spec)], sort_keys=True)
+    states: list[tuple[int, ...]] = []
+    for path in model_files(spec):
+        with contextlib.suppress(OSError):  # the load will say so
+            states.append(file_state(path))
+    text = json.dumps([model_settings(spec), states], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

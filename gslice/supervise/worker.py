@@ -131,9 +131,8 @@ class Worker:
         worker.limiter = state.limiter
         worker.threads = state.threads
         worker.memory = state.memory
-        worker.inherited = worker.ready = True
         worker.weights = state.weights
-        worker.ready = True
+        worker.inherited = worker.ready = True
         return worker
 
     @property

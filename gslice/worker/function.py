@@ -280,10 +280,11 @@ class ServedFunction:
             return lane.submit(work).result()
 
     def _measured(self, times: Times) -> Measured:
+        median_us = times.median_us(self._limiter.period_us)
         return Measured(
             times.bucket,
-            times.median_us,
-            times.p99_us,
+            median_us,
+            max(median_us, times.p99_us),
             len(times.each_us),
             float(times.each_us.sum()),
             self.share_effective_percent,

@@ -9,12 +9,12 @@ namespace {
 
 constexpr std::size_t kSmallestChunkBytes = 64 << 10;
 
+}  // namespace
+
 Status sized(Status status, std::size_t bytes) {
   status.message = std::to_string(bytes) + " bytes: " + status.message;
   return status;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<DeviceBuffer>> DeviceBuffer::create(std::shared_ptr<Context> context,
                                                            std::size_t bytes) {

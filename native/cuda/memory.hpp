@@ -12,6 +12,9 @@
 
 namespace gslice::cuda {
 
+// The same, with how much memory it was about.
+Status sized(Status status, std::size_t bytes);
+
 // Memory of the device. Its addresses are never read or written by the host.
 class DeviceBuffer {
  public:

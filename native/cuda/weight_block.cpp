@@ -14,11 +14,6 @@ CUmemLocation place_of(const Context& context) {
   return {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = context.info().ordinal};
 }
 
-Status sized(Status status, std::size_t bytes) {
-  status.message = std::to_string(bytes) + " bytes of weights: " + status.message;
-  return status;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<WeightBlock>> WeightBlock::create(std::shared_ptr<Context> context,

@@ -145,7 +145,7 @@ TEST(what_the_driver_refuses_leaves_nothing) {
     const auto refused = WeightBlock::create(device->context_of(), 16);
     CHECK(!refused.ok());
     CHECK(refused.status().message ==
-          std::string("16 bytes of weights: ") + entry +
+          std::string("16 bytes: ") + entry +
               ": CUDA_ERROR_NOT_SUPPORTED (801): operation not supported");
     CHECK_EQ(live(), 2);  // those that were there
   }

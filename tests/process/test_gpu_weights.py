@@ -109,6 +109,21 @@ def test_an_adopting_daemon_has_them_for_others(start_gpu_node, gpu: FakeGpu) ->
     assert (gpu.total("created"), gpu.total("imported")) == (1, 1)
 
 
+def test_a_daemon_that_shares_nothing_any_more_holds_nothing(start_gpu_node, gpu: FakeGpu) -> None:
+    node = start_gpu_node({"f": weighted()}, devices=MPS)
+    (pid,) = node.worker_pids("f")
+    node.kill_daemon()
+    settings = dict.fromkeys(("grpc", "http", "metrics"), "127.0.0.1:0")
+    devices = {"cuda:0": {"limiter": "mps", "share_weights": False}}
+    node.write_config({"f": weighted()}, {**settings, "state_dir": "./state"}, devices)
+    node.start()
+    assert node.worker_pids("f") == [pid]
+    assert gpu.shared_bytes() == BLOCK_BYTES  # the worker's
+    replace(node, pid)
+    assert gpu.shared_bytes() == 0
+    assert triples(node)
+
+
 def test_after_a_fault_they_are_made_anew(start_gpu_node, gpu: FakeGpu, tmp_path: Path) -> None:
     args = {"factor": 3, "marker": str(tmp_path / "faulted")}
     node = start_gpu_node({"f": on_gpu("Faults", args=args), "g": weighted()}, devices=MPS)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests import models
 from tests.cli import gslice
 from tests.fakes.gpu import FakeGpu
 from tests.node import WAIT_S, Node, in_background, kill_and_wait
-from tests.process.gpu import MPS, on_gpu
+from tests.process.gpu import MPS, events, on_gpu
 from tests.process.open_loop import OpenLoop
 from tests.process.traffic import Traffic
 
@@ -43,12 +44,22 @@ def shares(node: Node) -> dict[str, tuple[float, float, int]]:
     }
 
 
+class Slow(NamedTuple):
+    """A node with a function `f`; while the marker is there, its setup waits at the gate."""
+
+    node: Node
+    marker: Path
+    pids: list[int]
+
+
 @pytest.fixture
-def slow(gate, tmp_path, zoo) -> Any:
-    """The body of a function; while the marker is there, its setup waits at the gate."""
+def slow(start_node, gate, tmp_path: Path, zoo) -> Slow:
+    """It serves, and another worker of it would wait."""
     marker = tmp_path / "slow"
     body = zoo("SlowSetup", args={"gate": str(gate.path), "marker": str(marker)}, share="40%")
-    return body, marker
+    node = start_node({"f": body}, node=AGE)
+    marker.touch()
+    return Slow(node, marker, node.worker_pids("f"))
 
 
 @pytest.mark.parametrize("limiter", ["auto", "threads", "none"])
@@ -95,6 +106,21 @@ def test_workers_of_a_gpu_under_mps(start_gpu_node, gpu: FakeGpu) -> None:
     assert {f.limiter for f in node.status().functions} == {"mps"}
 
 
+def test_a_kept_version_does_not_bring_the_old_code_back(start_node, zoo) -> None:
+    def tagged(tag: int) -> dict[str, Any]:
+        return zoo("Tagged", args={"tag": tag}, versions={"keep": 2})
+
+    node = start_node({"f": tagged(1)}, node=AGE)
+    with node.control() as control:
+        list(control.load("f", json.dumps(tagged(2))))
+        assert [kept.version for kept in node.function("f").kept] == ["1"]
+        assert names(upgrade(node))[-2:] == ["worker", "done"]
+    assert list(node.function("f").kept) == []
+    assert "version 1 is not kept warm any more: it has the old code" in events(node)
+    with node.control() as control:
+        assert "load" in names(list(control.rollback("f")))
+
+
 # ---- what goes wrong ----------------------------------------------------------------------------
 
 
@@ -126,29 +152,24 @@ def test_a_worker_whose_shadow_fails_serves_on(start_node, zoo, tmp_path) -> Non
     assert node.worker_pids("broken") != [old]
 
 
-def test_what_is_ordered_meanwhile_comes_first(start_node, slow, gate) -> None:
+def test_what_is_ordered_meanwhile_comes_first(slow: Slow, gate) -> None:
     """The shadow is dropped, the share changes at once, and the renewal goes on."""
-    body, marker = slow
-    node = start_node({"f": body}, node=AGE)
-    (old,) = node.worker_pids("f")
-    marker.touch()
+    node = slow.node
     with Traffic(node, "f", clients=2) as traffic:
         upgrading = in_background(lambda: upgrade(node))
         with gate.held(), node.control() as control:
-            marker.unlink()
+            slow.marker.unlink()
             assert names(list(control.resize("f", "60%")))[-1] == "done"
         stages = upgrading.result(WAIT_S)
         traffic.wait_answers(20)
     traffic.assert_each_answered_once()
     assert names(stages)[4:] == ["worker", "worker", "done"]
-    assert node.worker_pids("f") != [old]
+    assert node.worker_pids("f") != slow.pids
     assert shares(node)["f"][0] == 60
 
 
-def test_a_function_that_is_unloaded_meanwhile_is_left_alone(start_node, slow, gate) -> None:
-    body, marker = slow
-    node = start_node({"f": body}, node=AGE)
-    marker.touch()
+def test_a_function_that_is_unloaded_meanwhile_is_left_alone(slow: Slow, gate) -> None:
+    node = slow.node
     upgrading = in_background(lambda: upgrade(node))
     with gate.held(), node.control() as control:
         assert names(list(control.unload("f")))[-1] == "done"
@@ -156,15 +177,12 @@ def test_a_function_that_is_unloaded_meanwhile_is_left_alone(start_node, slow, g
     assert list(node.status().functions) == []
 
 
-def test_a_worker_that_dies_while_its_shadow_loads(start_node, slow, gate) -> None:
-    body, marker = slow
-    node = start_node({"f": body}, node=AGE)
-    (old,) = node.worker_pids("f")
-    marker.touch()
+def test_a_worker_that_dies_while_its_shadow_loads(slow: Slow, gate) -> None:
+    node, (old,) = slow.node, slow.pids
     with Traffic(node, "f", clients=2) as traffic:
         upgrading = in_background(lambda: upgrade(node))
         with gate.held():
-            marker.unlink()
+            slow.marker.unlink()
             kill_and_wait(old)
         assert names(upgrading.result(WAIT_S))[-1] == "done"
         traffic.wait_answers(20)
@@ -173,44 +191,37 @@ def test_a_worker_that_dies_while_its_shadow_loads(start_node, slow, gate) -> No
     assert found.workers[0].pid != old
 
 
-def test_a_daemon_that_dies_in_the_middle_leaves_what_served(start_node, slow, gate) -> None:
-    body, marker = slow
-    node = start_node({"f": body}, node=AGE)
-    before = node.worker_pids("f")
-    marker.touch()
+def test_a_daemon_that_dies_in_the_middle_leaves_what_served(slow: Slow, gate) -> None:
+    node = slow.node
     with Traffic(node, "f", clients=2) as traffic:
         upgrading = in_background(lambda: upgrade(node))
         with gate.held():
             node.kill_daemon()
         with pytest.raises(Unavailable, match="ended over its upgrade"):
             upgrading.result(WAIT_S)
-        marker.unlink()
+        slow.marker.unlink()
         node.start()
-        assert node.worker_pids("f") == before
+        assert node.worker_pids("f") == slow.pids
         traffic.wait_answers(20)
         assert names(upgrade(node))[-2:] == ["worker", "done"]
     traffic.assert_each_answered_once()
-    assert node.worker_pids("f") != before
+    assert node.worker_pids("f") != slow.pids
 
 
-def test_who_ordered_it_may_leave(start_node, slow, gate) -> None:
-    body, marker = slow
-    node = start_node({"f": body}, node=AGE)
-    before = node.worker_pids("f")
-    marker.touch()
-    with node.control() as control:
+def test_who_ordered_it_may_leave(slow: Slow, gate) -> None:
+    with slow.node.control() as control:
         stages = control.upgrade(workers=True)
         while next(stages).name != "worker":
             pass
         stages.close()
     gate.open()
-    node.wait_function("f", lambda f: len(f.workers) == 1 and f.workers[0].pid not in before)
+    slow.node.wait_function(
+        "f", lambda f: len(f.workers) == 1 and f.workers[0].pid not in slow.pids
+    )
 
 
-def test_a_stop_in_the_middle_ends_everything(start_node, slow, gate) -> None:
-    body, marker = slow
-    node = start_node({"f": body}, node=AGE)
-    marker.touch()
+def test_a_stop_in_the_middle_ends_everything(slow: Slow, gate) -> None:
+    node = slow.node
     upgrading = in_background(lambda: upgrade(node))
     with gate.held():
         node.signal_daemon(signal.SIGTERM)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gslice import _native
 from gslice.core.config import Config, load_config
 from tests.unit.gpu_bench import Bench
 
@@ -65,6 +66,14 @@ def on_gpu(tmp_path: Path) -> Callable[..., None]:
         asyncio.run(main())
 
     return run
+
+
+@pytest.fixture
+def cuda() -> Iterator[_native.CudaDevice]:
+    """The first GPU that this process finds, with two lanes."""
+    device = _native.CudaDevice(0, 2)
+    yield device
+    device.close()
 
 
 def load(path: Path, **environ: str) -> Config:

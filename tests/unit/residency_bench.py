@@ -16,7 +16,7 @@ from gslice.core.types import FunctionSpec, MemoryTaken, Signature, TensorSpec
 from gslice.ipc.native import native_signature
 from gslice.supervise.function import Function
 from tests.served import request_bytes
-from tests.unit.test_supervise_function import add, make_supervisor
+from tests.unit.function_bench import add, make_supervisor
 
 SIGNATURE = Signature(
     (TensorSpec("x", "INT64", (-1, 1)),), (TensorSpec("y", "INT64", (-1, 1)),), rows_max=4

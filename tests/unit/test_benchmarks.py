@@ -99,6 +99,17 @@ def test_bare_client_tells_of_a_failed_call():
         asyncio.run(call(address))
 
 
+def test_a_call_that_is_given_up_disturbs_no_other():
+    async def call(address):
+        request = Request(address, METHOD, b"payload")
+        async with await Connection.connect(address) as connection:
+            connection.call(request).cancel()
+            return await connection.call(request, keep=True)
+
+    with echo_server(two_cores().server) as address:
+        assert asyncio.run(call(address)) == b"payload"
+
+
 def test_closed_loop_measures():
     async def measure(address):
         request = Request(address, METHOD, b"payload")
@@ -110,6 +121,14 @@ def test_closed_loop_measures():
     assert load.requests >= 2
     assert 0 < load.p50_us <= load.p99_us
     assert load.rps == pytest.approx(load.requests / load.seconds)
+
+
+@pytest.mark.parametrize("given", [["--json", "/somewhere/out.json"], ["--json=out.json"], []])
+def test_a_report_names_the_command_and_not_where_it_wrote(monkeypatch, given):
+    argv = ["/there/benchmarks/swap.py", "--resizes", "126", *given, "--quick"]
+    monkeypatch.setattr(sys, "argv", argv)
+    command = Report("Why?", {}).command
+    assert command == "python -m benchmarks.swap --resizes 126 --quick"
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

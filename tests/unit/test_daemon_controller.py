@@ -127,7 +127,7 @@ def test_a_pinned_share_is_left_alone_and_sheds_when_it_must() -> None:
     bench = Bench(spec("pinned", share=ShareBounds(50.0, 50.0, auto=False)), spec("b"))
     bench.run(10, pinned=2_000, b=10)
     assert bench.share("pinned") == 50
-    assert bench.limits("pinned")[-1] == (4, 0, 50_000_000)
+    assert bench.limits("pinned")[-1] == (4, 0, 42_500_000)
     bench.run(10, pinned=20, b=10)
     assert bench.limits("pinned")[-1][2] == 0
 

@@ -195,12 +195,18 @@ class Renewed:
     """A function with a worker to replace, by what works or fails."""
 
     def __init__(self, name: str, error: Exception | None = None) -> None:
-        self.name, self.error, self.resizing = name, error, self
+        self.name, self.error = name, error
+        self.resizing = self.kept = self
+        self.lock = asyncio.Lock()
+        self.dropped = False
 
     async def renew(self, stage: Callable[[str, str], None]) -> None:
         stage("worker", self.name)
         if self.error is not None:
             raise self.error
+
+    async def drop_inherited(self, why: str) -> None:
+        self.dropped = self.lock.locked()
 
 
 @pytest.mark.parametrize("workers", [False, True])
@@ -236,6 +242,7 @@ def test_what_fails_keeps_no_other_worker_from_being_replaced() -> None:
             "a worker of b is not: [Errno 24] Too many open files",
         )
         assert "its worker is not replaced: it is broken (mend it)" in supervisor.told
+        assert all(function.dropped for function in functions.values())
 
     asyncio.run(run())
 

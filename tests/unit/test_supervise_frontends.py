@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,24 +57,31 @@ class Bench:
         pass
 
 
-def test_one_that_has_served_for_a_while_comes_back_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path, monkeypatch)
+Scenario = Callable[[Bench], Awaitable[None]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
+    """Plays a scenario on a bench of its own."""
+    return lambda scenario: asyncio.run(_played(tmp_path, monkeypatch, scenario))
+
+
+async def _played(folder: Path, monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
+    await scenario(Bench(folder, monkeypatch))  # made on the loop that it is for
+
+
+def test_one_that_has_served_for_a_while_comes_back_at_once(run) -> None:
+    async def scenario(bench: Bench) -> None:
         await bench.start(0)
         for _ in range(8):
             await bench.die(0, served_s=10)
         assert bench.delays_s == [0] * 8
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_a_crash_loop_backs_off_and_never_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path, monkeypatch)
+def test_a_crash_loop_backs_off_and_never_for_long(run) -> None:
+    async def scenario(bench: Bench) -> None:
         await bench.start(0)
         for _ in range(7):
             await bench.die(0, served_s=1)
@@ -81,33 +89,29 @@ def test_a_crash_loop_backs_off_and_never_for_long(
         await bench.die(0, served_s=12)
         assert bench.delays_s[-1] == 0
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_each_place_has_deaths_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        bench = Bench(tmp_path, monkeypatch)
+def test_each_place_has_deaths_of_its_own(run) -> None:
+    async def scenario(bench: Bench) -> None:
         await bench.start(0, 1)
         for index in (0, 1, 0, 1):
             await bench.die(index, served_s=1)
         assert bench.delays_s == [0, 0, 0.1, 0.1]
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_there_are_places_for_the_successors_of_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_are_places_for_the_successors_of_all(run) -> None:
     """As many front-ends as a node may have, while each is on its way out or in."""
 
-    async def scenario() -> None:
-        bench = Bench(tmp_path, monkeypatch)
+    async def scenario(bench: Bench) -> None:
         for _ in range(2 * 8):
             index = bench.frontends.free_index()
             assert index is not None
             await bench.start(index)
         assert bench.frontends.free_index() is None
-        with pytest.raises(ConfigError, match="frontends"):
-            load_config(None, environ={"GSLICE_NODE__FRONTENDS": "9"})
 
-    asyncio.run(scenario())
+    run(scenario)
+    with pytest.raises(ConfigError, match="frontends"):
+        load_config(None, environ={"GSLICE_NODE__FRONTENDS": "9"})

@@ -12,99 +12,30 @@ from typing import Any
 import pytest
 
 from gslice._native import Segment
-from gslice.core.config import load_config
-from gslice.core.errors import InvalidArgument, LoadFailed, ResourceExhausted, from_code
+from gslice.core.errors import (
+    InvalidArgument,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+    from_code,
+)
 from gslice.core.types import FunctionSpec, MemoryTaken, ShareBounds
 from gslice.ipc.messages import RemoveFunction
 from gslice.supervise.adoption import _segments_of
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Frontend
-from gslice.supervise.function import Function
 from gslice.supervise.logs import TEXT_MAX_CHARS
-from gslice.supervise.node import Node
-from gslice.supervise.supervisor import Supervisor
 from gslice.supervise.tasks import Tasks
-
-SPEC = FunctionSpec("a", model="/a.onnx", share=ShareBounds(80, 80))
-
-
-class Running:
-    """A deployment of two instances, of which one died."""
-
-    segment = signature = None
-
-    def __init__(self, spec: FunctionSpec = SPEC, ready: int = 1) -> None:
-        self.spec = spec
-        self.workers = ["one"] * ready
-        self.may_start = asyncio.Event()
-        self.answered: list[str] = []
-        self.shares: list[float] = []
-
-    @property
-    def ready(self) -> int:
-        return len(self.workers)
-
-    async def start(self, *_: object) -> None:
-        """It is warm already."""
-
-    def serve(self) -> None:
-        """Nothing pulls."""
-
-    def forget_weights(self) -> None:
-        """There are none."""
-
-    def stale(self) -> list[str]:
-        return []
-
-    async def replace(self) -> None:
-        await self.may_start.wait()
-        self.workers.append("another")
-
-    async def set_share(self, share_percent: float) -> None:
-        self.shares.append(share_percent)
-
-    async def drain(self, timeout_s: float) -> bool:
-        await self.may_start.wait()
-        return True
-
-    async def stop(self) -> None:
-        self.workers.clear()
-
-    def fail_queued(self, reason: str) -> None:
-        self.answered.append(reason)
-
-
-class Broken(Running):
-    """A deployment that does not start, and whose workers do not either."""
-
-    async def start(self, *_: object) -> None:
-        raise LoadFailed("no such model")
-
-    async def replace(self) -> None:
-        raise LoadFailed("no such model")
-
-
-def unheard(stage: str, detail: str) -> None:
-    """Stages of a load that nobody watches."""
-
-
-def serves(function: Function, deployment: Any) -> Any:
-    """Has a function be served by a deployment."""
-    function._deployment = deployment
-    function.state, function.accepting = "READY", True
-    return deployment
-
-
-def make_supervisor(tmp_path: Path, events: list[str]) -> Supervisor:
-    config = load_config(None, environ={"GSLICE_NODE__STATE_DIR": str(tmp_path)})
-    node = Node.open(config.node, config.devices, lambda subject, kind, text: events.append(text))
-    return Supervisor(node, lambda child, received: None)
-
-
-def add(supervisor: Supervisor, spec: FunctionSpec) -> Function:
-    function = supervisor.functions[spec.name] = supervisor._new_function(spec)
-    function.admitted = True
-    return function
+from tests.unit.function_bench import (
+    SPEC,
+    Broken,
+    OutOfReach,
+    Running,
+    add,
+    make_supervisor,
+    serves,
+    unheard,
+)
 
 
 def test_a_restart_goes_on_through_a_load_that_fails(
@@ -121,6 +52,28 @@ def test_a_restart_goes_on_through_a_load_that_fails(
         running.may_start.set()
         await restart
         assert (function.state, function.restarts.count) == ("READY", 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_cannot_take_over_ends_and_the_old_one_serves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), SPEC)
+        running = serves(function, Running(ready=0))
+        wanted = dataclasses.replace(SPEC, version="2")
+        new = OutOfReach(wanted)
+        function.kept.warm.append(new)  # type: ignore[arg-type]
+        monkeypatch.setattr(function, "_make", lambda spec: new)
+        function.restarts.worker_lost(running, "killed by SIGKILL")
+        with pytest.raises(Unavailable, match="hangs"):
+            await function.load(wanted, unheard, warm=warm)
+        assert (function.lasting, new.workers) == ([running], [])
+        running.may_start.set()
+        await asyncio.gather(*function.restarts.tasks)
+        assert (function.state, running.ready) == ("READY", 1)
 
     asyncio.run(scenario())
 

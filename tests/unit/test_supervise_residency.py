@@ -15,8 +15,8 @@ from gslice.core.errors import LoadFailed, ResourceExhausted
 from gslice.core.types import MemoryTaken
 from gslice.supervise.recall import Recalled
 from gslice.supervise.tasks import Tasks
+from tests.unit.function_bench import add
 from tests.unit.residency_bench import SIGNATURE, SPEC, Case
-from tests.unit.test_supervise_function import add
 
 
 @pytest.fixture

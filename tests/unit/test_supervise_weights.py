@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from gslice.core.types import FunctionSpec, MemoryTaken, ShareBounds
 from gslice.ipc.messages import EXIT_DEVICE_LOST, Weights
-from gslice.supervise.weights import GpuWeights, added, model_of, together
+from gslice.supervise.weights import GpuWeights, added, model_key, together
 from tests.unit.gpu_bench import Bench
 
 MIB = 1 << 20
@@ -41,23 +42,39 @@ def worker(weights: Weights | None, own_bytes: int = 0) -> Any:
 
 def test_copies_of_a_model_are_known_by_what_makes_its_weights(tmp_path: Path) -> None:
     same = spec(tmp_path)
-    model = model_of(same)
-    assert model_of(spec(tmp_path, "other", instances=3, batch_max=4)) == model
-    assert model_of(spec(tmp_path, share=ShareBounds(10, 20, auto=False))) == model
-    assert model_of(spec(tmp_path, precision="fp16")) != model
-    assert model_of(spec(tmp_path, channels_last=True)) != model
-    assert model_of(spec(tmp_path, environment={"SEED": "1"})) != model
+    model = model_key(same)
+    assert model_key(spec(tmp_path, "other", instances=3, batch_max=4)) == model
+    assert model_key(spec(tmp_path, share=ShareBounds(10, 20, auto=False))) == model
+    assert model_key(spec(tmp_path, precision="fp16")) != model
+    assert model_key(spec(tmp_path, channels_last=True)) != model
+    assert model_key(spec(tmp_path, environment={"SEED": "1"})) != model
     Path(same.model).write_text("other weights")
-    assert model_of(same) != model
+    assert model_key(same) != model
+
+
+def test_another_file_with_the_same_size_and_time_is_another_model(tmp_path: Path) -> None:
+    """Archives and images of containers may give all files one time."""
+    same = spec(tmp_path)
+    os.utime(same.model, (0, 0))
+    model = model_key(same)
+    other = tmp_path / "other.pt2"
+    other.write_text("WEIGHTS")
+    os.utime(other, (0, 0))
+    other.replace(same.model)
+    assert model_key(same) != model
 
 
 def test_code_counts_too(tmp_path: Path) -> None:
     one = FunctionSpec("f", engine="python", python="mine.tagger:Tagger", python_path=str(tmp_path))
-    model = model_of(one)
+    model = model_key(one)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "tagger.py").write_text("class Tagger: ...")
-    assert model_of(one) != model
-    assert model_of(FunctionSpec("f", args={"layers": 2})) != model_of(FunctionSpec("f"))
+    assert model_key(one) != model
+    package = dataclasses.replace(one, python="mine:Tagger")
+    model = model_key(package)
+    (tmp_path / "mine" / "__init__.py").write_text("class Tagger: ...")
+    assert model_key(package) != model
+    assert model_key(FunctionSpec("f", args={"layers": 2})) != model_key(FunctionSpec("f"))
 
 
 def test_a_block_stays_until_its_last_holder_lets_go() -> None:
@@ -100,7 +117,7 @@ def test_a_load_needs_no_room_for_what_is_there(tmp_path: Path) -> None:
     held, wanted = GpuWeights(), spec(tmp_path)
     memory = MemoryTaken(weights_bytes=MIB, shared_bytes=50 * MIB)
     assert held.to_come(wanted, memory) == memory
-    held.keep(held, Weights(model_of(wanted), 50 * MIB, "d"), descriptor(), held.epoch)
+    held.keep(held, Weights(model_key(wanted), 50 * MIB, "d"), descriptor(), held.epoch)
     assert held.size_bytes(wanted) == 50 * MIB
     assert held.to_come(wanted, memory) == MemoryTaken(weights_bytes=MIB)
     assert held.size_bytes(spec(tmp_path, precision="bf16")) == 0
@@ -149,7 +166,7 @@ def test_the_limit_of_a_client_leaves_room_for_what_it_maps(tmp_path: Path, alre
         await bench.gpu.ready()
         wanted = spec(tmp_path)
         if already:
-            weights = Weights(model_of(wanted), already, "d")
+            weights = Weights(model_key(wanted), already, "d")
             bench.gpu.weights.keep(bench, weights, descriptor(), 0)
             serving = bench.worker(1)
             serving.weights = weights
