@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 
 def _digest() -> str:
     """Of all that may be compiled: numba's own cache does not see a change in what is called."""
-    sources = (path.read_bytes() for path in sorted(_HERE.rglob("*.py")))
+    sources = (path.read_bytes() for path in sorted(_HERE.glob("*.py")))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 

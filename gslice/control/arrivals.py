@@ -120,8 +120,8 @@ class ArrivalEstimator:
             return None
         if self._readings[-1].seen_ns - self._readings[0].seen_ns < SECOND_NS:
             return None
-        since_ns = self._steady_since().at_ns
-        peak = next((each.rate_per_s for each in self._peaks if each.at_ns > since_ns), 0.0)
+        since_ns = self._steady_since().at_ns + _PEAK_NS
+        peak = next((each.rate_per_s for each in self._peaks if each.at_ns >= since_ns), 0.0)
         return Arrivals(self._rate_per_s, self._burstiness, max(self._rate_per_s, peak))
 
     def _forget(self, now_ns: int) -> None:

@@ -10,6 +10,7 @@ from gslice.core.types import ShareBounds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gslice.control.division import Part
     from gslice.control.latency import LatencyModel
 
 PRIORITIES = ("high", "normal", "low")
@@ -83,27 +84,25 @@ class DeviceShares:
 
 @dataclass(frozen=True)
 class Allotment:
-    """What a function gets of one device, and why.
+    """What a function gets of one device; `gslice.control.explain` says why.
 
     Attributes:
         device: The device's name.
         share_percent: Of the device, for all its instances there together.
         batch_rows_max: Largest batch that keeps the SLO; 0: as the model allows.
         rate_per_s: Requests that come here, as planned for.
-        predicted_p99_us: Latency of those that are accepted; inf: nobody can say.
         capacity_per_s: Requests that this share serves within the SLO.
         shed_us: Only what should be answered within that time is admitted; 0: everything is.
-        reason: One line.
+        part: What it was decided of; None: it was not decided, but is so.
     """
 
     device: str
     share_percent: float
     batch_rows_max: int = 0
     rate_per_s: float = 0.0
-    predicted_p99_us: float = float("inf")
     capacity_per_s: float = 0.0
     shed_us: float = 0.0
-    reason: str = ""
+    part: Part | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -122,4 +121,4 @@ class Policy:
     headroom: float = 1.1
     headroom_max: float = 2.0
     dead_band: float = 0.25
-    packing: str = "fewest"
+    packing: str = "headroom"

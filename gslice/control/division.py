@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
@@ -149,18 +150,19 @@ def _raise(
     Returns:
         How much it took.
     """
-    taken, open_ = 0.0, {part.demand.name: part for part in parts}
-    while open_:
-        name = min(open_, key=lambda each: (open_[each].headroom(shares[each]), each))
-        part = open_[name]
+    taken = 0.0
+    queue = [(p.headroom(shares[p.demand.name]), p.demand.name, p) for p in parts]
+    heapify(queue)
+    while queue:
+        headroom, name, part = queue[0]
         assert part.ladder is not None
-        better = part.ladder.next_better(shares[name])
-        fits = better is not None and better - shares[name] <= left_percent - taken + _ROUNDING
-        if better is None or not fits or part.headroom(shares[name]) >= enough:
-            del open_[name]
+        better = part.ladder.next_better(shares[name]) if headroom < enough else None
+        if better is None or better - shares[name] > left_percent - taken + _ROUNDING:
+            heappop(queue)
             continue
         taken += max(0.0, better - shares[name])
         shares[name] = max(better, shares[name])
+        heapreplace(queue, (part.headroom(shares[name]), name, part))
     return taken
 
 

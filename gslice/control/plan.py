@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
 
-_ALL = 0.999  # of the requests that a share serves: less is overload
-
 
 @dataclass
 class Planner:
@@ -34,6 +32,7 @@ class Planner:
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
     _changed_s: dict[str, float] = field(default_factory=dict)
+    _answers: dict[str, tuple[object, dict[str, float]]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -79,9 +78,13 @@ class Planner:
         before: Mapping[str, float],
         device: DeviceShares,
     ) -> list[tuple[Part, float]]:
-        target = divide(parts, device, self.policy)
         rested_s = now_s - self._changed_s.get(device.name, -math.inf)
-        shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+        asked = parts, before, device, rested_s >= device.rest_s
+        if device.name not in self._answers or self._answers[device.name][0] != asked:
+            target = divide(parts, device, self.policy)
+            shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+            self._answers[device.name] = asked, shares
+        shares = self._answers[device.name][1]
         if shares != before:
             self._changed_s[device.name] = now_s
         return [(part, shares[part.demand.name]) for part in parts]
@@ -105,36 +108,15 @@ def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
 def _allotment(part: Part, share_percent: float, device: DeviceShares, policy: Policy) -> Allotment:
     demand, ladder = part.demand, part.ladder
     if ladder is None:
-        text = "pinned" if demand.pinned else f"{share_percent:g}%: not profiled yet"
-        return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, reason=text)
+        return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, part=part)
     capacity = ladder.capacity_per_s(share_percent)
-    predicted_us = ladder.predicted_p99_us(share_percent, min(demand.rate_per_s, capacity))
     short = demand.slo_us > 0 and capacity < demand.busiest_per_s
     return Allotment(
         device=device.name,
         share_percent=share_percent,
         batch_rows_max=(ladder.full_rows_max if short else ladder.batch_rows_max)(share_percent),
         rate_per_s=demand.rate_per_s,
-        predicted_p99_us=predicted_us,
         capacity_per_s=capacity,
         shed_us=demand.slo_us * (1 - policy.margin) if short else 0.0,
-        reason=_reason(part, share_percent, device, predicted_us),
+        part=part,
     )
-
-
-def _reason(part: Part, share_percent: float, device: DeviceShares, predicted_us: float) -> str:
-    demand, ladder = part.demand, part.ladder
-    given = f"pinned to {share_percent:g}%" if demand.pinned else f"{share_percent:g}%"
-    given = f"{given} of {device.name}"
-    if not demand.slo_us or ladder is None:
-        return f"{given}: no SLO, so it has what the others leave"
-    promise = f"{demand.rate_per_s:.0f} requests/s within {demand.slo_us / 1000:g} ms"
-    if not part.promised:
-        return f"{given}: {demand.slo_us / 1000:g} ms is out of its reach there"
-    capacity = ladder.capacity_per_s(share_percent)
-    if capacity < _ALL * demand.rate_per_s:
-        return f"{given}: overload, serves {capacity / demand.rate_per_s:.0%} of {promise}"
-    text = f"{given}: {promise}, predicted p99 {predicted_us / 1000:.3g} ms"
-    if capacity < demand.busiest_per_s:
-        text += f"; peaks of {demand.busiest_per_s:.0f} requests/s are too much"
-    return text

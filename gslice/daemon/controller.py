@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.explain import reason
 from gslice.control.plan import Planner
 from gslice.control.shares import differs
 from gslice.control.whatif import WhatIf, what_if
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.supervisor import Supervisor
 
-LOOKS_PER_DECISION = 2
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 _SHADOW_REST_S = 60.0
 
@@ -88,11 +88,10 @@ class Controller:
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
     async def run(self) -> None:
-        """Until cancelled: looks four times a second, and decides every second time."""
+        """Until cancelled: looks and decides twice a second."""
         while True:
-            for _ in range(LOOKS_PER_DECISION):
-                await asyncio.sleep(LOOK_PERIOD_S)
-                self.look(time.monotonic_ns())
+            await asyncio.sleep(LOOK_PERIOD_S)
+            self.look(time.monotonic_ns())
             await self.decide(time.monotonic_ns())
 
     async def decide(self, now_ns: int) -> None:
@@ -210,7 +209,7 @@ class Controller:
         for name, share in shares.items():
             before = self._supervisor.functions[name].share_granted_percent
             if differs(before, share):
-                text = f"{before:g}% -> {self.decisions[name].reason}"
+                text = f"{before:g}% -> {reason(self.decisions[name])}"
                 self._supervisor.node.event(name, EventKind.SHARE, text)
 
     def _replaces(self, device: str) -> bool:

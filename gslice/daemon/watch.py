@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gslice.control.latency import LatencyModel
     from gslice.core.types import FunctionSpec
 
-LOOK_PERIOD_S = 0.25
+LOOK_PERIOD_S = 0.5
 _INTERVAL_NS = SECOND_NS  # between two looks at batches: one alone says little
 _ROWS_WEIGHT = 0.3
 _RATE_MIN_PER_S = 1.0  # whoever comes first after a rest must find a share that keeps the SLO

@@ -1,8 +1,13 @@
 """The simulation of `benchmarks.goodput` against formulas, and its books."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from benchmarks.cores import ROOT
 from benchmarks.goodput import crowd, published, queues, shares, tables, turns
 from benchmarks.goodput.policies.common import Fixed
 from benchmarks.goodput.policies.gslice2020 import gslice2020
@@ -283,3 +288,19 @@ def test_workloads_have_what_the_benchmark_needs():
     assert named["hour"].devices == 8
     requests = sum(named["hour"].rates_per_s(f).sum() for f in named["hour"].functions)
     assert requests * CELL_US / 1e6 > 20e6
+
+
+def test_every_output_says_that_it_is_a_simulation(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.goodput", "--quick", "--json", str(out)]
+    command += ["--workloads", "pair", "--policies", "slo", "equal", "oracle"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    written = json.loads(out.read_text())
+    assert "simulation" in shown
+    assert "simulation" in written["question"]
+    assert written["settings"]["mode"] == "simulation"
+    rows = {row["policy"]: row for row in written["rows"]}
+    assert {row["mode"] for row in rows.values()} == {"simulation"}
+    assert rows["oracle"]["oracle_ratio"] == 1.0
+    assert rows["equal"]["goodput_rps"] > 0
+    assert written["command"].startswith("python -m benchmarks.goodput --quick")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gslice.control.arrivals import SECOND_NS
+from gslice.control.explain import predicted_p99_us
 from gslice.control.latency import LatencyModel, Measurement
 from gslice.core.config import DeviceConfig
 from gslice.core.types import FunctionSpec, ShareBounds, Signature
@@ -110,7 +111,7 @@ def test_shares_follow_a_load_step_within_five_seconds() -> None:
     assert bench.share("a") > before
     decision = bench.controller.decisions["a"]
     assert decision.capacity_per_s > 1_200
-    assert decision.predicted_p99_us < 50_000
+    assert predicted_p99_us(decision) < 50_000
     subjects = [subject for subject, text in bench.supervisor.events if "->" in text]
     assert "a" in subjects
 

@@ -6,20 +6,31 @@ arrivals that will come in it and in the next. If the devices can serve all of t
 that everybody has the same spare capacity; if not, dynamic programming over all legal divisions
 finds the one that serves most. Functions stay on one device each; of many placements it takes the
 one whose fullest device is least full. Of several safety factors it takes the one that does best on
-the very traffic. With several devices this is a search, not a proof.
+the very traffic. Where rates are constant and there is one device, it also tries divisions that
+never change, by simulating them, as long as moving share from one function to another helps. With
+several devices this is a search, not a proof.
 """
 
 from __future__ import annotations
 
+import itertools
 from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.goodput.compiled import compiled
+from benchmarks.goodput.policies.common import Fixed
 from benchmarks.goodput.policies.fixed import best
 from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service
-from benchmarks.goodput.simulate import LOOK_US, STEP_PERCENT, Setting
+from benchmarks.goodput.simulate import (
+    LOOK_US,
+    STEP_PERCENT,
+    Make,
+    Setting,
+    goodput_rps,
+    run,
+)
 from benchmarks.goodput.tables import coupling, index, table_us
 
 Floats = NDArray[np.float64]
@@ -31,6 +42,7 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PLACEMENTS = 200
 STEPS = round(100 / STEP_PERCENT)
 LOOKS = 2
+MOVES = (4, 2, 1)
 _IN_TIME = 0.99
 _SAMPLE = 3000
 _HALVINGS = 9
@@ -177,21 +189,32 @@ class Oracle:
         self._at += 1
         return self._plan(self._rates[:, min(self._at, self._rates.shape[1] - 1)])
 
-    def _plan(self, rates: Floats) -> Plan:
-        plan = {}
-        for device, name in enumerate(self._given.scene.devices):
+    def mean_rates(self) -> Floats:
+        """Over the whole run."""
+        means: Floats = self._rates.mean(axis=1)
+        return means
+
+    def steps(self, rates: Floats) -> NDArray[np.int64]:
+        """The division for some rates, in steps of share by function."""
+        steps = np.ones(len(rates), np.int64)
+        for device in range(len(self._given.scene.devices)):
             here = np.flatnonzero(self._on == device)
-            if not len(here):
-                continue
-            able = self._capacity[here] * self._safety
-            steps = even(able, rates[here])
-            if steps is None:
-                steps = most(able, rates[here])
-            for function, step in zip(here, steps, strict=True):
-                plan[self._given.scene.functions[int(function)].name] = [
-                    self._grant(int(function), name, int(step))
-                ]
-        return plan
+            if len(here):
+                able = self._capacity[here] * self._safety
+                fair = even(able, rates[here])
+                steps[here] = most(able, rates[here]) if fair is None else fair
+        return steps
+
+    def plan_of(self, steps: NDArray[np.int64]) -> Plan:
+        """A division, with the batches that go with it."""
+        scene = self._given.scene
+        return {
+            function.name: [self._grant(i, scene.devices[self._on[i]], int(steps[i]))]
+            for i, function in enumerate(scene.functions)
+        }
+
+    def _plan(self, rates: Floats) -> Plan:
+        return self.plan_of(self.steps(rates))
 
     def _grant(self, function: int, device: str, step: int) -> Grant:
         share = step * STEP_PERCENT
@@ -232,5 +255,35 @@ def _future(given: Setting) -> Floats:
 
 
 def oracle(given: Setting) -> Policy:
-    """The best of the oracles."""
-    return best(given, [partial(Oracle, safety=safety) for safety in SAFETY])
+    """The best of the oracles, and of a division that never changes where rates do not either."""
+    variants: list[Make] = [partial(Oracle, safety=safety) for safety in SAFETY]
+    if given.workload.kind != "dynamic" and len(given.scene.devices) == 1:
+        climbed = _climbed(given)
+        variants.append(lambda _: climbed)
+    return best(given, variants)
+
+
+def _climbed(given: Setting) -> Policy:
+    """A division that no move of a few steps of share from one function to another improves.
+
+    Every division on the way is simulated with the very traffic.
+    """
+    start = Oracle(given, 1.0)
+    steps = start.steps(start.mean_rates())
+    value = _value(given, start, steps)
+    for move in MOVES:
+        better = True
+        while better:
+            better = False
+            for taker, giver in itertools.permutations(range(len(steps)), 2):
+                tried = steps.copy()
+                tried[taker] += move
+                tried[giver] -= move
+                if tried[giver] >= 1 and (found := _value(given, start, tried)) > value:
+                    steps, value, better = tried, found, True
+    return Fixed("oracle", "shares", start.plan_of(steps))
+
+
+def _value(given: Setting, planner: Oracle, steps: NDArray[np.int64]) -> float:
+    fixed = Fixed("oracle", "shares", planner.plan_of(steps))
+    return goodput_rps(given.workload, run(given, lambda _: fixed))

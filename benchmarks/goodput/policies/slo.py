@@ -12,13 +12,11 @@ from typing import Any
 
 from benchmarks.goodput.policies.common import models
 from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service, Traffic
-from benchmarks.goodput.simulate import Setting
+from benchmarks.goodput.simulate import LOOK_US, Setting
 from gslice.control.demand import Allotment, Demand, DeviceShares
 from gslice.control.plan import Planner
 from gslice.core.types import FunctionSpec
-from gslice.daemon.watch import Watch
-
-LOOKS_PER_DECISION = 2
+from gslice.daemon.watch import LOOK_PERIOD_S, Watch
 
 
 class Slo:
@@ -27,7 +25,7 @@ class Slo:
     name = "slo"
     service: Service = "shares"
     prepared_us: float | None = None
-    looks = 1
+    looks = round(LOOK_PERIOD_S * 1e6 / LOOK_US)
 
     def __init__(self, given: Setting) -> None:
         self._scene = given.scene
@@ -45,7 +43,6 @@ class Slo:
         }
         self._watches = {name: Watch() for name in self._specs}
         self._current: dict[str, list[Allotment]] = {}
-        self._look = 0
         for name, watch in self._watches.items():
             watch.use(self._models[name])
 
@@ -53,15 +50,14 @@ class Slo:
         """Before anything was seen."""
         return self._plan(0)
 
-    def decide(self, seen: Seen) -> Plan | None:
-        """Looks, and decides every second time."""
+    def decide(self, seen: Seen) -> Plan:
+        """Looks, and decides."""
         now_ns = round(seen.now_us * 1e3)
         for name, watch in self._watches.items():
             shares = [grant.share_percent for grant in seen.granted.get(name, ())]
             share = sum(shares) / len(shares) if shares else 0.0
             watch.observe(now_ns, _counters(seen.traffic[name]), share)
-        self._look += 1
-        return None if self._look % LOOKS_PER_DECISION else self._plan(now_ns)
+        return self._plan(now_ns)
 
     def _plan(self, now_ns: int) -> Plan:
         demands = {name: self._demand(name, now_ns) for name in self._specs}
