@@ -82,6 +82,44 @@ def decision_table(planned: Iterable[tuple[str, float, float, Any]]) -> Table:
     return shown
 
 
+def slo_lines(functions: Any) -> list[Any]:
+    """How each SLO is kept, and why it is served so; nothing where the controller has decided none."""
+    from rich.text import Text
+
+    decided = [f for f in functions if f.HasField("decision")]
+    if not decided:
+        return []
+    shown = table(
+        *(
+            "FUNCTION",
+            "SLO",
+            "P99",
+            "PREDICTED",
+            "IN TIME",
+            "RATE/S",
+            "CAPACITY/S",
+            "BATCH",
+            "SHEDS",
+        ),
+        right="SLO P99 PREDICTED IN TIME RATE/S CAPACITY/S BATCH",
+    )
+    for function in decided:
+        decision = function.decision
+        shown.add_row(
+            function.name,
+            milliseconds(function.slo_p99_us) if function.slo_p99_us else "-",
+            milliseconds(function.p99_us) if function.p99_us else "-",
+            milliseconds(decision.predicted_p99_us) if decision.predicted_p99_us else "-",
+            f"{function.attainment:.2%}" if function.attainment else "-",
+            f"{decision.rate_per_s:.1f}",
+            f"{decision.capacity_per_s:.1f}" if decision.capacity_per_s else "-",
+            str(decision.batch_rows_max or "-"),
+            f"beyond {milliseconds(decision.shed_us)}" if decision.shed_us else "-",
+        )
+    reasons = (Text(f"{function.name}: {function.decision.reason}") for function in decided)
+    return [Text(), shown, *reasons]
+
+
 def _shown(functions: Any) -> Group:
     from rich.console import Group
     from rich.text import Text

@@ -11,6 +11,7 @@ import typer
 from gslice.cli import options
 from gslice.cli.events import EventLines
 from gslice.cli.output import console, print_json, table
+from gslice.cli.plan import slo_lines
 from gslice.core.figures import megabytes, milliseconds, percent, requested_share
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def _whole_node(found: Any) -> Group:
             if found.functions
             for part in (Text(), make(found.functions))
         ),
+        *slo_lines(found.functions),
     )
 
 

@@ -37,6 +37,7 @@ class FakeControl:
         self.events: list[Any] = []
         self.versions: list[Any] = []
         self.profile: list[Any] = []
+        self.planned: list[Any] = []
         self.asked: list[Any] = []
 
     def GetStatus(self, request: Any, context: Any) -> Any:
@@ -57,6 +58,10 @@ class FakeControl:
     def Profile(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)
         yield from self.profile
+
+    def Plan(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return control_message("PlanReply", functions=self.planned)
 
     def Versions(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
