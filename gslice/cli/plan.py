@@ -83,7 +83,7 @@ def decision_table(planned: Iterable[tuple[str, float, float, Any]]) -> Table:
 
 
 def slo_lines(functions: Any) -> list[Any]:
-    """How each SLO is kept, and why it is served so; nothing where the controller has decided none."""
+    """How each SLO is kept, and why it is served so; nothing where nothing was decided."""
     from rich.text import Text
 
     decided = [f for f in functions if f.HasField("decision")]
