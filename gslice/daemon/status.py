@@ -139,7 +139,10 @@ class StatusReader:
         frontends = self._supervisor.frontends
         return NodeReading(
             __version__,
-            [_function_reading(f) for f in list(self._supervisor.functions.values())],
+            [
+                _function_reading(f, self._decisions.get(f.name))
+                for f in list(self._supervisor.functions.values())
+            ],
             len(frontends.all()),
             frontends.restarts,
             {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
@@ -281,7 +284,7 @@ def _requested_percent(function: Function) -> float:
     return share.min_percent if share.min_percent == share.max_percent else 0.0
 
 
-def _function_reading(function: Function) -> FunctionReading:
+def _function_reading(function: Function, decision: Allotment | None) -> FunctionReading:
     deployment = function.deployment  # read once: the loop may put another in its place
     segment = deployment.segment if deployment else None
     workers = list(deployment.workers) if deployment else []
@@ -303,6 +306,9 @@ def _function_reading(function: Function) -> FunctionReading:
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=together(workers).device_bytes,
         memory_bytes=_by_device(function, deployment) if deployment else {},
+        slo_us=function.spec.slo_p99_us,
+        demand_per_s=decision.rate_per_s if decision else 0.0,
+        capacity_per_s=decision.capacity_per_s if decision else 0.0,
     )
 
 

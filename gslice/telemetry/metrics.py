@@ -16,6 +16,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gslice.telemetry.window import entries_within
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -43,6 +45,9 @@ class FunctionReading:
         segment_bytes: Size of its shared memory.
         device_memory_bytes: Memory of its GPU that its workers took.
         memory_bytes: What it takes, by where (`host` or its GPU) and what for.
+        slo_us: Promised latency; 0: none.
+        demand_per_s: Requests that come, as the controller plans for them; 0: it does not.
+        capacity_per_s: Requests that its share serves within the SLO, as the controller has it.
     """
 
     name: str
@@ -58,6 +63,9 @@ class FunctionReading:
     segment_bytes: int = 0
     device_memory_bytes: int = 0
     memory_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    slo_us: float = 0.0
+    demand_per_s: float = 0.0
+    capacity_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ class NodeCollector(Collector):
         yield from _node(reading)
         yield from _gpus(reading.gpus)
         yield from _functions(reading.functions)
+        yield from _promises(reading.functions, self._bounds_us)
         yield from _requests(served)
         yield from _batches(served)
         yield _stages(served, self._bounds_us)
@@ -242,6 +251,24 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
                 slots.add_metric([name, state], count)
     sizes = (rss, segment, on_gpu, taken)
     return (ready, version, kept, queue, in_flight, slots, blocks, shares, *sizes, restarts, cold)
+
+
+def _promises(functions: list[FunctionReading], bounds_us: NDArray[np.float64]) -> Iterable[Metric]:
+    slo = _gauge("gslice_slo_seconds", "Promised latency at the 99th percentile.")
+    kept = _counter("gslice_slo_kept", "Answers within the SLO.")
+    demand = _gauge("gslice_demand_per_second", "Requests that come, as planned for.")
+    capacity = _gauge("gslice_capacity_per_second", "Requests that the share serves in time.")
+    for function in functions:
+        if not function.slo_us:
+            continue
+        slo.add_metric([function.name], function.slo_us / 1e6)
+        if function.stats is not None:
+            bins = function.stats["stage"]["total"]["bins"]
+            kept.add_metric([function.name], entries_within(bins, bounds_us, function.slo_us))
+        if function.demand_per_s:
+            demand.add_metric([function.name], function.demand_per_s)
+            capacity.add_metric([function.name], function.capacity_per_s)
+    return (slo, kept, demand, capacity)
 
 
 def _requests(served: list[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:

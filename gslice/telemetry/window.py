@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,7 +90,9 @@ class Window:
             p50_us=percentile_us(bins, bounds_us, 0.50),
             p99_us=percentile_us(bins, bounds_us, 0.99),
             batch_mean_rows=(new.rows - old.rows) / executions if executions > 0 else 0.0,
-            attainment=part_within(bins, bounds_us, slo_us) if slo_us else 0.0,
+            attainment=entries_within(bins, bounds_us, slo_us) / bins.sum()
+            if slo_us and bins.any()
+            else 0.0,
         )
 
 
@@ -113,10 +115,7 @@ def percentile_us(
     return low + (high - low) * ((wanted - below) / inside)
 
 
-def part_within(bins: NDArray[np.int64], bounds_us: NDArray[np.float64], limit_us: float) -> float:
-    """Which part of the entries does not exceed a latency; 0 for an empty histogram."""
-    total = int(bins.sum())
-    if total <= 0:
-        return 0.0
+def entries_within(bins: NDArray[Any], bounds_us: NDArray[np.float64], limit_us: float) -> float:
+    """How many entries do not exceed a latency; inside a bin they count as spread evenly."""
     cumulated = np.concatenate(([0], np.cumsum(bins)))
-    return float(np.interp(limit_us, bounds_us, cumulated)) / total
+    return float(np.interp(limit_us, bounds_us, cumulated))

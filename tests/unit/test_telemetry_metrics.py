@@ -50,6 +50,9 @@ def reading(**changes: object) -> NodeReading:
         version=12,
         kept_versions=1,
         segment_bytes=segment.size_bytes,
+        slo_us=500.0,
+        demand_per_s=40.0,
+        capacity_per_s=90.0,
     )
     return NodeReading(
         "1.2.3", [function, FunctionReading("loading", ready=False)], 1, 3, **changes
@@ -71,6 +74,16 @@ def test_figures_of_the_node_and_its_functions() -> None:
     assert value("gslice_worker_rss_bytes", function="f", pid="123") == 1 << 20
     assert value("gslice_worker_restarts_total", function="f") == 2
     assert value("gslice_compute_busy_seconds_total", function="f") == 2.5
+
+
+def test_how_a_promise_is_kept() -> None:
+    value = scrape(reading())
+    assert value("gslice_slo_seconds", function="f") == pytest.approx(0.0005)
+    assert value("gslice_slo_kept_total", function="f") == 2  # 10 us and 100 us, not 1 ms
+    assert value("gslice_demand_per_second", function="f") == 40
+    assert value("gslice_capacity_per_second", function="f") == 90
+    with pytest.raises(KeyError):
+        value("gslice_slo_seconds", function="loading")
 
 
 def test_events_are_counted_by_kind() -> None:

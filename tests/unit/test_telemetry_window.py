@@ -57,3 +57,13 @@ def test_percentiles_never_fall_with_the_fraction(counts: list[int]) -> None:
     bins = np.array(counts, np.int64)
     values = [percentile_us(bins, BOUNDS, f) for f in (0.01, 0.5, 0.9, 0.99, 1.0)]
     assert values == sorted(values)
+
+
+def test_attainment_is_the_part_within_the_slo() -> None:
+    window = Window()
+    window.add(sample(0, 0, [0, 0, 0, 0]))
+    window.add(sample(1, 100, [50, 0, 40, 10]))
+    assert window.figures(BOUNDS, 20.0).attainment == pytest.approx(0.5)
+    assert window.figures(BOUNDS, 30.0).attainment == pytest.approx(0.7)
+    assert window.figures(BOUNDS, 1000.0).attainment == 1
+    assert window.figures(BOUNDS).attainment == 0
