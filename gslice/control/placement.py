@@ -119,7 +119,8 @@ def _what_stays(demand: Demand, current: Placement, site: Site) -> dict[str, flo
 def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, float]:
     """The least number of equal replicas that fit; where there is most room if none does."""
     allowed = site.allowed(demand)
-    for count in range(1, len(allowed) + 1):
+    counts = range(1, min(len(allowed), site.policy.replicas_max) + 1)
+    for count in counts:
         needs = {d: site.need_percent(demand, d, 1 / count) for d in allowed}
         fits = [
             device
@@ -131,10 +132,11 @@ def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, flo
             chosen = _preferred(fits, left, needs, site.policy)[:count]
             return dict.fromkeys(chosen, 1 / count)
     roomiest = sorted(allowed, key=lambda device: -left[device])
-    for count in range(1, len(allowed) + 1):
+    for count in counts:
         if all(site.suffices(demand, device, 1 / count) for device in roomiest[:count]):
             return dict.fromkeys(roomiest[:count], 1 / count)
-    return dict.fromkeys(roomiest, 1 / len(roomiest)) if roomiest else {}
+    most = roomiest[: site.policy.replicas_max]
+    return dict.fromkeys(most, 1 / len(most)) if most else {}
 
 
 def _preferred(

@@ -6,11 +6,12 @@ wins and an event says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.core.config import diff_functions, function_from_yaml, load_config, save_functions
+from gslice.core.config.devices import anywhere
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
 from gslice.daemon.store import OverlayEntry
@@ -29,7 +30,7 @@ _ASKED = "dropped what was changed at run time: the command line names it"
 
 def conflicts(file: Mapping[str, FunctionSpec], overlay: Mapping[str, OverlayEntry]) -> list[str]:
     """Functions of the overlay about which the file says something else than when they changed."""
-    return [name for name, entry in overlay.items() if file.get(name) != entry.base]
+    return [name for name, entry in overlay.items() if not _alike(file.get(name), entry.base)]
 
 
 def merge(
@@ -43,6 +44,26 @@ def merge(
         else:
             merged[name] = entry.spec
     return merged
+
+
+def _alike(one: FunctionSpec | None, other: FunctionSpec | None) -> bool:
+    """Whether both say the same; `device: auto` does, whatever devices there are."""
+    if one is None or other is None or not (one.devices or other.devices):
+        return one == other
+    auto = one if one.devices else other
+    both = bool(one.devices and other.devices)
+    known = both or {one.device, other.device} <= set(auto.devices)
+    return known and replace(one, device=other.device, devices=other.devices) == other
+
+
+def _here(entry: OverlayEntry, file: FunctionSpec | None, config: Config) -> OverlayEntry:
+    """A change for the devices that there are now, where it leaves the choice to the node."""
+    spec, base = entry.spec, entry.base
+    if spec is None:
+        return entry
+    untouched = base is not None and (spec.device, spec.devices) == (base.device, base.devices)
+    auto = spec.devices or (untouched and file is not None and file.devices)
+    return OverlayEntry(anywhere(spec, config.devices), base) if auto else entry
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,10 @@ class Desired:
         self._event = event
         self._overlay = store.overlay()
         self._overrule(conflicts(self._file, self._overlay), _EDITED)
+        self._overlay = {
+            name: _here(entry, self._file.get(name), config)
+            for name, entry in self._overlay.items()
+        }
         if self._path is None:  # somebody asks for it now, and cannot have saved what was before
             self._overrule(self._overlay.keys() & self._file.keys(), _ASKED)
 

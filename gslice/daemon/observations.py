@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Settings that change neither what an instance takes nor what it is.
 _OUTSIDE = (
-    *("version", "versions", "share", "instances", "priority", "slo_p99_us", "delay_us"),
+    *("version", "versions", "devices", "share", "instances", "priority", "slo_p99_us", "delay_us"),
     *("queue_max", "side_effects", "residency", "idle_after_us"),
 )
 
