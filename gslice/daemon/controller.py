@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gslice.control.demand import Allotment, Demand, DeviceShares
 from gslice.control.plan import Planner
@@ -65,6 +65,16 @@ class Proposal:
     plan: Mapping[str, Sequence[Allotment]]
 
 
+class Mover(Protocol):
+    """Carries functions to other devices."""
+
+    def rested(self, name: str) -> bool:
+        """Whether a function was not moved just now."""
+
+    def propose(self, name: str, device: str, why: str) -> None:
+        """Says that a function would be better off elsewhere; nothing has to come of it."""
+
+
 class Controller:
     """Keeps the SLOs of a node's functions.
 
@@ -72,7 +82,7 @@ class Controller:
         supervisor: What runs, and who carries decisions out.
         model: What batches of a function take on a device, as measured; None: nobody has.
         planner: Decides.
-        propose: Takes a function's name, a device where it would be better off, and why.
+        mover: Who can have functions change their devices; None: nobody.
 
     Attributes:
         decisions: The last one about each function that has one, by name.
@@ -83,14 +93,14 @@ class Controller:
         supervisor: Supervisor,
         model: Callable[[FunctionSpec, str], LatencyModel | None],
         planner: Planner | None = None,
-        propose: Callable[[str, str, str], None] = lambda _name, _device, _why: None,
+        mover: Mover | None = None,
     ) -> None:
         self.decisions: dict[str, Allotment] = {}  # one object for its life: others read it
         self._supervisor = supervisor
         self._model = model
         self._planner = planner or Planner()
         self._watches: dict[str, Watch] = {}
-        self._propose = propose
+        self._mover = mover
         self._short_since_ns: dict[str, int] = {}  # by device
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
@@ -204,9 +214,10 @@ class Controller:
         since_ns = {device: self._short_since_ns.get(device, now_ns) for device in short}
         self._short_since_ns = since_ns
         lasting = {device for device in short if now_ns - since_ns[device] >= _SHORT_NS}
-        if not lasting:
+        mover = self._mover
+        if mover is None or not lasting:
             return
-        free = {name: self._anywhere(demand) for name, demand in demands.items()}
+        free = {n: self._anywhere(d) if mover.rested(n) else d for n, d in demands.items()}
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         current = _current(list(free.values()), shares)
         for name, parts in self._planner.place(free.values(), self.devices(), current).items():
@@ -216,7 +227,7 @@ class Controller:
                 starved = ", ".join(
                     sorted(n for n, d in self.decisions.items() if d.device == here and d.shed_us)
                 )
-                self._propose(name, there, f"{here} is too small for the SLO of {starved}")
+                mover.propose(name, there, f"{here} is too small for the SLO of {starved}")
 
     def _anywhere(self, demand: Demand) -> Demand:
         """A demand with all devices of which it is known what the function would take there."""

@@ -97,7 +97,7 @@ class Daemon:
         self.moves = Moves(self.supervisor, store, self._loads.move)
         policy = Policy(packing=config.node.packing, replicas_max=1)
         self.controller = Controller(
-            self.supervisor, self.profiles.model, Planner(policy), self.moves.propose
+            self.supervisor, self.profiles.model, Planner(policy), self.moves
         )
         self._addresses = Addresses()
         self.reader = StatusReader(

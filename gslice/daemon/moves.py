@@ -118,8 +118,13 @@ class Moves:
             self._node.event(device, EventKind.DEVICE, "not drained any more")
             self._node.changes.notify()
 
+    def rested(self, name: str) -> bool:
+        """See `Mover.rested`."""
+        tries = self._tries.get(name, _Tries())
+        return time.monotonic() >= max(tries.moved_s + REST_S, tries.again_s)
+
     def propose(self, name: str, device: str, why: str) -> None:
-        """Says that a function would be better off elsewhere; nothing has to come of it."""
+        """See `Mover.propose`."""
         if self._proposed is None:  # after the first the picture is another
             self._proposed = _Move(name, device, why)
             self._awake.set()
@@ -150,7 +155,7 @@ class Moves:
         proposed, self._proposed = self._proposed, None
         if proposed is None or (mover := functions.get(proposed.name)) is None:
             return None
-        return proposed if self._may_go(mover, proposed.device, now_s) else None
+        return proposed if self._may_go(mover, proposed.device) else None
 
     async def carry_out(self, move: _Move) -> None:
         """Moves a function, and says how that ended."""
@@ -197,12 +202,10 @@ class Moves:
             self._node.changes.notify()
         return None
 
-    def _may_go(self, function: Function, device: str, now_s: float) -> bool:
-        tries = self._tries.get(function.name, _Tries())
-        rested = now_s >= max(tries.moved_s + REST_S, tries.again_s)
+    def _may_go(self, function: Function, device: str) -> bool:
         there = device in function.spec.devices and self._node.usable(device)
         free = function.serving and not function.lock.locked()
-        return rested and there and free and function.spec.device != device
+        return self.rested(function.name) and there and free and function.spec.device != device
 
     async def _see_off(
         self, device: str, names: set[str], stage: Callable[[str, str], None]

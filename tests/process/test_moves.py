@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,6 @@ TWO_GPUS: dict[str, Any] = {"cuda:0": {"limiter": "mps"}, "cuda:1": {"limiter": 
 
 @pytest.fixture(autouse=True)
 def _two_cores() -> None:
-    import os
-
     if not {0, 1} <= os.sched_getaffinity(0):
         pytest.skip("needs cores 0 and 1")
 
@@ -88,14 +87,13 @@ def test_functions_are_spread_and_leave_a_drained_device_under_load(start_node, 
 
 
 def test_a_function_moves_where_its_slo_can_be_kept(start_node, zoo) -> None:
-    """Two that burn start on one device, for the other is drained; then it is not."""
     body = {**zoo("Burns", args={"iterations": 60_000}), "slo": {"p99": "150ms"}}
-    node = start_node({"a": body, "b": body}, devices=TWO_CORES)
-    with node.control() as control:
-        list(control.drain(OTHER))
-        list(control.undrain(OTHER))
+    node = start_node({"a": body, "b": body}, devices=TWO_CORES, node={"packing": "fewest"})
     assert set(places(node).values()) == {ONE}
-    with Traffic(node, "a", clients=3, pace_s=0) as one, Traffic(node, "b", clients=3, pace_s=0) as other:
+    with (
+        Traffic(node, "a", clients=3, pace_s=0) as one,
+        Traffic(node, "b", clients=3, pace_s=0) as other,
+    ):
         node.wait_status(lambda status: {f.device for f in status.functions} == {ONE, OTHER})
         one.wait_answers(5)
         other.wait_answers(5)
@@ -109,17 +107,25 @@ def test_a_function_moves_where_its_slo_can_be_kept(start_node, zoo) -> None:
     assert places(node)[moved] == OTHER
 
 
-def test_functions_leave_a_gpu_that_is_lost(
-    start_node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_functions_leave_a_gpu_that_is_lost(start_node, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeGpu(2) as fake:
         meet(fake, monkeypatch)
         function = {**on_gpu(), "device": "auto"}
         node = start_node({"a": function, "b": function}, devices=TWO_GPUS)
         assert sorted(places(node).values()) == ["cuda:0", "cuda:1"]
         (mover,) = (name for name, device in places(node).items() if device == "cuda:1")
-        uuid = fake.gpus[1].uuid
-        fake.fail("nvmlDeviceGetHandleByUUID", 15, times=1 << 30)
-        node.wait_status(lambda s: all("lost" in d.problem for d in s.devices))
+        found, lost = fake.gpus[0], replace(fake.gpus[1], lost=1)
+        with Traffic(node, mover) as traffic:
+            traffic.wait_answers(20)
+            fake.set_gpus(found, lost)
+            node.wait_function(mover, lambda f: f.device == "cuda:0" and f.state == "READY")
+            traffic.wait_answers(20)
+        traffic.assert_each_answered_once()
+        status = node.status()
+        assert [bool(device.problem) for device in status.devices] == [False, True]
+        assert "the GPU is lost" in status.devices[1].problem
+        assert moves(node, mover)[0] == "moves cuda:1 -> cuda:0: cuda:1 is lost"
+        fake.set_gpus(found, replace(lost, lost=0))
+        node.wait_status(lambda s: not any(device.problem for device in s.devices))
+        assert places(node)[mover] == "cuda:0"
         node.stop()
-        assert uuid and mover
