@@ -129,7 +129,9 @@ class WorkerProcess:
         order = messages.Load(spec, share_percent, limiter, CPUS, gpu)
         return self.attach(spec, self.request(order, messages.Loaded).signature)
 
-    def attach(self, spec: FunctionSpec, signature: Signature) -> messages.Ready:
+    def attach(
+        self, spec: FunctionSpec, signature: Signature, timed: Sequence[int] = ()
+    ) -> messages.Ready:
         """Everything from the signature to the flip."""
         self.signature = signature
         self._spec = spec
@@ -137,7 +139,8 @@ class WorkerProcess:
         self.segment.activate_frontend(0)
         index = self.segment.add_instance()
         self.request(messages.AddFrontend(0), messages.Ok, [self.eventfd])
-        ready = self.request(messages.Attach(index), messages.Ready, [self.segment.fd])
+        order = messages.Attach(index, timed=list(timed))
+        ready = self.request(order, messages.Ready, [self.segment.fd])
         native = native_signature(self.signature)
         self._frontend.add_function(spec.name, spec.version, self.segment, native, 0)
         self.segment.flip(None, index)

@@ -121,7 +121,7 @@ def _followed(name: str, steps: Iterable[Any], progress: Progress, *, quiet: boo
         if step.HasField("point"):
             done += 1
             point = step.point
-            figures = f"{point.bucket} at {percent(point.share_percent)}: "
+            figures = f"batch of {point.bucket} at {percent(point.share_percent)}: "
             figures += milliseconds(point.median_us)
             end_s = time.monotonic() + step.left_s
             progress.update(bar, figures=figures, end_s=end_s)

@@ -18,6 +18,8 @@ _DEAD_BAND = 0.05
 _DISPERSION_BAND = 0.1
 _REVERSALS = 2
 _PRIOR_INTERVALS = 8.0
+_PEAK_NS = SECOND_NS // 2
+_PEAK_DEVIATIONS = 2.5  # about the largest of a window's sixty Poisson counts
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class Arrivals:
         rate_per_s: Of requests.
         burstiness: Index of dispersion of counts: their variance over their mean. 1: Poisson,
             which is also the least that is planned for.
+        peak_per_s: The rate when most came, over half a second; the rate itself where that is no
+            more than chance.
     """
 
     rate_per_s: float
     burstiness: float
+    peak_per_s: float
 
 
 class _Sums(NamedTuple):
@@ -42,6 +47,11 @@ class _Sums(NamedTuple):
     seen_ns: int
     arrived: int
     squares: float
+
+
+class _Peak(NamedTuple):
+    at_ns: int
+    rate_per_s: float
 
 
 class _Jump(NamedTuple):
@@ -67,6 +77,7 @@ class ArrivalEstimator:
         self._last: tuple[int, int] | None = None
         self._readings: deque[_Sums] = deque()
         self._jumps: deque[_Jump] = deque()
+        self._peaks: deque[_Peak] = deque()  # each lower than all before it
         self._rate_per_s = 0.0
         self._burstiness = 1.0
         self._calm_burstiness = 1.0
@@ -101,6 +112,7 @@ class ArrivalEstimator:
         self._forget(now_ns)
         self._look_for_a_jump()
         self._update()
+        self._note_peak()
 
     def estimate(self, now_ns: int) -> Arrivals | None:
         """What to plan for; None: less than a second was seen of the last 30."""
@@ -108,13 +120,29 @@ class ArrivalEstimator:
             return None
         if self._readings[-1].seen_ns - self._readings[0].seen_ns < SECOND_NS:
             return None
-        return Arrivals(self._rate_per_s, self._burstiness)
+        since_ns = self._steady_since().at_ns + _PEAK_NS
+        peak = next((each.rate_per_s for each in self._peaks if each.at_ns >= since_ns), 0.0)
+        return Arrivals(self._rate_per_s, self._burstiness, max(self._rate_per_s, peak))
 
     def _forget(self, now_ns: int) -> None:
         while self._readings[0].at_ns < now_ns - _WINDOW_NS:
             self._readings.popleft()
         while self._jumps and self._jumps[0].after.at_ns < now_ns - _WINDOW_NS:
             self._jumps.popleft()
+        while self._peaks and self._peaks[0].at_ns < now_ns - _WINDOW_NS:
+            self._peaks.popleft()
+
+    def _note_peak(self) -> None:
+        """The rate of the last half second, less what chance may have added."""
+        end = self._readings[-1]
+        start = next((r for r in reversed(self._readings) if r.at_ns <= end.at_ns - _PEAK_NS), None)
+        if start is None or end.seen_ns <= start.seen_ns:
+            return
+        arrived, seen_ns = end.arrived - start.arrived, end.seen_ns - start.seen_ns
+        rate = (arrived - _PEAK_DEVIATIONS * sqrt(arrived)) / seen_ns * SECOND_NS
+        while self._peaks and self._peaks[-1].rate_per_s <= rate:
+            self._peaks.pop()
+        self._peaks.append(_Peak(end.at_ns, rate))
 
     def _steady_since(self) -> _Sums:
         """From when on one rate is taken to explain what was seen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gslice.core.types import ShareBounds
@@ -10,6 +10,7 @@ from gslice.core.types import ShareBounds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gslice.control.division import Part
     from gslice.control.latency import LatencyModel
 
 PRIORITIES = ("high", "normal", "low")
@@ -22,9 +23,9 @@ class Demand:
 
     Attributes:
         name: The function's.
-        rate_per_s: Requests, as planned for.
+        rate_per_s: Requests, on average.
+        peak_per_s: Requests, when most come; at least the average.
         slo_us: Promised latency at the 99th percentile; 0: no promise is made.
-        burstiness: Index of dispersion of arrivals; 1: Poisson.
         rows_per_request: Mean rows of a request.
         rows_max: Largest batch, in rows.
         instances: Among which its share of a device is divided equally.
@@ -37,7 +38,7 @@ class Demand:
     name: str
     rate_per_s: float
     slo_us: float = 0.0
-    burstiness: float = 1.0
+    peak_per_s: float = 0.0
     rows_per_request: float = 1.0
     rows_max: int = 1
     instances: int = 1
@@ -45,6 +46,18 @@ class Demand:
     bounds: ShareBounds = field(default_factory=ShareBounds)
     models: Mapping[str, LatencyModel] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+
+    @property
+    def busiest_per_s(self) -> float:
+        """The rate for which there should be room."""
+        return max(self.rate_per_s, self.peak_per_s)
+
+    def part(self, fraction: float) -> Demand:
+        """The same function with a part of its requests."""
+        if fraction == 1.0:
+            return self
+        rate, peak = self.rate_per_s * fraction, self.peak_per_s * fraction
+        return replace(self, rate_per_s=rate, peak_per_s=peak)
 
     @property
     def pinned(self) -> bool:
@@ -71,27 +84,25 @@ class DeviceShares:
 
 @dataclass(frozen=True)
 class Allotment:
-    """What a function gets of one device, and why.
+    """What a function gets of one device; `gslice.control.explain` says why.
 
     Attributes:
         device: The device's name.
         share_percent: Of the device, for all its instances there together.
         batch_rows_max: Largest batch that keeps the SLO; 0: as the model allows.
         rate_per_s: Requests that come here, as planned for.
-        predicted_p99_us: Latency of those that are accepted; inf: nobody can say.
         capacity_per_s: Requests that this share serves within the SLO.
         shed_us: Only what should be answered within that time is admitted; 0: everything is.
-        reason: One line.
+        part: What it was decided of; None: it was not decided, but is so.
     """
 
     device: str
     share_percent: float
     batch_rows_max: int = 0
     rate_per_s: float = 0.0
-    predicted_p99_us: float = float("inf")
     capacity_per_s: float = 0.0
     shed_us: float = 0.0
-    reason: str = ""
+    part: Part | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -111,5 +122,5 @@ class Policy:
     headroom: float = 1.1
     headroom_max: float = 2.0
     dead_band: float = 0.25
-    packing: str = "fewest"
+    packing: str = "headroom"
     replicas_max: int = 64

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
@@ -55,9 +56,9 @@ class Part:
         return self.ladder.most[1] if need is None else need
 
     def headroom(self, share_percent: float) -> float:
-        """How many times its rate a share serves."""
+        """How many times its rate at its peak a share serves."""
         assert self.ladder is not None
-        rate = max(self.demand.rate_per_s, _ROUNDING)
+        rate = max(self.demand.busiest_per_s, _ROUNDING)
         return self.ladder.capacity_per_s(share_percent) / rate
 
 
@@ -82,11 +83,6 @@ def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[
     return shares
 
 
-def served(part: Part, share_percent: float) -> float:
-    """Which part of its requests a share serves within the SLO; 1 where none was promised."""
-    return min(1.0, part.headroom(share_percent)) if part.promised else 1.0
-
-
 # ---- needs -----------------------------------------------------------------------------------
 
 
@@ -102,7 +98,7 @@ def _serve(
     def raised(part: float) -> dict[str, float]:
         return {
             p.demand.name: max(
-                shares[p.demand.name], p.need_percent(p.demand.rate_per_s * headroom * part)
+                shares[p.demand.name], p.need_percent(p.demand.busiest_per_s * headroom * part)
             )
             for p in group
         }
@@ -154,18 +150,19 @@ def _raise(
     Returns:
         How much it took.
     """
-    taken, open_ = 0.0, {part.demand.name: part for part in parts}
-    while open_:
-        name = min(open_, key=lambda each: (open_[each].headroom(shares[each]), each))
-        part = open_[name]
+    taken = 0.0
+    queue = [(p.headroom(shares[p.demand.name]), p.demand.name, p) for p in parts]
+    heapify(queue)
+    while queue:
+        headroom, name, part = queue[0]
         assert part.ladder is not None
-        better = part.ladder.next_better(shares[name])
-        fits = better is not None and better - shares[name] <= left_percent - taken + _ROUNDING
-        if better is None or not fits or part.headroom(shares[name]) >= enough:
-            del open_[name]
+        better = part.ladder.next_better(shares[name]) if headroom < enough else None
+        if better is None or better - shares[name] > left_percent - taken + _ROUNDING:
+            heappop(queue)
             continue
         taken += max(0.0, better - shares[name])
         shares[name] = max(better, shares[name])
+        heapreplace(queue, (part.headroom(shares[name]), name, part))
     return taken
 
 

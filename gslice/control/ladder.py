@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from gslice.control.demand import Demand, DeviceShares
     from gslice.control.latency import LatencyModel
 
-_BURSTINESS_STEPS = 4  # an octave: small changes must not make a new ladder
 _ROWS_DIGITS = 2
 _RISE = 1.005  # of capacity, for which more share is worth having
 
@@ -25,7 +24,7 @@ class Ladder:
 
     Args:
         model: What batches take.
-        demand: Whose: its SLO, instances, burstiness and bounds.
+        demand: Whose: its instances, batches and bounds.
         slo_us: What to plan for; inf: any latency.
         device: Whose legal shares.
     """
@@ -37,7 +36,6 @@ class Ladder:
         self._slo_us = slo_us
         self._instances = demand.instances
         self._rows_max = demand.rows_max
-        self._burstiness = quantised(demand.burstiness, _BURSTINESS_STEPS)
         self._rows = float(f"{demand.rows_per_request:.{_ROWS_DIGITS}g}")
         self._capacity: dict[int, tuple[float, int]] = {}
         top = min(demand.bounds.max_percent, device.limit_percent)
@@ -51,6 +49,18 @@ class Ladder:
     def batch_rows_max(self, share_percent: float) -> int:
         """The largest batch with which it does."""
         return self._at(self._rung(share_percent))[1]
+
+    def full_rows_max(self, share_percent: float) -> int:
+        """The largest batch that keeps the SLO even where all are full: one under way, then it.
+
+        It is the rule of gpulet (saturated: 2 L(b) <= SLO). Larger ones serve more while they are
+        not full, and make everybody late once they are.
+        """
+        curve = self._model.p99_curve(share_percent / self._instances)
+        sizes = self._model.buckets if self._model.padded else range(1, self._rows_max + 1)
+        allowed = [rows for rows in sizes if rows <= self._rows_max]
+        fitting = bisect_right(allowed, self._slo_us, key=lambda rows: 2 * curve.time_us(rows))
+        return allowed[max(0, fitting - 1)] if allowed else self._rows_max
 
     def need_percent(self, rate_per_s: float) -> float | None:
         """The smallest legal share that serves a rate; None: not even the largest does."""
@@ -78,7 +88,6 @@ class Ladder:
             self._instances,
             rate_per_s,
             rows_per_request=self._rows,
-            burstiness=self._burstiness,
         )
 
     def _rung(self, share_percent: float) -> int:
@@ -95,7 +104,6 @@ class Ladder:
                 self._slo_us,
                 rows_max=self._rows_max,
                 rows_per_request=self._rows,
-                burstiness=self._burstiness,
             )
         return self._capacity[rung]
 
@@ -121,7 +129,6 @@ class Ladders:
         key = (
             *(model, slo_us, device, demand.instances, demand.rows_max),
             demand.bounds.max_percent,
-            quantised(demand.burstiness, _BURSTINESS_STEPS),
             f"{demand.rows_per_request:.{_ROWS_DIGITS}g}",
         )
         kept = self._kept.get((demand.name, device.name))
@@ -129,8 +136,3 @@ class Ladders:
             kept = key, Ladder(model, demand, slo_us, device)
             self._kept[demand.name, device.name] = kept
         return kept[1]
-
-
-def quantised(value: float, steps: int) -> float:
-    """The next value at or above, of those that divide each octave equally."""
-    return math.exp2(math.ceil(math.log2(max(value, 1e-6)) * steps - 1e-9) / steps)

@@ -7,7 +7,7 @@ it is: only a device that is asked for more than it has gives a function away, o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
@@ -41,9 +41,7 @@ class Site:
 
     def part(self, demand: Demand, device: str, fraction: float) -> Part:
         """A function's part on a device."""
-        there = demand
-        if fraction != 1.0:
-            there = replace(demand, rate_per_s=demand.rate_per_s * fraction)
+        there = demand.part(fraction)
         return Part(there, self.ladder(there, self.devices[device]))
 
     def need_percent(self, demand: Demand, device: str, fraction: float) -> float:

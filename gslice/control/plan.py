@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import Allotment, Policy
-from gslice.control.division import divide, served
+from gslice.control.division import divide
 from gslice.control.ladder import Ladders
 from gslice.control.placement import Site, place
 from gslice.control.settle import settle
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from gslice.control.division import Part
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
-
-_OVERLOADED = 0.999  # of the requests that a share serves: less is shed
 
 
 @dataclass
@@ -34,6 +32,7 @@ class Planner:
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
     _changed_s: dict[str, float] = field(default_factory=dict)
+    _answers: dict[str, tuple[object, dict[str, float]]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -68,7 +67,7 @@ class Planner:
             }
             for part, share_percent in self._shares(now_s, parts, before, device):
                 plan.setdefault(part.demand.name, []).append(
-                    _allotment(part, share_percent, device)
+                    _allotment(part, share_percent, device, self.policy)
                 )
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -95,9 +94,13 @@ class Planner:
         before: Mapping[str, float],
         device: DeviceShares,
     ) -> list[tuple[Part, float]]:
-        target = divide(parts, device, self.policy)
         rested_s = now_s - self._changed_s.get(device.name, -math.inf)
-        shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+        asked = parts, before, device, rested_s >= device.rest_s
+        if device.name not in self._answers or self._answers[device.name][0] != asked:
+            target = divide(parts, device, self.policy)
+            shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+            self._answers[device.name] = asked, shares
+        shares = self._answers[device.name][1]
         if shares != before:
             self._changed_s[device.name] = now_s
         return [(part, shares[part.demand.name]) for part in parts]
@@ -118,38 +121,18 @@ def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
     return placement
 
 
-def _allotment(part: Part, share_percent: float, device: DeviceShares) -> Allotment:
+def _allotment(part: Part, share_percent: float, device: DeviceShares, policy: Policy) -> Allotment:
     demand, ladder = part.demand, part.ladder
     if ladder is None:
-        text = f"{share_percent:g}%: not profiled yet" if not demand.pinned else "pinned"
-        return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, reason=text)
-    fraction = served(part, share_percent)
-    overloaded = fraction < _OVERLOADED
+        return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, part=part)
     capacity = ladder.capacity_per_s(share_percent)
-    rate = min(demand.rate_per_s, capacity) if overloaded else demand.rate_per_s
-    predicted_us = ladder.predicted_p99_us(share_percent, rate)
+    short = demand.slo_us > 0 and capacity < demand.busiest_per_s
     return Allotment(
         device=device.name,
         share_percent=share_percent,
-        batch_rows_max=ladder.batch_rows_max(share_percent),
+        batch_rows_max=(ladder.full_rows_max if short else ladder.batch_rows_max)(share_percent),
         rate_per_s=demand.rate_per_s,
-        predicted_p99_us=predicted_us,
         capacity_per_s=capacity,
-        shed_us=demand.slo_us if overloaded else 0.0,
-        reason=_reason(part, share_percent, device, predicted_us, fraction),
+        shed_us=demand.slo_us * (1 - policy.margin) if short else 0.0,
+        part=part,
     )
-
-
-def _reason(
-    part: Part, share_percent: float, device: DeviceShares, predicted_us: float, fraction: float
-) -> str:
-    demand = part.demand
-    given = f"pinned to {share_percent:g}%" if demand.pinned else f"{share_percent:g}%"
-    if not demand.slo_us:
-        return f"{given} of {device.name}: no SLO, so it has what the others leave"
-    promise = f"{demand.rate_per_s:.0f} requests/s within {demand.slo_us / 1000:g} ms"
-    if not part.promised:
-        return f"{given} of {device.name}: {demand.slo_us / 1000:g} ms is out of its reach there"
-    if fraction < _OVERLOADED:
-        return f"{given} of {device.name}: overload, serves {fraction:.0%} of {promise}"
-    return f"{given} of {device.name}: {promise}, predicted p99 {predicted_us / 1000:.3g} ms"

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.explain import reason
 from gslice.control.plan import Planner
 from gslice.control.shares import differs
 from gslice.control.whatif import WhatIf, what_if
 from gslice.core.events import EventKind
-from gslice.daemon.watch import Watch
+from gslice.daemon.watch import LOOK_PERIOD_S, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.supervisor import Supervisor
 
-LOOK_PERIOD_S = 0.25
-LOOKS_PER_DECISION = 2
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 _SHADOW_REST_S = 60.0
 _SHORT_NS = 2_000_000_000  # for that long somebody must be short before anybody moves
@@ -105,11 +104,10 @@ class Controller:
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
     async def run(self) -> None:
-        """Until cancelled: looks four times a second, and decides every second time."""
+        """Until cancelled: looks and decides twice a second."""
         while True:
-            for _ in range(LOOKS_PER_DECISION):
-                await asyncio.sleep(LOOK_PERIOD_S)
-                self.look(time.monotonic_ns())
+            await asyncio.sleep(LOOK_PERIOD_S)
+            self.look(time.monotonic_ns())
             await self.decide(time.monotonic_ns())
 
     async def decide(self, now_ns: int) -> None:
@@ -262,7 +260,7 @@ class Controller:
         for name, share in shares.items():
             before = self._supervisor.functions[name].share_granted_percent
             if differs(before, share):
-                text = f"{before:g}% -> {self.decisions[name].reason}"
+                text = f"{before:g}% -> {reason(self.decisions[name])}"
                 self._supervisor.node.event(name, EventKind.SHARE, text)
 
     def _replaces(self, device: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from gslice.control.explain import predicted_p99_us, reason
 from gslice.protos import message
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ def plan_reply(proposal: Proposal) -> Any:
 
 def fill_decision(decision: Any, allotment: Allotment) -> None:
     """Fills a `gslice.v1.Decision`."""
-    known = math.isfinite(allotment.predicted_p99_us)
+    predicted_us = predicted_p99_us(allotment)
     decision.device = allotment.device
     decision.share_percent = allotment.share_percent
     decision.rate_per_s = allotment.rate_per_s
-    decision.predicted_p99_us = allotment.predicted_p99_us if known else 0.0
+    decision.predicted_p99_us = predicted_us if math.isfinite(predicted_us) else 0.0
     decision.capacity_per_s = allotment.capacity_per_s
     decision.batch_rows_max = allotment.batch_rows_max
     decision.shed_us = allotment.shed_us
-    decision.reason = allotment.reason
+    decision.reason = reason(allotment)

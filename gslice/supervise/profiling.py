@@ -72,11 +72,13 @@ class Grid:
         shares: In percent, ascending.
         buckets: Ascending.
         whole: All of it is measured; else as much as it takes to tell the rest.
+        share_costs: Another share takes another worker, so that more is measured at each.
     """
 
     shares: tuple[float, ...]
     buckets: tuple[int, ...]
     whole: bool
+    share_costs: bool = False
 
     def following(self, done: Sequence[Measuring]) -> Point | None:
         """What to measure next; None: it is enough."""
@@ -91,10 +93,10 @@ class Grid:
         asked = [
             dataclasses.replace(each.measurement, share_percent=each.asked_percent) for each in done
         ]
-        # While its worker is there, a share costs less to measure.
-        here = next_points(asked, (done[-1].asked_percent,), self.buckets) if done else None
-        everywhere = next_points(asked, self.shares, self.buckets)
-        return here if here is not None and everywhere is not None else everywhere
+        point = next_points(asked, self.shares, self.buckets)
+        if point is not None and done and self.share_costs:
+            return next_points(asked, (done[-1].asked_percent,), self.buckets) or point
+        return point
 
     @property
     def most(self) -> int:
@@ -170,6 +172,7 @@ class Profiler:
             tuple(sorted(set(shares))) or self._usual_shares(spec, limit),
             tuple(sorted(set(buckets))) or signature.sizes,
             whole=bool(shares or buckets),
+            share_costs=self._node.limiter(spec.device) in ("mps", "threads"),
         )
 
     def excess_percent(self, name: str, grid: Grid) -> float:
@@ -201,21 +204,27 @@ class Profiler:
         function, deployment = self._functions[name], self.deployment(name)
         if name in self._running:
             raise FailedPrecondition(f"function {name} is being measured already")
-        self._running.add(name)
         assert deployment.signature is not None
         args = (self._node, deployment.spec, deployment.signature, self._frontends)
         stand, done = Stand(*args), list[Measuring]()
+        self._running.add(name)
         self._tell_excess(name, grid)
         try:
             async with self._budget.promised(_need(function, deployment)):
-                while point := grid.following(done):
-                    if self._functions.get(name) is not function:
-                        raise FailedPrecondition(f"function {name} was unloaded meanwhile")
-                    done.append(await self._measure(stand, deployment.spec, *point))
-                    tell(done[-1])
+                try:
+                    while point := grid.following(done):
+                        if self._functions.get(name) is not function:
+                            raise FailedPrecondition(f"function {name} was unloaded meanwhile")
+                        done.append(await self._measure(stand, deployment.spec, *point))
+                        tell(done[-1])
+                finally:
+                    await stand.close()
+        except BaseException as error:
+            text = f"is not measured any more: {str(error) or 'nobody waits for it'}"
+            self._node.event(name, EventKind.PROFILE, text)
+            raise
         finally:
             self._running.discard(name)
-            await stand.close()
         return done
 
     # ---- parts -----------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class FakeControl:
         ]
         self.events: list[Any] = []
         self.versions: list[Any] = []
+        self.profile: list[Any] = []
         self.asked: list[Any] = []
 
     def GetStatus(self, request: Any, context: Any) -> Any:
@@ -52,6 +53,10 @@ class FakeControl:
         yield from self.stages
 
     Unload = Resize = Rollback = Load
+
+    def Profile(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        yield from self.profile
 
     def Versions(self, request: Any, context: Any) -> Any:
         self.asked.append(request)

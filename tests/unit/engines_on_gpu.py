@@ -14,11 +14,13 @@ import pytest
 from gslice import _native
 from gslice.core.errors import Internal, LoadFailed
 from gslice.core.types import FunctionSpec
+from gslice.ipc.messages import Measure
 from gslice.worker.engines import make_engine
 from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
+from gslice.worker.timing import Timing
 from gslice.worker.weights import WeightStore
 from tests.served import Served
 
@@ -229,6 +231,18 @@ def test_the_default_stream_is_ordered_for_libraries_without_a_current_one(
     with pytest.raises(ValueError, match="unlucky"):
         GpuTensors(cuda, Fails()).infer(batch, {})  # type: ignore[arg-type]
     assert ", ".join(seen) == order
+
+
+def test_what_is_measured_is_copied_in_and_out(cuda: _native.CudaDevice, user: Path) -> None:
+    spec, engine, store = python(user, "Scale"), PythonEngine(), WeightStore(cuda)
+    signature = engine.load(spec, GpuDevice(cuda, (0,), store))
+    times = Timing(engine, spec, signature, cuda).measure(Measure(2, 5))
+    assert len(times.each_us) == 5
+    # One run to warm up and six more: each copies in, and the class itself twice. Those six have
+    # both outputs copied to the host.
+    assert cuda.counters()["copies"] == 7 * 3 + 6 * 2
+    engine.close()
+    store.close()
 
 
 def test_a_torch_that_cannot_use_the_gpu_is_left_alone(

@@ -77,6 +77,7 @@ def example_status() -> Any:
         "events",
         "infer f 1",
         "bench f --rate 1",
+        "profile f",
     ],
 )
 def test_without_a_daemon_it_is_told_how_to_start_one(command: str, state_dir: Path) -> None:

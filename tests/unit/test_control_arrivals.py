@@ -88,7 +88,7 @@ def test_too_little_says_nothing() -> None:
     estimator.observe(SECOND_NS // 2, 50)
     assert estimator.estimate(SECOND_NS // 2) is None
     estimator.observe(SECOND_NS, 105)
-    assert estimator.estimate(SECOND_NS) == Arrivals(100.0, 1.0)
+    assert estimator.estimate(SECOND_NS) == Arrivals(100.0, 1.0, 100.0)
     assert estimator.estimate(40 * SECOND_NS) is None
 
 
@@ -97,7 +97,9 @@ def test_a_counter_that_begins_anew_is_no_change_of_load() -> None:
     for i in range(1, 80):
         arrived = arrived + 25 if i != 40 else 3
         estimator.observe(i * SECOND_NS // A_SECOND, arrived)
-    assert estimator.estimate(20 * SECOND_NS) == Arrivals(pytest.approx(100), 1.0)
+    assert estimator.estimate(20 * SECOND_NS) == Arrivals(
+        pytest.approx(100), 1.0, pytest.approx(100)
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * SECOND_NS), st.integers(0, 10**6)), max_size=80))
@@ -108,3 +110,25 @@ def test_any_readings_give_sane_estimates(readings: list[tuple[int, int]]) -> No
         estimator.observe(now_ns, arrived)
         arrivals = estimator.estimate(now_ns)
         assert arrivals is None or (arrivals.rate_per_s >= 0 and arrivals.burstiness >= 1)
+
+
+def peaks(seen: list[tuple[int, Arrivals | None]]) -> list[float]:
+    return [arrivals.peak_per_s for _, arrivals in seen if arrivals is not None]
+
+
+@pytest.mark.parametrize("rate", [20, 100, 1000])
+def test_chance_is_no_peak(rate: float) -> None:
+    steady = peaks(follow([rate] * 120 * A_SECOND))[30 * A_SECOND :]
+    assert np.median(steady) < 1.15 * rate
+    assert max(steady) < 1.15 * rate + 12 * rate**0.5
+
+
+def test_bursts_that_come_again_are_remembered_as_the_peak() -> None:
+    calm, burst = [300.0] * 9 * A_SECOND, [1200.0] * A_SECOND
+    found = peaks(follow((calm + burst) * 6))[-20 * A_SECOND :]
+    assert all(900 < peak < 1400 for peak in found)
+
+
+def test_a_step_down_forgets_the_peak() -> None:
+    found = follow([1000.0] * 20 * A_SECOND + [100.0] * 5 * A_SECOND)
+    assert peaks(found)[-1] < 200

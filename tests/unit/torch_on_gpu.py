@@ -18,8 +18,10 @@ import pytest
 from gslice import _native
 from gslice.core.errors import LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
+from gslice.ipc.messages import Measure
 from gslice.worker.engines import make_engine
 from gslice.worker.gpu import GpuDevice
+from gslice.worker.timing import Timing
 from gslice.worker.weights import WeightStore
 from tests.served import Served
 
@@ -78,6 +80,29 @@ def test_torch_answers_the_same_with_and_without_graphs(
         if graphs == "refused"
         else []
     )
+
+
+@pytest.mark.parametrize("graphs", ["handle", "replay", "refused"])
+def test_torch_is_measured_as_it_is_served(cuda: _native.CudaDevice, graphs: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from gslice.worker.engines.torch_engine import TorchEngine
+    from tests.fakes.torch_gpu import FakeGpuMemory
+
+    memory, store = FakeGpuMemory(graphs), WeightStore(cuda)
+    spec = FunctionSpec(
+        "f", engine="torch", python="tests.torch_models:Affine", python_path=ROOT, batch_max=8
+    )
+    engine = TorchEngine(lambda _: memory)
+    signature = engine.load(spec, GpuDevice(cuda, (0,), store))
+    times = Timing(engine, spec, signature, cuda).measure(Measure(4, 3))
+    assert (times.bucket, len(times.each_us)) == (4, 3)
+    assert memory.captured == ([] if graphs == "refused" else [(0, 4)])
+    assert memory.ran == [(0, 4)] * (2 + 1 + 3)
+    is_plain = engine.callable(0, 4) is engine.callable(0, 8)
+    assert is_plain == (graphs == "refused"), "a graph is replayed, not run anew"
+    assert isinstance(engine.prepare(0, 4), _native.CudaGraph) == (graphs == "handle")
+    engine.close()
+    store.close()
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"channels_last": True}])

@@ -1,6 +1,7 @@
 // NVML as nvidia-ml-py asks it, about the machine that the files of GSLICE_FAKE_GPU tell: read anew
 // at every question, so that a test can change what a GPU does while somebody watches it. A setting
 // named as a function makes that function return that error.
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -219,6 +220,18 @@ FAKE_NVML int nvmlDeviceGetUtilizationRates(nvmlDevice device, nvmlUtilization* 
 
 FAKE_NVML int nvmlDeviceGetPowerUsage(nvmlDevice device, unsigned* milliwatts) {
   return number("nvmlDeviceGetPowerUsage", device, "power_mw", milliwatts);
+}
+
+// As if the power had always been what it is now.
+FAKE_NVML int nvmlDeviceGetTotalEnergyConsumption(nvmlDevice device,
+                                                  unsigned long long* energy_mj) {
+  using Seconds = std::chrono::duration<double>;
+  const Seconds up = std::chrono::steady_clock::now().time_since_epoch();
+  unsigned long long power_mw = 0;
+  const nvmlReturn result =
+      number("nvmlDeviceGetTotalEnergyConsumption", device, "power_mw", &power_mw);
+  *energy_mj = static_cast<unsigned long long>(static_cast<double>(power_mw) * up.count());
+  return result;
 }
 
 FAKE_NVML int nvmlDeviceGetEnforcedPowerLimit(nvmlDevice device, unsigned* milliwatts) {

@@ -1,0 +1,1 @@
+"""Which way of dividing devices answers most requests in time? See `__main__`."""

@@ -1,0 +1,116 @@
+"""Which way of dividing devices answers most requests in time?
+
+    python -m benchmarks.goodput --mode sim --json OUT [--quick] [--workloads ...] [--policies ...]
+
+`sim` is a discrete-event simulation: true batch times are published measurements
+(`benchmarks.goodput.published`), with co-run interference and noise; policies get a noisy profile
+at a few points and what a daemon would see. It yields no figure of any machine.
+
+Every run is repeated with several seeds, the same for every policy; rows are medians.
+`goodput_rps` are requests answered within their SLO, a second; `violation_pct` those that were not,
+of all `requests` that came: late, turned away or given up by their client. `late_pct` is of the
+answered ones. `slo_kept_pct` says in how many windows of ten seconds 99 % of a function's requests
+were in time. Declared warm-ups (the beginning, and five seconds after a step) are left out
+everywhere and shown as `warm_up_violation_pct`. `util_pct` is time of batches times their share.
+`oracle_ratio` is the goodput over that of `oracle`: the best of its plans and of the static grid.
+`control_core_pct` is the policy's own processor time, in percent of a core. `vs_timeshare` and
+`vs_better` compare with time sharing and with the better of equal shares and no control.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+from benchmarks.common import Report, Row, arguments
+from benchmarks.goodput import simulate
+from benchmarks.goodput.policies import POLICIES
+from benchmarks.goodput.report import JUDGED_S, PERCENTILE, figures, row
+from benchmarks.goodput.simulate import Run, goodput_rps, run, setting
+from benchmarks.goodput.workloads import Workload, workloads
+
+QUESTION = "Which way of dividing devices answers most requests in time? (simulation)"
+QUICK_S = 20.0
+_SHOWN = (
+    *("name", "goodput_rps", "violation_pct", "slo_kept_pct", "util_pct", "resizes"),
+    *("oracle_ratio", "vs_timeshare", "vs_better", "control_core_pct"),
+)
+_REFERENCES = ("timeshare", "equal", "uncontrolled")
+
+
+def rows_of(workload: Workload, policies: list[str], seeds: int) -> list[Row]:
+    """All rows of a workload."""
+    figures_of: dict[str, list[dict[str, float]]] = {name: [] for name in policies}
+    for seed in range(seeds):
+        given = setting(workload, seed)
+        runs = {name: run(given, POLICIES[name]) for name in policies}
+        if {"oracle", "static"} <= runs.keys():
+            runs["oracle"] = max(
+                (runs["oracle"], runs["static"]), key=lambda each: goodput_rps(workload, each)
+            )
+        for name, ran in runs.items():
+            figures_of[name].append(figures(workload, ran) | _compared(workload, ran, runs))
+    return [row(workload, name, each) for name, each in figures_of.items()]
+
+
+def _compared(workload: Workload, ran: Run, runs: dict[str, Run]) -> dict[str, float]:
+    """Goodput over that of others, as far as they ran."""
+    goodput = goodput_rps(workload, ran)
+    others = {name: max(1e-9, goodput_rps(workload, each)) for name, each in runs.items()}
+    ratios = {}
+    if "oracle" in others:
+        ratios["oracle_ratio"] = goodput / others["oracle"]
+    if set(_REFERENCES) <= others.keys():
+        ratios["vs_timeshare"] = goodput / others["timeshare"]
+        ratios["vs_better"] = goodput / max(others["equal"], others["uncontrolled"])
+    return ratios
+
+
+def _arguments() -> argparse.Namespace:
+    parser = arguments(__doc__ or "")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--mode", choices=["sim"], default="sim", help="sim: a simulation")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each, at least 3 for figures")
+    parser.add_argument(
+        "--workloads", nargs="+", choices=workloads(), default=list(workloads()), metavar="NAME"
+    )
+    parser.add_argument(
+        "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _arguments()
+    seeds = 1 if options.quick else options.seeds
+    settings = {
+        "mode": "simulation",
+        "repeats": seeds,
+        "look_s": simulate.LOOK_US / 1e6,
+        "prepare_s": simulate.PREPARE_US / 1e6,
+        "share_step_percent": simulate.STEP_PERCENT,
+        "noise_sigma": simulate.NOISE,
+        "percentile": PERCENTILE,
+        "judged_s": JUDGED_S,
+        "warm_ups_s": {name: workloads()[name].warm_ups_s for name in options.workloads},
+    }
+    report = Report(QUESTION, settings)
+    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
+    for name in options.workloads:
+        workload = workloads()[name]
+        if options.quick:
+            workload = replace(workload, seconds=min(workload.seconds, QUICK_S))
+        report.rows += rows_of(workload, options.policies, seeds)
+    replace(report, rows=[_shown(row) for row in report.rows]).show()
+    if options.json is not None:
+        report.write(options.json)
+
+
+def _shown(row: Row) -> Row:
+    """The columns that fit on a screen; the file has all."""
+    return {key: row[key] for key in _SHOWN if key in row}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The product's own control code: what a daemon watches of each function, and its planner.
+
+Only what differs from a daemon is written here: functions may run on any device, and counters come
+from the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.goodput.policies.common import models
+from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service, Traffic
+from benchmarks.goodput.simulate import LOOK_US, Setting
+from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.plan import Planner
+from gslice.core.types import FunctionSpec
+from gslice.daemon.watch import LOOK_PERIOD_S, Watch
+
+
+class Slo:
+    """Watches and planner of a node."""
+
+    name = "slo"
+    service: Service = "shares"
+    prepared_us: float | None = None
+    looks = round(LOOK_PERIOD_S * 1e6 / LOOK_US)
+
+    def __init__(self, given: Setting) -> None:
+        self._scene = given.scene
+        self._planner = Planner()
+        self._devices = {
+            name: DeviceShares(name, step_percent=given.scene.step_percent)
+            for name in given.scene.devices
+        }
+        self._models = models(given.scene)
+        self._specs = {
+            f.name: FunctionSpec(
+                name=f.name, device=given.scene.devices[0], slo_p99_us=round(f.slo_us)
+            )
+            for f in given.scene.functions
+        }
+        self._watches = {name: Watch() for name in self._specs}
+        self._current: dict[str, list[Allotment]] = {}
+        for name, watch in self._watches.items():
+            watch.use(self._models[name])
+
+    def start(self) -> Plan:
+        """Before anything was seen."""
+        return self._plan(0)
+
+    def decide(self, seen: Seen) -> Plan:
+        """Looks, and decides."""
+        now_ns = round(seen.now_us * 1e3)
+        for name, watch in self._watches.items():
+            shares = [grant.share_percent for grant in seen.granted.get(name, ())]
+            share = sum(shares) / len(shares) if shares else 0.0
+            watch.observe(now_ns, _counters(seen.traffic[name]), share)
+        return self._plan(now_ns)
+
+    def _plan(self, now_ns: int) -> Plan:
+        demands = {name: self._demand(name, now_ns) for name in self._specs}
+        self._current = self._planner.plan(
+            now_ns / 1e9, demands.values(), self._devices, self._current
+        )
+        return {
+            name: [self._grant(demands[name], allotment) for allotment in allotments]
+            for name, allotments in self._current.items()
+        }
+
+    def _demand(self, name: str, now_ns: int) -> Demand:
+        """As the daemon has it, but for the devices: the function may run on any of them."""
+        rows_max = next(f.rows_max for f in self._scene.functions if f.name == name)
+        demand = self._watches[name].demand(now_ns, self._specs[name], rows_max)
+        model = next(iter(demand.models.values()))
+        return replace(demand, models=dict.fromkeys(self._devices, model), devices=())
+
+    def _grant(self, demand: Demand, allotment: Allotment) -> Grant:
+        rows = max(1, min(allotment.batch_rows_max or demand.rows_max, demand.rows_max))
+        return Grant(
+            device=allotment.device,
+            share_percent=allotment.share_percent,
+            batch_rows_max=rows,
+            shed_us=allotment.shed_us,
+        )
+
+
+def _counters(traffic: Traffic) -> Mapping[str, Any]:
+    """As a segment counts."""
+    return {
+        "arrived": traffic.arrived,
+        "answered": traffic.answered,
+        "rows": traffic.rows,
+        "executions": traffic.batches,
+        "batch_rows": traffic.sizes,
+        "compute_busy_ns": traffic.busy_us * 1e3,
+    }
+
+
+def slo(given: Setting) -> Policy:
+    """The controller."""
+    return Slo(given)

@@ -1,0 +1,72 @@
+"""Rows of the report: what a run's counts say about the promise that clients were given."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.common import Row, medians
+from benchmarks.goodput.simulate import LOOK_US, Run, goodput_rps, measured
+from benchmarks.goodput.state import ANSWERED, ARRIVED, EXPIRED, LATE, SHED
+from benchmarks.goodput.workloads import Workload
+
+PERCENTILE = 99.0
+JUDGED_S = 10.0
+"""A function's SLO is judged in windows of this."""
+SPREAD_OF = ("goodput_rps", "violation_pct")
+
+
+def figures(workload: Workload, run: Run) -> dict[str, float]:
+    """One run's figures, outside warm-ups unless they say otherwise.
+
+    Args:
+        workload: What was served.
+        run: How.
+    """
+    kept = measured(workload, len(run.counts))
+    counts = run.counts[kept].sum(axis=(0, 1))
+    warming = run.counts[~kept].sum(axis=(0, 1))
+    seconds = kept.sum() * LOOK_US / 1e6
+    return {
+        "requests": float(counts[ARRIVED]),
+        "goodput_rps": goodput_rps(workload, run),
+        "violation_pct": _violations(counts),
+        "late_pct": 100.0 * float(counts[LATE]) / max(1.0, float(counts[ANSWERED])),
+        "turned_away_pct": _part(counts[SHED] + counts[EXPIRED], counts[ARRIVED]),
+        "slo_kept_pct": _kept(run.counts[kept]),
+        "warm_up_violation_pct": _violations(warming),
+        "util_pct": 100.0 * float(run.busy_us[kept].sum()) / (seconds * 1e6 * workload.devices),
+        "resizes": float(run.resizes),
+        "control_core_pct": 100.0 * run.control_s / run.seconds,
+    }
+
+
+def row(workload: Workload, policy: str, runs: list[dict[str, float]]) -> Row:
+    """The medians of a policy's runs."""
+    return {
+        "name": f"{workload.name} {policy}",
+        "mode": "simulation",
+        "workload": workload.name,
+        "kind": workload.kind,
+        "policy": policy,
+        **medians(runs, spread_of=SPREAD_OF),
+    }
+
+
+def _part(some: float, of: float) -> float:
+    return 100.0 * float(some) / max(1.0, float(of))
+
+
+def _violations(counts: np.ndarray) -> float:
+    """Requests that were not answered within their SLO, in percent of all that came."""
+    return _part(counts[ARRIVED] - (counts[ANSWERED] - counts[LATE]), counts[ARRIVED])
+
+
+def _kept(counts: np.ndarray) -> float:
+    """Of all windows of all functions, in how many `PERCENTILE` of the requests were in time."""
+    size = round(JUDGED_S * 1e6 / LOOK_US)
+    whole = counts[: len(counts) // size * size]
+    judged = whole.reshape(-1, size, *whole.shape[1:]).sum(axis=1)
+    asked = judged[..., ARRIVED]
+    good = judged[..., ANSWERED] - judged[..., LATE]
+    held = (good * 100.0 >= asked * PERCENTILE)[asked > 0]
+    return 100.0 * float(held.mean()) if held.size else 100.0
