@@ -47,7 +47,15 @@ class _Tries:
 
 
 @dataclass(frozen=True)
-class _Move:
+class Move:
+    """One that is due.
+
+    Attributes:
+        name: The function's.
+        device: Where it goes.
+        why: For people.
+    """
+
     name: str
     device: str
     why: str
@@ -60,6 +68,7 @@ class Moves:
         supervisor: What runs.
         store: Remembers which devices are drained.
         move: Carries one out: a function's name, the device, and who is told of the stages.
+        clock: In seconds, only grows.
     """
 
     def __init__(
@@ -67,13 +76,15 @@ class Moves:
         supervisor: Supervisor,
         store: Store,
         move: Callable[[str, str, Callable[[str, str], None]], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
         self._node = supervisor.node
         self._store = store
         self._move = move
+        self._clock = clock
         self._tries: dict[str, _Tries] = {}
-        self._proposed: _Move | None = None
+        self._proposed: Move | None = None
         self._awake = asyncio.Event()
         self._node.drained |= store.drained() & self._node.devices.keys()
 
@@ -121,12 +132,12 @@ class Moves:
     def rested(self, name: str) -> bool:
         """See `Mover.rested`."""
         tries = self._tries.get(name, _Tries())
-        return time.monotonic() >= max(tries.moved_s + REST_S, tries.again_s)
+        return self._clock() >= max(tries.moved_s + REST_S, tries.again_s)
 
     def propose(self, name: str, device: str, why: str) -> None:
         """See `Mover.propose`."""
         if self._proposed is None:  # after the first the picture is another
-            self._proposed = _Move(name, device, why)
+            self._proposed = Move(name, device, why)
             self._awake.set()
 
     # ---- the loop ----------------------------------------------------------------------------
@@ -135,7 +146,7 @@ class Moves:
         """Until cancelled: carries out what is due."""
         while True:
             self._awake.clear()
-            if (due := self.due(time.monotonic())) is not None:
+            if (due := self.due()) is not None:
                 await self.carry_out(due)
                 continue
             waiting = asyncio.ensure_future(self._awake.wait())
@@ -144,39 +155,39 @@ class Moves:
             finally:
                 waiting.cancel()
 
-    def due(self, now_s: float) -> _Move | None:
+    def due(self) -> Move | None:
         """The next move; first those away from where functions cannot stay."""
         functions = self._supervisor.functions
         for name in self._tries.keys() - functions.keys():
             del self._tries[name]
         for function in functions.values():
-            if self._must_go(function) and (move := self._away(function, now_s)):
+            if self._must_go(function) and (move := self._away(function)):
                 return move
         proposed, self._proposed = self._proposed, None
         if proposed is None or (mover := functions.get(proposed.name)) is None:
             return None
         return proposed if self._may_go(mover, proposed.device) else None
 
-    async def carry_out(self, move: _Move) -> None:
+    async def carry_out(self, move: Move) -> None:
         """Moves a function, and says how that ended."""
         tries = self._tries.setdefault(move.name, _Tries())
         before = self._supervisor.function(move.name).spec.device
         text = f"moves {before} -> {move.device}: {move.why}"
         self._node.event(move.name, EventKind.MOVE, text)
-        begun_s = time.monotonic()
+        begun_s = self._clock()
         try:
             await self._move(move.name, move.device, unheard)
         except GsliceError as error:
             reason = error.message.removeprefix(f"function {move.name}: ")
             tries.stays = f"not moved to {move.device}: {reason}"
             tries.wait_s = min(max(_RETRY_MIN_S, 2 * tries.wait_s), _RETRY_MAX_S)
-            tries.again_s = time.monotonic() + tries.wait_s
+            tries.again_s = self._clock() + tries.wait_s
             self._node.event(move.name, EventKind.FAILED, tries.stays)
         else:
             tries.stays, tries.wait_s = "", 0.0
-            text = f"moved {before} -> {move.device}, {time.monotonic() - begun_s:.2f} s"
+            text = f"moved {before} -> {move.device}, {self._clock() - begun_s:.2f} s"
             self._node.event(move.name, EventKind.MOVE, text)
-        tries.moved_s = time.monotonic()
+        tries.moved_s = self._clock()
         self._node.changes.notify()
 
     # ---- parts -----------------------------------------------------------------------------
@@ -188,14 +199,14 @@ class Moves:
         # Of one that failed on a GPU that is lost, that may be the reason; else there is none.
         return function.state != "FAILED" or spec.device not in self._node.drained
 
-    def _away(self, function: Function, now_s: float) -> _Move | None:
+    def _away(self, function: Function) -> Move | None:
         tries = self._tries.setdefault(function.name, _Tries())
-        if now_s < tries.again_s:
+        if self._clock() < tries.again_s:
             return None
         here = function.spec.device
         if device := self._supervisor.placing.elsewhere(function):
             drained = here in self._node.drained
-            return _Move(function.name, device, f"{here} {'is drained' if drained else 'is lost'}")
+            return Move(function.name, device, f"{here} {'is drained' if drained else 'is lost'}")
         if tries.stays != _NOWHERE:
             tries.stays = _NOWHERE
             self._node.event(function.name, EventKind.MOVE, f"stays on {here}: {_NOWHERE}")

@@ -54,6 +54,10 @@ class FakeControl:
 
     Unload = Resize = Rollback = Load
 
+    def Drain(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        yield control_message("Stage", name="done")
+
     def Profile(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)
         yield from self.profile

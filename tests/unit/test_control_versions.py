@@ -36,6 +36,7 @@ SAME_MODEL = {
     "threads": 2,
     "lanes": 3,
     "device": "cpu:1",
+    "devices": ("cpu:1", "cpu:2"),
     "residency": "cold",
     "idle_after_us": 1,
     "versions": VersionPolicy(3, "2"),
