@@ -195,7 +195,11 @@ class Desired:
         config = load_config(self._path, find_gpus=lambda: self._gpus)
         edited = config.functions
         overruled = conflicts(edited, self._overlay, config.devices)
-        kept = {name: e for name, e in self._overlay.items() if name not in overruled}
+        kept = {
+            name: _here(entry, edited.get(name), config)
+            for name, entry in self._overlay.items()
+            if name not in overruled
+        }
         changes = diff_functions(edited, merge(edited, kept), self._base_dir)
         changed = {name: entry.spec for name, entry in kept.items()}
         save_functions(self._path, changed, self._gpus)

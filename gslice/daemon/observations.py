@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -58,12 +59,19 @@ class Observations:
             self._store.observe(deployment.spec.name, observation)
 
     def recall(self, spec: FunctionSpec) -> Recalled | None:
-        """What the last load of the same model in the same engine on the same device showed."""
-        wanted = identity(spec)
+        """What the last load of the same model in the same engine on the same device showed.
+
+        Where there was none, that on another device of the kind on which it may run.
+        """
+        kind = spec.device.partition(":")[0]
+        others = [d for d in spec.devices if d != spec.device and d.partition(":")[0] == kind]
         with forgiving("what was observed cannot be read"):
-            for seen in self._store.observations(spec.name):
-                if seen.get("of") == wanted and seen["memory"]:
-                    return _recalled(seen)
+            observed = self._store.observations(spec.name)
+            for device in (spec.device, *others):
+                wanted = identity(dataclasses.replace(spec, device=device))
+                for seen in observed:
+                    if seen.get("of") == wanted and seen["memory"]:
+                        return _recalled(seen)
         return None
 
 

@@ -61,6 +61,8 @@ class Placing:
 
     def _device(self, function: Function, spec: FunctionSpec) -> str:
         known = [device for device in spec.devices if device in self._node.devices]
+        if not known:
+            return spec.device  # whoever loads it there is told
         usable = [device for device in known if self._node.usable(device)]
         for before in (_now(function), self._last_device(spec.name)):
             if before in usable:

@@ -56,6 +56,9 @@ class FakeControl:
 
     def Drain(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)
+        if not request.undo:
+            yield control_message("Stage", name="moved", detail="detector: to cpu:1-1")
+            yield control_message("Stage", name="stay", detail="tagger: pinned to it")
         yield control_message("Stage", name="done")
 
     def Profile(self, request: Any, context: Any) -> Iterator[Any]:
