@@ -215,13 +215,18 @@ class Controller:
         mover = self._mover
         if mover is None or not lasting:
             return
-        free = {n: self._anywhere(d) if mover.rested(n) else d for n, d in demands.items()}
+        free = {
+            name: self._anywhere(demand)
+            if demand.devices[0] in lasting and mover.rested(name)
+            else demand
+            for name, demand in demands.items()
+        }
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         current = _current(list(free.values()), shares)
         for name, parts in self._planner.place(free.values(), self.devices(), current).items():
             here = demands[name].devices[0]
             there = max(parts, key=lambda device: (parts[device], device == here))
-            if here in lasting and there != here:
+            if there != here:
                 starved = ", ".join(
                     sorted(n for n, d in self.decisions.items() if d.device == here and d.shed_us)
                 )

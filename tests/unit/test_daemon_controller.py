@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from gslice.control.arrivals import SECOND_NS
+from gslice.control.demand import Policy
 from gslice.control.explain import predicted_p99_us
 from gslice.control.latency import LatencyModel, Measurement
+from gslice.control.plan import Planner
 from gslice.core.config import DeviceConfig
 from gslice.core.types import FunctionSpec, ShareBounds, Signature
 from gslice.daemon.controller import Controller
@@ -115,7 +117,8 @@ class Bench:
         self.controller = Controller(
             self.supervisor,  # type: ignore[arg-type]
             lambda spec, device: MODEL if device in known else None,
-            mover=self.mover,
+            Planner(Policy(replicas_max=1)),
+            self.mover,
         )
         self.now_ns = 0
 
@@ -239,8 +242,9 @@ def test_whoever_is_short_is_relieved_by_a_move() -> None:
     assert why.startswith("one is too small for the SLO of ")
     decisions = bench.controller.decisions
     assert {decision.device for decision in decisions.values()} == {"one"}, "until it has moved"
-    planned = {each.name: each for each in plan_reply(bench.controller.what_if([])).functions}
-    assert [d.device for d in planned["b"].decisions] == ["other"]
+    reply = plan_reply(bench.controller.what_if(["a.rate=1400", "b.rate=1000"]))
+    planned = {each.name: [d.device for d in each.decisions] for each in reply.functions}
+    assert planned == {"a": ["one"], "b": ["other"]}
 
 
 def test_nobody_moves_at_once_nor_for_one_burst() -> None:
