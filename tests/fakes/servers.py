@@ -36,6 +36,7 @@ class FakeControl:
         ]
         self.events: list[Any] = []
         self.versions: list[Any] = []
+        self.planned: list[Any] = []
         self.profile: list[Any] = []
         self.asked: list[Any] = []
 
@@ -64,6 +65,10 @@ class FakeControl:
     def Profile(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)
         yield from self.profile
+
+    def Plan(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return control_message("PlanReply", functions=self.planned)
 
     def Versions(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
