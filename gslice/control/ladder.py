@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gslice.control.latency import LatencyModel
 
 _ROWS_DIGITS = 2
+_KEPT_EACH = 12
 _RISE = 1.005  # of capacity, for which more share is worth having
 
 
@@ -109,10 +111,10 @@ class Ladder:
 
 
 class Ladders:
-    """Keeps ladders as long as what they were made from stays the same."""
+    """Keeps ladders: what they were made from often comes back, when neighbours come and go."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], tuple[tuple[object, ...], Ladder]] = {}
+        self._kept: dict[tuple[str, str], OrderedDict[tuple[object, ...], Ladder]] = {}
 
     def of(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
         """The ladder of a function on a device; None: nobody has measured it there.
@@ -131,8 +133,10 @@ class Ladders:
             demand.bounds.max_percent,
             f"{demand.rows_per_request:.{_ROWS_DIGITS}g}",
         )
-        kept = self._kept.get((demand.name, device.name))
-        if kept is None or kept[0] != key:
-            kept = key, Ladder(model, demand, slo_us, device)
-            self._kept[demand.name, device.name] = kept
-        return kept[1]
+        kept = self._kept.setdefault((demand.name, device.name), OrderedDict())
+        if key not in kept:
+            kept[key] = Ladder(model, demand, slo_us, device)
+            if len(kept) > _KEPT_EACH:
+                kept.popitem(last=False)
+        kept.move_to_end(key)
+        return kept[key]

@@ -36,16 +36,17 @@ class Learner:
         self.measured = measured
         self._live: dict[tuple[int, float], Measurement] = {}
         self._here: tuple[float, dict[int, int], float] | None = None
-        self._octaves = 0.0  # by which the model that was last given out is scaled
+        self._step = 0  # by which the model that was last given out is scaled
         self._remake()
 
     def model(self) -> LatencyModel:
-        """As it is known now; the same object until it differs noticeably."""
-        octaves = math.log2(self._correction.factor)
-        if abs(octaves - self._octaves) > 1 / _STEPS:
-            self._octaves = round(octaves * _STEPS) / _STEPS
-            self._scaled = self._guessing.scaled(2.0**self._octaves)
-        return self._scaled
+        """As it is known now; the same object for factors that do not differ noticeably."""
+        step = math.log2(self._correction.factor) * _STEPS
+        if abs(step - self._step) > 1:
+            self._step = round(step)
+        if self._step not in self._scaled:
+            self._scaled[self._step] = self._guessing.scaled(2.0 ** (self._step / _STEPS))
+        return self._scaled[self._step]
 
     def observe(
         self, batches_by_rows: Mapping[int, int], mean_us: float, share_percent: float
@@ -101,7 +102,7 @@ class Learner:
             [*points, *_beyond(self._known)], padded=self.measured.padded
         )
         self._correction = LiveCorrection(self._guessing)
-        self._octaves, self._scaled = 0.0, self._guessing
+        self._step, self._scaled = 0, {0: self._guessing}
 
 
 def _near(one_percent: float, other_percent: float) -> bool:
