@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gslice.core.errors import NotFound
+from gslice.core.errors import NotFound, ResourceExhausted
 from tests.fakes.gpu import FakeGpu
 from tests.node import Node
 from tests.process.gpu import meet, on_gpu
@@ -41,6 +41,13 @@ def moves(node: Node, name: str) -> list[str]:
 def diff(node: Node) -> list[Any]:
     with node.control() as control:
         return list(control.diff().changes)
+
+
+def assert_answered_once_or_shed(traffic: Traffic) -> None:
+    """Every request was answered once, or refused at the door: some are too many there."""
+    assert {type(error) for error in traffic.errors} <= {ResourceExhausted}
+    assert set(traffic.answers.values()) == {1}
+    assert len(traffic.answers) + len(traffic.errors) == traffic.sent
 
 
 def test_functions_are_spread_and_leave_a_drained_device_under_load(start_node, zoo) -> None:
@@ -91,14 +98,14 @@ def test_a_function_moves_where_its_slo_can_be_kept(start_node, zoo) -> None:
     node = start_node({"a": body, "b": body}, devices=TWO_CORES, node={"packing": "fewest"})
     assert set(places(node).values()) == {ONE}
     with (
-        Traffic(node, "a", clients=3, pace_s=0) as one,
-        Traffic(node, "b", clients=3, pace_s=0) as other,
+        Traffic(node, "a", clients=4, pace_s=0) as one,
+        Traffic(node, "b", clients=4, pace_s=0) as other,
     ):
         node.wait_status(lambda status: {f.device for f in status.functions} == {ONE, OTHER})
         one.wait_answers(5)
         other.wait_answers(5)
-    one.assert_each_answered_once()
-    other.assert_each_answered_once()
+    assert_answered_once_or_shed(one)
+    assert_answered_once_or_shed(other)
     (moved,) = (f.name for f in node.status().functions if f.device == OTHER)
     assert f"{ONE} is too small for the SLO of" in moves(node, moved)[0]
     assert diff(node) == []
