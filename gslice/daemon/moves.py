@@ -205,8 +205,8 @@ class Moves:
             return None
         here = function.spec.device
         if device := self._supervisor.placing.elsewhere(function):
-            drained = here in self._node.drained
-            return Move(function.name, device, f"{here} {'is drained' if drained else 'is lost'}")
+            why = "is drained" if here in self._node.drained else "cannot be used"
+            return Move(function.name, device, f"{here} {why}")
         if tries.stays != _NOWHERE:
             tries.stays = _NOWHERE
             self._node.event(function.name, EventKind.MOVE, f"stays on {here}: {_NOWHERE}")
@@ -231,7 +231,7 @@ class Moves:
             if device not in self._node.drained:
                 return
             if names:
-                await self._node.changes.wait(seen)
+                await self._node.changes.wait(seen, _LOOK_PERIOD_S)
 
     def _left(self, device: str, name: str) -> tuple[str, str] | None:
         """What became of a function that should leave; None: nothing yet."""

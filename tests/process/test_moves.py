@@ -131,7 +131,7 @@ def test_functions_leave_a_gpu_that_is_lost(start_node, monkeypatch: pytest.Monk
         status = node.status()
         assert [bool(device.problem) for device in status.devices] == [False, True]
         assert "the GPU is lost" in status.devices[1].problem
-        assert moves(node, mover)[0] == "moves cuda:1 -> cuda:0: cuda:1 is lost"
+        assert moves(node, mover)[0] == "moves cuda:1 -> cuda:0: cuda:1 cannot be used"
         fake.set_gpus(found, replace(lost, lost=0))
         node.wait_status(lambda s: not any(device.problem for device in s.devices))
         assert places(node)[mover] == "cuda:0"

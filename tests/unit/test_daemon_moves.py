@@ -166,7 +166,7 @@ def test_what_failed_leaves_a_device_that_is_lost_and_no_other(run: Run) -> None
         assert (await bench.drain("one"))[0] == ("stay", "a: it has failed")
         bench.moves.undrain("one")
         bench.lost = {"one"}
-        assert bench.moves.due() == Move("a", "other", "one is lost")
+        assert bench.moves.due() == Move("a", "other", "one cannot be used")
 
     run(test, auto("a"))
 
