@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gslice.cli.checks import Check
-from gslice.core.errors import FailedPrecondition, GsliceError
+from gslice.core.errors import FailedPrecondition, GsliceError, Unavailable
 from gslice.core.figures import megabytes
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def _device(name: str, gpu: Gpu, nvml: Nvml | None) -> Check:
         return Check(name, "ok", detail)
     try:
         facts, now = nvml.facts(gpu.uuid), nvml.reading(gpu.uuid)
+    except Unavailable as error:
+        return Check(name, "fail", f"{detail}; {error.message}", error.hint)
     except FailedPrecondition as error:
         return Check(name, "ok", detail, error.message)
     near = f", NUMA node {facts.numa_node}" if facts.numa_node >= 0 else ""

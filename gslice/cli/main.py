@@ -14,6 +14,7 @@ from gslice.cli import (
     config,
     demo,
     doctor,
+    drain,
     events,
     functions,
     infer,
@@ -80,6 +81,10 @@ app.command("status")(status.status)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
+app.command("drain", short_help="Move a device's functions away, and place none there.")(
+    drain.drain
+)
+app.command("undrain")(drain.undrain)
 app.command("profile", short_help="Measure a function's latency over shares and batch sizes.")(
     profile.profile
 )

@@ -190,7 +190,7 @@ def _whole_node(found: Any) -> Group:
         *(Text(line) for line in lines),
         Text(),
         _device_table(found.devices),
-        *_gpu_lines(found.devices),
+        *_device_lines(found.devices),
         Text(),
         _frontend_table(found.frontends),
         *_spare_lines(found.spares),
@@ -223,12 +223,15 @@ def _device_table(devices: Any) -> Table:
     return shown
 
 
-def _gpu_lines(devices: Any) -> list[Any]:
-    """What each GPU is and does, and why one cannot be used."""
+def _device_lines(devices: Any) -> list[Any]:
+    """What each GPU is and does, why one cannot be used, and what is drained."""
     from rich.text import Text
 
     lines = []
     for device in devices:
+        if device.drained:
+            told = f"{device.name}: drained; `gslice undrain {device.name}` takes that back"
+            lines.append(Text(told, style="yellow"))
         if device.problem:
             lines.append(Text(f"{device.name}: {device.problem}", style="red"))
         elif device.HasField("gpu"):

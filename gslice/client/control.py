@@ -96,6 +96,14 @@ class Control:
         """
         return self._stream("Resize", "ResizeRequest", name=name, share=share, dry_run=dry_run)
 
+    def drain(self, device: str) -> Iterator[Any]:
+        """Has the functions of a device leave; a `Stage` for each as it goes, or stays."""
+        return self._stream("Drain", "DrainRequest", device=device)
+
+    def undrain(self, device: str) -> Iterator[Any]:
+        """Lets functions be placed on a device again; one `Stage`."""
+        return self._stream("Drain", "DrainRequest", device=device, undo=True)
+
     def profile(
         self,
         name: str,

@@ -115,6 +115,7 @@ class Policy:
         headroom_max: What is left over first raises everybody's capacity to the rate times this.
         dead_band: Part of a share below which a change that nobody needs is not worth it.
         packing: `fewest` devices, or most `headroom`.
+        replicas_max: Most devices that one function may be on at a time.
     """
 
     margin: float = 0.15
@@ -122,3 +123,4 @@ class Policy:
     headroom_max: float = 2.0
     dead_band: float = 0.25
     packing: str = "headroom"
+    replicas_max: int = 64

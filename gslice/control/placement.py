@@ -117,7 +117,8 @@ def _what_stays(demand: Demand, current: Placement, site: Site) -> dict[str, flo
 def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, float]:
     """The least number of equal replicas that fit; where there is most room if none does."""
     allowed = site.allowed(demand)
-    for count in range(1, len(allowed) + 1):
+    counts = range(1, min(len(allowed), site.policy.replicas_max) + 1)
+    for count in counts:
         needs = {d: site.need_percent(demand, d, 1 / count) for d in allowed}
         fits = [
             device
@@ -129,10 +130,11 @@ def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, flo
             chosen = _preferred(fits, left, needs, site.policy)[:count]
             return dict.fromkeys(chosen, 1 / count)
     roomiest = sorted(allowed, key=lambda device: -left[device])
-    for count in range(1, len(allowed) + 1):
+    for count in counts:
         if all(site.suffices(demand, device, 1 / count) for device in roomiest[:count]):
             return dict.fromkeys(roomiest[:count], 1 / count)
-    return dict.fromkeys(roomiest, 1 / len(roomiest)) if roomiest else {}
+    most = roomiest[: site.policy.replicas_max]
+    return dict.fromkeys(most, 1 / len(most)) if most else {}
 
 
 def _preferred(
@@ -151,25 +153,40 @@ def _relieve(
 ) -> None:
     """Moves one function away from the device that is asked for most beyond what it has.
 
+    If none of its functions can go, from the next one.
+    """
+    for device in sorted(left, key=lambda each: left[each]):
+        if left[device] >= -_ROUNDING or _give_away(device, functions, placement, left, site):
+            return
+
+
+def _give_away(
+    device: str,
+    functions: Sequence[Demand],
+    placement: Placement,
+    left: dict[str, float],
+    site: Site,
+) -> bool:
+    """Moves a function away from a device, if no device concerned is worse off than that was.
+
     The smallest that relieves it goes; it becomes replicas if it fits nowhere whole.
     """
-    device = min(left, key=lambda each: left[each], default=None)
-    if device is None or left[device] >= -_ROUNDING:
-        return
     here = [d for d in functions if device in placement.get(d.name, {})]
     needs = {d.name: site.need_percent(d, device, placement[d.name][device]) for d in here}
     enough = [d for d in here if needs[d.name] >= -left[device]]
     smallest_first = sorted(enough, key=lambda d: needs[d.name])
     largest_first = sorted(here, key=lambda d: -needs[d.name])
     for demand in [*smallest_first, *largest_first]:
-        freed = dict(left)
+        after = dict(left)
         for held, fraction in placement[demand.name].items():
-            freed[held] += site.need_percent(demand, held, fraction)
-        found = _fit(demand, freed, site)
-        after = {**freed}
+            after[held] += site.need_percent(demand, held, fraction)
+        found = _fit(demand, after, site)
         for held, fraction in found.items():
             after[held] -= site.need_percent(demand, held, fraction)
-        if min(after.values()) > left[device] + _ROUNDING and found != placement[demand.name]:
+        concerned = {*placement[demand.name], *found}
+        better = min(after[each] for each in concerned) > left[device] + _ROUNDING
+        if better and found != placement[demand.name]:
             placement[demand.name] = found
             left.update(after)
-            return
+            return True
+    return False

@@ -54,7 +54,7 @@ class Planner:
         """
         by_name = {demand.name: demand for demand in demands}
         site = Site(devices, self._ladder, self.policy)
-        placement = place(by_name.values(), _fractions(current), site)
+        placement = self.place(by_name.values(), devices, current)
         plan: dict[str, list[Allotment]] = {}
         for device in devices.values():
             here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
@@ -70,6 +70,22 @@ class Planner:
                     _allotment(part, share_percent, device, self.policy)
                 )
         return {name: plan[name] for name in by_name if name in plan}
+
+    def place(
+        self,
+        demands: Iterable[Demand],
+        devices: Mapping[str, DeviceShares],
+        current: Mapping[str, Sequence[Allotment]],
+    ) -> Placement:
+        """Where every function runs: `plan` without shares, of which nothing is remembered.
+
+        Args:
+            demands: The functions.
+            devices: As of `plan`.
+            current: Likewise.
+        """
+        site = Site(devices, self._ladder, self.policy)
+        return place(demands, _fractions(current), site)
 
     def _shares(
         self,

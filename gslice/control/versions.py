@@ -20,7 +20,7 @@ _MODEL = (
     *("engine", "model", "python", "python_path", "args", "environment"),
     *("precision", "channels_last"),
 )
-_WITH_MODEL = ("device", "warmup")
+_WITH_MODEL = ("device", "devices", "warmup")
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,19 @@ def unknown_to_workers(spec: FunctionSpec, other: FunctionSpec) -> FunctionSpec:
     """The one with those settings of the other that a worker need not know of."""
     return dataclasses.replace(
         spec,
+        devices=other.devices,
         share=other.share,
         residency=other.residency,
         idle_after_us=other.idle_after_us,
         versions=other.versions,
     )
+
+
+def where_it_is(wanted: FunctionSpec, running: FunctionSpec) -> FunctionSpec:
+    """A function as wanted, on the device on which it runs if it may."""
+    if running.device not in wanted.devices:
+        return wanted
+    return dataclasses.replace(wanted, device=running.device)
 
 
 def surplus(kept: Sequence[str], serving: str, keep: int) -> list[int]:

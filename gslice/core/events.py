@@ -13,6 +13,7 @@ class EventKind(StrEnum):
     UNLOAD = "unload"
     STAGE = "stage"
     SWAP = "swap"
+    MOVE = "move"
     CRASH = "crash"
     KILL = "kill"
     REQUEUE = "requeue"

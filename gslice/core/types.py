@@ -106,7 +106,9 @@ class FunctionSpec:
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
             `python_path` put on sys.path.
         args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors.
-        device: Device name, such as `cpu`.
+        device: Device name, such as `cpu`; of one that may run on several, where it runs, or the
+            first of them as long as it runs nowhere.
+        devices: Those that it may run on, the best first; empty: on `device` alone.
         share: Requested share.
         instances: Loaded copies.
         priority: `low`, `normal` or `high`: who computes first where cores are contended.
@@ -136,6 +138,7 @@ class FunctionSpec:
     python_path: str = ""
     args: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
+    devices: tuple[str, ...] = ()
     share: ShareBounds = ShareBounds()
     instances: int = 1
     priority: str = "normal"

@@ -135,6 +135,22 @@ class Servicer:
                 stage.resized.CopyFrom(_resized(resized))
             yield stage
 
+    async def Drain(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Has the functions of a device leave, or lets them come again."""
+        moves, device = self._daemon.moves, request.device
+        try:
+            self._daemon.node.device(device)
+        except GsliceError as error:
+            await abort(context, error)
+
+        async def undrain(stage: Callable[[str, str], None]) -> None:
+            moves.undrain(device)
+            stage("done", "")
+
+        order = undrain if request.undo else lambda stage: moves.drain(device, stage)
+        async for stage in self._stages(order):
+            yield stage
+
     async def Profile(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Measures a function, or shows what was measured."""
         async with contextlib.aclosing(profile_steps(self._daemon, request)) as steps:

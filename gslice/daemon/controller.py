@@ -2,15 +2,16 @@
 
 It decides for devices on which somebody was promised an SLO; on others shares stay divided
 max-min fairly. Batch limits and admission change at once, in the segment; shares go the way of any
-other resize.
+other resize. Where somebody stays short, another device is proposed for one of the functions there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gslice.control.demand import Allotment, Demand, DeviceShares
 from gslice.control.explain import reason
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 _SHADOW_REST_S = 60.0
+_SHORT_NS = 2_000_000_000  # for that long somebody must be short before anybody moves
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class Proposal:
     plan: Mapping[str, Sequence[Allotment]]
 
 
+class Mover(Protocol):
+    """Carries functions to other devices."""
+
+    def rested(self, name: str) -> bool:
+        """Whether a function was not moved just now."""
+
+    def propose(self, name: str, device: str, why: str) -> None:
+        """Says that a function would be better off elsewhere; nothing has to come of it."""
+
+
 class Controller:
     """Keeps the SLOs of a node's functions.
 
@@ -69,6 +81,7 @@ class Controller:
         supervisor: What runs, and who carries decisions out.
         model: What batches of a function take on a device, as measured; None: nobody has.
         planner: Decides.
+        mover: Who can have functions change their devices; None: nobody.
 
     Attributes:
         decisions: The last one about each function that has one, by name.
@@ -79,12 +92,15 @@ class Controller:
         supervisor: Supervisor,
         model: Callable[[FunctionSpec, str], LatencyModel | None],
         planner: Planner | None = None,
+        mover: Mover | None = None,
     ) -> None:
         self.decisions: dict[str, Allotment] = {}  # one object for its life: others read it
         self._supervisor = supervisor
         self._model = model
         self._planner = planner or Planner()
         self._watches: dict[str, Watch] = {}
+        self._mover = mover
+        self._short_since_ns: dict[str, int] = {}  # by device
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
     async def run(self) -> None:
@@ -109,6 +125,7 @@ class Controller:
             if not demands[name].pinned
         }
         self._tell(shares)
+        self._relieve(now_ns, demands)
         await self._supervisor.follow(shares)
 
     def look(self, now_ns: int) -> None:
@@ -132,12 +149,12 @@ class Controller:
             GsliceError: one is wrong, or about a function that is not there.
         """
         now_ns = time.monotonic_ns()
-        demands = what_if(
-            self.demands(now_ns).values(), [WhatIf.parse(change) for change in changes]
-        )
+        free = [self._anywhere(demand) for demand in self.demands(now_ns).values()]
+        demands = what_if(free, [WhatIf.parse(change) for change in changes])
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         planner = Planner(self._planner.policy)
-        current = _current(demands, shares) if not changes else {}
+        # Of other demands the shares that there are say nothing.
+        current = _current(demands, dict.fromkeys(shares, 0.0) if changes else shares)
         plan = planner.plan(now_ns / 1e9, demands, self.devices(), current)
         return Proposal(demands, shares, plan)
 
@@ -189,6 +206,45 @@ class Controller:
         current = _current(demands, shares)
         return self._planner.plan(now_ns / 1e9, demands, self.devices(), current)
 
+    def _relieve(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
+        """Proposes a move away from a device on which somebody stays short."""
+        short = {decision.device for decision in self.decisions.values() if decision.shed_us}
+        since_ns = {device: self._short_since_ns.get(device, now_ns) for device in short}
+        self._short_since_ns = since_ns
+        lasting = {device for device in short if now_ns - since_ns[device] >= _SHORT_NS}
+        mover = self._mover
+        if mover is None or not lasting:
+            return
+        free = {
+            name: self._anywhere(demand)
+            if demand.devices[0] in lasting and mover.rested(name)
+            else demand
+            for name, demand in demands.items()
+        }
+        shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
+        current = _current(list(free.values()), shares)
+        for name, parts in self._planner.place(free.values(), self.devices(), current).items():
+            here = demands[name].devices[0]
+            there = max(parts, key=lambda device: (parts[device], device == here))
+            if there != here:
+                starved = ", ".join(
+                    sorted(n for n, d in self.decisions.items() if d.device == here and d.shed_us)
+                )
+                mover.propose(name, there, f"{here} is too small for the SLO of {starved}")
+
+    def _anywhere(self, demand: Demand) -> Demand:
+        """A demand with all devices of which it is known what the function would take there."""
+        function, here = self._supervisor.functions[demand.name], demand.devices[0]
+        live, measured = demand.models.get(here), self._model(function.spec, here)
+        if live is None or not function.serving:
+            return demand
+        models = {here: live}
+        for device in function.spec.devices:
+            model = self._model(function.spec, device)
+            if device != here and model is not None and self._supervisor.node.usable(device):
+                models[device] = live if model is measured else model
+        return dataclasses.replace(demand, models=models, devices=tuple(models))
+
     def _limit(self, deployment: Deployment, decision: Allotment | None) -> None:
         """Tells a segment its limits, if they are others than those it was told."""
         segment, spec = deployment.segment, deployment.spec
@@ -226,5 +282,5 @@ def _current(
     return {
         demand.name: [Allotment(demand.devices[0], share, rate_per_s=demand.rate_per_s)]
         for demand in demands
-        if (share := shares_percent.get(demand.name, 0.0))
+        if (share := shares_percent.get(demand.name)) is not None
     }

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import time
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice import __version__
+from gslice.control.demand import Policy
+from gslice.control.plan import Planner
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
@@ -18,6 +19,8 @@ from gslice.daemon.desired import Desired
 from gslice.daemon.events import EventLog
 from gslice.daemon.handover import Handover
 from gslice.daemon.http import HttpServer, hand_over, pages, serve_pages
+from gslice.daemon.loads import Loads
+from gslice.daemon.moves import Moves
 from gslice.daemon.observations import Observations
 from gslice.daemon.profiles import Profiles
 from gslice.daemon.repository import Repository
@@ -59,6 +62,7 @@ class Daemon:
 
     Attributes:
         supervisor: What runs.
+        moves: Carries functions from device to device.
         controller: Keeps its SLOs.
         desired: What should.
         events: What happened.
@@ -79,17 +83,22 @@ class Daemon:
     ) -> None:
         self._accepting = self._loaded = self._draining = False
         self._config = config
-        self._observations = Observations(store)
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
         self.versions = Versions(store, self.events.record)
         self.profiles = Profiles(store, self.node)
         self.node.times_wanted = self.profiles.lacks
+        observations = Observations(store)
         self.supervisor = Supervisor(
-            self.node, Repository(self).called, self._observations.recall, self.versions
+            self.node, Repository(self).called, observations.recall, self.versions
         )
-        self.controller = Controller(self.supervisor, self.profiles.model)
         self.desired = Desired(config, store, self.events.record)
+        self._loads = Loads(self.supervisor, self.desired, observations, self.profiles)
+        self.moves = Moves(self.supervisor, store, self._loads.move)
+        policy = Policy(packing=config.node.packing, replicas_max=1)
+        self.controller = Controller(
+            self.supervisor, self.profiles.model, Planner(policy), self.moves
+        )
         self._addresses = Addresses()
         self.reader = StatusReader(
             self.supervisor, self._addresses, self.events.counts, self.controller.decisions
@@ -192,6 +201,7 @@ class Daemon:
         self.background(self.supervisor.care())
         self.background(self.supervisor.keep_spares())
         self.background(self._sample())
+        self.background(self.moves.run())
         if self._config.node.controller == "auto":
             self.background(self.controller.run())
         if self._before.upgrade:
@@ -225,7 +235,7 @@ class Daemon:
     async def _try_to_load(self, spec: FunctionSpec) -> None:
         # Why it failed stands in the log and in the function's state.
         with contextlib.suppress(GsliceError):
-            await self._load(spec, unheard, lazily=True)
+            await self._loads.load(spec, unheard, lazily=True)
 
     async def _stop(self) -> None:
         """The staged stop, until somebody is in a hurry; then the end of what is left."""
@@ -277,7 +287,7 @@ class Daemon:
         Raises:
             GsliceError: it could not be loaded, and what was wanted before still is.
         """
-        await self._load(spec, stage)
+        await self._loads.load(spec, stage)
         self.desired.put(spec)
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
@@ -362,32 +372,6 @@ class Daemon:
         for name in self.supervisor.functions.keys() & names - wanted.keys():
             await self.supervisor.unload(name, unheard)
         await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
-
-    async def _load(
-        self, spec: FunctionSpec, stage: Callable[[str, str], None], *, lazily: bool = False
-    ) -> None:
-        begun_s = time.monotonic()
-        took_us: dict[str, int] = {}
-
-        def timed(name: str, detail: str) -> None:
-            took_us[name] = round((time.monotonic() - begun_s) * 1e6)
-            stage(name, detail)
-
-        try:
-            source = self.desired.source(spec.name)
-            await self.supervisor.load(spec, timed, source, lazily=lazily)
-        except GsliceError as error:
-            reason = str(error).removeprefix(f"function {spec.name}: ")
-            self.node.event(spec.name, EventKind.FAILED, f"not loaded: {reason}")
-            raise
-        ready_us = round((time.monotonic() - begun_s) * 1e6)
-        function = self.supervisor.function(spec.name)
-        deployment = function.deployment
-        if deployment is not None and "load" in took_us:  # else only its share changed
-            self._observations.note(deployment, took_us, ready_us)
-            self.profiles.note(deployment)
-        text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
-        self.node.event(spec.name, EventKind.LOAD, text)
 
     async def _upgrade(self) -> None:
         if await self.upgrade.prepare():

@@ -6,11 +6,12 @@ wins and an event says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.core.config import diff_functions, function_from_yaml, load_config, save_functions
+from gslice.core.config.devices import anywhere, suitable_devices
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
 from gslice.daemon.store import OverlayEntry
@@ -18,7 +19,7 @@ from gslice.daemon.store import OverlayEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from gslice.core.config import Config, SettingChange
+    from gslice.core.config import Config, DeviceConfig, SettingChange
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.daemon.store import Store
@@ -27,9 +28,19 @@ _EDITED = "node.yaml changed it after it was changed at run time; node.yaml wins
 _ASKED = "dropped what was changed at run time: the command line names it"
 
 
-def conflicts(file: Mapping[str, FunctionSpec], overlay: Mapping[str, OverlayEntry]) -> list[str]:
-    """Functions of the overlay about which the file says something else than when they changed."""
-    return [name for name, entry in overlay.items() if file.get(name) != entry.base]
+def conflicts(
+    file: Mapping[str, FunctionSpec],
+    overlay: Mapping[str, OverlayEntry],
+    devices: Mapping[str, DeviceConfig],
+) -> list[str]:
+    """Functions of the overlay about which the file says something else than when they changed.
+
+    Args:
+        file: The file's functions.
+        overlay: Of run-time changes.
+        devices: That the file's functions have the choice of.
+    """
+    return [name for name, e in overlay.items() if not _alike(file.get(name), e.base, devices)]
 
 
 def merge(
@@ -43,6 +54,27 @@ def merge(
         else:
             merged[name] = entry.spec
     return merged
+
+
+def _alike(
+    file: FunctionSpec | None, base: FunctionSpec | None, devices: Mapping[str, DeviceConfig]
+) -> bool:
+    """Whether both say the same; `device: auto` does, whatever devices there were."""
+    if file is None or base is None or not (file.devices or base.devices):
+        return file == base
+    only = suitable_devices(file.engine, devices) == (file.device,)  # where auto is no choice
+    auto = (file.devices or only) and (base.devices or base.device in file.devices)
+    return bool(auto) and replace(base, device=file.device, devices=file.devices) == file
+
+
+def _here(entry: OverlayEntry, file: FunctionSpec | None, config: Config) -> OverlayEntry:
+    """A change for the devices that there are now, where it leaves the choice to the node."""
+    spec, base = entry.spec, entry.base
+    if spec is None:
+        return entry
+    untouched = base is not None and (spec.device, spec.devices) == (base.device, base.devices)
+    auto = spec.devices or (untouched and file is not None and file.devices)
+    return OverlayEntry(anywhere(spec, config.devices), base) if auto else entry
 
 
 @dataclass(frozen=True)
@@ -77,7 +109,11 @@ class Desired:
         self._store = store
         self._event = event
         self._overlay = store.overlay()
-        self._overrule(conflicts(self._file, self._overlay), _EDITED)
+        self._overrule(conflicts(self._file, self._overlay, config.devices), _EDITED)
+        self._overlay = {
+            name: _here(entry, self._file.get(name), config)
+            for name, entry in self._overlay.items()
+        }
         if self._path is None:  # somebody asks for it now, and cannot have saved what was before
             self._overrule(self._overlay.keys() & self._file.keys(), _ASKED)
 
@@ -156,9 +192,14 @@ class Desired:
                 "the node was started without a node.yaml, so there is nothing to save to",
                 hint="write one with `gslice init` and start with it",
             )
-        edited = load_config(self._path, find_gpus=lambda: self._gpus).functions
-        overruled = conflicts(edited, self._overlay)
-        kept = {name: e for name, e in self._overlay.items() if name not in overruled}
+        config = load_config(self._path, find_gpus=lambda: self._gpus)
+        edited = config.functions
+        overruled = conflicts(edited, self._overlay, config.devices)
+        kept = {
+            name: _here(entry, edited.get(name), config)
+            for name, entry in self._overlay.items()
+            if name not in overruled
+        }
         changes = diff_functions(edited, merge(edited, kept), self._base_dir)
         changed = {name: entry.spec for name, entry in kept.items()}
         save_functions(self._path, changed, self._gpus)

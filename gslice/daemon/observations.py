@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 # Settings that change neither what an instance takes nor what it is.
 _OUTSIDE = (
-    *("version", "versions", "share", "instances", "priority", "slo_p99_us", "delay_us"),
+    *("version", "versions", "devices", "share", "instances", "priority", "slo_p99_us", "delay_us"),
     *("queue_max", "side_effects", "residency", "idle_after_us"),
 )
 
@@ -58,12 +59,19 @@ class Observations:
             self._store.observe(deployment.spec.name, observation)
 
     def recall(self, spec: FunctionSpec) -> Recalled | None:
-        """What the last load of the same model in the same engine on the same device showed."""
-        wanted = identity(spec)
+        """What the last load of the same model in the same engine on the same device showed.
+
+        Where there was none, that on another device of the kind on which it may run.
+        """
+        kind = spec.device.partition(":")[0]
+        others = [d for d in spec.devices if d != spec.device and d.partition(":")[0] == kind]
         with forgiving("what was observed cannot be read"):
-            for seen in self._store.observations(spec.name):
-                if seen.get("of") == wanted and seen["memory"]:
-                    return _recalled(seen)
+            observed = self._store.observations(spec.name)
+            for device in (spec.device, *others):
+                wanted = identity(dataclasses.replace(spec, device=device))
+                for seen in observed:
+                    if seen.get("of") == wanted and seen["memory"]:
+                        return _recalled(seen)
         return None
 
 

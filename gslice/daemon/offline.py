@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gslice.control.demand import Demand, DeviceShares
+from gslice.control.demand import Demand, DeviceShares, Policy
 from gslice.control.plan import Planner
 from gslice.control.whatif import WhatIf, what_if
 from gslice.core.config import load_config
@@ -45,11 +45,17 @@ def offline_plan(path: Path, changes: Sequence[str]) -> Any:
         )
         node.run_dir.close()
     devices = {n: DeviceShares(n, d.share_limit_percent) for n, d in config.devices.items()}
-    return plan_reply(Proposal(demands, {}, Planner().plan(0.0, demands, devices, {})))
+    planner = Planner(Policy(packing=config.node.packing, replicas_max=1))
+    return plan_reply(Proposal(demands, {}, planner.plan(0.0, demands, devices, {})))
 
 
 def _demand(spec: FunctionSpec, profiles: Profiles, observations: Observations) -> Demand:
-    model, recalled = profiles.model(spec, spec.device), observations.recall(spec)
+    devices = spec.devices or (spec.device,)
+    found = {device: profiles.model(spec, device) for device in devices}
+    models = {device: model for device, model in found.items() if model is not None}
+    # Nobody can say what it would need where it was never measured.
+    devices = tuple(models) or (spec.device,)
+    model, recalled = models.get(devices[0]), observations.recall(spec)
     measured = max(model.buckets, default=1) if model else 1
     return Demand(
         name=spec.name,
@@ -59,6 +65,6 @@ def _demand(spec: FunctionSpec, profiles: Profiles, observations: Observations) 
         instances=spec.instances,
         priority=spec.priority,
         bounds=spec.share,
-        models={} if model is None else {spec.device: model},
-        devices=(spec.device,),
+        models=models,
+        devices=devices,
     )

@@ -117,6 +117,9 @@ class Profiles:
         if circumstances is None:  # the GPU is not known yet
             return None
         profile = self._read(spec.name, circumstances)
+        # The same object for devices that are alike: whoever asks can see that they are.
+        known = (kept for (name, _), (_, kept) in self._known.items() if name == spec.name)
+        profile = next((kept for kept in known if kept == profile), profile)
         self._known[spec.name, device] = spec, profile
         return profile
 

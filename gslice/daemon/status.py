@@ -152,12 +152,13 @@ class StatusReader:
         )
 
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:
-        functions = [f for f in self._supervisor.functions.values() if f.spec.device == name]
-        deployments = [d for f in functions for d in f.deployments]
+        functions = self._supervisor.functions.values()
+        deployments = [d for f in functions for d in f.deployments if d.spec.device == name]
         workers = [w for d in deployments for w in d.workers]
         kept = {w for f in functions for d in f.kept.deployments for w in d.workers}
         message.name = name
         message.kind = device.kind
+        message.drained = name in self._supervisor.node.drained
         gpu = self._supervisor.node.gpus.get(name)
         known = device.limiter if gpu is None else gpu.limiter
         message.limiter = next((d.limiter for d in deployments if d.limiter), known)
@@ -202,7 +203,7 @@ class StatusReader:
         message.engine = spec.engine
         message.state = function.state
         message.reason = function.reason
-        message.device = spec.device
+        message.device = (deployment or function).spec.device
         message.share_requested_percent = _requested_percent(function)
         message.share_min_percent = spec.share.min_percent
         message.share_max_percent = spec.share.max_percent

@@ -58,6 +58,7 @@ CREATE TABLE profile (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, function TEXT NOT NULL, circumstances TEXT NOT NULL,
   what TEXT NOT NULL, UNIQUE (function, circumstances)) STRICT;
 """,
+    "CREATE TABLE drained (device TEXT PRIMARY KEY) STRICT;",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -270,6 +271,20 @@ class Store:
             (function,),
         )
         return [(at, circumstances, json.loads(what)) for at, circumstances, what in rows]
+
+    # ---- devices -----------------------------------------------------------------------------
+
+    def drained(self) -> set[str]:
+        """Devices on which nothing new is placed."""
+        return {device for (device,) in self._execute("SELECT device FROM drained")}
+
+    def put_drained(self, device: str) -> None:
+        """Nothing new is placed on a device."""
+        self._execute("INSERT OR IGNORE INTO drained VALUES (?)", (device,))
+
+    def drop_drained(self, device: str) -> None:
+        """Functions may be placed on a device again."""
+        self._execute("DELETE FROM drained WHERE device = ?", (device,))
 
     # ---- events ------------------------------------------------------------------------------
 

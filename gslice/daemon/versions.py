@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gslice.control.versions import LATEST, likely, number_of, numbered, restored
+from gslice.control.versions import LATEST, by_service, likely, number_of, numbered, restored
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
 from gslice.daemon.events import forgiving
@@ -77,6 +77,10 @@ class Versions:
             return numbered(spec, found.number) if found else spec
         pinned = _by_number(recorded, spec.versions.serve)
         return restored(spec, pinned) if pinned else spec
+
+    def last_device(self, name: str) -> str:
+        """See `Numbers.last_device`."""
+        return next((v.spec.device for v in by_service(self.recorded(name))), "")
 
     def has_served(self, spec: FunctionSpec) -> bool:
         """See `Numbers.has_served`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gslice.core.errors import FailedPrecondition
+from gslice.core.errors import FailedPrecondition, GsliceError, Unavailable
 
 _T = TypeVar("_T")
 _WORD_BITS = 64
@@ -96,6 +96,7 @@ class Nvml:
         """What a GPU is.
 
         Raises:
+            Unavailable: it is lost.
             FailedPrecondition: NVML does not know it.
         """
         nvml, gpu = self._nvml, self._handle(uuid)
@@ -123,6 +124,7 @@ class Nvml:
         """What a GPU does now.
 
         Raises:
+            Unavailable: it is lost.
             FailedPrecondition: NVML does not know it.
         """
         nvml, gpu = self._nvml, self._handle(uuid)
@@ -149,14 +151,26 @@ class Nvml:
         try:
             return self._nvml.nvmlDeviceGetHandleByUUID(uuid)
         except self._nvml.NVMLError as error:
-            raise FailedPrecondition(f"NVML does not know {uuid}: {error}") from None
+            raise self._lost(error) or FailedPrecondition(
+                f"NVML does not know {uuid}: {error}"
+            ) from None
 
     def _ask(self, question: Callable[[], _T], instead: _T) -> _T:
         """An answer, or `instead` where this GPU or driver has none."""
         try:
             return question()
-        except self._nvml.NVMLError:
+        except self._nvml.NVMLError as error:
+            if lost := self._lost(error):
+                raise lost from None
             return instead
+
+    def _lost(self, error: Any) -> GsliceError | None:
+        """What an error means that says that the GPU has fallen off the bus; None: another."""
+        if error.value != self._nvml.NVML_ERROR_GPU_IS_LOST:
+            return None
+        return Unavailable(
+            f"the GPU is lost: {error}", hint="dmesg says why; most need the machine to restart"
+        )
 
     def _cpus(self, gpu: Any) -> tuple[int, ...]:
         mine = os.sched_getaffinity(0)

@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from gslice.control.versions import is_served_as, unknown_to_workers
+from gslice.control.versions import is_served_as, unknown_to_workers, where_it_is
 from gslice.supervise.deployment import Deployment
 from gslice.supervise.frontends import Listing
 from gslice.supervise.logs import shortened
@@ -239,7 +239,7 @@ class Function:
 
     def runs(self, spec: FunctionSpec) -> bool:
         """Whether it is as wanted, or has failed to be."""
-        return self.spec == spec and not self.outdated
+        return self.spec == where_it_is(spec, self.spec) and not self.outdated
 
     def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
         """Whether what serves can go on with other settings: only those of `take_over` differ."""
@@ -256,11 +256,13 @@ class Function:
     async def grant(self, share_percent: float) -> None:
         """Sets the share, on what serves and on what is being loaded.
 
-        Workers that cannot change theirs in place are replaced after any other order.
+        Workers that cannot change theirs in place are replaced after any other order. What is about
+        to leave another device keeps its share of that.
         """
         self.share_granted_percent = share_percent
         for deployment in self.lasting:
-            await deployment.set_share(share_percent)
+            if deployment.spec.device == self.spec.device:
+                await deployment.set_share(share_percent)
         self.resizing.order()
 
     async def fail(self, reason: str) -> None:

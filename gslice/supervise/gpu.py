@@ -12,7 +12,13 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, ResourceExhausted
+from gslice.core.errors import (
+    FailedPrecondition,
+    GsliceError,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+)
 from gslice.core.events import EventKind
 from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
@@ -116,6 +122,7 @@ class Gpu:
         self.measuring = asyncio.Lock()
         self._opening: asyncio.Task[None] | None = None
         self._ailment = ""
+        self._lost = False
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -147,10 +154,18 @@ class Gpu:
             return
         try:
             self.reading = await asyncio.to_thread(self._nvml.reading, self.found.uuid)
+        except Unavailable as error:
+            if not self.problem:
+                self._event(self.name, EventKind.DEVICE, f"cannot be used: {error}")
+            self.problem, self._lost = str(error), True
+            return
         except GsliceError as error:
             self._nvml = None
             text = f"is not watched any more: {error.message}"
             self._event(self.name, EventKind.DEVICE, text)
+        if self._lost:
+            self.problem, self._lost = "", False
+            self._event(self.name, EventKind.DEVICE, "is back")
 
     async def energy_j(self) -> float:
         """What it took since the driver started, as far as NVML counts it; 0: it does not."""

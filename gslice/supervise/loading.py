@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import GsliceError, Unavailable
+from gslice.core.errors import FailedPrecondition, GsliceError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec
     from gslice.supervise.budget import Budget
     from gslice.supervise.function import Function
+    from gslice.supervise.placing import Placing
     from gslice.supervise.sharing import Sharing
     from gslice.supervise.versions import Numbers
 
@@ -23,16 +25,20 @@ class Loading:
         budget: What they may take of the node.
         sharing: Divides the devices.
         numbers: Knows the versions of functions.
+        placing: Chooses their devices.
 
     Attributes:
         closed: Nothing is loaded any more.
     """
 
-    def __init__(self, budget: Budget, sharing: Sharing, numbers: Numbers) -> None:
+    def __init__(
+        self, budget: Budget, sharing: Sharing, numbers: Numbers, placing: Placing
+    ) -> None:
         self.closed = False
         self._budget = budget
         self._sharing = sharing
         self._numbers = numbers
+        self._placing = placing
 
     async def carry_out(
         self,
@@ -40,7 +46,8 @@ class Loading:
         wanted: FunctionSpec,
         stage: Callable[[str, str], None],
         *,
-        lazily: bool,
+        lazily: bool = False,
+        device: str = "",
     ) -> None:
         """Has a function serve as wanted; the caller holds its lock.
 
@@ -49,24 +56,35 @@ class Loading:
             wanted: As declared.
             stage: Told of each stage.
             lazily: One whose residency is `cold` may wait for a request, if its signature is known.
+            device: Where it is moved to; empty: it may stay where it is.
 
         Raises:
             GsliceError: why it does not serve. What served before serves on.
         """
         before = function.spec
+
+        def placed(spec: FunctionSpec) -> FunctionSpec:
+            return self._placing.place(function, spec, device)
+
         with function.load_ordered():
             try:
                 if self.closed:
                     raise Unavailable("the daemon is stopping")
                 # Before anything waits: first come.
-                self._sharing.admit(function, self._numbers.likely(wanted))
+                self._sharing.admit(function, placed(self._numbers.likely(wanted)))
                 resolved = await self._numbers.resolve(
-                    wanted, lambda spec: _is_warm(function, before, spec)
+                    wanted, lambda spec: _is_warm(function, before, placed(spec))
                 )
+                resolved = dataclasses.replace(resolved, spec=placed(resolved.spec))
+                if device and function.serving:
+                    _check_same_version(before, resolved.spec)
                 self._sharing.admit(function, resolved.spec)
                 await self._load(function, before, resolved.spec, stage, lazily)
                 self._numbers.served(resolved)
                 await function.kept.trim(resolved.spec)
+                if resolved.spec.device != before.device:
+                    await function.kept.leave(before.device)
+                    await self._sharing.share_out()  # what it had there is free
             except GsliceError as error:
                 if function.accepting:
                     function.spec = before
@@ -102,6 +120,15 @@ class Loading:
                 await function.resizing.carry_out(stage)
             else:
                 await function.load(spec, stage, warm=warm)
+
+
+def _check_same_version(before: FunctionSpec, moved: FunctionSpec) -> None:
+    """Nobody ordered another model. Raises FailedPrecondition if it would come along."""
+    if before.version != moved.version:
+        raise FailedPrecondition(
+            f"function {before.name}: the files of its model have changed since it was loaded",
+            hint=f"load it anew where it is: gslice load {before.name}",
+        )
 
 
 def _is_warm(function: Function, before: FunctionSpec, spec: FunctionSpec) -> bool:

@@ -69,6 +69,7 @@ class Node:
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
         stands: Workers that are measured; nothing else is begun beside them that can wait.
+        drained: Devices on which nothing new is placed.
         times_wanted: Whether a function's batches should be timed at its load.
     """
 
@@ -83,6 +84,7 @@ class Node:
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
     stands: list[Worker] = field(default_factory=list)
+    drained: set[str] = field(default_factory=set)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 
     def __post_init__(self) -> None:
@@ -125,6 +127,12 @@ class Node:
         except KeyError:
             known = ", ".join(sorted(self.devices)) or "none"
             raise NotFound(f"there is no device {name}", hint=f"devices: {known}") from None
+
+    def usable(self, name: str) -> bool:
+        """Whether functions may be placed on a device, as far as is known."""
+        gpu = self.gpus.get(name)
+        lost = gpu is not None and bool(gpu.problem)
+        return name in self.devices and name not in self.drained and not lost
 
     def limiter(self, device: str) -> str:
         """What enforces shares on a device; `auto` while a GPU's is not known yet."""

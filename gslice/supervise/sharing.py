@@ -150,8 +150,19 @@ class Sharing:
         for device, functions in by_device.items():
             limit = self._node.device(device).share_limit_percent
             requests = {name: self._request(spec) for name, spec in functions.items()}
-            division |= allocate(requests, limit, device)
+            shares = allocate({**self._leaving(device), **requests}, limit, device)
+            division |= {name: shares[name] for name in functions}
         return division
+
+    def _leaving(self, device: str) -> dict[str, ShareBounds]:
+        """What functions have of a device that serve there until they serve on another."""
+        return {
+            function.name: ShareBounds(0.0, deployment.share_percent)
+            for function in self._admitted()
+            if function.spec.device != device
+            and (deployment := function.deployment) is not None
+            and deployment.spec.device == device
+        }
 
     def _request(self, spec: FunctionSpec) -> ShareBounds:
         """A requested share; no more than what was decided, if anything was."""

@@ -19,6 +19,7 @@ from gslice.supervise.function import Function
 from gslice.supervise.loading import Loading
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
+from gslice.supervise.placing import Placing
 from gslice.supervise.profiling import Profiler
 from gslice.supervise.recall import nothing
 from gslice.supervise.renewal import LOG_NAME
@@ -57,6 +58,7 @@ class Supervisor:
         frontends: The front-ends.
         found: Children that an earlier daemon left.
         profiler: Measures functions beside what serves.
+        placing: Chooses the devices of those that may run on several.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class Supervisor:
         self.found: list[Child] = []
         self.profiler = Profiler(node, self.functions, self.frontends, self._budget)
         self._sharing = Sharing(node, self.functions, self._budget)
-        self._loading = Loading(self._budget, self._sharing, self._numbers)
+        self.placing = Placing(node, self.functions, self._numbers.last_device)
+        self._loading = Loading(self._budget, self._sharing, self._numbers, self.placing)
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
     # ---- adoption ----------------------------------------------------------------------------
@@ -192,6 +195,29 @@ class Supervisor:
             self.functions.pop(name, None)  # a stop forgets all
         await self._sharing.share_out()
         self.node.changes.notify()
+
+    async def move(self, name: str, device: str, stage: Callable[[str, str], None]) -> None:
+        """Has a function serve on another device: a load beside what serves, then the swap.
+
+        Args:
+            name: The function's.
+            device: One that it may run on.
+            stage: Told of each stage.
+
+        Raises:
+            NotFound: there is no such function.
+            FailedPrecondition: it may not run there, or another model would come along.
+            GsliceError: why it cannot be loaded there. What served before serves on.
+        """
+        function = self.function(name)
+        order = function.resizing.supersede()
+        async with function.lock:
+            function.resizing.begin(order)
+            self._check_present(function)
+            tell = recorded(self.node.event, name, stage)
+            tell("plan", f"from {function.spec.device} to {device}")
+            await self._loading.carry_out(function, function.spec, tell, device=device)
+            self.node.changes.notify()
 
     async def resize(
         self, name: str, share: ShareBounds, stage: Callable[[str, str], None]

@@ -54,6 +54,9 @@ class Numbers(Protocol):
     def likely(self, spec: FunctionSpec) -> FunctionSpec:
         """The same without a look at any file: a guess."""
 
+    def last_device(self, name: str) -> str:
+        """Where a function served last; empty: nobody knows."""
+
     def has_served(self, spec: FunctionSpec) -> bool:
         """Whether a version was recorded."""
 
@@ -73,6 +76,10 @@ class AsDeclared:
     def likely(self, spec: FunctionSpec) -> FunctionSpec:
         """See `Numbers.likely`."""
         return spec
+
+    def last_device(self, name: str) -> str:
+        """See `Numbers.last_device`."""
+        return ""
 
     def has_served(self, spec: FunctionSpec) -> bool:
         """See `Numbers.has_served`."""
@@ -171,6 +178,12 @@ class Kept:
         """Ends all."""
         for deployment in list(self.warm):
             await self.drop(deployment, why)
+
+    async def leave(self, device: str) -> None:
+        """Ends those on a device from which the function has moved."""
+        for deployment in list(self.warm):
+            if deployment.spec.device == device:
+                await self.drop(deployment, f"the function moved away from {device}")
 
     async def drop_inherited(self, why: str) -> None:
         """Ends those of which an earlier daemon started a worker, perhaps with other code."""

@@ -52,6 +52,7 @@ class Gpu:
     cpu_mask: int = 0xFFFFFFFF
     compute_mode: int = 0
     mig: int = 0
+    lost: int = 0  # NVML says so
     exports_memory: int = 1  # cuMemCreate's, as descriptors
 
 

@@ -36,6 +36,7 @@ class FakeControl:
         ]
         self.events: list[Any] = []
         self.versions: list[Any] = []
+        self.planned: list[Any] = []
         self.profile: list[Any] = []
         self.planned: list[Any] = []
         self.asked: list[Any] = []
@@ -54,6 +55,13 @@ class FakeControl:
         yield from self.stages
 
     Unload = Resize = Rollback = Load
+
+    def Drain(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        if not request.undo:
+            yield control_message("Stage", name="moved", detail="detector: to cpu:1-1")
+            yield control_message("Stage", name="stay", detail="tagger: pinned to it")
+        yield control_message("Stage", name="done")
 
     def Profile(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)

@@ -59,6 +59,14 @@ def test_quick_uses_no_gpu(fake_gpu: FakeGpu) -> None:
     assert fake_gpu.total("kernels") == 0
 
 
+def test_a_gpu_that_is_lost() -> None:
+    with FakeGpu(make_gpus(1, lost=1)) as fake:
+        code, checks = doctor(fake, "--quick")
+        assert code == 1
+        assert checks["cuda:0"]["status"] == "fail"
+        assert "the GPU is lost" in checks["cuda:0"]["detail"]
+
+
 def test_a_gpu_without_a_driver() -> None:
     with FakeGpu(cuda=False) as fake:
         code, checks = doctor(fake)

@@ -27,6 +27,7 @@ class Running:
         self.may_start = asyncio.Event()
         self.answered: list[str] = []
         self.shares: list[float] = []
+        self.share_percent = 0.0
 
     @property
     def ready(self) -> int:
@@ -50,6 +51,7 @@ class Running:
 
     async def set_share(self, share_percent: float) -> None:
         self.shares.append(share_percent)
+        self.share_percent = share_percent
 
     async def drain(self, timeout_s: float) -> bool:
         await self.may_start.wait()

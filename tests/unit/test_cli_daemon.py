@@ -175,6 +175,29 @@ def test_load_shows_stages_and_sends_where_paths_start(control: FakeControl, her
     assert control.asked[0].base_dir == str(here)
 
 
+# ---- drain -------------------------------------------------------------------------------------
+
+
+def test_a_drain_tells_who_went_and_who_stays(control: FakeControl) -> None:
+    shown = gslice("drain", "cpu:0-0").stdout
+    assert "moved     detector: to cpu:1-1" in shown
+    assert "stay      tagger: pinned to it" in shown
+    assert shown.endswith("nothing new is placed on cpu:0-0, until `gslice undrain cpu:0-0`\n")
+    stages = json.loads(gslice("drain", "cpu:0-0", "--json").stdout)
+    assert [stage["name"] for stage in stages] == ["moved", "stay", "done"]
+    assert "done" in gslice("undrain", "cpu:0-0").stdout
+    assert [(asked.device, asked.undo) for asked in control.asked[1:]] == [
+        ("cpu:0-0", False),
+        ("cpu:0-0", True),
+    ]
+
+
+def test_a_drained_device_is_named(control: FakeControl) -> None:
+    assert "drained" not in gslice("status").stdout
+    control.status.devices[0].drained = True
+    assert "cpu: drained; `gslice undrain cpu` takes that back" in gslice("status").stdout
+
+
 # ---- resize --------------------------------------------------------------------------------------
 
 

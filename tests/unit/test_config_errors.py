@@ -30,7 +30,7 @@ def problems(path: Path, text: str) -> list[str]:
             "version: 1\nnode: {zzzz: 1}\n",
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
             " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
-            " connection_age, request_max, controller, spares",
+            " connection_age, request_max, controller, packing, spares",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),

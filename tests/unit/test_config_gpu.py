@@ -95,3 +95,32 @@ def test_saving_knows_the_gpus_that_were_found(tmp_path: Path) -> None:
     assert load_config(config.path, environ={}, find_gpus=lambda: config.gpus).functions == {
         "f": changed
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "device", "devices"),
+    [
+        ("torch: m:f", "auto", "cuda:0", ("cuda:0", "cuda:1", "cpu")),
+        ("model: m.pt2", "auto", "cuda:0", ("cuda:0", "cuda:1", "cpu")),
+        ("model: m.onnx", "auto", "cpu", ()),
+        ("torch: m:f", "cuda:1", "cuda:1", ()),
+        ("torch: m:f", "cpu", "cpu", ()),
+    ],
+)
+def test_where_a_function_may_run(
+    tmp_path: Path, source: str, given: str, device: str, devices: tuple[str, ...]
+) -> None:
+    text = f"functions: {{f: {{{source}, device: '{given}'}}}}\n"
+    found = loaded(tmp_path, text, ("cuda:0", "cuda:1"))
+    spec = found.functions["f"]
+    assert (spec.device, spec.devices) == (device, devices)
+    # What is shown reads back as the same.
+    again = loaded(tmp_path, config_to_yaml(found).partition("\n")[2])
+    assert again.functions["f"] == spec
+
+
+def test_what_knows_no_gpu_stays_with_the_kind_of_the_first_device(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    text = f"devices: {{cpu:{core}: {{}}, cuda:0: {{}}}}\nfunctions: {{f: {IDENTITY}}}\n"
+    spec = loaded(tmp_path, text).functions["f"]
+    assert (spec.device, spec.devices) == (f"cpu:{core}", ())

@@ -180,6 +180,17 @@ def test_a_lost_device_moves_its_functions_and_no_others() -> None:
         assert [each.device for each in after[name]] == [each.device for each in before[name]]
 
 
+def test_where_nobody_can_go_from_the_worst_device_the_next_is_relieved() -> None:
+    pinned = ShareBounds(90.0, 90.0, auto=False)
+    stuck = [replace(anywhere(name, 10, bounds=pinned), devices=("cuda:0",)) for name in "xy"]
+    movers = [anywhere(name, 1_100) for name in "ab"]
+    current = {each.name: [Allotment("cuda:0", 90.0)] for each in stuck}
+    current |= {each.name: [Allotment("cuda:1", 50.0)] for each in movers}
+    where = Planner(Policy(replicas_max=1)).place([*stuck, *movers], GPUS, current)
+    assert where["x"] == where["y"] == {"cuda:0": 1.0}
+    assert sorted(device for name in "ab" for device in where[name]) == ["cuda:1", "cuda:2"]
+
+
 def test_an_overloaded_device_gives_one_function_away() -> None:
     planner = Planner(Policy(packing="fewest"))
     demands = [anywhere("a", 100), anywhere("b", 100), anywhere("c", 100)]

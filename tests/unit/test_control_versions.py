@@ -36,6 +36,7 @@ SAME_MODEL = {
     "threads": 2,
     "lanes": 3,
     "device": "cpu:1",
+    "devices": ("cpu:1", "cpu:2"),
     "residency": "cold",
     "idle_after_us": 1,
     "versions": VersionPolicy(3, "2"),
@@ -114,7 +115,7 @@ def test_a_restored_version_is_served_as_declared() -> None:
 
 
 def test_a_worker_must_know_of_most_settings() -> None:
-    unknown = {"share", "residency", "idle_after_us", "versions"}
+    unknown = {"devices", "share", "residency", "idle_after_us", "versions"}
     for setting, value in {**SAME_MODEL, **OTHER_MODEL}.items():
         assert is_served_as(SPEC, changed(**{setting: value})) == (setting in unknown), setting
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from gslice.control.arrivals import SECOND_NS
+from gslice.control.demand import Policy
 from gslice.control.explain import predicted_p99_us
 from gslice.control.latency import LatencyModel, Measurement
+from gslice.control.plan import Planner
 from gslice.core.config import DeviceConfig
 from gslice.core.types import FunctionSpec, ShareBounds, Signature
 from gslice.daemon.controller import Controller
@@ -46,11 +48,13 @@ class FakeSegment:
 class FakeSupervisor:
     """Functions that do as they are told at once."""
 
-    def __init__(self, *specs: FunctionSpec) -> None:
+    def __init__(self, *specs: FunctionSpec, devices: tuple[str, ...] = ("cpu",)) -> None:
+        self.drained: set[str] = set()
         self.events: list[tuple[str, str]] = []
         self.functions = {spec.name: self._function(spec, len(specs)) for spec in specs}
         self.node = SimpleNamespace(
-            devices={"cpu": DeviceConfig()},
+            devices={device: DeviceConfig() for device in devices},
+            usable=lambda device: device not in self.drained,
             event=lambda subject, kind, text: self.events.append((subject, text)),
         )
 
@@ -64,7 +68,11 @@ class FakeSupervisor:
         )
         share = 100 / count
         return SimpleNamespace(
-            spec=spec, deployment=deployment, admitted=True, share_granted_percent=share
+            spec=spec,
+            deployment=deployment,
+            admitted=True,
+            serving=True,
+            share_granted_percent=share,
         )
 
     async def follow(self, shares: dict[str, float]) -> None:
@@ -72,12 +80,46 @@ class FakeSupervisor:
             self.functions[name].share_granted_percent = share
 
 
-class Bench:
-    """A controller over functions with a traffic each."""
+class FakeMover:
+    """Moves nothing; knows what was proposed, and who moved just now."""
 
-    def __init__(self, *specs: FunctionSpec) -> None:
-        self.supervisor = FakeSupervisor(*specs)
-        self.controller = Controller(self.supervisor, lambda spec, device: MODEL)  # type: ignore[arg-type]
+    def __init__(self) -> None:
+        self.proposed: list[tuple[str, str]] = []
+        self.reasons: set[str] = set()
+        self.moved: set[str] = set()
+
+    def rested(self, name: str) -> bool:
+        return name not in self.moved
+
+    def propose(self, name: str, device: str, why: str) -> None:
+        self.proposed.append((name, device))
+        self.reasons.add(why)
+
+
+class Bench:
+    """A controller over functions with a traffic each.
+
+    Args:
+        specs: Of the functions.
+        devices: The node's.
+        measured: Those on which functions were measured, or on others like them; None: all.
+    """
+
+    def __init__(
+        self,
+        *specs: FunctionSpec,
+        devices: tuple[str, ...] = ("cpu",),
+        measured: tuple[str, ...] | None = None,
+    ) -> None:
+        known = devices if measured is None else measured
+        self.supervisor = FakeSupervisor(*specs, devices=devices)
+        self.mover = FakeMover()
+        self.controller = Controller(
+            self.supervisor,  # type: ignore[arg-type]
+            lambda spec, device: MODEL if device in known else None,
+            Planner(Policy(replicas_max=1)),
+            self.mover,
+        )
         self.now_ns = 0
 
     def run(self, seconds: float, **rates: int) -> None:
@@ -175,3 +217,76 @@ def test_a_steady_load_is_left_in_peace(seed: int) -> None:
     for _ in range(60):
         bench.run(0.5, a=4 * int(generator.poisson(50)), b=4 * int(generator.poisson(100)))
     assert len(bench.supervisor.events) <= 2
+
+
+# ---- several devices -----------------------------------------------------------------------------
+
+TWO = ("one", "other")
+
+
+def on_either(name: str, **settings: Any) -> FunctionSpec:
+    return spec(name, **{"device": "one", "devices": TWO, **settings})
+
+
+def overloaded(*specs: FunctionSpec, **settings: Any) -> Bench:
+    """Two functions that ask for more than their device has, for long enough."""
+    bench = Bench(*specs, devices=TWO, **settings)
+    bench.run(12, a=1_400, b=1_000)
+    return bench
+
+
+def test_whoever_is_short_is_relieved_by_a_move() -> None:
+    bench = overloaded(on_either("a"), on_either("b"))
+    assert set(bench.mover.proposed) == {("b", "other")}, "the smaller one relieves it, too"
+    (why,) = bench.mover.reasons
+    assert why.startswith("one is too small for the SLO of ")
+    decisions = bench.controller.decisions
+    assert {decision.device for decision in decisions.values()} == {"one"}, "until it has moved"
+    reply = plan_reply(bench.controller.what_if(["a.rate=1400", "b.rate=1000"]))
+    planned = {each.name: [d.device for d in each.decisions] for each in reply.functions}
+    assert planned == {"a": ["one"], "b": ["other"]}
+
+
+def test_nobody_moves_at_once_nor_for_one_burst() -> None:
+    bench = Bench(on_either("a"), on_either("b"), devices=TWO)
+    bench.run(10, a=100, b=100)
+    assert bench.mover.proposed == []
+    bench.run(1.5, a=1_400, b=1_400)
+    assert bench.mover.proposed == []
+
+
+def test_nobody_moves_where_all_have_enough() -> None:
+    bench = Bench(on_either("a"), on_either("b"), devices=TWO)
+    bench.run(20, a=400, b=300)
+    assert bench.mover.proposed == []
+
+
+def test_who_is_pinned_stays_and_the_other_goes() -> None:
+    bench = overloaded(on_either("a"), on_either("b", devices=()))
+    assert set(bench.mover.proposed) == {("a", "other")}
+
+
+def test_who_moved_just_now_stays() -> None:
+    bench = Bench(on_either("a"), on_either("b"), devices=TWO)
+    bench.mover.moved = {"b"}
+    bench.run(12, a=1_400, b=1_000)
+    assert set(bench.mover.proposed) == {("a", "other")}
+
+
+def test_nobody_moves_where_nobody_knows_what_it_would_take() -> None:
+    bench = overloaded(on_either("a"), on_either("b"), measured=("one",))
+    assert bench.mover.proposed == []
+
+
+def test_nobody_moves_to_a_device_that_is_drained() -> None:
+    bench = Bench(on_either("a"), on_either("b"), devices=TWO)
+    bench.supervisor.drained = {"other"}
+    bench.run(12, a=1_400, b=1_000)
+    assert bench.mover.proposed == []
+
+
+def test_nobody_moves_where_it_would_be_worse() -> None:
+    busy = spec("c", device="other", share=ShareBounds(90.0, 90.0, auto=False))
+    bench = Bench(on_either("a"), on_either("b"), busy, devices=TWO)
+    bench.run(12, a=1_000, b=1_000, c=1_000)
+    assert bench.mover.proposed == []

@@ -256,7 +256,7 @@ def test_a_database_without_profiles_is_brought_up(tmp_path: Path) -> None:
     with Store(path) as store:
         store.observe("f", {"of": "kept"})
     with sqlite3.connect(path) as db:
-        db.executescript("DROP TABLE profile; PRAGMA user_version = 3")
+        db.executescript("DROP TABLE profile; DROP TABLE drained; PRAGMA user_version = 3")
     with Store(path) as store:
         store.put_profile("f", "here", {"points": []})
         assert [key for _, key, _ in store.profiles("f")] == ["here"]

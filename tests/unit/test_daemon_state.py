@@ -97,6 +97,34 @@ def test_a_change_back_to_the_file_is_no_change(node_yaml: Path, store: Store) -
     assert store.overlay() == {}
 
 
+def with_gpus(node_yaml: Path, store: Store, *gpus: str) -> Desired:
+    config = load_config(node_yaml, environ={}, find_gpus=lambda: gpus)
+    return Desired(config, store, store.add_event)
+
+
+def test_auto_is_the_same_wish_whatever_devices_there_are(node_yaml: Path, store: Store) -> None:
+    node_yaml.write_text(NODE + "  t: {torch: m:f}\n")
+    first = with_gpus(node_yaml, store, "cuda:0")
+    first.put(changed(first.functions["t"], queue_max=7))
+    first.put(FunctionSpec("u", engine="torch", devices=("cuda:0", "cpu"), device="cuda:0"))
+    for gpus in (("cuda:0", "cuda:1"), (), ("cuda:1",)):
+        now = with_gpus(node_yaml, store, *gpus)
+        assert now.functions["t"].queue_max == 7, "the overlay holds"
+        several = (*gpus, "cpu") if gpus else ()
+        for name in ("t", "u"):
+            spec = now.functions[name]
+            assert (spec.device, spec.devices) == ((*gpus, "cpu")[0], several)
+        assert [change.path for change in now.diff()] == ["functions.t.queue.max", "functions.u"]
+
+
+def test_a_device_that_was_named_meanwhile_is_an_edit(node_yaml: Path, store: Store) -> None:
+    node_yaml.write_text(NODE + "  t: {torch: m:f}\n")
+    first = with_gpus(node_yaml, store, "cuda:0", "cuda:1")
+    first.put(changed(first.functions["t"], queue_max=7))
+    node_yaml.write_text(NODE + "  t: {torch: m:f, device: cuda:1}\n")
+    assert with_gpus(node_yaml, store, "cuda:0", "cuda:1").changed == []
+
+
 def test_declared_is_the_overlay_then_the_file(node_yaml: Path, store: Store) -> None:
     wanted = desired(node_yaml, store)
     wanted.put(changed(wanted.functions["a"], queue_max=7))

@@ -138,7 +138,8 @@ def test_a_database_without_versions_is_brought_up(tmp_path: Path) -> None:
         store.observe("f", {"of": "kept"})
     with sqlite3.connect(path) as db:
         db.executescript(
-            "DROP TABLE version; DROP TABLE digest; DROP TABLE profile; PRAGMA user_version = 2"
+            "DROP TABLE version; DROP TABLE digest; DROP TABLE profile; DROP TABLE drained;"
+            " PRAGMA user_version = 2"
         )
     with Store(path) as store:
         store.put_version(1, SPEC, "x")

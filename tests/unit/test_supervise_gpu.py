@@ -7,12 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from gslice.core.errors import FailedPrecondition, LoadFailed, ResourceExhausted
+from gslice.core.errors import (
+    FailedPrecondition,
+    GsliceError,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+)
 from gslice.core.types import FunctionSpec, MemoryTaken
-from gslice.device.nvml import GpuFacts
+from gslice.device.nvml import GpuFacts, GpuReading
 from tests.unit.gpu_bench import Bench, FakeWorker
 
 SPEC = FunctionSpec("f")
+
+
+class FakeNvml:
+    """Answers, or says what a test tells it to."""
+
+    error: GsliceError | None = None
+
+    def reading(self, uuid: str) -> GpuReading:
+        if self.error is not None:
+            raise self.error
+        return GpuReading()
 
 
 # ---- what a worker is given ----------------------------------------------------------------------
@@ -103,6 +120,30 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
         assert bench.mps.opened == 2
 
     asyncio.run(test())
+
+
+def test_a_gpu_that_is_lost_and_comes_back(on_gpu) -> None:
+    async def test(bench: Bench) -> None:
+        gpu, nvml = bench.gpu, FakeNvml()
+        gpu._nvml = nvml
+        nvml.error = Unavailable("the GPU is lost: it fell off")
+        await gpu.read()
+        await gpu.read()
+        assert gpu.problem == "the GPU is lost: it fell off"
+        assert not gpu.usable
+        nvml.error = None
+        await gpu.read()
+        assert (gpu.problem, gpu.usable) == ("", True)
+        nvml.error = FailedPrecondition("NVML does not know it")
+        await gpu.read()
+        assert gpu.problem == "", "what is not watched may be well"
+        assert bench.events[-3:] == [
+            "cuda:0: cannot be used: the GPU is lost: it fell off",
+            "cuda:0: is back",
+            "cuda:0: is not watched any more: NVML does not know it",
+        ]
+
+    on_gpu(test)
 
 
 def test_without_programs_auto_means_none(tmp_path: Path, monkeypatch) -> None:

@@ -63,7 +63,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     serve = spec.versions.serve
     settings[("versions", "keep")] = spec.versions.keep
     settings[("versions", "serve")] = serve if serve == "latest" else int(serve)
-    settings[("device",)] = spec.device
+    settings[("device",)] = "auto" if spec.devices else spec.device
     settings[("share",)] = _share(spec.share)
     settings[("instances",)] = spec.instances
     settings[("residency",)] = spec.residency
@@ -87,7 +87,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
 
 def compact_body(spec: FunctionSpec, base_dir: Path | None) -> CommentedMap:
     """The settings that differ from the defaults, as a mapping ready to be written."""
-    usual = leaves(FunctionSpec(spec.name), None)
+    usual = leaves(FunctionSpec(spec.name, devices=spec.devices), None)
     settings = leaves(spec, base_dir)
     source = _source(spec, base_dir)
     return nested(

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
+from gslice.core.config.devices import suitable_devices
 from gslice.core.config.document import Problem
 from gslice.core.config.places import (
     check_state_dir,
@@ -27,7 +28,6 @@ from gslice.core.units import format_size
 _MIB = 1 << 20
 _CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
 _GPU_LIMITERS = ("auto", "mps", "none")
-_GPU_ENGINES = ("torch",)  # placed on a GPU, where there is one and nobody says otherwise
 _Section = TypeVar("_Section", bound=BaseModel)
 
 
@@ -73,6 +73,7 @@ class Builder:
             connection_age_us=node.connection_age,
             request_max_bytes=node.request_max,
             controller=node.controller,
+            packing=node.packing,
             spares=node.spares,
         )
 
@@ -111,6 +112,7 @@ class Builder:
                 *("functions", name, "queue", "request_max"),
             )
         engine, module, python_path = self._engine(function)
+        suitable = self._suitable(name, function.device, engine, devices)
         return FunctionSpec(
             name=name,
             versions=VersionPolicy(function.versions.keep, function.versions.serve),
@@ -119,7 +121,8 @@ class Builder:
             python=module,
             python_path=python_path,
             args=_arguments(function),
-            device=self._placed(name, function.device, engine, devices),
+            device=suitable[0],
+            devices=suitable if len(suitable) > 1 else (),
             share=share_bounds(function.share),
             instances=function.instances,
             priority=function.priority,
@@ -244,18 +247,18 @@ class Builder:
         source = Path(self._resolve(module))
         return engine, f"{source.stem}:{name}", str(source.parent)
 
-    def _placed(
+    def _suitable(
         self, name: str, device: str, engine: str, devices: Mapping[str, DeviceConfig]
-    ) -> str:
+    ) -> tuple[str, ...]:
+        """The devices that a function may run on, the best first."""
         if device == "auto":
-            gpus = (n for n, d in devices.items() if d.kind == "cuda" and engine in _GPU_ENGINES)
-            return next(gpus, None) or next(iter(devices))
+            return suitable_devices(engine, devices)
         if device not in devices:
             self._problem(
                 f"{device!r} is not a device of this node" + nearest(device, devices),
                 *("functions", name, "device"),
             )
-        return device
+        return (device,)
 
 
 def _over(below: _Section, above: _Section) -> _Section:

@@ -66,6 +66,9 @@ class Node(_Section):
     controller: Literal["auto", "off"] = Field(
         default="auto", description="auto: shares and batches follow the SLOs."
     )
+    packing: Literal["fewest", "headroom"] = Field(
+        default="headroom", description="Devices for `device: auto`: few, or with most room."
+    )
     spares: SpareCount = None
 
 

@@ -37,6 +37,7 @@ def _node(node: NodeConfig) -> CommentedMap:
             "connection_age": format_duration(node.connection_age_us),
             "request_max": format_size(node.request_max_bytes),
             "controller": node.controller,
+            "packing": node.packing,
             "spares": "auto" if node.spares is None else node.spares,
         }
     )

@@ -27,6 +27,8 @@ class NodeConfig:
         connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
         controller: `auto`: shares and batches follow the SLOs; `off`: they stay as configured.
+        packing: Where functions go that may run on several devices: on the `fewest` devices, or
+            where there is most `headroom`.
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
     """
@@ -43,6 +45,7 @@ class NodeConfig:
     connection_age_us: int
     request_max_bytes: int
     controller: str
+    packing: str
     spares: int | None
 
 

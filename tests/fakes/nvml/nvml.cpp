@@ -68,7 +68,9 @@ nvmlReturn about(const char* function, nvmlDevice device, Ask ask) {
   const Machine machine;
   if (const nvmlReturn error = planned(machine, function)) return error;
   if (device == 0 || device > machine.gpus().size()) return NVML_ERROR_INVALID_ARGUMENT;
-  return ask(machine, machine.gpus()[device - 1]);
+  const Gpu& gpu = machine.gpus()[device - 1];
+  if (gpu.fields.number("lost", 0) != 0) return NVML_ERROR_GPU_IS_LOST;
+  return ask(machine, gpu);
 }
 
 // One number of a GPU's record; a GPU without it does not support the question.
