@@ -49,6 +49,7 @@ def machine_checks() -> list[Check]:
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
         check_limiters(),
+        check_program_memory(),
         check_real_time(may_run_in_real_time()),
     ]
     return checks + [check_port(what, port) for what, port in _PORTS.items()]
@@ -148,6 +149,17 @@ def check_limiters() -> Check:
         hint = "; ".join(lacking)
         return Check("CPU limiter", "warn", detail, f"without {hint}")
     return Check("CPU limiter", "ok", detail)
+
+
+def check_program_memory() -> Check:
+    """Whether the memory limit of a command on the CPU device is enforced."""
+    from gslice.device.program_group import find_memory_root
+
+    root, reason = find_memory_root()
+    if root is not None:
+        return Check("command memory", "ok", reason)
+    hint = f"delegate a cgroup with the memory controller; {reason}"
+    return Check("command memory", "note", "limits of commands are only watched", hint)
 
 
 def check_real_time(allowed: bool) -> Check:

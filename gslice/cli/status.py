@@ -24,6 +24,7 @@ _STATE_STYLES = {
     "READY": "green",
     "SERVING": "green",
     "COLD": "cyan",
+    "FINISHED": "cyan",
     "LOADING": "yellow",
     "STARTING": "yellow",
     "DRAINING": "yellow",

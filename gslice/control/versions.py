@@ -20,7 +20,7 @@ _MODEL = (
     *("engine", "model", "python", "python_path", "args", "environment"),
     *("precision", "channels_last"),
 )
-_WITH_MODEL = ("device", "devices", "warmup")
+_WITH_MODEL = ("device", "devices", "warmup", "program")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ def model_settings(spec: FunctionSpec) -> dict[str, Any]:
     """The settings of a function's model that are not default."""
     default = FunctionSpec(spec.name)
     given = {key: getattr(spec, key) for key in _MODEL}
-    return {key: value for key, value in given.items() if value != getattr(default, key)}
+    settings = {key: value for key, value in given.items() if value != getattr(default, key)}
+    if spec.program is not None:
+        settings["program"] = [*spec.program.command, spec.program.directory]
+    return settings
 
 
 def number_of(fingerprint: str, recorded: Sequence[Version]) -> int:

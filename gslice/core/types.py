@@ -93,6 +93,31 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
+class ProgramSpec:
+    """A program that is run, and not fed: what a function has in place of a model.
+
+    Attributes:
+        command: The program and its arguments.
+        directory: Where it starts; absolute.
+        memory_bytes: Most memory of its device that it may take; 0: no limit.
+        health_url: Answers 2xx while it serves; empty: nobody can ask it.
+        health_period_us: How often it is asked.
+        health_timeout_us: How long it may take to answer.
+        stop_signal: What asks it to end, such as `SIGTERM`.
+        stop_timeout_us: How long it may take to; then it is killed.
+    """
+
+    command: tuple[str, ...]
+    directory: str = "/"
+    memory_bytes: int = 0
+    health_url: str = ""
+    health_period_us: int = 1_000_000
+    health_timeout_us: int = 2_000_000
+    stop_signal: str = "SIGTERM"
+    stop_timeout_us: int = 30_000_000
+
+
+@dataclass(frozen=True)
 class FunctionSpec:
     """A function as desired: everything a worker needs to load it. Times in us, sizes in bytes.
 
@@ -101,7 +126,7 @@ class FunctionSpec:
         version: The number of its model, as text (perf_analyzer reads it as a number). The daemon
             gives it when it loads; before, it says nothing.
         versions: Which versions are kept warm, and which is served.
-        engine: `onnxruntime`, `torch`, `python` or `identity`.
+        engine: `onnxruntime`, `torch`, `python`, `identity`, or `command`: no engine of ours.
         model: Absolute path of the model file; empty where code makes the model.
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
             `python_path` put on sys.path.
@@ -123,10 +148,11 @@ class FunctionSpec:
         lanes: Batches in flight in an instance.
         precision: What `torch` computes with: `fp32`, `fp16`, `bf16`, or `auto`: as the model is.
         channels_last: Whether `torch` gets images, and keeps weights, with channels last.
-        environment: Extra environment variables of the worker.
+        environment: Extra environment variables of the worker, or of the program.
         residency: `pinned`: always loaded; `warm`: so unless its memory is needed for another;
             `cold`: loaded when a request comes, unloaded when none came for `idle_after_us`.
         idle_after_us: See there.
+        program: What runs, if it is a command; None: its requests go through gslice.
     """
 
     name: str
@@ -156,6 +182,7 @@ class FunctionSpec:
     environment: dict[str, str] = field(default_factory=dict)
     residency: str = "warm"
     idle_after_us: int = 600_000_000
+    program: ProgramSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ class Daemon:
     async def _fail(self) -> None:
         """Ends what was begun; but what an earlier daemon left goes on, for the next one."""
         await self._tasks.cancel()
-        if self.supervisor.found:
+        if self.supervisor.inherited:
             await self.supervisor.leave()
         else:
             await self.supervisor.stop(self._drain_s)

@@ -17,7 +17,8 @@ def refuse_other_code(asked: FunctionSpec, declared: FunctionSpec) -> None:
     Raises:
         PermissionDenied: another model, class, environment or version is asked for than declared.
     """
-    for setting in ("engine", "model", "python", "python_path", "args", "environment", "versions"):
+    code = ("engine", "model", "python", "python_path", "args", "environment", "program")
+    for setting in (*code, "versions"):
         if getattr(asked, setting) != getattr(declared, setting):
             raise PermissionDenied(
                 f"function {asked.name}: clients may not change its {setting}",

@@ -43,9 +43,14 @@ async def plan_rollback(daemon: Daemon, name: str, asked: str) -> RollbackPlan:
 
     Raises:
         NotFound: there is no such function or version.
-        FailedPrecondition: none served before, or its files have changed.
+        FailedPrecondition: none served before, its files have changed, or it is a command.
     """
     function, declared = daemon.supervisor.function(name), daemon.desired.declared(name)
+    if declared.program is not None:
+        raise FailedPrecondition(
+            f"function {name} is a command, whose versions are its own business",
+            hint="load it with another command: gslice load NAME --file BODY.yaml",
+        )
     serving = (function.deployment or function).spec.version
     target = asked or _before(daemon, name, serving)
     policy = dataclasses.replace(declared.versions, serve=target)

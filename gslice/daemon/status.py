@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
+    from gslice.supervise.program import Program
     from gslice.supervise.supervisor import Supervisor
     from gslice.supervise.worker import Worker
 
@@ -154,6 +155,7 @@ class StatusReader:
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:
         functions = self._supervisor.functions.values()
         deployments = [d for f in functions for d in f.deployments if d.spec.device == name]
+        programs = [f.program for f in functions if f.program is not None and f.spec.device == name]
         workers = [w for d in deployments for w in d.workers]
         kept = {w for f in functions for d in f.kept.deployments for w in d.workers}
         message.name = name
@@ -161,24 +163,28 @@ class StatusReader:
         message.drained = name in self._supervisor.node.drained
         gpu = self._supervisor.node.gpus.get(name)
         known = device.limiter if gpu is None else gpu.limiter
-        message.limiter = next((d.limiter for d in deployments if d.limiter), known)
+        in_force = [d.limiter for d in deployments if d.limiter]
+        in_force += [program.note.limiter for program in programs]
+        message.limiter = next(iter(in_force), known)
         message.cpus.extend(device.cpus if gpu is None else gpu.cpus())
         message.share_limit_percent = device.share_limit_percent
         message.share_used_percent = sum(
             w.share_effective_percent for w in workers if w not in kept
-        )
+        ) + sum(p.share_effective_percent or p.note.share_percent for p in programs)
         if gpu is not None:
             self._fill_gpu(message, gpu, workers)
             return
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         message.memory_bytes = device.memory_limit_bytes or total
         message.memory_used_bytes = sum(resident_bytes(w.pid) for w in workers)
+        message.memory_used_bytes += sum(program.resident_bytes for program in programs)
 
     def _fill_gpu(self, message: Any, gpu: Gpu, workers: list[Worker]) -> None:
         facts, now = gpu.facts, gpu.reading
         message.problem = gpu.problem
         # Others may use it, too; without NVML only what our own workers measured is known.
         ours = together(workers).device_bytes
+        ours += sum(program.memory.device_bytes for program in gpu.clients.programs)
         message.memory_used_bytes = now.memory_used_bytes or ours
         if gpu.found is None:
             return
@@ -221,6 +227,8 @@ class StatusReader:
             )
         if decision := self._decisions.get(spec.name):
             fill_decision(message.decision, decision)
+        if function.program is not None:
+            _fill_program(message, function, function.program)
         if deployment is None:
             return
         message.limiter = deployment.limiter
@@ -251,6 +259,21 @@ class StatusReader:
         message.p50_us = figures.p50_us
         message.p99_us = figures.p99_us
         message.batch_mean_rows = figures.batch_mean_rows
+
+
+def _fill_program(message: Any, function: Function, program: Program) -> None:
+    """What runs for a command; of its first process, with the memory of all."""
+    held_bytes = program.resident_bytes
+    message.limiter = program.note.limiter
+    message.share_effective_percent = program.share_effective_percent
+    message.device_memory_bytes = program.memory.device_bytes
+    message.memory.process_bytes = held_bytes
+    message.workers.add(
+        pid=program.pid,
+        state=function.state,
+        rss_bytes=held_bytes,
+        restarts=function.restarts.count,
+    )
 
 
 def _fill_memory(message: Any, function: Function, deployment: Deployment) -> None:
@@ -286,9 +309,14 @@ def _requested_percent(function: Function) -> float:
 
 
 def _function_reading(function: Function, decision: Allotment | None) -> FunctionReading:
-    deployment = function.deployment  # read once: the loop may put another in its place
+    # Read once: the loop may put another in its place.
+    deployment, program = function.deployment, function.program
     segment = deployment.segment if deployment else None
     workers = list(deployment.workers) if deployment else []
+    lives = deployment or program
+    rss_bytes = {w.pid: resident_bytes(w.pid) for w in workers}
+    if program is not None:
+        rss_bytes[program.pid] = program.resident_bytes
     return FunctionReading(
         name=function.name,
         ready=function.serving,
@@ -297,9 +325,9 @@ def _function_reading(function: Function, decision: Allotment | None) -> Functio
         share_percent={
             "requested": _requested_percent(function),
             "granted": function.share_granted_percent,
-            "effective": deployment.share_effective_percent if deployment else 0.0,
+            "effective": lives.share_effective_percent if lives else 0.0,
         },
-        worker_rss_bytes={w.pid: resident_bytes(w.pid) for w in workers},
+        worker_rss_bytes=rss_bytes,
         worker_restarts=function.restarts.count,
         cold_starts=function.residency.cold_starts,
         version=int((deployment or function).spec.version),

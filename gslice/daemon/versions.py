@@ -133,7 +133,8 @@ class Versions:
 
 def model_of(spec: FunctionSpec) -> str:
     """What a version computes with, for people."""
-    return spec.model or spec.python or spec.engine
+    command = spec.program.command[0] if spec.program is not None else ""
+    return spec.model or spec.python or command or spec.engine
 
 
 def _state_of(function: Function | None, version: Version) -> str:

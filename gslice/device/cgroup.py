@@ -100,14 +100,30 @@ def _controllers(path: Path) -> list[str]:
 
 
 def _probe(root: CgroupRoot) -> None:
-    group = _make_group(root, root.path / f"{PREFIX}probe-{os.getpid()}")
+    group = make_group(root, root.path / f"{PREFIX}probe-{os.getpid()}")
     try:
-        _write_quota(root, group, PERIOD_US, PERIOD_US)
+        _write_quota(root.version, group, PERIOD_US, PERIOD_US)
     finally:
         group.rmdir()
 
 
-def _make_group(root: CgroupRoot, group: Path) -> Path:
+def group_name(function: str, maker: str) -> str:
+    """What a group is called.
+
+    Args:
+        function: For whom.
+        maker: Ends in the id of the process without which it is not needed.
+    """
+    safe = re.sub(r"[^\w.]", "_", function)[:64]
+    return f"{PREFIX}{safe}-{maker}"
+
+
+def make_group(root: CgroupRoot, group: Path) -> Path:
+    """Makes a group for threads, or for whole processes, that have a quota.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     if root.version == 2:
         control = root.path / "cgroup.subtree_control"
         group.mkdir(exist_ok=True)
@@ -123,15 +139,20 @@ def _make_group(root: CgroupRoot, group: Path) -> Path:
     return group
 
 
-def _write_weight(root: CgroupRoot, group: Path, weight: float) -> None:
-    if root.version == 2:
+def write_weight(version: int, group: Path, weight: float) -> None:
+    """What a group counts against others, where cores are contended; 1: the kernel's default.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    if version == 2:
         (group / "cpu.weight").write_text(str(round(100 * weight)))
     else:
         (group / "cpu.shares").write_text(str(round(1024 * weight)))
 
 
-def _write_quota(root: CgroupRoot, group: Path, quota_us: int | None, period_us: int) -> None:
-    if root.version == 2:
+def _write_quota(version: int, group: Path, quota_us: int | None, period_us: int) -> None:
+    if version == 2:
         quota = "max" if quota_us is None else str(quota_us)
         (group / "cpu.max").write_text(f"{quota} {period_us}")
         return
@@ -142,12 +163,46 @@ def _write_quota(root: CgroupRoot, group: Path, quota_us: int | None, period_us:
         (group / "cpu.cfs_quota_us").write_text(str(quota_us))
 
 
-def _read_quota(root: CgroupRoot, group: Path) -> tuple[int | None, int]:
-    if root.version == 2:
+def _read_quota(version: int, group: Path) -> tuple[int | None, int]:
+    if version == 2:
         quota, period = (group / "cpu.max").read_text().split()
         return (None if quota == "max" else int(quota)), int(period)
     quota_us = int((group / "cpu.cfs_quota_us").read_text())
     return (None if quota_us < 0 else quota_us), int((group / "cpu.cfs_period_us").read_text())
+
+
+def write_share(version: int, group: Path, cores: int, share_percent: float) -> int:
+    """Sets the quota of a group; a share of 100 % lifts it: the cores are the limit.
+
+    Args:
+        version: 1 or 2.
+        group: Which.
+        cores: How many the device has.
+        share_percent: Of them.
+
+    Returns:
+        The quota's period in us; 0: there is no quota.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    if share_percent >= 100:
+        _write_quota(version, group, None, PERIOD_US)
+        return 0
+    worth = cores * share_percent / 100
+    period_us = min(max(PERIOD_US, round(QUOTA_MIN_US / worth)), PERIOD_MAX_US)
+    _write_quota(version, group, max(QUOTA_MIN_US, round(worth * period_us)), period_us)
+    return period_us
+
+
+def read_share(version: int, group: Path, cores: int) -> float:
+    """The share in percent that a group's quota comes to.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    quota_us, period_us = _read_quota(version, group)
+    return 100.0 if quota_us is None else 100.0 * quota_us / period_us / cores
 
 
 class CgroupLimiter:
@@ -178,25 +233,18 @@ class CgroupLimiter:
         self._root = root
         self._cpus = set(cpus)
         remove_stale(root)  # a killed worker's group is left to the next one
-        safe = re.sub(r"[^\w.]", "_", group)[:64]
-        path = root.path / f"{PREFIX}{safe}-{os.getpid()}"
+        path = root.path / group_name(group, str(os.getpid()))
         try:
-            self._group: Path | None = _make_group(root, path)
-            _write_weight(root, path, weight)
+            self._group: Path | None = make_group(root, path)
+            write_weight(root.version, path, weight)
         except OSError as error:
             raise FailedPrecondition(f"cannot make cgroup {path}: {error.strerror}") from error
 
     def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
         """See `Limiter.apply`. A share of 100 % lifts the quota: the cores are the limit."""
         group = self._open_group()
-        cores = len(self._cpus) * share_percent / 100
-        quota_us: int | None = None
-        period_us = PERIOD_US
-        if share_percent < 100:
-            period_us = min(max(PERIOD_US, round(QUOTA_MIN_US / cores)), PERIOD_MAX_US)
-            quota_us = max(QUOTA_MIN_US, round(cores * period_us))
         try:
-            _write_quota(self._root, group, quota_us, period_us)
+            period_us = write_share(self._root.version, group, len(self._cpus), share_percent)
             pin(compute_tids, self._cpus)
             for tid in compute_tids:
                 self._move(group, tid)
@@ -204,7 +252,7 @@ class CgroupLimiter:
             raise FailedPrecondition(
                 f"cannot limit {group.name} to {share_percent:g} %: {error.strerror}"
             ) from error
-        self.period_us = 0 if quota_us is None else period_us
+        self.period_us = period_us
         return self.read_effective()
 
     def _move(self, group: Path, tid: int) -> None:
@@ -214,8 +262,7 @@ class CgroupLimiter:
 
     def read_effective(self) -> float:
         """See `Limiter.read_effective`."""
-        quota_us, period_us = _read_quota(self._root, self._open_group())
-        return 100.0 if quota_us is None else 100.0 * quota_us / period_us / len(self._cpus)
+        return read_share(self._root.version, self._open_group(), len(self._cpus))
 
     def release(self) -> None:
         """Moves the threads back and removes the group; idempotent."""
@@ -250,12 +297,15 @@ def remove_stale(root: CgroupRoot | None = None) -> list[str]:
         The names of the groups removed.
     """
     root = root or find_root()[0]
-    if root is None:
-        return []
+    return remove_stale_in(root.path) if root is not None else []
+
+
+def remove_stale_in(path: Path) -> list[str]:
+    """Likewise, of one group's own groups."""
     removed = []
-    for group in root.path.glob(f"{PREFIX}*"):
+    for group in path.glob(f"{PREFIX}*"):
         match = _NAME.fullmatch(group.name)
-        if match is None or _lives(int(match[1])):
+        if match is None or lives(int(match[1])):
             continue
         with contextlib.suppress(OSError):  # somebody else was quicker, or its threads still end
             group.rmdir()
@@ -263,7 +313,7 @@ def remove_stale(root: CgroupRoot | None = None) -> list[str]:
     return removed
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Whether a process runs; one that has ended may wait for its parent to take note."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

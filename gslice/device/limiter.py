@@ -20,7 +20,7 @@ from gslice.device.tasks import pin
 WEIGHTS = {"low": 1 / 3, "normal": 1.0, "high": 3.0}
 """A priority's part of a contended core, against a normal function's."""
 
-_NICENESS = {"low": 5, "normal": 0, "high": -5}  # a step of nice is a factor of 1.25
+NICENESS = {"low": 5, "normal": 0, "high": -5}  # a step of nice is a factor of 1.25
 
 
 def prioritise(compute_tids: Sequence[int], priority: str) -> bool:
@@ -38,7 +38,7 @@ def prioritise(compute_tids: Sequence[int], priority: str) -> bool:
     try:
         for tid in compute_tids:
             with contextlib.suppress(ProcessLookupError):  # it has ended
-                os.setpriority(os.PRIO_PROCESS, tid, _NICENESS[priority])
+                os.setpriority(os.PRIO_PROCESS, tid, NICENESS[priority])
     except PermissionError:
         return False
     return True
@@ -75,6 +75,19 @@ class Limiter(Protocol):
         """Gives back what it holds; idempotent."""
 
 
+def whole_cores(cpus: Sequence[int], share_percent: float, seed: int) -> set[int]:
+    """As many of a device's cores as a share is worth, at least one.
+
+    Args:
+        cpus: The device's cores.
+        share_percent: Of them.
+        seed: Whoever has another begins with another core.
+    """
+    count = max(1, int(len(cpus) * share_percent / 100 + 1e-9))
+    first = seed % len(cpus)  # neighbours do not all meet on the first core
+    return {cpus[(first + i) % len(cpus)] for i in range(count)}
+
+
 class ThreadsLimiter:
     """Whole cores: the compute threads may run on as many as the share is worth, at least one.
 
@@ -92,11 +105,8 @@ class ThreadsLimiter:
 
     def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
         """See `Limiter.apply`."""
-        count = max(1, int(len(self._cpus) * share_percent / 100 + 1e-9))
-        first = os.getpid() % len(self._cpus)  # neighbours do not all meet on the first core
-        chosen = {self._cpus[(first + i) % len(self._cpus)] for i in range(count)}
         self._tids = list(compute_tids)
-        pin(self._tids, chosen)
+        pin(self._tids, whole_cores(self._cpus, share_percent, os.getpid()))
         return self.read_effective()
 
     def read_effective(self) -> float:

@@ -85,7 +85,7 @@ def repository_index(catalogue: Catalogue, ready_only: bool) -> Any:
     """Every function there is, with its state and why it is not READY."""
     answer = message("inference.RepositoryIndexResponse")()
     for function in sorted(catalogue, key=lambda function: function.spec.name):
-        if function.takes_requests or not ready_only:
+        if function.ready or not ready_only:
             answer.models.add(
                 name=function.spec.name,
                 version=function.spec.version,

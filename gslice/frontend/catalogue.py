@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import NotFound, Unavailable
+from gslice.core.errors import NotFound, Unavailable, Unimplemented
 from gslice.core.types import FunctionSpec, Signature
 from gslice.ipc.native import native_signature
 
@@ -49,6 +50,11 @@ class Function:
     def takes_requests(self) -> bool:
         """At once, or after a load."""
         return self.admitted or self.cold
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be asked, if it is a command by other ways than here."""
+        return self.takes_requests or (self.spec.program is not None and self.state == "READY")
 
 
 class Catalogue:
@@ -129,9 +135,11 @@ class Catalogue:
 
         Raises:
             NotFound: There is none of that name and version.
+            Unimplemented: It is a command.
             Unavailable: It has not been loaded.
         """
         function = self.find(name, version)
+        _refuse_command(function)
         if function.signature is None:
             raise _unavailable(function)
         return function, function.signature
@@ -152,9 +160,11 @@ class Catalogue:
 
         Raises:
             NotFound: There is none of that name and version.
+            Unimplemented: It is a command.
             Unavailable: It is not READY.
         """
         function = self.find(name, version)
+        _refuse_command(function)
         if not function.admitted:
             raise _unavailable(function)
 
@@ -184,6 +194,15 @@ class Catalogue:
         if function.admitted:
             self._native.remove_function(function.spec.name)
             function.admitted = False
+
+
+def _refuse_command(function: Function) -> None:
+    """Whoever reaches the port need not know more of a program than where it listens."""
+    if function.spec.program is None:
+        return
+    name, url = function.spec.name, urllib.parse.urlsplit(function.spec.program.health_url)
+    where = f"at {url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else "itself"
+    raise Unimplemented(f"function {name!r} is a command, which gslice runs: ask it {where}")
 
 
 def _unavailable(function: Function) -> Unavailable:

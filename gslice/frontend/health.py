@@ -58,5 +58,5 @@ class HealthServicer:
         if name in WHOLE_SERVER:
             serving = self._readiness.ready()
         else:
-            serving = self._catalogue.find(name).takes_requests and not self._readiness.draining
+            serving = self._catalogue.find(name).ready and not self._readiness.draining
         return "SERVING" if serving else "NOT_SERVING"

@@ -20,7 +20,9 @@ class Readiness:
     def ready(self) -> bool:
         """True: requests are welcome."""
         if not self._settled:
-            self._settled = all(function.state != "LOADING" for function in self._catalogue)
+            # A command is none of our traffic, and may take minutes.
+            ours = (function for function in self._catalogue if function.spec.program is None)
+            self._settled = all(function.state != "LOADING" for function in ours)
         return self._settled and not self.draining
 
     def drain(self) -> None:

@@ -109,9 +109,9 @@ class InferenceServicer:
 
     @answered
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        """One function takes requests."""
+        """One function takes requests; of a command: it says that it is well."""
         function = self._catalogue.find(request.name, request.version)
-        ready = function.takes_requests and not self._readiness.draining
+        ready = function.ready and not self._readiness.draining
         return message("inference.ModelReadyResponse")(ready=ready)
 
     @answered

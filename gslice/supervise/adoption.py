@@ -23,6 +23,7 @@ from gslice.supervise.child import Child
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.process import Process
+from gslice.supervise.program_note import end_all, read_notes
 from gslice.supervise.worker import Worker
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ async def find_children(node: Node, on_call: Callable[[Child, Received], None]) 
 
 async def end_strays(node: Node) -> None:
     """Ends the children that this daemon never got to lead: a stop came first."""
-    await asyncio.gather(*(_end_stray(node, name) for name in node.run_dir.names()))
+    await asyncio.gather(
+        *(_end_stray(node, name) for name in node.run_dir.names()),
+        *(end_all(node, note) for note in read_notes(node).values()),
+    )
 
 
 def recover(group: Group, frontends: Collection[int], event: Record) -> list[int]:

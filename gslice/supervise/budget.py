@@ -17,6 +17,7 @@ from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.figures import megabytes
 from gslice.core.types import MemoryTaken
 from gslice.device.memory import available_bytes
+from gslice.supervise.program_note import program_of
 from gslice.supervise.weights import added, together
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ class NodeBudget:
 
     def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
         """See `Budget.needed`."""
+        if spec.program is not None:
+            return self._reservation(spec)
         recalled = self.recalled(spec)
         if recalled is None:
             return None
@@ -204,6 +207,19 @@ class NodeBudget:
             self._promises.discard(promise)
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _reservation(self, spec: FunctionSpec) -> Need | None:
+        """What a program may take beyond what the one before, which ends first, counts for."""
+        function, limit = self._functions.get(spec.name), program_of(spec).memory_bytes
+        if not limit:
+            return None
+        on_gpu, before = spec.device in self._node.gpus, 0
+        if function is not None and _where(function) == spec.device:
+            counted = self._program_memory(function)
+            before = counted.device_bytes if on_gpu else counted.host_bytes
+        more = max(0, limit - before)
+        memory = MemoryTaken(weights_bytes=more) if on_gpu else MemoryTaken(process_bytes=more)
+        return Need(spec.name, spec.device, memory)
 
     async def _make_room(self, need: Need, evict: bool) -> bool:
         """Unloads something where memory is missing; False: that would not suffice."""
@@ -294,6 +310,7 @@ class NodeBudget:
         if gpu is not None and gpu.memory_free_bytes is not None:
             rooms.append((Room(device, gpu.memory_free_bytes - to_come.device_bytes), True))
         on_host = sum(self._to_come(promise).host_bytes for promise in self._promises)
+        on_host += sum(self._unused_bytes(function) for function in self._functions.values())
         rooms.append((Room("the node", available_bytes() - on_host), False))
         return rooms
 
@@ -308,7 +325,9 @@ class NodeBudget:
 
     def _measured(self, name: str) -> MemoryTaken:
         function = self._functions.get(name)
-        return together(_workers([function] if function else []))
+        if function is None:
+            return MemoryTaken()
+        return together(_workers([function])) + self._program_memory(function)
 
     def _used_bytes(self, device: str) -> Counter[str]:
         """What workers of a device took of its memory: each function what those before did not."""
@@ -320,7 +339,28 @@ class NodeBudget:
                 taken = added(before, deployment.workers)
                 used[deployment.spec.name] += taken.device_bytes if on_gpu else taken.host_bytes
                 before += deployment.workers
+        for function in self._functions.values():
+            if _where(function) == device:
+                memory = self._program_memory(function)
+                taken_bytes = memory.device_bytes if on_gpu else memory.host_bytes
+                if taken_bytes:
+                    used[function.name] += taken_bytes
         return used
+
+    def _program_memory(self, function: Function) -> MemoryTaken:
+        """What counts as a command's: also between a death and the next start."""
+        if function.program is not None:
+            return function.program.memory
+        if function.spec.program is None or not function.accepting:
+            return MemoryTaken()
+        limit = program_of(function.spec).memory_bytes
+        on_gpu = function.spec.device in self._node.gpus
+        return MemoryTaken(weights_bytes=limit) if on_gpu else MemoryTaken(process_bytes=limit)
+
+    def _unused_bytes(self, function: Function) -> int:
+        """What a command may take of the host, and has not."""
+        held = function.program.resident_bytes if function.program is not None else 0
+        return max(0, self._program_memory(function).host_bytes - held)
 
     def _deployments(self) -> list[Deployment]:
         return [d for function in self._functions.values() for d in function.deployments]
@@ -329,6 +369,11 @@ class NodeBudget:
 def _device_of(room: Room, need: Need) -> str:
     """The device whose memory a room is; empty: the host's."""
     return need.device if room.where == need.device else ""
+
+
+def _where(function: Function) -> str:
+    """The device of what runs, which a function that is loaded anew may be about to leave."""
+    return (function.program.note if function.program is not None else function).spec.device
 
 
 def _workers(functions: Iterable[Function]) -> list[Worker]:

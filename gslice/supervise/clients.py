@@ -16,8 +16,11 @@ from gslice.core.events import EventKind
 from gslice.ipc.messages import EXIT_DEVICE_LOST
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from gslice.core.events import Record
     from gslice.supervise.mps import Mps
+    from gslice.supervise.program import Program
     from gslice.supervise.weights import GpuWeights
     from gslice.supervise.worker import Worker
 
@@ -50,6 +53,7 @@ class Clients:
     Attributes:
         shared: Whether they go through MPS.
         workers: Those that run.
+        programs: Those that are not ours, and use it, too.
         faults: Fatal faults that reached all of them.
         sound: False: MPS did not recover from the last one.
     """
@@ -57,6 +61,7 @@ class Clients:
     def __init__(self, name: str, mps: Mps, event: Record, weights: GpuWeights) -> None:
         self.shared = False
         self.workers: set[Worker] = set()
+        self.programs: set[Program] = set()
         self.faults = 0
         self.sound = True
         self._name = name
@@ -79,6 +84,16 @@ class Clients:
         if self.shared and worker in self.workers and worker.pid not in self._fates:
             self._taken_out.add(worker.pid)
             await self._mps.end_client(worker.pid)
+
+    async def take_out(self, pids: Collection[int]) -> None:
+        """Likewise of a program, whose processes are about to be killed."""
+        if not self.shared:
+            return
+        try:
+            for pid in set(pids) & await self._mps.clients():
+                await self._mps.end_client(pid)
+        except GsliceError as error:
+            self._event(self._name, EventKind.DEVICE, f"MPS does not answer: {error.message}")
 
     async def bury(self, worker: Worker, how: str) -> Burial:
         """Finds out what a worker's death means, and deals with it if it reached others.
@@ -153,15 +168,19 @@ class Clients:
         """Ends every client, waits for a sound server. Returns the culprits, if they are known."""
         clients = dict(self._functions)
         what = "a fatal fault" if self._mps.alive else "the end of its MPS control daemon"
-        victims = list(self.workers)
-        for worker in victims:
+        guests = list(self.programs)
+        deaths = [each.death for each in self.workers] + [each.death for each in guests]
+        for worker in self.workers:
             worker.child.abort()
-        if victims:
-            await asyncio.wait([worker.death for worker in victims])
+        for program in guests:
+            program.abort()
+        if deaths:
+            await asyncio.wait(deaths)
         self._weights.drop()
         self.sound = await self._mps.recovered()
         culprits = await asyncio.to_thread(self._mps.culprits, clients)
-        names = ", ".join(sorted({*clients.values()})) or "none"
+        reached = {*clients.values(), *(program.note.spec.name for program in guests)}
+        names = ", ".join(sorted(reached)) or "none"
         guilty = ", ".join(f"function {clients[pid]} (worker {pid})" for pid in culprits)
         self._event(
             self._name,

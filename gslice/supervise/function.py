@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gslice.supervise.budget import Budget
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
+    from gslice.supervise.program import Program
     from gslice.supervise.worker import Worker
 
 
@@ -56,6 +57,7 @@ class Function:
         resizing: What follows another share.
         residency: Whether it is loaded, or rests.
         kept: Its versions that are warm and do not serve.
+        program: What runs for it if it is a command, which has no deployments.
         lock: Held by whoever carries out an order.
     """
 
@@ -76,6 +78,7 @@ class Function:
         self.share_granted_percent = 0.0
         self.outdated = False
         self.lock = asyncio.Lock()
+        self.program: Program | None = None
         self._node = node
         self._frontends = frontends
         self._budget = budget

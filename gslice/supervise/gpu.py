@@ -30,7 +30,7 @@ from gslice.supervise.mps import Mps
 from gslice.supervise.weights import GpuWeights, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig
@@ -330,11 +330,14 @@ class Gpu:
         return one == other
 
     def _memory_left_bytes(self, spec: FunctionSpec) -> int:
-        """What the limit leaves to one more worker of a function; 0: there is no limit."""
+        """What the limit leaves to one more process of a function; 0: there is no limit."""
+        if spec.program is not None and spec.program.memory_bytes:
+            return spec.program.memory_bytes
         limit = self.config.memory_limit_bytes
         if not limit:
             return 0
         left = limit - together(self.clients.workers).device_bytes
+        left -= sum(program.memory_limit_bytes for program in self.clients.programs)
         if left < 1 << 20:
             raise ResourceExhausted(
                 f"{self.name}: its memory limit is used up",
@@ -362,6 +365,14 @@ class Gpu:
             " share is not kept",
             hint=f"see {self._mps.log}; one MPS server serves one user only",
         )
+
+    async def misses(self, pids: Collection[int]) -> bool:
+        """Whether none of a program's processes is a client of our MPS, which limits only those.
+
+        Raises:
+            GsliceError: MPS does not answer.
+        """
+        return self._shared and self._mps.owned and not set(pids) & await self._mps.clients()
 
     def check_share(self, worker: Worker, function: str) -> None:
         """Checks the SMs that a worker read back against its share.

@@ -40,13 +40,18 @@ class OomWatch:
         self._counters: dict[Path, _Counter] = {}
         self._files: dict[int, Path] = {}  # by process id
 
-    def watch(self, pid: int, now_s: float) -> None:
+    def watch(self, pid: int, now_s: float, group: Path | None = None) -> None:
         """Notes in what group a process is; again, in case it was moved.
 
         Where the kernel has no such group or no such count, nothing is ever told of it.
+
+        Args:
+            pid: The process.
+            now_s: The time, on the monotonic clock.
+            group: Where it is, or will be in a moment; None: where it is found.
         """
         self.forget(pid)
-        path = _counter_file(self._proc / str(pid))
+        path = _counter_file(self._proc / str(pid)) if group is None else _counter_in(group)
         if path is not None:
             self._files[pid] = path
             self._read(path, now_s)
@@ -98,15 +103,19 @@ class OomWatch:
 
 def _counter_file(process: Path) -> Path | None:
     """The file that counts the kills of a process's group."""
-    for version, names in _COUNTERS.items():
+    for version in _COUNTERS:
         try:
             group, _ = own_group(process, version, "memory")
         except OSError:  # it has died
             return None
-        for name in names:
-            if group is not None and _read_count(group / name) is not None:
-                return group / name
+        if group is not None and (counter := _counter_in(group)) is not None:
+            return counter
     return None
+
+
+def _counter_in(group: Path) -> Path | None:
+    files = (group / name for names in _COUNTERS.values() for name in names)
+    return next((file for file in files if _read_count(file) is not None), None)
 
 
 def _read_count(path: Path) -> int | None:

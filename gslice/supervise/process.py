@@ -50,12 +50,14 @@ class Process:
     Args:
         pid: Its id.
         started: Its start ticks (`gslice.ipc.process.start_ticks`).
+        ends_group: What it started and left behind is killed at its death, if it is our child.
 
     Raises:
         NotFound: it is gone, or the id is another process's by now.
     """
 
-    def __init__(self, pid: int, started: int) -> None:
+    def __init__(self, pid: int, started: int, *, ends_group: bool = True) -> None:
+        self._ends_group = ends_group
         self.pid = pid
         self.started = started
         self._loop = asyncio.get_running_loop()
@@ -101,7 +103,7 @@ class Process:
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        how = _reap(self.pid, self._pidfd)
+        how = _reap(self.pid, self._pidfd, self._ends_group)
         os.close(self._pidfd)
         self.death.set_result(how)
 
@@ -127,6 +129,8 @@ def spawn(
     environment: Mapping[str, str],
     log: Path,
     listener: socket.socket | None = None,
+    *,
+    ends_group: bool = True,
 ) -> Process:
     """Starts any program, in a session of its own.
 
@@ -135,6 +139,7 @@ def spawn(
         environment: All of it.
         log: File that takes its standard output and error.
         listener: What it finds as descriptor 3, if anything; it inherits nothing else.
+        ends_group: As of `Process`.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     passed = [(os.POSIX_SPAWN_DUP2, listener.fileno(), LISTEN_FD)] if listener else []
@@ -153,23 +158,24 @@ def spawn(
         setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
     )
     try:
-        return Process(pid, start_ticks(pid))
+        return Process(pid, start_ticks(pid), ends_group=ends_group)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
 
 
-def _reap(pid: int, pidfd: int) -> str:
-    """Collects the exit status of our own child, and ends what it started and left behind.
+def _reap(pid: int, pidfd: int, ends_group: bool) -> str:
+    """Collects the exit status of our own child, and may end what it started and left behind.
 
     Another's status is not ours to see, nor is its group ours to kill: once its parent has reaped
     it, the id may be another process's.
     """
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        with contextlib.suppress(OSError):  # what took another user's identity is beyond us
-            os.killpg(pid, signal.SIGKILL)
+        if ends_group:
+            with contextlib.suppress(OSError):  # what took another user's identity is beyond us
+                os.killpg(pid, signal.SIGKILL)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
         return "ended"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gslice.core.events import EventKind
 from gslice.device.cgroup import remove_stale
+from gslice.device.program_group import remove_stale_programs
 from gslice.supervise.logs import DAEMON_LOG_NAME
 
 if TYPE_CHECKING:
@@ -19,6 +20,6 @@ if TYPE_CHECKING:
 
 def reclaim(node: Node) -> None:
     """Removes the control groups of processes that are gone."""
-    for group in remove_stale():
+    for group in {*remove_stale(), *remove_stale_programs()}:
         text = f"removed the control group {group} of a dead process"
         node.event(DAEMON_LOG_NAME, EventKind.DAEMON, text)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice.control.memory import sizes
-from gslice.core.errors import Cancelled, GsliceError
+from gslice.core.errors import Cancelled, FailedPrecondition, GsliceError
 from gslice.core.events import EventKind
 from gslice.supervise.budget import Need
 from gslice.supervise.news import recorded
@@ -24,6 +24,7 @@ from gslice.supervise.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from gslice.core.types import ShareBounds
     from gslice.supervise.budget import Budget
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
@@ -152,6 +153,28 @@ class Resizing:
         """Leaves the share as it is."""
         await self._tasks.cancel()
         self._waiting = False
+
+    def check_possible(self, share: ShareBounds) -> None:
+        """Checks that there is something whose share can change.
+
+        Args:
+            share: To what.
+
+        Raises:
+            FailedPrecondition: it does not serve.
+        """
+        function = self._function
+        if function.deployment is None or not function.serving:
+            raise FailedPrecondition(
+                f"function {function.name} is {function.state}; only one that serves can be"
+                " resized",
+                hint=f"change its share in node.yaml, or load it: gslice load {function.name}",
+            )
+
+    def path_to(self, share_percent: float) -> str:
+        """How it gets to another share: `none`, `in place` or `shadow`."""
+        deployment = self._function.deployment
+        return deployment.path_to(share_percent) if deployment is not None else "none"
 
     def shadow_need(self, deployment: Deployment) -> Need:
         """What a shadow takes while it is beside the worker that it replaces."""

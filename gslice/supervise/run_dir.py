@@ -72,6 +72,24 @@ class RunDir:
         """Children whose sockets exist, alive or not."""
         return sorted(p.stem for p in self.path.glob("*.sock"))
 
+    # ---- programs, which have no socket --------------------------------------------------------
+
+    def note_program(self, name: str, text: str) -> None:
+        """Records what a later daemon must know of a program that is not ours."""
+        path = self._program(name)
+        new = path.with_suffix(".new")
+        new.touch(mode=0o600)  # its environment may hold secrets
+        new.write_text(text)
+        new.replace(path)
+
+    def programs(self) -> dict[str, str]:
+        """What was recorded of programs, by name; they may be gone."""
+        return {path.stem: path.read_text() for path in sorted(self.path.glob("*.program"))}
+
+    def forget_program(self, name: str) -> None:
+        """A program has ended."""
+        self._program(name).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Gives the descriptor back."""
         os.close(self._fd)
@@ -81,6 +99,9 @@ class RunDir:
 
     def _note(self, name: str) -> Path:
         return self.path / f"{name}.pid"
+
+    def _program(self, name: str) -> Path:
+        return self.path / f"{name}.program"
 
     def _address(self, name: str) -> str:
         return f"/proc/self/fd/{self._fd}/{name}.sock"

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from gslice.core.types import FunctionSpec
     from gslice.supervise.budget import NodeBudget
-    from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
     from gslice.supervise.resize import Resized
@@ -60,23 +59,23 @@ class Sharing:
         others = [f.spec for f in self._admitted() if f is not function]
         return self._division([*others, spec])
 
-    async def plan_resize(
-        self, function: Function, deployment: Deployment, share: ShareBounds
-    ) -> ResizePlan:
+    async def plan_resize(self, function: Function, share: ShareBounds) -> ResizePlan:
         """What another share for a function would do.
 
         Raises:
+            FailedPrecondition: its share cannot change now.
             ResourceExhausted: fixed shares and minima do not fit, or a shadow's memory does not.
         """
-        name = function.name
+        function.resizing.check_possible(share)
+        name, deployment = function.name, function.deployment
         shares = self.plan(function, dataclasses.replace(function.spec, share=share))
         changes = {
             other: (f.share_granted_percent, shares[other])
             for other, f in self._functions.items()
             if other in shares and differs(f.share_granted_percent, shares[other])
         }
-        path = deployment.path_to(shares[name])
-        if path != "shadow":
+        path = function.resizing.path_to(shares[name])
+        if path != "shadow" or deployment is None:
             return ResizePlan(path, shares[name], changes)
         need = function.resizing.shadow_need(deployment)
         await self._budget.check(need)

@@ -14,6 +14,7 @@ from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
+from gslice.supervise.command import Command
 from gslice.supervise.frontends import Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.loading import Loading
@@ -21,6 +22,7 @@ from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.placing import Placing
 from gslice.supervise.profiling import Profiler
+from gslice.supervise.program_note import end_all, read_notes
 from gslice.supervise.recall import nothing
 from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized, ResizePlan
@@ -108,8 +110,9 @@ class Supervisor:
             by_name.setdefault(group.spec.name, []).append(group)
         for name in [*(n for n in desired if n in by_name), *(by_name.keys() - desired.keys())]:
             await self._adopt_function(by_name[name], desired.get(name))
+        programs = await self._adopt_programs()
         known = {n for c in found.frontends if c.hello.frontend for n in c.hello.frontend.functions}
-        unserved = known - by_name.keys()
+        unserved = known - self.functions.keys()
         await self.frontends.forget(*(unserved - desired.keys()))
         for name in unserved & desired.keys():
             if desired[name].residency != "cold":  # else it was not loaded, most likely
@@ -119,7 +122,7 @@ class Supervisor:
             self.frontends.wake(give_up(segment))
         await self._sharing.share_out()
         await asyncio.gather(
-            *(self.unload(name, unheard) for name in by_name if name not in desired)
+            *(self.unload(n, unheard) for n in {*by_name, *programs} if n not in desired)
         )
 
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
@@ -140,6 +143,18 @@ class Supervisor:
         await function.kept.trim(function.spec)
         served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
         self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
+
+    async def _adopt_programs(self) -> list[str]:
+        """Takes over programs that run on; returns the names of their functions."""
+        adopted = []
+        for name, note in read_notes(self.node).items():
+            command = Command(self.node, note.spec, self.frontends, self._budget, self._failed)
+            if name in self.functions:  # a model was about to take its place
+                await end_all(self.node, note)
+            elif await command.take_back(note):
+                self.functions[name] = command
+                adopted.append(name)
+        return adopted
 
     # ---- functions ---------------------------------------------------------------------------
 
@@ -174,7 +189,12 @@ class Supervisor:
             async with function.lock:
                 function.resizing.begin(order)
                 # It may have been unloaded while we waited for its lock.
-                if self.functions.get(spec.name) is function:
+                if self.functions.get(spec.name) is not function:
+                    continue
+                if (function.spec.program is None) is not (spec.program is None):
+                    await function.unload(stage)  # a program and a model are led differently
+                    self.functions.pop(spec.name, None)
+                else:
                     await self._loading.carry_out(function, spec, stage, lazily=lazily)
                     function.source = source
                     self.node.changes.notify()
@@ -257,14 +277,7 @@ class Supervisor:
         Raises:
             GsliceError: as `resize`, before anything is done.
         """
-        function = self.function(name)
-        deployment = function.deployment
-        if deployment is None or not function.serving:
-            raise FailedPrecondition(
-                f"function {name} is {function.state}; only one that serves can be resized",
-                hint=f"change its share in node.yaml, or load it: gslice load {name}",
-            )
-        return await self._sharing.plan_resize(function, deployment, share)
+        return await self._sharing.plan_resize(self.function(name), share)
 
     def function(self, name: str) -> Function:
         """A function by name.
@@ -277,6 +290,12 @@ class Supervisor:
         except KeyError:
             known = ", ".join(sorted(self.functions)) or "none"
             raise NotFound(f"there is no function {name}", hint=f"functions: {known}") from None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether anything runs that an earlier daemon left."""
+        programs = (f.program for f in self.functions.values() if f.program is not None)
+        return bool(self.found) or any(program.inherited for program in programs)
 
     def check_settled(self) -> None:
         """What a change of daemons would interrupt.
@@ -354,9 +373,11 @@ class Supervisor:
             return None
         functions = list(self.functions.values())
         workers = [w for f in functions for d in f.deployments for w in d.workers]
-        if any(f.state == "LOADING" for f in functions) or not all(w.ready for w in workers):
+        loading = (f.state == "LOADING" for f in functions if f.spec.program is None)
+        if any(loading) or not all(w.ready for w in workers):
             return None
-        return [f.spec.engine for f in functions if f.serving for _ in range(f.spec.instances)]
+        serving = [f.spec for f in functions if f.serving and f.spec.program is None]
+        return [spec.engine for spec in serving for _ in range(spec.instances)]
 
     async def _close_gpus(self) -> None:
         await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
@@ -378,7 +399,8 @@ class Supervisor:
             )
 
     def _new_function(self, spec: FunctionSpec) -> Function:
-        return Function(self.node, spec, self.frontends, self._budget, self._failed)
+        kind = Function if spec.program is None else Command
+        return kind(self.node, spec, self.frontends, self._budget, self._failed)
 
     def _check_present(self, function: Function) -> None:
         """Whoever waited for its lock may find it unloaded."""

@@ -38,7 +38,7 @@ def start_node() -> Iterator[StartNode]:
             for node in nodes:
                 if node.running:
                     for function in node.status().functions:
-                        if function.workers:
+                        if function.workers and function.engine != "command":
                             node.wait_all_free(function.name)
                     node.stop()
                 else:

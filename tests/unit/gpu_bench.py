@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from gslice.core.config import DeviceConfig
 from gslice.core.errors import FailedPrecondition
-from gslice.core.types import MemoryTaken
+from gslice.core.types import FunctionSpec, MemoryTaken
 from gslice.device.cuda import Gpu as FoundGpu
 from gslice.device.inventory import Inventory
 from gslice.device.mps import MpsPaths
@@ -38,6 +39,19 @@ class FakeWorker:
         self.made_bytes = 0
         self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.child = FakeChild(self)
+
+
+class FakeProgram:
+    """As much of a program as a GPU looks at."""
+
+    def __init__(self, spec: FunctionSpec) -> None:
+        assert spec.program is not None
+        self.note = SimpleNamespace(spec=spec)
+        self.memory_limit_bytes = spec.program.memory_bytes
+        self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def abort(self) -> None:
+        self.death.set_result("killed by SIGKILL")
 
 
 class FakeMps:

@@ -325,7 +325,7 @@ def test_what_is_no_list_of_cores(text: str) -> None:
 def test_the_example_is_good_and_says_what_is_default() -> None:
     path = Path(__file__).parents[2] / "configs/node.yaml"
     config = load_config(path, environ={})
-    assert set(config.functions) == {"detector", "tagger", "ranker", "echo"}
+    assert set(config.functions) == {"detector", "tagger", "ranker", "notebook", "echo"}
     # What it shows commented out under `node` is what holds without it.
     node, rest = path.read_text().split("\ndevices:")
     written = re.sub(r"^  # ([a-z_]+: )", r"  \1", node, flags=re.MULTILINE)

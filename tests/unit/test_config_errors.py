@@ -98,12 +98,12 @@ def problems(path: Path, text: str) -> list[str]:
         (
             "version: 1\nfunctions: {f: {share: auto}}\n",
             "node.yaml:2: functions.f: says nothing to serve; add one of model, torch, python,"
-            " identity",
+            " identity, command",
         ),
         (
             "version: 1\nfunctions: {f: {model: }}\n",
             "node.yaml:2: functions.f: says nothing to serve; add one of model, torch, python,"
-            " identity",
+            " identity, command",
         ),
         (
             "version: 1\nfunctions: {f: {python: tagger}}\n",

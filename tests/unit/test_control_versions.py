@@ -18,7 +18,7 @@ from gslice.control.versions import (
     restored,
     surplus,
 )
-from gslice.core.types import FunctionSpec, ShareBounds, VersionPolicy
+from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds, VersionPolicy
 
 SPEC = FunctionSpec("f", engine="python", python="m:C", python_path="/p", args={"tag": 1})
 
@@ -68,7 +68,7 @@ def version(number: int, served_s: float, spec: FunctionSpec = SPEC, print_: str
 
 def test_every_setting_is_the_model_s_or_is_not() -> None:
     settings = {field.name for field in dataclasses.fields(FunctionSpec)}
-    assert {*SAME_MODEL, *OTHER_MODEL, "name"} == settings
+    assert {*SAME_MODEL, *OTHER_MODEL, "name", "program"} == settings
 
 
 @pytest.mark.parametrize("setting", SAME_MODEL)
@@ -82,6 +82,15 @@ def test_another_model_gives_a_new_number(setting: str) -> None:
     spec = changed(**{setting: OTHER_MODEL[setting]})
     assert model_settings(spec)[setting] == OTHER_MODEL[setting]
     assert likely(spec, [version(4, 0.0)]) is None
+
+
+def test_a_program_is_what_is_run_and_not_how_it_is_asked() -> None:
+    ran = Version(4, changed(program=ProgramSpec(("vllm",), "/d")), "x", 0.0, 0.0)
+    asked = changed(program=ProgramSpec(("vllm",), "/d", 1, "http://a/", stop_timeout_us=7))
+    assert likely(asked, [ran]) == ran
+    for other in (ProgramSpec(("vllm", "-v"), "/d"), ProgramSpec(("vllm",), "/e")):
+        assert likely(changed(program=other), [ran]) is None
+    assert "program" not in model_settings(changed())
 
 
 @given(loads)

@@ -14,9 +14,9 @@ from gslice.core.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from gslice.core.types import FunctionSpec, MemoryTaken
+from gslice.core.types import FunctionSpec, MemoryTaken, ProgramSpec
 from gslice.device.nvml import GpuFacts, GpuReading
-from tests.unit.gpu_bench import Bench, FakeWorker
+from tests.unit.gpu_bench import Bench, FakeProgram, FakeWorker
 
 SPEC = FunctionSpec("f")
 
@@ -71,6 +71,53 @@ def test_what_others_took_is_not_given_again(on_gpu) -> None:
             bench.gpu.environment(SPEC, 10.0)
 
     on_gpu(test, memory_limit_bytes=4 << 30)
+
+
+def test_a_program_gets_what_it_was_promised(on_gpu) -> None:
+    promised = FunctionSpec("llm", program=ProgramSpec(("vllm",), memory_bytes=3 << 30))
+
+    async def test(bench: Bench) -> None:
+        found = bench.gpu.environment(promised, 30.0)
+        assert found["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+        assert found["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+        assert found["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=3072M"
+        bench.gpu.clients.programs.add(FakeProgram(promised))
+        left = bench.gpu.environment(SPEC, 10.0)  # what others get is what it leaves
+        assert left["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=1024M"
+
+    on_gpu(test, memory_limit_bytes=4 << 30)
+
+
+def test_a_program_outside_mps_is_found(on_gpu) -> None:
+    async def shared(bench: Bench) -> None:
+        bench.mps.pids = {7}
+        assert not await bench.gpu.misses({6, 7})
+        assert await bench.gpu.misses({6})
+        await bench.gpu.clients.take_out({6, 7})
+        assert bench.mps.ended == [7]
+        bench.mps.owned = False  # an operator's may count in another namespace
+        assert not await bench.gpu.misses({6})
+
+    async def alone(bench: Bench) -> None:
+        bench.mps.pids = {7}
+        assert not await bench.gpu.misses({6})
+        await bench.gpu.clients.take_out({7})
+        assert bench.mps.ended == []
+
+    on_gpu(shared)
+    on_gpu(alone, limiter="none")
+
+
+def test_a_fault_ends_programs_too(on_gpu) -> None:
+    async def test(bench: Bench) -> None:
+        program = FakeProgram(FunctionSpec("llm", program=ProgramSpec(("vllm",))))
+        bench.gpu.clients.programs.add(program)
+        bench.mps.fault = True
+        await bench.gpu.clients.look()
+        assert program.death.result() == "killed by SIGKILL"
+        assert any("reached every function on it (llm)" in event for event in bench.events)
+
+    on_gpu(test)
 
 
 def test_cores_near_the_gpu_unless_others_are_named(on_gpu) -> None:

@@ -142,6 +142,8 @@ class Machine:
         self.functions[name] = Made(
             name=name,
             deployments=[deployment],
+            spec=deployment.spec,
+            program=None,
             kept=SimpleNamespace(warm=[], drop=functools.partial(self._drop, name)),
             residency=SimpleNamespace(used_ms=len(self.functions), evictable=False),
             lock=asyncio.Lock(),

@@ -14,7 +14,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gslice.core.config.document import new_yaml
 from gslice.core.config.types import SettingChange
-from gslice.core.types import FunctionSpec, ShareBounds
+from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds
 from gslice.core.units import format_duration, format_percent, format_size
 
 Leaves = dict[tuple[str, ...], Any]
@@ -59,6 +59,8 @@ def diff_functions(
 
 def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     """Every setting of a function by its keys, defaults too."""
+    if spec.program is not None:
+        return _command(spec, spec.program, base_dir)
     settings: Leaves = {**_source(spec, base_dir)}
     serve = spec.versions.serve
     settings[("versions", "keep")] = spec.versions.keep
@@ -87,9 +89,15 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
 
 def compact_body(spec: FunctionSpec, base_dir: Path | None) -> CommentedMap:
     """The settings that differ from the defaults, as a mapping ready to be written."""
-    usual = leaves(FunctionSpec(spec.name, devices=spec.devices), None)
     settings = leaves(spec, base_dir)
-    source = _source(spec, base_dir)
+    if spec.program is None:
+        usual = leaves(FunctionSpec(spec.name, devices=spec.devices), None)
+        source = _source(spec, base_dir)
+    else:
+        default = FunctionSpec(spec.name, devices=spec.devices, program=ProgramSpec(()))
+        usual = leaves(default, None)
+        usual[("directory",)] = "." if base_dir is None else _relative(str(base_dir), base_dir)
+        source = {("command",): spec.program.command}
     return nested(
         {
             path: value
@@ -147,6 +155,27 @@ def _changed_settings(path: str, old: Leaves, new: Leaves) -> list[SettingChange
         for key in sorted({*old, *new})
         if (key in old) != (key in new) or old.get(key) != new.get(key)
     ]
+
+
+def _command(spec: FunctionSpec, program: ProgramSpec, base_dir: Path | None) -> Leaves:
+    memory = program.memory_bytes
+    settings: Leaves = {("command",): list(program.command)}
+    settings[("directory",)] = _relative(program.directory, base_dir)
+    settings[("device",)] = spec.device
+    settings[("share",)] = _share(spec.share)
+    settings[("memory",)] = format_size(memory) if memory else "none"
+    settings[("priority",)] = spec.priority
+    if program.health_url:
+        settings[("health",)] = {
+            "url": program.health_url,
+            "period": format_duration(program.health_period_us),
+            "timeout": format_duration(program.health_timeout_us),
+        }
+    settings[("stop", "signal")] = program.stop_signal
+    settings[("stop", "timeout")] = format_duration(program.stop_timeout_us)
+    for key, value in spec.environment.items():
+        settings[("environment", key)] = value
+    return settings
 
 
 def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from gslice.core.config.places import (
 from gslice.core.config.problems import nearest
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
-from gslice.core.types import FunctionSpec, ShareBounds, VersionPolicy
+from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds, VersionPolicy
 from gslice.core.units import format_size
 
 _MIB = 1 << 20
@@ -101,6 +101,8 @@ class Builder:
         request_max_bytes: int,
     ) -> FunctionSpec:
         """One function, with the file's defaults under it."""
+        if function.command is not None:
+            return self._command(name, function, function.command, devices)
         slo = _over(defaults.slo, function.slo)
         batch = _over(defaults.batch, function.batch)
         queue = _over(defaults.queue, function.queue)
@@ -140,6 +142,39 @@ class Builder:
             environment=dict(function.environment),
             residency=resident.residency,
             idle_after_us=resident.idle_after,
+        )
+
+    def _command(
+        self,
+        name: str,
+        function: model.Function,
+        command: Sequence[str],
+        devices: Mapping[str, DeviceConfig],
+    ) -> FunctionSpec:
+        """A program; the file's defaults are about requests, which are its own."""
+        program = ProgramSpec(
+            tuple(command),
+            self._resolve(function.directory or "."),
+            function.memory,
+            stop_signal=function.stop.signal,
+            stop_timeout_us=function.stop.timeout,
+        )
+        if (health := function.health) is not None:
+            program = replace(
+                program,
+                health_url=health.url,
+                health_period_us=health.period,
+                health_timeout_us=health.timeout,
+            )
+        return FunctionSpec(
+            name=name,
+            engine="command",
+            device=self._placed(name, function.device, "command", devices),
+            share=share_bounds(function.share),
+            priority=function.priority,
+            environment=dict(function.environment),
+            residency="pinned",
+            program=program,
         )
 
     def _problem(self, text: str, *path: str) -> None:

@@ -26,6 +26,8 @@ from gslice.core.config.words import (
     SizeOrAuto,
     SizeOrNone,
     SpareCount,
+    WebAddress,
+    argument_texts,
     at_least,
     environment_text,
     parsed,
@@ -211,7 +213,35 @@ class Versions(_Section):
     ] = "latest"
 
 
-SOURCES = ("model", "torch", "python", "identity")
+class Health(_Section):
+    """`health`: how a command is asked whether it serves."""
+
+    url: WebAddress
+    period: Annotated[Duration, at_least(10_000, "10ms")] = 1_000_000
+    timeout: Annotated[Duration, at_least(1_000, "1ms")] = 2_000_000
+
+
+class Stop(_Section):
+    """`stop`: how a command is ended."""
+
+    signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
+    timeout: Annotated[Duration, Field(description="Then it is killed.")] = 30_000_000
+
+
+def _health(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+def _or_url_schema(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [*schema.pop("anyOf", []), {"type": "string"}]
+
+
+SOURCES = ("model", "torch", "python", "identity", "command")
+_OF_COMMANDS = ("directory", "memory", "health", "stop")
+_WITH_COMMANDS = {
+    *("command", *_OF_COMMANDS),
+    *("device", "share", "priority", "environment", "residency"),
+}
 
 
 def is_exported(path: str | None) -> bool:
@@ -220,7 +250,10 @@ def is_exported(path: str | None) -> bool:
 
 
 class Function(Resident):
-    """`functions.<name>`: one of `model`, `torch`, `python`, `identity`, and how to serve it."""
+    """`functions.<name>`: one of `model`, `torch`, `python`, `identity`, and how to serve it.
+
+    Or `command`: a program that is not ours, which runs under a share and a memory limit.
+    """
 
     model: str | None = Field(default=None, description="An .onnx, or a .pt2 of torch.export.")
     torch: str | None = Field(
@@ -231,6 +264,22 @@ class Function(Resident):
         default="", description="Where its modules are. Default: beside the file."
     )
     identity: Identity | None = None
+    command: Annotated[
+        list[str] | None,
+        BeforeValidator(argument_texts),
+        Field(description="A program to run, as in [vllm, serve, ...]; its traffic is its own."),
+        WithJsonSchema({"type": "array", "minItems": 1, "items": {"type": ["string", "integer"]}}),
+    ] = None
+    directory: str = Field(
+        default="", description="Where the command starts. Default: beside the file."
+    )
+    memory: SizeOrNone = Field(
+        default=0, description="Of its device: most that the command may take."
+    )
+    health: Annotated[
+        Health | None, BeforeValidator(_health), Field(json_schema_extra=_or_url_schema)
+    ] = Field(default=None, description="A URL that answers 2xx while the command serves.")
+    stop: Stop = Stop()
     args: dict[str, Any] = Field(default_factory=dict)
     versions: Versions = Versions()
     device: str = "auto"
@@ -257,6 +306,7 @@ class Function(Resident):
             raise wrong(f"says nothing to serve; add one of {', '.join(SOURCES)}")
         if len(given) > 1:
             raise wrong(f"{' and '.join(given)} exclude each other; keep one")
+        self._check_command()
         for key, form, example in (
             ("python", "module:Class", "tagger:Tagger"),
             ("torch", "module:factory", "tagger:make"),
@@ -274,6 +324,21 @@ class Function(Resident):
             if getattr(self, key) not in ("auto", False) and not is_torch:
                 raise wrong(f"{key} goes with torch, and with .pt2 models, only")
         return self
+
+    def _check_command(self) -> None:
+        written = [key for key in type(self).model_fields if key in self.model_fields_set]
+        if self.command is None:
+            if extra := [key for key in _OF_COMMANDS if key in written]:
+                verb = "goes" if len(extra) == 1 else "go"
+                raise wrong(f"{' and '.join(extra)} {verb} with command only")
+            return
+        if extra := [key for key in written if key not in _WITH_COMMANDS]:
+            verb = "says" if len(extra) == 1 else "say"
+            raise wrong(f"{' and '.join(extra)} {verb} nothing of a command, which is not ours")
+        if self.share.min != self.share.max:
+            raise wrong("a command needs a share of its own, as in share: 30%; nobody can find one")
+        if "residency" in written and self.residency != "pinned":
+            raise wrong(f"residency: a command is always pinned, never {self.residency}")
 
 
 def _check_name(name: str) -> str:

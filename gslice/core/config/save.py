@@ -98,6 +98,8 @@ def _edit(body: CommentedMap, old: FunctionSpec, new: FunctionSpec, base_dir: Pa
         parent = body.get(keys[0]) if len(keys) > 1 else body
         if isinstance(parent, CommentedMap):
             parent.pop(keys[-1], None)
+            if not parent:  # what is left of it could say something where it says nothing
+                body.pop(keys[0], None)
     for keys, value in wanted.items():
         if keys in was and was[keys] == value:
             continue

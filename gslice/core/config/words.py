@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -146,7 +147,38 @@ def environment_text(value: Any) -> Any:
     return {key: str(entry) for key, entry in value.items()}
 
 
+def argument_texts(value: Any) -> Any:
+    """A command line: a list of words, of which numbers are some."""
+    if not isinstance(value, list):
+        raise wrong("must be a list of words, as in [vllm, serve, --port, 9000]")
+    if not value:
+        raise wrong("must name a program, as in [vllm, serve]")
+    for word in value:
+        if isinstance(word, bool) or not isinstance(word, (str, int)) or "\0" in str(word):
+            raise wrong(f"{word!r} must be text; put it in quotes, as in ['{word}']")
+    if not str(value[0]).strip():
+        raise wrong("its first word is the program, and is empty")
+    return [str(word) for word in value]
+
+
+def _web_address(value: Any) -> Any:
+    try:
+        url = urllib.parse.urlsplit(value) if isinstance(value, str) else None
+        known = url is not None and url.scheme in ("http", "https") and bool(url.hostname)
+        known = known and url is not None and (url.port is None or url.port > 0)
+    except ValueError:  # its port is no number, or its host no address
+        known = False
+    if not known or re.search(r"[\s\x00-\x1f]", value) or not value.isascii():
+        raise wrong(f"{value!r} is not a URL; write one as in http://127.0.0.1:9000/health")
+    return value
+
+
 Address = Annotated[str, BeforeValidator(_address)]
+WebAddress = Annotated[
+    str,
+    BeforeValidator(_web_address),
+    WithJsonSchema({"type": "string", "pattern": "^https?://[^ ]+$"}),
+]
 CountOrAuto = Annotated[
     int,
     BeforeValidator(_count_or_auto),
