@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import time
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -14,11 +13,12 @@ from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
+from gslice.supervise.care import care, engines_in_use
 from gslice.supervise.command import Command
 from gslice.supervise.frontends import Frontends, Listing
 from gslice.supervise.function import Function
 from gslice.supervise.loading import Loading
-from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, rotate
+from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.placing import Placing
 from gslice.supervise.profiling import Profiler
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from gslice.supervise.versions import Numbers
 
 SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
-_CARE_PERIOD_MAX_S = 1.0
 _LOST = "its workers died while no daemon ran; starting others"
 
 
@@ -314,24 +313,11 @@ class Supervisor:
 
     async def care(self) -> None:
         """Until cancelled: looks after what no event tells of, which is hangs and log sizes."""
-        period_s = min(_CARE_PERIOD_MAX_S, self.node.config.hang_timeout_us / 4e6)
-        while True:
-            await asyncio.sleep(period_s)
-            now_ns = time.monotonic_ns()
-            self.node.oom.look(now_ns / 1e9)
-            for function in list(self.functions.values()):
-                function.kill_hung(now_ns)
-                function.residency.look()
-            for name in (*self.functions, LOG_NAME, SPARES_LOG_NAME):
-                try:
-                    rotate(self.node.log_path(name))
-                except OSError as error:
-                    text = f"its log could not be moved away: {error}"
-                    self.node.event(name, EventKind.DAEMON, text)
+        await care(self.node, self.functions)
 
     async def keep_spares(self) -> None:
         """Until cancelled: has spares for the engines in use."""
-        await self.node.spares.keep(self._engines_in_use)
+        await self.node.spares.keep(lambda: engines_in_use(self.node, self.functions.values()))
 
     # ---- end -------------------------------------------------------------------------------
 
@@ -366,18 +352,6 @@ class Supervisor:
         self.functions.clear()
 
     # ---- parts -----------------------------------------------------------------------------
-
-    def _engines_in_use(self) -> list[str] | None:
-        """The engine of every worker that serves; None while any is on its way, or measured."""
-        if self.node.stands:
-            return None
-        functions = list(self.functions.values())
-        workers = [w for f in functions for d in f.deployments for w in d.workers]
-        loading = (f.state == "LOADING" for f in functions if f.spec.program is None)
-        if any(loading) or not all(w.ready for w in workers):
-            return None
-        serving = [f.spec for f in functions if f.serving and f.spec.program is None]
-        return [spec.engine for spec in serving for _ in range(spec.instances)]
 
     async def _close_gpus(self) -> None:
         await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))

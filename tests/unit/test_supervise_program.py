@@ -151,7 +151,7 @@ def test_another_daemon_finds_it(run: Run, known_by: str, tmp_path: Path) -> Non
     run(test)
 
 
-@pytest.mark.parametrize("pid", [0, os.getpid()])
+@pytest.mark.parametrize("pid", [0, os.getpid()], ids=["none", "another's"])
 def test_a_stale_note_ends_nobody_else(
     run: Run, tmp_path: Path, events: list[str], pid: int
 ) -> None:

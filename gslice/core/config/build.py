@@ -169,7 +169,7 @@ class Builder:
         return FunctionSpec(
             name=name,
             engine="command",
-            device=self._placed(name, function.device, "command", devices),
+            device=self._suitable(name, function.device, "command", devices)[0],
             share=share_bounds(function.share),
             priority=function.priority,
             environment=dict(function.environment),
