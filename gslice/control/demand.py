@@ -74,12 +74,15 @@ class DeviceShares:
         limit_percent: Most that all functions together may get.
         step_percent: Shares are decided in multiples of it.
         rest_s: Until it is divided anew although nobody needs it: changes are not free.
+        changing: Shares on it are on their way to what was decided before. Until they are there it
+            is not divided anew: decisions come faster than shadows.
     """
 
     name: str
     limit_percent: float = 100.0
     step_percent: float = 2.5
     rest_s: float = 10.0
+    changing: bool = False
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ class Ladders:
             return None
         slo_us = demand.slo_us * (1.0 - margin) or math.inf
         key = (
-            *(model, slo_us, device, demand.instances, demand.rows_max),
+            *(model, slo_us, demand.instances, demand.rows_max),
+            *(device.limit_percent, device.step_percent),
             demand.bounds.max_percent,
             f"{demand.rows_per_request:.{_ROWS_DIGITS}g}",
         )

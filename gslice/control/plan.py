@@ -99,6 +99,8 @@ class Planner:
         if device.name not in self._answers or self._answers[device.name][0] != asked:
             target = divide(parts, device, self.policy)
             shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+            if device.changing:
+                shares = {name: before.get(name, share) for name, share in shares.items()}
             self._answers[device.name] = asked, shares
         shares = self._answers[device.name][1]
         if shares != before:

@@ -171,12 +171,14 @@ class Controller:
 
     def devices(self) -> dict[str, DeviceShares]:
         """What there is to divide."""
-        node = self._supervisor.node
+        node, functions = self._supervisor.node, self._supervisor.functions.values()
+        changing = {f.spec.device for f in functions if f.deployment and f.deployment.stale()}
         return {
             name: DeviceShares(
                 name,
                 device.share_limit_percent,
                 rest_s=_SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
+                changing=name in changing,
             )
             for name, device in node.devices.items()
         }

@@ -65,6 +65,7 @@ class FakeSupervisor:
             signature=Signature((), (), rows_max=4),
             share_effective_percent=100 / count,
             limiter="cgroup",
+            stale=list,
         )
         share = 100 / count
         return SimpleNamespace(
@@ -156,6 +157,19 @@ def test_shares_follow_a_load_step_within_five_seconds() -> None:
     assert predicted_p99_us(decision) < 50_000
     subjects = [subject for subject, text in bench.supervisor.events if "->" in text]
     assert "a" in subjects
+
+
+def test_while_shadows_are_on_their_way_shares_stay() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    bench.run(20, a=100, b=100)
+    before, deployment = bench.share("a"), bench.supervisor.functions["b"].deployment
+    deployment.stale = lambda: ["its worker"]
+    bench.run(5, a=1_200, b=100)
+    assert bench.share("a") == before
+    assert bench.limits("a")[-1][2] > 0  # what the share cannot serve is shed at once
+    deployment.stale = list
+    bench.run(1, a=1_200, b=100)
+    assert bench.share("a") > before
 
 
 def test_without_an_slo_on_a_device_nothing_is_decided_there() -> None:
