@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from gslice.control.demand import PRIORITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from gslice.control.demand import Demand, DeviceShares, Policy
     from gslice.control.ladder import Ladder
@@ -184,14 +184,3 @@ def _level(
         shares[name] += step
         taken += step
     return taken
-
-
-def divisions(
-    by_device: Mapping[str, Sequence[Part]], devices: Mapping[str, DeviceShares], policy: Policy
-) -> dict[str, dict[str, float]]:
-    """`divide` for every device, by its name."""
-    return {
-        name: divide(parts, devices[name], policy)
-        for name, parts in by_device.items()
-        if name in devices
-    }

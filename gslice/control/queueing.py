@@ -1,4 +1,4 @@
-"""What latency a load gets, what load a latency allows, and the share and batch limit for both.
+"""What latency a load gets, and what load a latency allows.
 
 All functions take the load as `Load` does: requests a second, rows a request, index of dispersion,
 and the delay of batches in us. `rows_max` bounds the batch limit below the largest bucket.
@@ -6,21 +6,16 @@ and the delay of batches in us. `rows_max` bounds the batch limit below the larg
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gslice.control.waiting import Load, Prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gslice.control.latency import LatencyModel
 
-_KEPT = 8192
 _RATE_STEP = 0.005
 
 
-@lru_cache(maxsize=_KEPT)
 def predicted_p99_us(
     model: LatencyModel,
     share_percent: float,
@@ -41,36 +36,6 @@ def predicted_p99_us(
     return Prediction(model, share_percent, batch_rows_max, load).percentile_us(percentile)
 
 
-def best_batch(
-    model: LatencyModel,
-    share_percent: float,
-    instances: int,
-    rate_per_s: float,
-    slo_us: float = 0.0,
-    rows_per_request: float = 1.0,
-    burstiness: float = 1.0,
-    delay_us: float = 0.0,
-    percentile: float = 0.99,
-    rows_max: int = 0,
-) -> int:
-    """The batch limit, one of the model's buckets.
-
-    Of those that meet the SLO, the one that could serve most, as room for a burst. If none does,
-    or there is no SLO (0), the one with the least predicted latency; if none keeps up, the one
-    that serves most.
-    """
-    load = Load(rate_per_s, instances, rows_per_request, burstiness, delay_us)
-    limit = _limit_that_meets(model, share_percent, load, slo_us, percentile, rows_max)
-    if limit is not None:
-        return limit
-    predictions = _predictions(model, share_percent, load, rows_max)
-    stable = [limit for limit, prediction in predictions.items() if prediction.is_stable]
-    if not stable:
-        return max(predictions, key=lambda b: predictions[b].capacity_per_s)
-    return min(stable, key=lambda b: predictions[b].percentile_us(percentile))
-
-
-@lru_cache(maxsize=_KEPT)
 def capacity_per_s(
     model: LatencyModel,
     share_percent: float,
@@ -105,60 +70,6 @@ def capacity_per_s(
             low, high = (middle, high) if meets(middle) else (low, middle)
         best = (low, limit)
     return best
-
-
-def least_share(
-    model: LatencyModel,
-    instances: int,
-    rate_per_s: float,
-    slo_us: float,
-    shares: Sequence[float],
-    rows_per_request: float = 1.0,
-    burstiness: float = 1.0,
-    delay_us: float = 0.0,
-    percentile: float = 0.99,
-    rows_max: int = 0,
-) -> tuple[float, int] | None:
-    """The smallest of these shares, of one instance, that meets the SLO, and its batch limit.
-
-    Returns:
-        None if not even the largest does.
-    """
-    load = Load(rate_per_s, instances, rows_per_request, burstiness, delay_us)
-    legal = sorted(shares)
-    low, high = 0, len(legal)
-    found = None
-    while low < high:
-        middle = (low + high) // 2
-        limit = _limit_that_meets(model, legal[middle], load, slo_us, percentile, rows_max)
-        if limit is not None:
-            found, high = (legal[middle], limit), middle
-        else:
-            low = middle + 1
-    return found
-
-
-@lru_cache(maxsize=_KEPT)
-def _limit_that_meets(
-    model: LatencyModel,
-    share_percent: float,
-    load: Load,
-    slo_us: float,
-    percentile: float,
-    rows_max: int,
-) -> int | None:
-    """Of the batch limits that meet the SLO, the one that could serve most."""
-    predictions = _predictions(model, share_percent, load, rows_max)
-    by_capacity = sorted(predictions, key=lambda b: predictions[b].capacity_per_s, reverse=True)
-    meeting = (b for b in by_capacity if predictions[b].late(slo_us) <= 1 - percentile)
-    return next(meeting, None)
-
-
-def _predictions(
-    model: LatencyModel, share_percent: float, load: Load, rows_max: int
-) -> dict[int, Prediction]:
-    limits = _limits(model, load.rows_per_request, rows_max)
-    return {limit: Prediction(model, share_percent, limit, load) for limit in limits}
 
 
 def _limits(model: LatencyModel, rows_per_request: float, rows_max: int) -> list[int]:

@@ -55,11 +55,6 @@ class Watch:
             self._learn(self._last[1], counters, share_percent)
             self._last = now_ns, counters
 
-    def rate_per_s(self, now_ns: int) -> float:
-        """Requests, as planned for; 0 while too little was seen."""
-        arrivals = self._arrivals.estimate(now_ns)
-        return arrivals.rate_per_s if arrivals else 0.0
-
     def demand(self, now_ns: int, spec: FunctionSpec, rows_max: int) -> Demand:
         """What the function needs, for the planner.
 

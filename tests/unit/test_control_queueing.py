@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.control.latency import LatencyModel
-from gslice.control.queueing import best_batch, capacity_per_s, least_share, predicted_p99_us
+from gslice.control.queueing import capacity_per_s, predicted_p99_us
 from gslice.control.waiting import Load, Prediction
 from tests.unit.queue_simulation import BUCKETS, SHAPES_US, SHARE, Case, simulated_us
 
@@ -86,7 +86,6 @@ def test_rows_of_a_request_fill_batches() -> None:
     assert by_four.capacity_per_s == pytest.approx(
         Prediction(model, SHARE, 16, Load(1.0)).capacity_per_s / 4
     )
-    assert best_batch(model, SHARE, 1, 10, rows_per_request=5.0, rows_max=8) == 8
 
 
 @given(models, loads, burstinesses, st.sampled_from(BUCKETS), st.integers(1, 4))
@@ -99,31 +98,6 @@ def test_the_percentile_is_where_that_part_is_late(
         assert prediction.late(p99_us) <= 0.01 <= prediction.late(0.99 * p99_us)
         assert prediction.percentile_us(0.9) <= p99_us
         assert p99_us >= 0.99 * model.median_us(1, SHARE)
-
-
-@given(models, loads, burstinesses, st.floats(2_000, 200_000))
-def test_the_least_share_meets_the_slo_and_the_next_smaller_does_not(
-    model: LatencyModel, rate: float, burstiness: float, slo_us: float
-) -> None:
-    def meets(share: float) -> bool:
-        limit = best_batch(model, share, 1, rate, slo_us, burstiness=burstiness)
-        return predicted_p99_us(model, share, limit, 1, rate, 1.0, burstiness) <= slo_us * 1.005
-
-    found = least_share(model, 1, rate, slo_us, SHARES, burstiness=burstiness)
-    if found is None:
-        assert (
-            not meets(SHARES[-1])
-            or predicted_p99_us(
-                model, 100, best_batch(model, 100, 1, rate, slo_us), 1, rate, 1.0, burstiness
-            )
-            > 0.99 * slo_us
-        )
-        return
-    share, limit = found
-    assert predicted_p99_us(model, share, limit, 1, rate, 1.0, burstiness) <= slo_us * 1.005
-    smaller = [s for s in SHARES if s < share]
-    if smaller:
-        assert least_share(model, 1, rate, slo_us, smaller, burstiness=burstiness) is None
 
 
 @given(models, burstinesses, st.floats(5_000, 200_000), st.sampled_from(SHARES), st.integers(1, 3))
@@ -156,10 +130,3 @@ def test_more_load_is_not_faster(
 def test_a_larger_share_serves_no_less(model: LatencyModel, slo_us: float) -> None:
     rates = [capacity_per_s(model, share, 1, slo_us)[0] for share in (10, 20, 40, 80)]
     assert all(more >= 0.98 * less for less, more in pairwise(rates))
-
-
-def test_of_batch_limits_that_meet_the_slo_the_one_with_most_room_is_best() -> None:
-    model = MODELS["middle"]
-    assert best_batch(model, SHARE, 1, 100, slo_us=100_000) == BUCKETS[-1]
-    assert best_batch(model, SHARE, 1, 100, slo_us=100_000, rows_max=8) == 8
-    assert best_batch(model, SHARE, 1, 1e6, slo_us=100_000) == BUCKETS[-1]
