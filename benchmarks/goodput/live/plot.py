@@ -16,7 +16,7 @@ from gslice.client.load import percentile
 _SIZE_INCHES = (9.0, 6.4)
 _DPI = 110
 _PERCENT = 99.0
-_SLO_COLOR, _STATIC_COLOR, _ASKED_COLOR = "#0b6bcb", "#d9730d", "0.72"
+_SLO_COLOR, _STATIC_COLOR, _ASKED_COLOR = "#0b6bcb", "#d9730d", "0.86"
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def draw(slo: Sequence[Recording], static: Sequence[Recording], division: str, p
     for column, asked in enumerate(workload.functions):
         rates, shares, latencies = grid[:, column]
         rates.set_title(f"{asked.model}, SLO {asked.slo_ms:g} ms")
-        _draw_asked(rates, slo[0], asked)
+        came = _draw_asked(rates, slo[0], asked)
         for runs, color, label in ways:
             rates.step(*_in_time(runs, asked), color=color, where="post", lw=1.3)
             for run in runs:
@@ -50,8 +50,8 @@ def draw(slo: Sequence[Recording], static: Sequence[Recording], division: str, p
     _dress(grid, slo[0])
     handles = grid[2, 0].get_legend_handles_labels()[0]
     figure.legend(
-        [*handles[::-1], *grid[0, 0].patches[:1]],
-        ["slo: the controller", f"{division} %, the best fixed shares", "asked"],
+        [*handles[::-1], came],
+        ["slo: the controller", f"{division} %, the best fixed shares", "requests that come"],
         loc="outside lower center",
         ncols=3,
         frameon=False,
@@ -59,13 +59,15 @@ def draw(slo: Sequence[Recording], static: Sequence[Recording], division: str, p
     figure.savefig(path)
 
 
-def _draw_asked(axes: Any, run: Recording, asked: Asked) -> None:
+def _draw_asked(axes: Any, run: Recording, asked: Asked) -> Any:
     edges = np.arange(0.0, run.workload.seconds + 1)
     rates = asked.rate_per_s * asked.curve(edges)
-    axes.fill_between(edges, rates, color=_ASKED_COLOR, alpha=0.5, step="post", lw=0)
+    return axes.fill_between(edges, rates, color=_ASKED_COLOR, step="post", lw=0)
 
 
 def _dress(grid: Any, run: Recording) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     names = ("in time, requests/s", "share of the device, %", "p99 of answers, ms")
     for axes, name in zip(grid[:, 0], names, strict=True):
         axes.set_ylabel(name)
@@ -73,13 +75,16 @@ def _dress(grid: Any, run: Recording) -> None:
         axes.grid(visible=True, alpha=0.25)
         axes.set_xlim(0, run.workload.seconds)
         for begin_s, end_s in run.workload.warm_ups_s:
-            axes.axvspan(begin_s, end_s, color="0.5", alpha=0.12, lw=0)
+            axes.axvspan(begin_s, end_s, facecolor="none", edgecolor="0.7", hatch="//", lw=0)
     for axes in grid[1]:
         axes.set_ylim(0, 100)
     for axes in grid[0]:
         axes.set_ylim(bottom=0)
     for axes in grid[2]:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _in_time(runs: Sequence[Recording], asked: Asked) -> tuple[Floats, Floats]:
