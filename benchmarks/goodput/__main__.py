@@ -9,8 +9,8 @@ at a few points and what a daemon would see. It yields no figure of any machine.
 
 `live` measures this machine: a daemon, two models and one load step on the CPU device
 (`benchmarks.goodput.live`). `slo` is the controller; `fixed A:B` are shares of the two functions
-with the controller off, `static` the one of them with most goodput, `equal` is 50:50;
-`uncontrolled` limits nobody.
+that it may not move, while it chooses batches and turns requests away; `equal` is 50:50 without a
+controller, `static` the best of all these; `uncontrolled` limits nobody.
 
 Every run is repeated with several seeds, the same for every policy; rows are medians.
 `goodput_rps` are requests answered within their SLO, a second; `violation_pct` those that were not,

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.cores import ROOT
 from gslice.device.limiter import resolved
 
-POLICIES = ["slo", "static", "uncontrolled", "equal", "fixed 35:65", "fixed 50:50", "fixed 65:35"]
+POLICIES = ["slo", "static", "fixed 40:60", "fixed 60:40", "equal", "uncontrolled"]
 
 
 @pytest.mark.timeout(300)
@@ -29,7 +29,7 @@ def test_a_quick_run_gives_every_row_and_a_picture(tmp_path: Path) -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("round 1") == len(POLICIES) - 2  # static and equal are of the grid
+    assert done.stderr.count("round 1") == len(POLICIES) - 1  # static is one of them
     assert plot.read_bytes().startswith(b"\x89PNG")
     result = json.loads(out.read_text())
     settings, rows = result["settings"], {row["policy"]: row for row in result["rows"]}
@@ -43,4 +43,4 @@ def test_a_quick_run_gives_every_row_and_a_picture(tmp_path: Path) -> None:
         assert 0 < row["util_pct"] < 200
         assert policy == "slo" or row["resizes"] == 0
     assert rows["static"]["vs_static"] == 1.0
-    assert rows["equal"]["goodput_rps"] == rows["fixed 50:50"]["goodput_rps"]
+    assert rows["static"]["goodput_rps"] == rows[settings["static"]]["goodput_rps"]

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.goodput.live.course import MODELS, SLO_BATCHES, Course, measured
 from benchmarks.goodput.live.plot import draw
 from benchmarks.goodput.live.record import Recording, Sample
-from benchmarks.goodput.live.ways import SLO, UNCONTROLLED, Way, grid, is_equal
+from benchmarks.goodput.live.ways import EQUAL, SLO, UNCONTROLLED, Way, grid
 from benchmarks.goodput.report import figures, row
 from benchmarks.goodput.scene import Function
 from benchmarks.goodput.state import ANSWERED, ARRIVED, EXPIRED, LATE, SHED
@@ -60,8 +60,8 @@ def call(at_s: float, took_ms: float, error: str = "") -> Call:
 def test_slos_and_rates_follow_from_the_profile() -> None:
     asked, other = WORKLOAD.functions
     assert (asked.slo_ms, other.slo_ms) == (SLO_BATCHES * 20, SLO_BATCHES * 40)
-    assert asked.rate_per_s == pytest.approx(0.15 * 100)
-    assert other.rate_per_s == pytest.approx(0.45 * 50)
+    assert asked.rate_per_s == pytest.approx(0.10 * 100)
+    assert other.rate_per_s == pytest.approx(0.50 * 50)
 
 
 def test_what_is_asked_most_of_before_the_step_is_asked_least_of_after_it() -> None:
@@ -74,8 +74,8 @@ def test_what_is_asked_most_of_before_the_step_is_asked_least_of_after_it() -> N
         [rate / whole for rate, whole in zip(rates, whole_per_s, strict=True)]
         for rates in (before, after)
     ]
-    assert parts[0] == pytest.approx([0.15, 0.45])
-    assert parts[1] == pytest.approx([0.45, 0.15])
+    assert parts[0] == pytest.approx([0.10, 0.50])
+    assert parts[1] == pytest.approx([0.50, 0.10])
 
 
 def test_no_fixed_division_is_right_for_both_halves() -> None:
@@ -83,7 +83,7 @@ def test_no_fixed_division_is_right_for_both_halves() -> None:
     for loads in zip(*(model.loads_percent for model in MODELS), strict=True):
         assert sum(loads) < 70
     most = [max(model.loads_percent) for model in MODELS]
-    assert sum(most) >= 90
+    assert sum(most) >= 100
 
 
 def test_warm_ups_are_the_beginning_and_what_follows_the_step() -> None:
@@ -93,40 +93,29 @@ def test_warm_ups_are_the_beginning_and_what_follows_the_step() -> None:
 # ---- how it is divided -----------------------------------------------------------------------
 
 
-def test_the_grid_has_equal_shares_once_and_goes_as_far_on_both_sides() -> None:
+def test_the_grid_goes_as_far_on_both_sides() -> None:
     ways = grid(20.0, 15.0)
     assert [way.shares_percent for way in ways] == [
         *((20.0, 80.0), (35.0, 65.0), (50.0, 50.0), (65.0, 35.0), (80.0, 20.0))
     ]
-    assert [is_equal(way) for way in ways].count(True) == 1
-    assert not is_equal(UNCONTROLLED)
+    assert all(way.fixed for way in (*ways, EQUAL))
+    assert not any(way.fixed for way in (SLO, UNCONTROLLED))
 
 
-def test_a_grid_without_equal_shares_is_refused() -> None:
-    with pytest.raises(ValueError, match="no equal shares"):
-        grid(20.0, 20.0)
-
-
-def test_only_the_controller_is_told_the_slo_and_gets_no_shares() -> None:
+def test_who_is_controlled_is_told_the_slo_and_may_have_fixed_shares() -> None:
     body = SLO.functions(FUNCTIONS)[FIRST]
     assert body["slo"] == {"p99": "160000us"}
     assert "share" not in body
-    fixed = Way("fixed 20:80", (20.0, 80.0)).functions(FUNCTIONS)
+    fixed = grid(20.0, 15.0)[0].functions(FUNCTIONS)
     assert [fixed[name]["share"] for name in (FIRST, SECOND)] == ["20%", "80%"]
-    assert "slo" not in fixed[FIRST]
+    assert fixed[FIRST]["slo"] == body["slo"]
 
 
-@pytest.mark.parametrize(("share", "rows"), [(20.0, 1), (35.0, 2), (50.0, 4), (80.0, 4)])
-def test_fixed_shares_have_the_largest_batch_that_takes_half_of_the_slo(
-    share: float, rows: int
-) -> None:
-    bodies = Way("fixed", (share, 100 - share)).functions(FUNCTIONS)
+@pytest.mark.parametrize(("share", "rows"), [(20.0, 1), (35.0, 2), (50.0, 4)])
+def test_without_a_controller_batches_take_half_of_the_slo(share: float, rows: int) -> None:
+    bodies = Way("off", (share, 100 - share), controlled=False).functions(FUNCTIONS)
     assert bodies[FIRST]["batch"] == {"max": rows}
-
-
-def test_without_limits_batches_are_those_of_the_whole_device() -> None:
-    way = Way("uncontrolled", (20.0, 20.0), limited=False)
-    assert way.functions(FUNCTIONS)[FIRST]["batch"] == {"max": 4}
+    assert "slo" not in bodies[FIRST]
 
 
 # ---- books -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from benchmarks.goodput.live.drive import drive
 from benchmarks.goodput.live.plot import draw
 from benchmarks.goodput.live.record import Recording
 from benchmarks.goodput.live.site import Site
-from benchmarks.goodput.live.ways import SLO, UNCONTROLLED, Way, grid, is_equal
+from benchmarks.goodput.live.ways import EQUAL, SLO, UNCONTROLLED, Way, grid
 from benchmarks.goodput.report import JUDGED_S, PERCENTILE, figures, row
 from benchmarks.goodput.simulate import goodput_rps
 from benchmarks.goodput.workloads import Workload
@@ -48,14 +48,14 @@ class Plan:
     @classmethod
     def full(cls, seconds: float, repeats: int, grid_step: float, plot: Path | None) -> Plan:
         """For figures."""
-        ways = [SLO, *grid(20.0, grid_step), UNCONTROLLED]
+        ways = [SLO, *grid(20.0, grid_step), EQUAL, UNCONTROLLED]
         return cls(Course(seconds), repeats, ways, plot)
 
     @classmethod
     def quick(cls, plot: Path | None) -> Plan:
         """For tests."""
         course = Course(4.0, 0.5, 0.5, shares_percent=(50.0, 100.0))
-        return cls(course, 1, [SLO, *grid(35.0, 15.0), UNCONTROLLED], plot)
+        return cls(course, 1, [SLO, *grid(40.0, 20.0), EQUAL, UNCONTROLLED], plot)
 
 
 @dataclass
@@ -82,7 +82,7 @@ def measure(plan: Plan) -> Report:
         tell = _Progress(1 + plan.repeats * len(plan.ways))
         tell(site.note)
         runs = uvloop.run(_take_turns(site, plan, tell))
-    fixed = [way.name for way in plan.ways if way.limited and way.shares_percent]
+    fixed = [way.name for way in plan.ways if way.fixed]
     best = max(fixed, key=lambda name: statistics.median(runs.goodput_rps(name)))
     if plan.plot is not None:
         draw(runs.of[SLO.name], runs.of[best], best, plan.plot)
@@ -109,12 +109,10 @@ async def _take_turns(site: Site, plan: Plan, tell: _Progress) -> _Runs:
 
 
 def _rows(plan: Plan, runs: _Runs, best: str) -> list[Row]:
-    """A row for each policy, and one for each member of the grid."""
-    policies = {SLO.name: SLO.name, "static": best, UNCONTROLLED.name: UNCONTROLLED.name}
-    policies |= {"equal": next(way.name for way in plan.ways if is_equal(way))}
-    policies |= {way.name: way.name for way in plan.ways}
+    """A row for each way, and one more for the best of the fixed ones."""
+    names = {SLO.name: SLO.name, "static": best, **{way.name: way.name for way in plan.ways}}
     static = runs.goodput_rps(best)
-    return [_row(runs, policy, name, static) for policy, name in policies.items()]
+    return [_row(runs, policy, name, static) for policy, name in names.items()]
 
 
 def _row(runs: _Runs, policy: str, name: str, static_rps: Sequence[float]) -> Row:

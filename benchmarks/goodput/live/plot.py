@@ -14,9 +14,10 @@ from benchmarks.goodput.workloads import Asked
 from gslice.client.load import percentile
 
 _SIZE_INCHES = (9.0, 6.4)
-_DPI = 110
+_DPI = 100
 _PERCENT = 99.0
-_SLO_COLOR, _STATIC_COLOR, _ASKED_COLOR = "#0b6bcb", "#d9730d", "0.86"
+_SLO_COLOR, _STATIC_COLOR, _ASKED_COLOR = "#0b6bcb", "#d9730d", "0.84"
+_WARM_UP_COLOR = "#fbf1d6"
 
 Floats = NDArray[np.float64]
 
@@ -45,16 +46,18 @@ def draw(slo: Sequence[Recording], static: Sequence[Recording], division: str, p
             for run in runs:
                 shares.step(*_shares(run, asked), color=color, where="post", lw=1.1, alpha=0.75)
             latencies.plot(*_p99_ms(runs, asked), color=color, lw=1.3, label=label)
-        latencies.axhline(asked.slo_ms, color="0.25", lw=1.1, ls="--")
+        latencies.axhline(asked.slo_ms, color="0.25", lw=1.1, ls="--", label="SLO")
         latencies.set_xlabel("seconds")
     _dress(grid, slo[0])
-    handles = grid[2, 0].get_legend_handles_labels()[0]
+    fixed, moved, *others = grid[2, 0].get_legend_handles_labels()[0]
+    names = ["slo: the controller", f"{division}: the best fixed shares", "SLO", "warm-up"]
     figure.legend(
-        [*handles[::-1], came],
-        ["slo: the controller", f"{division} %, the best fixed shares", "requests that come"],
+        [moved, fixed, *others, came],
+        [*names, "requests that come"],
         loc="outside lower center",
-        ncols=3,
+        ncols=len(names) + 1,
         frameon=False,
+        fontsize="small",
     )
     figure.savefig(path)
 
@@ -74,8 +77,9 @@ def _dress(grid: Any, run: Recording) -> None:
     for axes in grid.flat:
         axes.grid(visible=True, alpha=0.25)
         axes.set_xlim(0, run.workload.seconds)
-        for begin_s, end_s in run.workload.warm_ups_s:
-            axes.axvspan(begin_s, end_s, facecolor="none", edgecolor="0.7", hatch="//", lw=0)
+        for i, (begin_s, end_s) in enumerate(run.workload.warm_ups_s):
+            label = "" if i else "warm-up"  # once in the legend
+            axes.axvspan(begin_s, end_s, color=_WARM_UP_COLOR, lw=0, zorder=0, label=label)
     for axes in grid[1]:
         axes.set_ylim(0, 100)
     for axes in grid[0]:

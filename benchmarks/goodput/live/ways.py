@@ -1,4 +1,8 @@
-"""Ways of dividing the device: the controller, and divisions that somebody configured."""
+"""Ways of dividing the device: the controller, and divisions that somebody configured.
+
+With fixed shares the controller still chooses batches and turns away what would be late: what is
+compared is whether shares move. `equal` and `uncontrolled` have no controller at all.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ from benchmarks.goodput.policies.common import batch_within
 from benchmarks.goodput.scene import Function
 from gslice.control.latency import LatencyModel
 
-EQUAL_PERCENT = 50.0
 _BATCH_PART = 0.5  # of the SLO: as all baselines of the simulation have it
 
 
@@ -24,14 +27,19 @@ class Way:
     Attributes:
         name: In the rows.
         shares_percent: Of the functions, in the order of `MODELS`; empty: `auto`.
-        controlled: Whether the controller decides.
+        controlled: Whether there is a controller.
         limited: Whether shares are enforced.
     """
 
     name: str
     shares_percent: tuple[float, ...] = ()
-    controlled: bool = False
+    controlled: bool = True
     limited: bool = True
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is a static division."""
+        return self.limited and bool(self.shares_percent)
 
     def functions(self, functions: Mapping[str, Function]) -> dict[str, Any]:
         """What goes under `functions` in node.yaml.
@@ -41,38 +49,31 @@ class Way:
         """
         bodies: dict[str, Any] = {}
         for place, model in enumerate(MODELS):
-            body = model.body()
+            body, function = model.body(), functions[model.name]
+            if self.shares_percent:
+                body["share"] = f"{self.shares_percent[place]:g}%"
             if self.controlled:
-                body["slo"] = {"p99": f"{functions[model.name].slo_us:.0f}us"}
+                body["slo"] = {"p99": f"{function.slo_us:.0f}us"}
             else:
-                share = self.shares_percent[place]
-                body["share"] = f"{share:g}%"
-                effective = share if self.limited else 100.0
-                body["batch"] = {"max": _rows(functions[model.name], effective)}
+                body["batch"] = {"max": _rows(function, self.shares_percent[place])}
             bodies[model.name] = body
         return bodies
 
 
-SLO = Way("slo", controlled=True)
-UNCONTROLLED = Way("uncontrolled", (EQUAL_PERCENT, EQUAL_PERCENT), limited=False)
+SLO = Way("slo")
+EQUAL = Way("equal", (50.0, 50.0), controlled=False)
+UNCONTROLLED = Way("uncontrolled", (50.0, 50.0), controlled=False, limited=False)
 
 
 def grid(first_percent: float, step_percent: float) -> list[Way]:
-    """Fixed divisions of the device between the two functions, the equal one among them.
+    """Fixed divisions of the device between the two functions.
 
     Args:
         first_percent: Of the function that gets least.
         step_percent: From one to the next.
     """
     shares = np.arange(first_percent, 100 - first_percent + 1e-9, step_percent).tolist()
-    if EQUAL_PERCENT not in shares:
-        raise ValueError(f"the grid {shares} has no equal shares")
     return [Way(f"fixed {share:g}:{100 - share:g}", (share, 100 - share)) for share in shares]
-
-
-def is_equal(way: Way) -> bool:
-    """Whether it limits both functions alike."""
-    return way.limited and way.shares_percent == (EQUAL_PERCENT, EQUAL_PERCENT)
 
 
 def _rows(function: Function, share_percent: float) -> int:
