@@ -129,7 +129,7 @@ def _simulation(options: argparse.Namespace) -> Report:
 
 
 def _live(options: argparse.Namespace) -> Report:
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else it tells of each node that is started
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # nodes are forked to be executed, nothing else
     from benchmarks.goodput.live.bench import Plan, measure  # it takes what the demo takes
 
     plan = (

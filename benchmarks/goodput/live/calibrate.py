@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks.goodput.live.course import MODELS, Model, measured
 from benchmarks.goodput.live.site import Site
 from benchmarks.goodput.scene import Function
+from gslice.client.control import Control
 from gslice.control.latency import Measurement
-from gslice.core.errors import Internal
 
 
 async def calibrate(
@@ -28,7 +26,7 @@ async def calibrate(
     async with site.node({model.name: model.body() for model in MODELS}, controlled=False) as node:
         site.settle(node.status)
         for model in MODELS:
-            points = await _profile(site, model, shares_percent)
+            points = await asyncio.to_thread(_profile, site, model, shares_percent)
             function = found[model.name] = measured(model, points)
             tell(
                 f"{model.name}: {len(points)} points measured; SLO {function.slo_us / 1e3:g} ms,"
@@ -37,19 +35,11 @@ async def calibrate(
     return found
 
 
-async def _profile(site: Site, model: Model, shares_percent: Sequence[float]) -> list[Measurement]:
-    chosen = ["--shares", ",".join(f"{share:g}%" for share in shares_percent), "--buckets", "1"]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gslice", "profile", model.name, "--json"),
-        *("--state-dir", str(site.folder / "state")),
-        *(chosen if shares_percent else []),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    printed, problem = await process.communicate()
-    if process.returncode:
-        raise Internal(f"gslice profile {model.name}: {problem.decode().strip()}")
+def _profile(site: Site, model: Model, shares_percent: Sequence[float]) -> list[Measurement]:
+    buckets = [1] if shares_percent else []
+    with Control(site.folder / "state") as control:
+        *_, last = control.profile(model.name, shares_percent, buckets)
     return [
-        Measurement(**{field: point[field] for field in Measurement.__dataclass_fields__})
-        for point in json.loads(printed)["points"]
+        Measurement(**{field: getattr(point, field) for field in Measurement.__dataclass_fields__})
+        for point in last.result.points
     ]
