@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,3 +39,19 @@ def pin_process(pid: int, cores: Collection[int]) -> None:
     """Moves every thread of a running process."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), cores)
+
+
+def place(status: Any, cores: Cores) -> None:
+    """A node's lanes compute on the server's core; all its other threads go to the client's.
+
+    Args:
+        status: `gslice.v1.Status` of the node.
+        cores: Which core is whose.
+    """
+    workers = [worker.pid for function in status.functions for worker in function.workers]
+    for pid in (status.pid, *(frontend.pid for frontend in status.frontends), *workers):
+        pin_process(pid, {cores.client})
+    for pid in workers:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "comm").read_text().startswith("gslice-lane"):
+                os.sched_setaffinity(int(task.name), {cores.server})

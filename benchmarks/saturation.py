@@ -12,14 +12,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import uvloop
 
 from benchmarks.bare import bare_onnxruntime
 from benchmarks.common import Report, Row, arguments, finish, medians
-from benchmarks.cores import Cores, pin_process, two_cores
+from benchmarks.cores import Cores, place, two_cores
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, ONE_CONNECTION, closed_loop
 from benchmarks.wire import infer_request
@@ -50,7 +49,7 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
             node={"spares": 0, **ONE_CONNECTION},  # nothing else computes meanwhile
         )
         async with node, await Connection.connect(node.grpc_address) as connection:
-            _place(node, cores)
+            place(node.status, cores)
             request = Request(node.grpc_address, INFER, payload)
             await closed_loop(connection, request, CONCURRENCY, seconds)  # warm up
             runs = []
@@ -68,18 +67,6 @@ async def measure(function: str, cores: Cores, seconds: float, repeats: int) -> 
         "ratio_p25": round(float(np.percentile(ratios, 25)), 4),
         "ratio_p75": round(float(np.percentile(ratios, 75)), 4),
     }
-
-
-def _place(node: ServedNode, cores: Cores) -> None:
-    """The engine's threads go to one core, all others to the other."""
-    status: Any = node.status
-    workers = [worker.pid for function in status.functions for worker in function.workers]
-    for pid in (status.pid, *(frontend.pid for frontend in status.frontends), *workers):
-        pin_process(pid, {cores.client})
-    for pid in workers:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            if (task / "comm").read_text().startswith("gslice-lane"):
-                os.sched_setaffinity(int(task.name), {cores.server})
 
 
 def main() -> None:

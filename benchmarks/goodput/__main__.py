@@ -1,27 +1,37 @@
 """Which way of dividing devices answers most requests in time?
 
     python -m benchmarks.goodput --mode sim --json OUT [--quick] [--workloads ...] [--policies ...]
+    python -m benchmarks.goodput --mode live --json OUT [--quick] [--plot PNG]
 
 `sim` is a discrete-event simulation: true batch times are published measurements
 (`benchmarks.goodput.published`), with co-run interference and noise; policies get a noisy profile
 at a few points and what a daemon would see. It yields no figure of any machine.
+
+`live` measures this machine: a daemon, two models and one load step on the CPU device
+(`benchmarks.goodput.live`). `slo` is the controller; `fixed A:B` are shares of the two functions
+that it may not move, while it chooses batches and turns requests away; `equal` is 50:50 without a
+controller, `static` the best of all these; `uncontrolled` limits nobody.
 
 Every run is repeated with several seeds, the same for every policy; rows are medians.
 `goodput_rps` are requests answered within their SLO, a second; `violation_pct` those that were not,
 of all `requests` that came: late, turned away or given up by their client. `late_pct` is of the
 answered ones. `slo_kept_pct` says in how many windows of ten seconds 99 % of a function's requests
 were in time. Declared warm-ups (the beginning, and five seconds after a step) are left out
-everywhere and shown as `warm_up_violation_pct`. `util_pct` is time of batches times their share.
-`oracle_ratio` is the goodput over that of `oracle`: the best of its plans and of the static grid.
-`control_core_pct` is the policy's own processor time, in percent of a core. `vs_timeshare` and
+everywhere and shown as `warm_up_violation_pct`. `util_pct` is time of batches times their share;
+live, processor time of the workers in percent of the device. `resizes` are changes of a function's
+share. `oracle_ratio` is the goodput over that of `oracle`: the best of its plans and of the static
+grid; live there is none, and `vs_static` compares with the best fixed shares. `control_core_pct` is
+the policy's own processor time, in percent of a core; live, all of the daemon's. `vs_timeshare` and
 `vs_better` compare with time sharing and with the better of equal shares and no control.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from benchmarks.common import Report, Row, arguments
 from benchmarks.goodput import simulate
@@ -32,9 +42,11 @@ from benchmarks.goodput.workloads import Workload, workloads
 
 QUESTION = "Which way of dividing devices answers most requests in time? (simulation)"
 QUICK_S = 20.0
+LIVE_S = 80.0
+GRID_PERCENT = 15.0
 _SHOWN = (
     *("name", "goodput_rps", "violation_pct", "slo_kept_pct", "util_pct", "resizes"),
-    *("oracle_ratio", "vs_timeshare", "vs_better", "control_core_pct"),
+    *("oracle_ratio", "vs_static", "vs_timeshare", "vs_better", "control_core_pct"),
 )
 _REFERENCES = ("timeshare", "equal", "uncontrolled")
 
@@ -70,19 +82,30 @@ def _compared(workload: Workload, ran: Run, runs: dict[str, Run]) -> dict[str, f
 def _arguments() -> argparse.Namespace:
     parser = arguments(__doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--mode", choices=["sim"], default="sim", help="sim: a simulation")
+    parser.add_argument("--mode", choices=["sim", "live"], default="sim", help="see above")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each, at least 3 for figures")
-    parser.add_argument(
+    sim = parser.add_argument_group("sim")
+    sim.add_argument(
         "--workloads", nargs="+", choices=workloads(), default=list(workloads()), metavar="NAME"
     )
-    parser.add_argument(
+    sim.add_argument(
         "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME"
     )
+    live = parser.add_argument_group("live")
+    live.add_argument("--seconds", type=float, default=LIVE_S, help="length of a run")
+    live.add_argument("--plot", type=Path, metavar="PNG", help="draw slo beside the best shares")
     return parser.parse_args()
 
 
 def main() -> None:
     options = _arguments()
+    report = (_live if options.mode == "live" else _simulation)(options)
+    replace(report, rows=[_shown(row) for row in report.rows]).show()
+    if options.json is not None:
+        report.write(options.json)
+
+
+def _simulation(options: argparse.Namespace) -> Report:
     seeds = 1 if options.quick else options.seeds
     settings = {
         "mode": "simulation",
@@ -102,9 +125,21 @@ def main() -> None:
         if options.quick:
             workload = replace(workload, seconds=min(workload.seconds, QUICK_S))
         report.rows += rows_of(workload, options.policies, seeds)
-    replace(report, rows=[_shown(row) for row in report.rows]).show()
-    if options.json is not None:
-        report.write(options.json)
+    return report
+
+
+def _live(options: argparse.Namespace) -> Report:
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # nodes are forked to be executed, nothing else
+    from benchmarks.goodput.live.bench import Plan, measure  # it takes what the demo takes
+
+    plan = (
+        Plan.quick(options.plot)
+        if options.quick
+        else Plan.full(options.seconds, options.seeds, GRID_PERCENT, options.plot)
+    )
+    report = measure(plan)
+    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
+    return report
 
 
 def _shown(row: Row) -> Row:

@@ -40,11 +40,20 @@ def figures(workload: Workload, run: Run) -> dict[str, float]:
     }
 
 
-def row(workload: Workload, policy: str, runs: list[dict[str, float]]) -> Row:
-    """The medians of a policy's runs."""
+def row(
+    workload: Workload, policy: str, runs: list[dict[str, float]], mode: str = "simulation"
+) -> Row:
+    """The medians of a policy's runs.
+
+    Args:
+        workload: What was served.
+        policy: By whom.
+        runs: `figures` of each.
+        mode: Whether a machine was measured, or simulated.
+    """
     return {
         "name": f"{workload.name} {policy}",
-        "mode": "simulation",
+        "mode": mode,
         "workload": workload.name,
         "kind": workload.kind,
         "policy": policy,
