@@ -36,12 +36,18 @@ def main(order: dict[str, Any]) -> int:
         with contextlib.suppress(PermissionError):  # this user may not raise a priority
             os.setpriority(os.PRIO_PROCESS, 0, order["niceness"])
         os.chdir(order["directory"])
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec keeps that
-            signal.signal(number, signal.SIG_DFL)
+        _restore_signals()
         os.execvp(order["command"][0], order["command"])
     except OSError as error:
         print(f"{order['command'][0]} cannot be run: {error}", file=sys.stderr)
     return NOT_RUN
+
+
+def _restore_signals() -> None:
+    """Python ignores some, and whoever started the daemon may ignore others; exec keeps that."""
+    for number in signal.valid_signals():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
