@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 import contextlib
 import math
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,8 @@ from gslice.client.load import percentile
 from gslice.telemetry.window import percentile_us
 
 MIB = 1 << 20
+
+_FIGURES = re.compile(r"[0-9][0-9.]*")
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,15 @@ def client_figures(resizes: Sequence[Resize], calls: Sequence[Call]) -> Row:
         "errors_during": _errors(during),
         "p99_ms_steady": _p99_ms(steady),
         "p99_ms_during": _p99_ms(during),
+        **_seen(calls),
     }
+
+
+def _seen(calls: Sequence[Call]) -> Row:
+    """What errors said, so that nobody has to guess; without their figures they are the same."""
+    texts = Counter(_FIGURES.sub("#", call.error) for call in calls if call.error)
+    told = "; ".join(f"{count} x {text}" for text, count in texts.most_common())
+    return {"seen": told} if told else {}
 
 
 def _errors(calls: Sequence[Call]) -> int:

@@ -163,7 +163,7 @@ def test_a_call_belongs_to_the_resize_that_it_met() -> None:
     resizes = [resize(10, 11), resize(20, 21)]
     steady = [Call(1, 1.5), Call(11.5, 12.25), Call(30, 30.25)]
     during = [Call(9, 10.5), Call(10.25, 10.5), Call(10.75, 12.0), Call(12, 25)]
-    refused = [Call(10.5, 10.5, "full"), Call(13, 19, "full"), Call(13, 21, "full")]
+    refused = [Call(10.5, 10.5, "1 of 4"), Call(13, 19, "2 of 4"), Call(13, 21, "full")]
     assert client_figures(resizes, [*steady, *during, *refused, Call(10.5)]) == {
         "requests": 11,
         "lost": 1,
@@ -171,8 +171,11 @@ def test_a_call_belongs_to_the_resize_that_it_met() -> None:
         "errors_during": 2,
         "p99_ms_steady": 750,
         "p99_ms_during": 13_000,
+        "seen": "2 x # of #; 1 x full",
     }
-    assert client_figures([], steady)["p99_ms_during"] is None
+    without = client_figures([], steady)
+    assert without["p99_ms_during"] is None
+    assert "seen" not in without
 
 
 class Histogram:
