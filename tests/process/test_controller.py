@@ -22,6 +22,8 @@ def test_the_share_follows_the_load(start_node, zoo) -> None:
             "busy", lambda f: f.share_granted_percent > 55 and f.decision.rate_per_s > 2
         )
         traffic.wait_answers(5)
+        # On a machine that does other things, too, all answers of a window may be late.
+        assert node.wait_function("busy", lambda f: f.attainment > 0).attainment <= 1
         with node.control() as control:
             planned = {p.name: p for p in control.plan().functions}
             more = {p.name: p for p in control.plan(["idle.rate=1000"]).functions}
@@ -35,8 +37,6 @@ def test_the_share_follows_the_load(start_node, zoo) -> None:
     assert more["idle"].decisions[0].share_percent > planned["idle"].decisions[0].share_percent
     assert more["idle"].decisions[0].shed_us == 170_000
     assert any("->" in text and "within 200 ms" in text for text in events)
-    seen = node.function("busy")
-    assert 0 < seen.attainment <= 1
 
 
 def test_off_means_off(start_node, zoo) -> None:
