@@ -68,8 +68,8 @@ class Segment:
     #     "first_wait_ns": int (dispatch wait of its first claim after a flip; -1: none)}
     def demand(self) -> dict[str, Any]: ...
     # -> {"arrived": int (well-formed requests so far, those in slots included), "answered": int,
-    #     "rows": int, "executions": int, "compute_busy_ns": int, "batch_rows": as in `stats`,
-    #     "queued_rows": int (now)}; cheaper than `stats`
+    #     "rows": int, "executions": int, "compute_busy_ns": int, "batch_rows": as in `stats`};
+    #     cheaper than `stats`
     def stats(self) -> dict[str, Any]: ...
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,
     #     "requeued":, "poisoned":}, "rows": int, "executions": int, "copies": int,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PRIORITIES = ("high", "normal", "low")
 """In the order in which they are served when not everybody can be."""
 
+_RATE_MIN_PER_S = 1.0
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -48,9 +50,14 @@ class Demand:
     devices: tuple[str, ...] = ()
 
     @property
+    def planned_per_s(self) -> float:
+        """The rate for which there must be room: whoever comes after a rest finds some, too."""
+        return max(self.rate_per_s, _RATE_MIN_PER_S)
+
+    @property
     def busiest_per_s(self) -> float:
         """The rate for which there should be room."""
-        return max(self.rate_per_s, self.peak_per_s)
+        return max(self.planned_per_s, self.peak_per_s)
 
     def part(self, fraction: float) -> Demand:
         """The same function with a part of its requests."""

@@ -58,8 +58,7 @@ class Part:
     def headroom(self, share_percent: float) -> float:
         """How many times its rate at its peak a share serves."""
         assert self.ladder is not None
-        rate = max(self.demand.busiest_per_s, _ROUNDING)
-        return self.ladder.capacity_per_s(share_percent) / rate
+        return self.ladder.capacity_per_s(share_percent) / self.demand.busiest_per_s
 
 
 def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[str, float]:

@@ -50,14 +50,14 @@ class Site:
         floor = part.floor_percent(self.devices[device])
         if demand.pinned:
             return floor
-        return max(floor, part.need_percent(part.demand.rate_per_s * self.policy.headroom))
+        return max(floor, part.need_percent(part.demand.planned_per_s * self.policy.headroom))
 
     def suffices(self, demand: Demand, device: str, fraction: float) -> bool:
         """Whether the whole device would keep its SLO there; True where none is to be kept."""
         part = self.part(demand, device, fraction)
         if not part.promised or part.ladder is None:
             return True
-        rate = part.demand.rate_per_s * self.policy.headroom
+        rate = part.demand.planned_per_s * self.policy.headroom
         return part.ladder.need_percent(rate) is not None
 
     def allowed(self, demand: Demand) -> list[str]:

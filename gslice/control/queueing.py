@@ -1,7 +1,7 @@
 """What latency a load gets, and what load a latency allows.
 
 All functions take the load as `Load` does: requests a second, rows a request, index of dispersion,
-and the delay of batches in us. `rows_max` bounds the batch limit below the largest bucket.
+and the delay of batches in us. `rows_max` bounds the batch limit; 0: the largest bucket does.
 """
 
 from __future__ import annotations
@@ -73,6 +73,15 @@ def capacity_per_s(
 
 
 def _limits(model: LatencyModel, rows_per_request: float, rows_max: int) -> list[int]:
-    """Batch limits that are worth a thought: buckets that hold a request and are allowed."""
-    allowed = [b for b in model.buckets if not rows_max or b <= rows_max] or [model.buckets[0]]
+    """Batch limits that are worth a thought: measured sizes that are allowed and hold a request.
+
+    Above the largest that was measured come its doublings: a quick profile knows the smallest
+    sizes only, which must not become the limit.
+    """
+    sizes = list(model.buckets)
+    while 2 * sizes[-1] < rows_max:
+        sizes.append(2 * sizes[-1])
+    if rows_max > sizes[-1]:
+        sizes.append(rows_max)
+    allowed = [b for b in sizes if not rows_max or b <= rows_max] or sizes[:1]
     return [b for b in allowed if b >= rows_per_request] or [allowed[-1]]

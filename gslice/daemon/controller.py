@@ -101,14 +101,20 @@ class Controller:
         self._watches: dict[str, Watch] = {}
         self._mover = mover
         self._short_since_ns: dict[str, int] = {}  # by device
+        self._shares: dict[str, float] = {}  # as last decided
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
-    async def run(self) -> None:
-        """Until cancelled: looks and decides twice a second."""
+    async def run(self, *, decides: bool = True) -> None:
+        """Until cancelled: looks and decides twice a second.
+
+        Args:
+            decides: False: it only looks, so that `what_if` knows what comes.
+        """
         while True:
             await asyncio.sleep(LOOK_PERIOD_S)
             self.look(time.monotonic_ns())
-            await self.decide(time.monotonic_ns())
+            if decides:
+                await self.decide(time.monotonic_ns())
 
     async def decide(self, now_ns: int) -> None:
         """Decides of what was seen, and has it carried out."""
@@ -125,6 +131,7 @@ class Controller:
             if not demands[name].pinned
         }
         self._tell(shares)
+        self._shares = shares
         self._relieve(now_ns, demands)
         await self._supervisor.follow(shares)
 
@@ -264,9 +271,10 @@ class Controller:
             )
 
     def _tell(self, shares: Mapping[str, float]) -> None:
+        """Of decisions that are new; one that cannot be granted yet is not told again."""
         for name, share in shares.items():
             before = self._supervisor.functions[name].share_granted_percent
-            if differs(before, share):
+            if differs(before, share) and share != self._shares.get(name):
                 text = f"{before:g}% -> {reason(self.decisions[name])}"
                 self._supervisor.node.event(name, EventKind.SHARE, text)
 

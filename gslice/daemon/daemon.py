@@ -202,8 +202,7 @@ class Daemon:
         self.background(self.supervisor.keep_spares())
         self.background(self._sample())
         self.background(self.moves.run())
-        if self._config.node.controller == "auto":
-            self.background(self.controller.run())
+        self.background(self.controller.run(decides=self._config.node.controller == "auto"))
         if self._before.upgrade:
             self.background(self.upgrade.finish())
         if self._before.stop:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 LOOK_PERIOD_S = 0.5
 _INTERVAL_NS = SECOND_NS  # between two looks at batches: one alone says little
 _ROWS_WEIGHT = 0.3
-_RATE_MIN_PER_S = 1.0  # whoever comes first after a rest must find a share that keeps the SLO
 
 
 class Watch:
@@ -67,7 +66,7 @@ class Watch:
         model = self._learner.model() if self._learner else None
         return Demand(
             name=spec.name,
-            rate_per_s=max(_RATE_MIN_PER_S, arrivals.rate_per_s if arrivals else 0.0),
+            rate_per_s=arrivals.rate_per_s if arrivals else 0.0,
             slo_us=spec.slo_p99_us,
             peak_per_s=arrivals.peak_per_s if arrivals else 0.0,
             rows_per_request=self._rows_per_request if rows_max else 1.0,

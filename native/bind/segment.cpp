@@ -136,7 +136,6 @@ nb::dict demand(Segment& segment) {
   out["executions"] = stats.executions.load_relaxed();
   out["compute_busy_ns"] = stats.compute_busy_ns.load_relaxed();
   out["batch_rows"] = uint64_array(stats.batch_rows);
-  out["queued_rows"] = segment.header().queued_rows.load_relaxed();
   return out;
 }
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gslice.control.latency import LatencyModel
+from gslice.control.latency import LatencyModel, Measurement
 from gslice.control.queueing import capacity_per_s, predicted_p99_us
 from gslice.control.waiting import Load, Prediction
 from tests.unit.queue_simulation import BUCKETS, SHAPES_US, SHARE, Case, simulated_us
@@ -130,3 +130,11 @@ def test_more_load_is_not_faster(
 def test_a_larger_share_serves_no_less(model: LatencyModel, slo_us: float) -> None:
     rates = [capacity_per_s(model, share, 1, slo_us)[0] for share in (10, 20, 40, 80)]
     assert all(more >= 0.98 * less for less, more in pairwise(rates))
+
+
+def test_sizes_that_nobody_measured_are_no_limit() -> None:
+    """A quick profile has the smallest sizes only."""
+    quick = LatencyModel.fit([Measurement(1, 50, 1000, 1100, 4), Measurement(2, 50, 1200, 1300, 4)])
+    rate_per_s, limit = capacity_per_s(quick, 50, 1, 100_000, rows_max=32)
+    assert limit > 2
+    assert rate_per_s >= capacity_per_s(quick, 50, 1, 100_000, rows_max=2)[0]

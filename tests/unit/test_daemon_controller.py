@@ -304,3 +304,18 @@ def test_nobody_moves_where_it_would_be_worse() -> None:
     bench = Bench(on_either("a"), on_either("b"), busy, devices=TWO)
     bench.run(12, a=1_000, b=1_000, c=1_000)
     assert bench.mover.proposed == []
+
+
+def test_a_decision_that_cannot_be_granted_is_told_once() -> None:
+    bench = Bench(spec("a"), spec("b"))
+
+    async def refused(shares: dict[str, float]) -> None:
+        """Somebody who is leaving still has a part of the device."""
+
+    bench.supervisor.follow = refused  # type: ignore[method-assign]
+    bench.run(10, a=1_200, b=100)
+    told = [text for subject, text in bench.supervisor.events if subject == "a"]
+    bench.supervisor.events.clear()
+    bench.run(10, a=1_200, b=100)
+    assert told
+    assert bench.supervisor.events == []

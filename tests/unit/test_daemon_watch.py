@@ -59,7 +59,8 @@ def test_the_rate_is_that_of_arrivals() -> None:
 
 def test_before_anything_was_seen_one_request_is_planned_for() -> None:
     demand = Watch().demand(0, SPEC, 0)
-    assert demand.rate_per_s == 1.0
+    assert demand.rate_per_s == 0
+    assert demand.busiest_per_s == 1
     assert demand.models == {}
 
 
