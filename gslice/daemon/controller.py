@@ -70,8 +70,8 @@ class Mover(Protocol):
     def rested(self, name: str) -> bool:
         """Whether a function was not moved just now."""
 
-    def propose(self, name: str, device: str, why: str) -> None:
-        """Says that a function would be better off elsewhere; nothing has to come of it."""
+    def propose(self, name: str, devices: Sequence[str], why: str) -> None:
+        """Says that a function would be better off on these devices; nothing has to come of it."""
 
 
 class Controller:
@@ -249,7 +249,7 @@ class Controller:
                 starved = ", ".join(
                     sorted(n for n, d in self.decisions.items() if d.device == here and d.shed_us)
                 )
-                mover.propose(name, there, f"{here} is too small for the SLO of {starved}")
+                mover.propose(name, [there], f"{here} is too small for the SLO of {starved}")
 
     def _anywhere(self, demand: Demand) -> Demand:
         """A demand with all devices of which it is known what the function would take there."""

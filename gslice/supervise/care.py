@@ -47,4 +47,4 @@ def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | Non
     if any(loading) or not all(w.ready for w in workers):
         return None
     serving = [f.spec for f in functions if f.serving and f.spec.program is None]
-    return [spec.engine for spec in serving for _ in range(spec.instances)]
+    return [spec.engine for spec in serving for _ in range(spec.instances * len(spec.placed))]

@@ -103,7 +103,7 @@ class Command(Function):
     ) -> None:
         super().__init__(node, spec, frontends, budget, on_failed)
         self.resizing = _Share(node, self, budget)
-        self.restarts.breaker = Breaker(_RESTARTS)
+        self._breaker = Breaker(_RESTARTS)
         self._tasks = Tasks(spec.name, node.event)
         self._worry, self._look_s = "", 0.0
 
@@ -130,7 +130,7 @@ class Command(Function):
         check(spec)
         self._check_memory(spec)
         await self._halt()
-        self.restarts.breaker.reset()
+        self._breaker.reset()
         if self.program is not None:
             self.accepting = False
             self.set_state("LOADING", "it is being started anew")
@@ -306,7 +306,7 @@ class Command(Function):
 
     def _death(self, served_us: int) -> int | None:
         now_us = time.monotonic_ns() // 1000
-        return self.restarts.breaker.death(now_us, served_us=served_us)
+        return self._breaker.death(now_us, served_us=served_us)
 
     async def _finish(self) -> None:
         """It did what it was there for: what it had is for others."""

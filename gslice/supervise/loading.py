@@ -6,12 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, Unavailable
+from gslice.supervise.spreading import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gslice.core.types import FunctionSpec
-    from gslice.supervise.budget import Budget
+    from gslice.supervise.budget import Budget, Need
     from gslice.supervise.function import Function
     from gslice.supervise.placing import Placing
     from gslice.supervise.sharing import Sharing
@@ -47,7 +48,7 @@ class Loading:
         stage: Callable[[str, str], None],
         *,
         lazily: bool = False,
-        device: str = "",
+        devices: Sequence[str] = (),
     ) -> None:
         """Has a function serve as wanted; the caller holds its lock.
 
@@ -56,7 +57,7 @@ class Loading:
             wanted: As declared.
             stage: Told of each stage.
             lazily: One whose residency is `cold` may wait for a request, if its signature is known.
-            device: Where it is moved to; empty: it may stay where it is.
+            devices: Where it is to run; empty: it may stay where it is.
 
         Raises:
             GsliceError: why it does not serve. What served before serves on.
@@ -64,7 +65,7 @@ class Loading:
         before = function.spec
 
         def placed(spec: FunctionSpec) -> FunctionSpec:
-            return self._placing.place(function, spec, device)
+            return self._placing.place(function, spec, devices)
 
         with function.load_ordered():
             try:
@@ -76,14 +77,14 @@ class Loading:
                     wanted, lambda spec: _is_warm(function, before, placed(spec))
                 )
                 resolved = dataclasses.replace(resolved, spec=placed(resolved.spec))
-                if device and function.serving:
+                if devices and function.serving:
                     _check_same_version(before, resolved.spec)
                 self._sharing.admit(function, resolved.spec)
                 await self._load(function, before, resolved.spec, stage, lazily)
                 self._numbers.served(resolved)
                 await function.kept.trim(resolved.spec)
-                if resolved.spec.device != before.device:
-                    await function.kept.leave(before.device)
+                for left in set(before.placed) - set(resolved.spec.placed):
+                    await function.kept.leave(left)
                     await self._sharing.share_out()  # what it had there is free
             except GsliceError as error:
                 if function.accepting:
@@ -106,20 +107,32 @@ class Loading:
         beside = "beside what serves" if function.serving else ""
         alone = function.takes_in_place(before, spec)
         warm = not alone and function.kept.find(spec) is not None
-        need = None if alone or warm or known else self._budget.needed(spec, beside)
-        if need is None and function.deployment and not (alone or warm or known):
+        needs = [] if warm or known else self._needed(function, spec, beside, alone)
+        if not needs and function.deployment and not (alone or warm or known):
             # Nobody knows whether it fits beside all that is warm: what would go anyway goes first.
             await function.kept.trim(spec, function.deployment.spec.version)
-        async with self._budget.promised(need, evict=True):
+        async with self._budget.promised(needs, evict=True):
             await function.announce()
             await self._sharing.share_out()
             if known is not None:
                 await function.residency.begin_cold(known)
             elif function.takes_in_place(before, spec):  # still: its workers may have died
                 function.take_over(spec)
+                await spread(function, stage)
                 await function.resizing.carry_out(stage)
             else:
                 await function.load(spec, stage, warm=warm)
+
+    def _needed(
+        self, function: Function, spec: FunctionSpec, beside: str, alone: bool
+    ) -> list[Need]:
+        """What is to come: of what serves on, replicas where it has none yet."""
+        if not alone:
+            return self._budget.needed(spec, beside)
+        there = function.deployment.spec.placed if function.deployment is not None else ()
+        come = [device for device in spec.placed if device not in there]
+        rests = function.state == "COLD"
+        return self._budget.needed(spec.placed_on(come)) if come and not rests else []
 
 
 def _check_same_version(before: FunctionSpec, moved: FunctionSpec) -> None:

@@ -130,9 +130,12 @@ class Node:
 
     def usable(self, name: str) -> bool:
         """Whether functions may be placed on a device, as far as is known."""
+        return name in self.devices and name not in self.drained and not self.lost(name)
+
+    def lost(self, name: str) -> bool:
+        """Whether a device is a GPU that cannot be used, as far as is known."""
         gpu = self.gpus.get(name)
-        lost = gpu is not None and bool(gpu.problem)
-        return name in self.devices and name not in self.drained and not lost
+        return gpu is not None and bool(gpu.problem)
 
     def limiter(self, device: str) -> str:
         """What enforces shares on a device; `auto` while a GPU's is not known yet."""

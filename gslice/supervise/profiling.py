@@ -181,7 +181,7 @@ class Profiler:
         granted = (
             f.share_granted_percent
             for f in self._functions.values()
-            if f.admitted and f.spec.device == device
+            if f.admitted and device in f.spec.placed
         )
         free = max(0.0, self._node.device(device).share_limit_percent - sum(granted))
         return max(0.0, grid.shares[-1] - free)
@@ -210,7 +210,7 @@ class Profiler:
         self._running.add(name)
         self._tell_excess(name, grid)
         try:
-            async with self._budget.promised(_need(function, deployment)):
+            async with self._budget.promised([_need(function, deployment)]):
                 try:
                     while point := grid.following(done):
                         if self._functions.get(name) is not function:
@@ -271,7 +271,7 @@ def measurement_of(measured: Measured) -> Measurement:
 
 
 def _need(function: Function, deployment: Deployment) -> Need:
-    need = function.resizing.shadow_need(deployment)
+    need = function.resizing.shadow_need(deployment, deployment.spec.device)
     return dataclasses.replace(need, circumstances=_BESIDE)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
-from gslice.control.shares import allocate, differs, shrinks_first
+from gslice.control.shares import allocate_all, differs, shrinks_first
 from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.events import EventKind
 from gslice.core.types import ShareBounds
@@ -77,8 +77,9 @@ class Sharing:
         path = function.resizing.path_to(shares[name])
         if path != "shadow" or deployment is None:
             return ResizePlan(path, shares[name], changes)
-        need = function.resizing.shadow_need(deployment)
-        await self._budget.check(need)
+        for device in deployment.spec.placed:
+            need = function.resizing.shadow_need(deployment, device)
+            await self._budget.check(need)
         on_gpu = need.device in self._node.gpus
         parts = need.memory.device_parts if on_gpu else need.memory.host_parts
         return ResizePlan(path, shares[name], changes, parts)
@@ -141,26 +142,28 @@ class Sharing:
         return [f for f in self._functions.values() if f.admitted]
 
     def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
-        """The share of each function on its device."""
-        by_device: dict[str, dict[str, FunctionSpec]] = {}
+        """The share of each function on each of its devices."""
+        asked: dict[str, dict[str, ShareBounds]] = {}
+        names = set()
         for spec in specs:
-            by_device.setdefault(spec.device, {})[spec.name] = spec
-        division: dict[str, float] = {}
-        for device, functions in by_device.items():
-            limit = self._node.device(device).share_limit_percent
-            requests = {name: self._request(spec) for name, spec in functions.items()}
-            shares = allocate({**self._leaving(device), **requests}, limit, device)
-            division |= {name: shares[name] for name in functions}
-        return division
+            names.add(spec.name)
+            for device in spec.placed:
+                asked.setdefault(device, {})[spec.name] = self._request(spec)
+        limits = {device: self._node.device(device).share_limit_percent for device in asked}
+        for device, functions in asked.items():
+            for name, bounds in self._leaving(device).items():
+                functions.setdefault(f"{name}, which leaves", bounds)
+        shares = allocate_all(asked, limits)
+        return {name: shares[name] for name in names}
 
     def _leaving(self, device: str) -> dict[str, ShareBounds]:
         """What functions have of a device that serve there until they serve on another."""
         return {
             function.name: ShareBounds(0.0, deployment.share_percent)
             for function in self._admitted()
-            if function.spec.device != device
+            if device not in function.spec.placed
             and (deployment := function.deployment) is not None
-            and deployment.spec.device == device
+            and device in deployment.spec.placed
         }
 
     def _request(self, spec: FunctionSpec) -> ShareBounds:

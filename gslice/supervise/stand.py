@@ -36,7 +36,9 @@ class Stand:
         self._spec = spec
         self._signature = signature
         # Whoever asks for a measurement hears of a death by it.
-        self._instances = Instances(node, spec, frontends, lambda how, blamed, died_s: None)
+        self._instances = Instances(
+            node, spec.placed_on((spec.device,)), frontends, lambda how, blamed, died_s: None
+        )
         self._worker: Worker | None = None
 
     async def bring_to(self, share_percent: float) -> None:

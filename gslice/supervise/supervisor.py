@@ -31,7 +31,7 @@ from gslice.supervise.tasks import Tasks
 from gslice.supervise.versions import AsDeclared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from gslice.core.types import FunctionSpec, ShareBounds
     from gslice.ipc.channel import Received
@@ -78,7 +78,7 @@ class Supervisor:
         self.found: list[Child] = []
         self.profiler = Profiler(node, self.functions, self.frontends, self._budget)
         self._sharing = Sharing(node, self.functions, self._budget)
-        self.placing = Placing(node, self.functions, self._numbers.last_device)
+        self.placing = Placing(node, self.functions, self._numbers.last_placed)
         self._loading = Loading(self._budget, self._sharing, self._numbers, self.placing)
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
@@ -127,9 +127,11 @@ class Supervisor:
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
         chosen = best(groups, desired)
         versions = desired.versions if desired else chosen.spec.versions
-        function = self._new_function(dataclasses.replace(chosen.spec, versions=versions))
+        placed = self.placing.adopted(chosen.spec)
+        spec = dataclasses.replace(chosen.spec, versions=versions).placed_on(placed)
+        function = self._new_function(spec)
         function.admitted = True
-        function.share_granted_percent = sum(w.share_percent for w in chosen.workers)
+        function.share_granted_percent = chosen.share_percent
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
@@ -140,7 +142,7 @@ class Supervisor:
                 keep = versions.keep > 1 and self._numbers.has_served(group.spec)
                 await function.retire(group, keep=keep and not group.outdated)
         await function.kept.trim(function.spec)
-        served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
+        served = f"{len(chosen.workers)} of {spec.instances * len(placed)} worker(s)"
         self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
     async def _adopt_programs(self) -> list[str]:
@@ -215,12 +217,16 @@ class Supervisor:
         await self._sharing.share_out()
         self.node.changes.notify()
 
-    async def move(self, name: str, device: str, stage: Callable[[str, str], None]) -> None:
-        """Has a function serve on another device: a load beside what serves, then the swap.
+    async def move(
+        self, name: str, devices: Sequence[str], stage: Callable[[str, str], None]
+    ) -> None:
+        """Has a function serve on other devices.
+
+        Where it keeps one, replicas come and go beside that; else it is loaded beside what serves.
 
         Args:
             name: The function's.
-            device: One that it may run on.
+            devices: All that it is to run on, the first first.
             stage: Told of each stage.
 
         Raises:
@@ -234,8 +240,9 @@ class Supervisor:
             function.resizing.begin(order)
             self._check_present(function)
             tell = recorded(self.node.event, name, stage)
-            tell("plan", f"from {function.spec.device} to {device}")
-            await self._loading.carry_out(function, function.spec, tell, device=device)
+            before, after = ", ".join(function.spec.placed), ", ".join(devices)
+            tell("plan", f"from {before} to {after}")
+            await self._loading.carry_out(function, function.spec, tell, devices=devices)
             self.node.changes.notify()
 
     async def resize(

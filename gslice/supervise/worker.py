@@ -59,6 +59,7 @@ class Worker:
     """One instance and the process it lives in. Made by `start`, or from an adopted child.
 
     Attributes:
+        device: The name of its device.
         instance: Its index in the segment's instance table; -1 before it is attached.
         share_percent: The share last ordered; before it is loaded, the one that it starts with.
         share_effective_percent: The share as its limiter read it back.
@@ -79,8 +80,9 @@ class Worker:
         before_kill: Takes its work off its device, which a kill may leave in disorder.
     """
 
-    def __init__(self, child: Child, log: Path) -> None:
+    def __init__(self, child: Child, log: Path, device: str) -> None:
         self.child = child
+        self.device = device
         self.log = log
         self.instance = -1
         self.share_percent = 0.0
@@ -109,7 +111,7 @@ class Worker:
 
         Args:
             node: The node.
-            spec: Of its function.
+            spec: Of its function, on its device.
             environment: What binds it to its device; wins over the function's own.
 
         Raises:
@@ -119,12 +121,13 @@ class Worker:
         child = await node.spares.take(spec, environment)
         if child is None:
             child = await start_process(node, log, {**spec.environment, **environment})
-        return cls(child, log)
+        return cls(child, log, spec.device)
 
     @classmethod
     def adopted(cls, child: Child, state: WorkerState, log: Path) -> Worker:
         """A worker that was serving already."""
-        worker = cls(child, log)
+        assert state.spec is not None
+        worker = cls(child, log, state.spec.device)
         worker.instance = state.instance
         worker.share_percent = state.share_percent or state.share_effective_percent
         worker.share_effective_percent = state.share_effective_percent

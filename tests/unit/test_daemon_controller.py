@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -93,8 +94,8 @@ class FakeMover:
     def rested(self, name: str) -> bool:
         return name not in self.moved
 
-    def propose(self, name: str, device: str, why: str) -> None:
-        self.proposed.append((name, device))
+    def propose(self, name: str, devices: Sequence[str], why: str) -> None:
+        self.proposed.append((name, ", ".join(devices)))
         self.reasons.add(why)
 
 

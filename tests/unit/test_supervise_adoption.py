@@ -58,7 +58,7 @@ def test_what_the_dead_had_claimed_is_told_in_sum() -> None:
 
 def test_a_shadow_that_was_warm_is_one_too_many() -> None:
     segment = MagicMock(may_pull=lambda instance: instance == 3)
-    shadow, serves = SimpleNamespace(instance=1), SimpleNamespace(instance=3)
+    shadow, serves = (SimpleNamespace(instance=i, device="cpu") for i in (1, 3))
     workers: Any = [shadow, serves]
     group = Group(segment, FunctionSpec("a"), Signature((), ()), workers)
     assert group.take_surplus() == [shadow]

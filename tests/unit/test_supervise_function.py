@@ -45,7 +45,7 @@ def test_a_restart_goes_on_through_a_load_that_fails(
         function = add(make_supervisor(tmp_path, []), SPEC)
         running = serves(function, Running())
         monkeypatch.setattr(function, "_make", lambda spec: Broken())
-        function.restarts.worker_lost(running, "killed by SIGKILL")
+        function.restarts.worker_lost(running, "cpu", "killed by SIGKILL")
         (restart,) = function.restarts.tasks
         with pytest.raises(LoadFailed):
             await function.load(SPEC, unheard)
@@ -67,7 +67,7 @@ def test_what_cannot_take_over_ends_and_the_old_one_serves_on(
         new = OutOfReach(wanted)
         function.kept.warm.append(new)  # type: ignore[arg-type]
         monkeypatch.setattr(function, "_make", lambda spec: new)
-        function.restarts.worker_lost(running, "killed by SIGKILL")
+        function.restarts.worker_lost(running, "cpu", "killed by SIGKILL")
         with pytest.raises(Unavailable, match="hangs"):
             await function.load(wanted, unheard, warm=warm)
         assert (function.lasting, new.workers) == ([running], [])
@@ -82,9 +82,9 @@ def test_a_function_that_was_given_up_does_not_come_back_by_itself(tmp_path: Pat
     async def scenario() -> None:
         function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=2))
         running = serves(function, Running(function.spec, ready=0))
-        function.restarts.worker_lost(running, "died")  # another is on its way
+        function.restarts.worker_lost(running, "cpu", "died")  # another is on its way
         await asyncio.sleep(0)
-        await function.restarts.give_up(running, "died")
+        await function.restarts.give_up(running, running.spec.device, "died")
         running.may_start.set()
         await function.restarts.cancel()
         assert list(function.restarts.tasks) == []
@@ -100,7 +100,7 @@ def test_deaths_of_all_instances_at_once_are_no_crash_loop(tmp_path: Path) -> No
         running = serves(function, Running(function.spec, ready=0))
         running.may_start.set()
         for _ in range(5):
-            function.restarts.worker_lost(running, "killed by SIGKILL")
+            function.restarts.worker_lost(running, "cpu", "killed by SIGKILL")
         await asyncio.gather(*function.restarts.tasks)
         assert (function.state, function.restarts.count, running.ready) == ("READY", 5, 5)
 
@@ -127,7 +127,7 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
     class Short(Running):
         tries = 0
 
-        async def replace(self) -> None:
+        async def replace(self, device: str) -> None:
             self.tries += 1
             if self.tries == 1:
                 raise OSError(errno.EMFILE, "Too many open files")
@@ -136,7 +136,7 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
     async def scenario() -> None:
         events: list[str] = []
         function = add(make_supervisor(tmp_path, events), SPEC)
-        function.restarts.worker_lost(serves(function, Short(ready=0)), "died")
+        function.restarts.worker_lost(serves(function, Short(ready=0)), "cpu", "died")
         await asyncio.gather(*function.restarts.tasks)
         assert (function.state, function.restarts.count) == ("READY", 1)
         assert events == [
@@ -193,7 +193,7 @@ def test_a_crash_loop_does_not_take_the_share_of_a_load_that_begins(
         running, loaded_with = serves(function, Running(ready=0)), []
 
         async def dies_meanwhile() -> None:
-            await function.restarts.give_up(running, "died")
+            await function.restarts.give_up(running, running.spec.device, "died")
 
         async def load(spec: FunctionSpec, stage: object, *, warm: bool) -> None:
             loaded_with.append((function.admitted, function.state))
@@ -267,7 +267,9 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
 def test_what_is_loaded_anew_counts_beside_what_serves(tmp_path: Path) -> None:
     limit = 100 << 20
     worker = SimpleNamespace(
-        memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20), weights=None
+        memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20),
+        weights=None,
+        device="cpu",
     )
 
     async def scenario() -> None:
@@ -294,7 +296,7 @@ def test_a_drain_does_not_wait_longer_for_another_worker_than_it_may(
         deployment = Deployment(node, SPEC, 50, frontends, lambda *_: None)
         deployment.instances.segment = Segment.create("a", [(4096, 1)], 4096, 1)
         monkeypatch.setattr(Deployment, "idle", False)
-        monkeypatch.setattr(deployment, "replace", asyncio.Event().wait)
+        monkeypatch.setattr(deployment, "replace", lambda device: asyncio.Event().wait())
         assert not await asyncio.wait_for(deployment.drain(0.01), 10)
         assert events == ["nobody can answer what still waits: another worker takes too long"]
 

@@ -45,6 +45,15 @@ class Tagged(Numbers):
         return {"y": inputs["x"], "tag": np.full_like(inputs["x"], self.tag)}
 
 
+class Signed(Numbers):
+    """y = x, and the process that answered."""
+
+    outputs = (("y", "INT64", [-1, 1]), ("tag", "INT64", [-1, 1]))
+
+    def infer(self, inputs):
+        return {"y": inputs["x"], "tag": np.full_like(inputs["x"], os.getpid())}
+
+
 class Says(Echo):
     """y = x, with words of each kind in the log."""
 
