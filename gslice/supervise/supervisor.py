@@ -31,7 +31,7 @@ from gslice.supervise.tasks import Tasks
 from gslice.supervise.versions import AsDeclared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from gslice.core.types import FunctionSpec, ShareBounds
     from gslice.ipc.channel import Received
@@ -100,6 +100,7 @@ class Supervisor:
         self.frontends.check_address([c.hello.frontend for c in found.frontends])
         # What they have claimed must be theirs no more when it is queued again.
         await asyncio.gather(*(child.kill() for child in found.useless))
+        self.node.turn_boards.keep((g.spec.device, w) for g in found.groups for w in g.workers)
         for child in found.frontends:
             assert child.hello.frontend is not None
             await self.frontends.adopt(child, child.hello.frontend)
@@ -273,9 +274,11 @@ class Supervisor:
             tell("plan", plan.text)
             return await self._sharing.resize(function, share, plan, tell)
 
-    async def follow(self, decided: Mapping[str, float]) -> None:
+    async def follow(
+        self, decided: Mapping[str, float], in_turns: Collection[str] = frozenset()
+    ) -> None:
         """Has functions get the shares that the controller decided: `Sharing.follow`."""
-        await self._sharing.follow(decided)
+        await self._sharing.follow(decided, in_turns)
 
     async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
