@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError, NotFound
 from gslice.core.events import EventKind
+from gslice.core.proc import stat_fields
 from gslice.core.types import FunctionSpec
 from gslice.device.cgroup import lives
 from gslice.device.program_group import ProgramGroup
@@ -158,8 +159,8 @@ def _marked(note: Note) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):  # it has ended, or is another user's
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(stat[3]) == session or mark in (entry / "environ").read_bytes().split(b"\0"):
+                of_session = int(stat_fields(int(entry.name))[3]) == session
+                if of_session or mark in (entry / "environ").read_bytes().split(b"\0"):
                     found.add(int(entry.name))
     return found
 
