@@ -21,7 +21,15 @@ from gslice.device.program_group import ProgramGroup
 from gslice.ipc.process import resident_bytes
 from gslice.supervise import launcher
 from gslice.supervise.process import Process, spawn
-from gslice.supervise.program_note import MARK, Note, end_all, members, program_of, to_text
+from gslice.supervise.program_note import (
+    KILL_TIMEOUT_S,
+    MARK,
+    Note,
+    end_all,
+    members,
+    program_of,
+    to_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -200,7 +208,7 @@ class Program:
         """
         wanted = program_of(self.note.spec)
         if self._process.alive:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.Signals[wanted.stop_signal])
         in_time = await self._process.wait(wanted.stop_timeout_us / 1e6)
         await self.kill()
@@ -214,7 +222,8 @@ class Program:
         """Ends all of it at once, and forgets it."""
         if self._process.alive:
             await self._leave_gpu()
-            await self._process.kill()
+            self._process.signal(signal.SIGKILL)
+            await self._process.wait(KILL_TIMEOUT_S)
         await self.clear()
 
     async def clear(self) -> None:

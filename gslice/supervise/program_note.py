@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 MARK = "GSLICE_PROGRAM"
-_KILL_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 10.0
 _RELEASE_TRIES = 200
 _RELEASE_POLL_S = 0.005
 
@@ -108,7 +108,7 @@ def members(note: Note) -> set[int]:
 async def _kill(note: Note) -> set[int]:
     """Returns those that would not die."""
     try:
-        async with asyncio.timeout(_KILL_TIMEOUT_S):
+        async with asyncio.timeout(KILL_TIMEOUT_S):
             while members(note):  # whoever is killed may just have started another
                 await asyncio.gather(*_kill_once(note))
     except TimeoutError:
@@ -127,7 +127,7 @@ def _kill_once(note: Note) -> list[asyncio.Future[None]]:
     for pid, pidfd in pidfds.items():
         ends.append(_end_of(pidfd))
         if pid in still:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's stays
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         else:
             ends[-1].cancel()

@@ -17,6 +17,8 @@ from gslice.core.errors import NotFound
 from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds
 from gslice.device import program_group
 from gslice.device.program_group import ProgramGroup
+from gslice.supervise import program as program_module
+from gslice.supervise import program_note
 from gslice.supervise.command import Command
 from gslice.supervise.node import Node
 from gslice.supervise.process import spawn
@@ -151,6 +153,31 @@ def test_another_daemon_finds_it(run: Run, known_by: str, tmp_path: Path) -> Non
         await again.kill()
         with pytest.raises(NotFound):
             Program.adopt(node, note)
+
+    run(test)
+
+
+def test_one_that_became_another_users_is_told_and_left(
+    run: Run,
+    known_by: str,
+    tmp_path: Path,
+    events: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(pidfd: int, number: int) -> None:
+        raise PermissionError
+
+    async def test(node: Node) -> None:
+        program = await Program.start(node, spec(tmp_path, "sleep", "1000"), 1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", refused)
+            for module in (program_note, program_module):
+                patch.setattr(module, "KILL_TIMEOUT_S", 0.05)
+            await program.kill()
+        assert f"processes {program.pid} of its program cannot be killed" in events[-1]
+        os.kill(program.pid, signal.SIGKILL)
+        await program.death
+        await end_all(node, program.note)
 
     run(test)
 
