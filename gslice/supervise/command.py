@@ -131,8 +131,8 @@ class Command(Function):
         self._check_memory(spec)
         await self._halt()
         self.restarts.breaker.reset()
+        self.accepting = False
         if self.program is not None:
-            self.accepting = False
             self.set_state("LOADING", "it is being started anew")
             await self.show("LOADING")
             await self._end(stage)
@@ -183,10 +183,14 @@ class Command(Function):
         return runs_as(before, after) and (before.share == after.share or program.live_resize)
 
     def take_over(self, spec: FunctionSpec) -> None:
-        """See `Function.take_over`."""
-        self.spec = spec
+        """See `Function.take_over`.
+
+        Raises:
+            Unavailable: it cannot be noted, and nothing has changed.
+        """
         if self.program is not None:
             self.program.is_now(spec)
+        self.spec = spec
 
     async def grant(self, share_percent: float) -> None:
         """Sets the share, if that can be done while it runs."""
@@ -218,8 +222,12 @@ class Command(Function):
     async def _begin(self) -> Program:
         share = self.share_granted_percent
         program = await Program.start(self._node, self.spec, share)
-        if share != self.share_granted_percent:  # it changed while its GPU was made ready
-            program.set_share(self.share_granted_percent)
+        try:
+            if share != self.share_granted_percent:  # it changed while its GPU was made ready
+                program.set_share(self.share_granted_percent)
+        except GsliceError:
+            await program.kill()
+            raise
         self.outdated = False
         self._look_after(program)
         return program

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
-from gslice.core.errors import FailedPrecondition, InvalidArgument, LoadFailed, ResourceExhausted
+from gslice.core.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+)
 from gslice.core.types import FunctionSpec, MemoryTaken, ProgramSpec, ShareBounds
 from gslice.device.program_group import ProgramGroup
 from gslice.supervise import command as module
@@ -80,12 +86,15 @@ class Bench:
         self.ailment = ""
         self.dies_at_once = ""
         self.refusals: list[Exception] = []
+        self.share_meanwhile: float | None = None
         monkeypatch.setattr(Program, "start", self._start)
         monkeypatch.setattr(module, "ailment", self._asked)
 
     async def _start(self, node: object, spec: FunctionSpec, share_percent: float) -> FakeProgram:
         if self.refusals:
             raise self.refusals.pop()
+        if self.share_meanwhile is not None:
+            self.supervisor.function(spec.name).share_granted_percent = self.share_meanwhile
         program = FakeProgram(spec, share_percent, len(self.programs) + 1)
         if self.dies_at_once:
             program.death.set_result(self.dies_at_once)
@@ -297,6 +306,56 @@ def test_settings_that_the_program_need_not_know_of_change_in_place(run) -> None
         assert function.spec.program == patient
         assert bench.programs[0].note.spec.program == patient
         assert bench.programs[0].share_effective_percent == 20
+
+    run(test)
+
+
+def test_settings_that_cannot_be_noted_are_not_taken_over(run, monkeypatch) -> None:
+    def full(program: FakeProgram, spec: FunctionSpec) -> None:
+        raise Unavailable("no space")
+
+    async def test(bench: Bench) -> None:
+        function = await bench.load()
+        before = function.spec
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeProgram, "is_now", full)
+            with pytest.raises(Unavailable):
+                await bench.supervisor.resize("llm", ShareBounds(50, 50, auto=False), unheard)
+            with pytest.raises(Unavailable):
+                await bench.load(dataclasses.replace(SPEC, share=ShareBounds(9, 9, auto=False)))
+        assert (function.spec, function.share_granted_percent) == (before, 30)
+        assert not bench.programs[0].cleared
+
+    run(test)
+
+
+def test_one_that_does_not_get_its_share_does_not_run(run, monkeypatch) -> None:
+    def refused(program: FakeProgram, share_percent: float) -> None:
+        raise FailedPrecondition("cannot limit it")
+
+    async def test(bench: Bench) -> None:
+        bench.share_meanwhile = 20.0
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeProgram, "set_share", refused)
+            with pytest.raises(FailedPrecondition, match="cannot limit it"):
+                await bench.load()
+        assert [program.cleared for program in bench.programs] == [True]
+        assert bench.supervisor.function("llm").state == "FAILED"
+
+    run(test)
+
+
+def test_a_load_that_fails_while_it_is_about_to_be_restarted_has_failed(run) -> None:
+    async def test(bench: Bench) -> None:
+        function = await bench.load()
+        await bench.state("READY")
+        bench.refusals = [LoadFailed("not now")] * 3
+        bench.programs[0].death.set_result("killed by SIGKILL")
+        await bench.until(lambda: len(bench.refusals) < 3)
+        bench.refusals = [LoadFailed("not now, either")]
+        with pytest.raises(LoadFailed, match="not now, either"):
+            await bench.load()
+        assert (function.state, function.admitted, function.accepting) == ("FAILED", False, False)
 
     run(test)
 
