@@ -49,6 +49,7 @@ class Note:
         share_percent: Of its device.
         pid: Of its first process; 0: it was about to be started.
         started: Start ticks of that.
+        finished: It did what it was there for, and is not started again.
     """
 
     spec: FunctionSpec
@@ -60,6 +61,7 @@ class Note:
     share_percent: float
     pid: int = 0
     started: int = 0
+    finished: bool = False
 
 
 def program_of(spec: FunctionSpec) -> ProgramSpec:

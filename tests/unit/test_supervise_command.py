@@ -22,6 +22,7 @@ from gslice.core.types import FunctionSpec, MemoryTaken, ProgramSpec, ShareBound
 from gslice.device.program_group import ProgramGroup
 from gslice.supervise import command as module
 from gslice.supervise.command import Command
+from gslice.supervise.frontends import Listing
 from gslice.supervise.program import Program, check, runs_as
 from gslice.supervise.program_note import Note
 from gslice.supervise.supervisor import Supervisor
@@ -250,6 +251,86 @@ def test_a_job_that_ends_well_has_finished(run) -> None:
         assert function.runs(function.spec)  # nobody wants it run again
         await bench.load(JOB)
         await bench.state("READY")
+
+    run(test)
+
+
+def test_what_has_finished_is_so_for_the_next_daemon(run) -> None:
+    async def test(bench: Bench) -> None:
+        node = bench.supervisor.node
+        await bench.load(JOB)
+        await bench.state("READY")
+        bench.programs[0].death.set_result("exited with code 0")
+        await bench.state("FINISHED")
+        successor = Supervisor(node, lambda child, received: None)
+        await successor.adopt({"llm": JOB})
+        function = successor.function("llm")
+        assert (function.state, function.admitted, function.accepting) == ("FINISHED", False, False)
+        assert function.runs(JOB)
+        assert function.runs(dataclasses.replace(JOB, share=ShareBounds(9, 9, auto=False)))
+        assert not function.runs(dataclasses.replace(JOB, environment={"A": "1"}))
+        assert not function.runs(FunctionSpec("llm", model="/a.onnx"))
+        another = Supervisor(node, lambda child, received: None)
+        await another.adopt({})  # nobody wants it any more
+        assert another.functions == {}
+        assert node.run_dir.programs() == {}
+
+    run(test)
+
+
+@pytest.mark.parametrize("order", ["unload", "load"])
+def test_an_order_ends_that_it_has_finished(run, order: str) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.load(JOB)
+        await bench.state("READY")
+        bench.programs[0].death.set_result("exited with code 0")
+        await bench.state("FINISHED")
+        assert list(bench.supervisor.node.run_dir.programs()) == ["llm"]
+        if order == "unload":
+            await bench.supervisor.unload("llm", unheard)
+        else:
+            bench.refusals = [LoadFailed("not now")]
+            with pytest.raises(LoadFailed):
+                await bench.load(JOB)
+        assert bench.supervisor.node.run_dir.programs() == {}
+
+    run(test)
+
+
+def test_front_ends_go_by_a_state_before_it_is_shown(run, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        seen: list[tuple[str, str, str]] = []
+
+        async def show(listing: Listing) -> None:
+            state = bench.supervisor.function("llm").state
+            seen.append((listing.state, listing.reason, state))
+
+        monkeypatch.setattr(bench.supervisor.frontends, "show", show)
+        bench.ailment = "it is not well"
+        function = await bench.load()
+        await bench.until(lambda: function.reason == "it is not well")
+        bench.ailment = ""
+        await bench.state("READY")
+        bench.ailment = "ill"
+        await bench.state("UNAVAILABLE")
+        assert seen[-2:] == [("READY", "", "LOADING"), ("UNAVAILABLE", "ill", "READY")]
+
+    run(test)
+
+
+def test_one_whose_device_is_gone_is_ended(run, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        note = dataclasses.replace(
+            Note(JOB, "m", ProgramGroup(), "cgroup", "auto", (0,), 1.0), pid=7
+        )
+        program = FakeProgram(JOB, 1.0, 7)
+        monkeypatch.setattr(Program, "adopt", lambda node, note: program)
+        command = bench.supervisor._new_function(JOB)
+        assert isinstance(command, Command)
+        monkeypatch.delitem(bench.supervisor.node.devices, "cpu")
+        assert not await command.take_back(note)
+        assert program.cleared
+        assert bench.events[-1] == "there is no device cpu any more: its program is ended"
 
     run(test)
 
