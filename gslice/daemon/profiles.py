@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gslice import __version__
 from gslice.control.latency import LatencyModel
@@ -19,12 +19,15 @@ from gslice.ipc.codec import from_json, to_json
 from gslice.supervise.profiling import Measuring, measurement_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
+    from gslice.core.config import DeviceConfig
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.daemon.store import Store
+    from gslice.device.cuda import Gpu as FoundGpu
+    from gslice.device.nvml import GpuFacts
     from gslice.supervise.deployment import Deployment
-    from gslice.supervise.node import Node
     from gslice.supervise.profiling import Grid, Profiler
 
 
@@ -85,6 +88,36 @@ class Profile:
         return {"quick": self.quick, "padded": self.padded, "points": points}
 
 
+class KnownGpu(Protocol):
+    """A GPU, as far as it is known."""
+
+    @property
+    def found(self) -> FoundGpu | None:
+        """What the probe found; None: it is not known yet."""
+
+    @property
+    def facts(self) -> GpuFacts:
+        """What NVML knows of it."""
+
+
+class Place(Protocol):
+    """Where functions are measured: a node, or what can be seen of it without a daemon."""
+
+    @property
+    def gpus(self) -> Mapping[str, KnownGpu]:
+        """Those of the devices that are GPUs, by name."""
+
+    @property
+    def event(self) -> Record:
+        """Records what an operator may want to know."""
+
+    def device(self, name: str) -> DeviceConfig:
+        """A device by name."""
+
+    def limiter(self, device: str) -> str:
+        """What enforces shares on a device."""
+
+
 class Profiles:
     """The profiles of a node's functions, which outlive its daemons.
 
@@ -93,7 +126,7 @@ class Profiles:
         node: Where they were taken.
     """
 
-    def __init__(self, store: Store, node: Node) -> None:
+    def __init__(self, store: Store, node: Place) -> None:
         self._store = store
         self._node = node
         self._known: dict[tuple[str, str], tuple[FunctionSpec, Profile | None]] = {}
