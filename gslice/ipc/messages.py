@@ -296,6 +296,10 @@ class Ready:
     timed: list[Measured] = field(default_factory=list)
 
 
+TIMING_VERSION = 1
+"""Changes with what `gslice.worker.timing` times; figures of two versions do not compare."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """Time batches, at the share that was ordered last (request; answered by Measured or Failed).
