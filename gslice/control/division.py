@@ -75,9 +75,10 @@ def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[
     shares = {part.demand.name: part.floor_percent(device) for part in parts}
     left = device.limit_percent - sum(shares.values())
     open_ = [part for part in parts if not part.demand.pinned]
-    for priority in PRIORITIES:
-        group = [p for p in open_ if p.demand.priority == priority and p.promised]
-        left -= _serve(group, shares, left, policy.headroom)
+    for busiest in (False, True):  # what comes now, before what came once and may come again
+        for priority in PRIORITIES:
+            group = [p for p in open_ if p.demand.priority == priority and p.promised]
+            left -= _serve(group, shares, left, policy.headroom, busiest=busiest)
     _spread(shares, open_, left, device, policy)
     return shares
 
@@ -86,19 +87,26 @@ def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[
 
 
 def _serve(
-    group: Sequence[Part], shares: dict[str, float], left_percent: float, headroom: float
+    group: Sequence[Part],
+    shares: dict[str, float],
+    left_percent: float,
+    headroom: float,
+    *,
+    busiest: bool,
 ) -> float:
     """Raises shares to what serves everybody, or the same part of everybody's requests.
 
     Returns:
         How much it took.
     """
+    rates = {
+        p.demand.name: headroom * (p.demand.busiest_per_s if busiest else p.demand.planned_per_s)
+        for p in group
+    }
 
     def raised(part: float) -> dict[str, float]:
         return {
-            p.demand.name: max(
-                shares[p.demand.name], p.need_percent(p.demand.busiest_per_s * headroom * part)
-            )
+            p.demand.name: max(shares[p.demand.name], p.need_percent(rates[p.demand.name] * part))
             for p in group
         }
 

@@ -52,8 +52,8 @@ class Ladder:
         """The largest batch with which it does."""
         return self._at(self._rung(share_percent))[1]
 
-    def full_rows_max(self, share_percent: float) -> int:
-        """The largest batch that keeps the SLO even where all are full: one under way, then it.
+    def full_rows_max(self, share_percent: float, within_us: float) -> int:
+        """The largest batch that is in time even where all are full: one under way, then it.
 
         It is the rule of gpulet (saturated: 2 L(b) <= SLO). Larger ones serve more while they are
         not full, and make everybody late once they are.
@@ -61,7 +61,7 @@ class Ladder:
         curve = self._model.p99_curve(share_percent / self._instances)
         sizes = self._model.buckets if self._model.padded else range(1, self._rows_max + 1)
         allowed = [rows for rows in sizes if rows <= self._rows_max]
-        fitting = bisect_right(allowed, self._slo_us, key=lambda rows: 2 * curve.time_us(rows))
+        fitting = bisect_right(allowed, within_us, key=lambda rows: 2 * curve.time_us(rows))
         return allowed[max(0, fitting - 1)] if allowed else self._rows_max
 
     def need_percent(self, rate_per_s: float) -> float | None:

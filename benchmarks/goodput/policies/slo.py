@@ -6,7 +6,7 @@ from the simulation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,10 @@ class Slo:
     def decide(self, seen: Seen) -> Plan:
         """Looks, and decides."""
         now_ns = round(seen.now_us * 1e3)
+        self._current = {
+            name: _in_effect(allotments, seen.granted.get(name, ()))
+            for name, allotments in self._current.items()
+        }
         for name, watch in self._watches.items():
             shares = [grant.share_percent for grant in seen.granted.get(name, ())]
             share = sum(shares) / len(shares) if shares else 0.0
@@ -84,6 +88,12 @@ class Slo:
             batch_rows_max=rows,
             shed_us=allotment.shed_us,
         )
+
+
+def _in_effect(decided: Sequence[Allotment], granted: Sequence[Grant]) -> list[Allotment]:
+    """What was decided, with the shares that serve until then."""
+    shares = {grant.device: grant.share_percent for grant in granted}
+    return [replace(each, effective_percent=shares.get(each.device, 0.0)) for each in decided]
 
 
 def _counters(traffic: Traffic) -> Mapping[str, Any]:
