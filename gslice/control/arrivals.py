@@ -155,10 +155,17 @@ class ArrivalEstimator:
     def _look_for_a_jump(self) -> None:
         start, end = self._steady_since(), self._readings[-1]
         best, score = end, 0.0
+        seen_ns, arrived = end.seen_ns - start.seen_ns, end.arrived - start.arrived
+        # The deviance is at most twice Pearson's chi-squared, which takes no logarithm.
+        enough = _SIGNIFICANT**2 * self._burstiness * arrived / 2
         for back in _LOOKS_BACK:
             if back >= len(self._readings) or self._readings[-1 - back].at_ns <= start.at_ns:
                 break
             moment = self._readings[-1 - back]
+            part = (end.seen_ns - moment.seen_ns) / seen_ns if seen_ns else 0.0
+            off = end.arrived - moment.arrived - arrived * part
+            if off * off <= enough * part * (1 - part):
+                continue
             rise = _rise(start, moment, end)
             if abs(rise) > abs(score):
                 best, score = moment, rise

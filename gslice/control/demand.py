@@ -103,7 +103,7 @@ class Allotment:
         rate_per_s: Requests that come here, as planned for.
         capacity_per_s: Requests that this share serves within the SLO.
         shed_us: Only what should be answered within that time is admitted; 0: everything is.
-        effective_percent: What is in effect until the share is; 0: that is in effect already.
+        effective_percent: What serves until the share is in effect; 0: that is so at once.
         part: What it was decided of; None: it was not decided, but is so.
     """
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gslice.control.demand import Demand, DeviceShares, Policy
     from gslice.control.ladder import Ladder
@@ -36,7 +37,7 @@ class Part:
     demand: Demand
     ladder: Ladder | None
 
-    @property
+    @cached_property
     def promised(self) -> bool:
         """Whether an SLO is to be kept of which it is known how."""
         return self.demand.slo_us > 0 and self.ladder is not None and self.ladder.most[0] > 0
@@ -110,18 +111,19 @@ def _serve(
             for p in group
         }
 
-    def cost(part: float) -> float:
-        return sum(share - shares[name] for name, share in raised(part).items())
+    def cost(new: Mapping[str, float]) -> float:
+        return sum(share - shares[name] for name, share in new.items())
 
-    part = 1.0
-    if cost(part) > left_percent + _ROUNDING:
+    new = raised(1.0)
+    if cost(new) > left_percent + _ROUNDING:
         low, high = 0.0, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if cost(middle) <= left_percent else (low, middle)
-        part = low
-    taken = cost(part)
-    shares.update(raised(part))
+            fits = cost(raised(middle)) <= left_percent
+            low, high = (middle, high) if fits else (low, middle)
+        new = raised(low)
+    taken = cost(new)
+    shares.update(new)
     return taken
 
 
