@@ -59,15 +59,18 @@ class Planner:
         for device in devices.values():
             here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
             parts = [site.part(by_name[n], device.name, part) for n, part in here.items()]
-            before = {
-                name: allotment.share_percent
+            has = {
+                name: allotment
                 for name in here
                 for allotment in current.get(name, ())
                 if allotment.device == device.name
             }
+            before = {name: allotment.share_percent for name, allotment in has.items()}
             for part, share_percent in self._shares(now_s, parts, before, device):
-                plan.setdefault(part.demand.name, []).append(
-                    _allotment(part, share_percent, device, self.policy)
+                name = part.demand.name
+                effective_percent = has[name].effective_percent if name in has else 0.0
+                plan.setdefault(name, []).append(
+                    _allotment(part, share_percent, effective_percent, device, self.policy)
                 )
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -123,18 +126,29 @@ def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
     return placement
 
 
-def _allotment(part: Part, share_percent: float, device: DeviceShares, policy: Policy) -> Allotment:
+def _allotment(
+    part: Part,
+    share_percent: float,
+    effective_percent: float,
+    device: DeviceShares,
+    policy: Policy,
+) -> Allotment:
+    """What goes with a share; batches and admission are for what serves until it is in effect."""
     demand, ladder = part.demand, part.ladder
     if ladder is None:
         return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, part=part)
-    capacity = ladder.capacity_per_s(share_percent)
-    short = demand.slo_us > 0 and capacity < demand.busiest_per_s
+    grows = 0 < effective_percent <= share_percent - device.step_percent
+    serving = effective_percent if grows else share_percent
+    short = demand.slo_us > 0 and ladder.capacity_per_s(serving) < demand.busiest_per_s
+    shed_us = demand.slo_us * (1 - policy.shed_margin) if short else 0.0
+    rows_max = ladder.batch_rows_max(serving)
     return Allotment(
         device=device.name,
         share_percent=share_percent,
-        batch_rows_max=(ladder.full_rows_max if short else ladder.batch_rows_max)(share_percent),
+        batch_rows_max=ladder.full_rows_max(serving, shed_us) if short else rows_max,
         rate_per_s=demand.rate_per_s,
-        capacity_per_s=capacity,
-        shed_us=demand.slo_us * (1 - policy.margin) if short else 0.0,
+        capacity_per_s=ladder.capacity_per_s(share_percent),
+        shed_us=shed_us,
+        effective_percent=serving if grows else 0.0,
         part=part,
     )

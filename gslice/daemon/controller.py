@@ -220,12 +220,13 @@ class Controller:
 
     def _decide(self, now_ns: int, demands: Sequence[Demand]) -> dict[str, list[Allotment]]:
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
-        current = _current(demands, shares)
+        effective = {n: d.share_effective_percent for n, d in self._serving().items()}
+        current = _current(demands, shares, effective)
         return self._planner.plan(now_ns / 1e9, demands, self.devices(now_ns), current)
 
     def _relieve(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
         """Proposes a move away from a device on which somebody stays short."""
-        short = {decision.device for decision in self.decisions.values() if decision.shed_us}
+        short = {decision.device for decision in self.decisions.values() if decision.short}
         since_ns = {device: self._short_since_ns.get(device, now_ns) for device in short}
         self._short_since_ns = since_ns
         lasting = {device for device in short if now_ns - since_ns[device] >= _SHORT_NS}
@@ -247,7 +248,7 @@ class Controller:
             there = max(parts, key=lambda device: (parts[device], device == here))
             if there != here:
                 starved = ", ".join(
-                    sorted(n for n, d in self.decisions.items() if d.device == here and d.shed_us)
+                    sorted(n for n, d in self.decisions.items() if d.device == here and d.short)
                 )
                 mover.propose(name, [there], f"{here} is too small for the SLO of {starved}")
 
@@ -296,11 +297,20 @@ class Controller:
 
 
 def _current(
-    demands: Sequence[Demand], shares_percent: Mapping[str, float]
+    demands: Sequence[Demand],
+    shares_percent: Mapping[str, float],
+    effective_percent: Mapping[str, float] = {},
 ) -> dict[str, list[Allotment]]:
     """What functions have now, as the planner wants it."""
     return {
-        demand.name: [Allotment(demand.devices[0], share, rate_per_s=demand.rate_per_s)]
+        demand.name: [
+            Allotment(
+                demand.devices[0],
+                share,
+                rate_per_s=demand.rate_per_s,
+                effective_percent=effective_percent.get(demand.name, 0.0),
+            )
+        ]
         for demand in demands
         if (share := shares_percent.get(demand.name)) is not None
     }
