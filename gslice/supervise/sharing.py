@@ -128,6 +128,18 @@ class Sharing:
         if before != (self._decided, self._in_turns):
             await self.share_out()
 
+    async def adopt(self) -> None:
+        """Divides what was adopted, the first time.
+
+        What an earlier daemon's controller decided holds until this one's has.
+        """
+        if self._node.config.controller == "auto":
+            boards, admitted = self._node.turn_boards, self._admitted()
+            self._decided = {f.name: f.share_granted_percent for f in admitted}
+            over = (d for d in self._node.devices if boards.of(d).limit_percent is not None)
+            self._in_turns = frozenset(over)
+        await self.share_out()
+
     async def share_out(self) -> None:
         """Divides the devices among all that are admitted; shrinks go before grows."""
         async with self._lock:
@@ -161,15 +173,18 @@ class Sharing:
                 asked.setdefault(device, {})[spec.name] = self._request(spec)
         limits = {device: self._node.device(device).share_limit_percent for device in asked}
         for device, functions in asked.items():
-            for name, bounds in self._leaving(device).items():
-                functions.setdefault(f"{name}, which leaves", bounds)
+            room = limits[device] - sum(bounds.min_percent for bounds in functions.values())
+            for name, share_percent in self._leaving(device).items():
+                kept = min(share_percent, max(0.0, room))  # what others need they have
+                functions[f"{name}, which leaves"] = ShareBounds(kept, kept)
+                room -= kept
         shares = allocate_all(asked, limits)
         return {name: shares[name] for name in names} | self._in_turn(asked)
 
     def _in_turn(self, asked: Mapping[str, Mapping[str, ShareBounds]]) -> dict[str, float]:
         """What those get that were decided to take turns, wherever they are."""
         alone: dict[str, float] = {}
-        side_by_side = set()
+        side_by_side: set[str] = set()
         for device, functions in asked.items():
             if device not in self._in_turns:
                 side_by_side.update(functions)
@@ -207,14 +222,14 @@ class Sharing:
         total, limit = sum(shares), self._turns_limit(device)
         return total > limit and differs(total, limit)
 
-    def _leaving(self, device: str) -> dict[str, ShareBounds]:
-        """What functions have of a device that serve there until they serve on another."""
+    def _leaving(self, device: str) -> dict[str, float]:
+        """What functions have of a device on which they serve, or finish what they have, and go."""
         return {
-            function.name: ShareBounds(0.0, deployment.share_percent)
+            function.name: deployment.share_percent
             for function in self._admitted()
             if device not in function.spec.placed
-            and (deployment := function.deployment) is not None
-            and device in deployment.spec.placed
+            for deployment in function.deployments
+            if device in deployment.spec.placed and deployment not in function.kept.deployments
         }
 
     def _request(self, spec: FunctionSpec) -> ShareBounds:

@@ -110,11 +110,13 @@ def test_under_mps_its_helpers_are_not_killed_before_they_have_left(tmp_path: Pa
 
 
 async def started(node: Node, wanted: FunctionSpec, processes: int = 3) -> Program:
-    """A program that has started all that it starts."""
+    """A program that has started all that it starts; a family has said so."""
     program = await Program.start(node, wanted, 1.0)
     async with asyncio.timeout(20):
         # Neither /proc nor its log has an event for what it does.
-        while len(members(program.note)) < processes or not node.log_path("p").read_text():
+        while len(members(program.note)) < processes or not (
+            processes == 1 or node.log_path("p").read_text()
+        ):
             await asyncio.wait([program.death], timeout=0.005)
             assert not program.death.done(), node.log_path("p").read_text()
     return program

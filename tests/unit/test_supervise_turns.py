@@ -22,7 +22,13 @@ PROGRAM = ProgramSpec(("sleep", "1000"))
 
 def worker(turn: int, share_percent: float = 0.0) -> Any:
     return SimpleNamespace(
-        turn=turn, instance=0, pid=7, share_percent=share_percent, threads=0, limiter="cgroup"
+        turn=turn,
+        instance=0,
+        pid=7,
+        device="cpu",
+        share_percent=share_percent,
+        threads=0,
+        limiter="cgroup",
     )
 
 
