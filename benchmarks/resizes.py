@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 import math
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +120,7 @@ def client_figures(resizes: Sequence[Resize], calls: Sequence[Call]) -> Row:
             (during if met else steady).append(call)
     return {
         "requests": len(calls),
+        "waiting_max": _waiting_max(calls),
         "lost": sum(call.lost for call in calls),
         "errors": _errors(steady) + _errors(during),
         "errors_during": _errors(during),
@@ -129,10 +130,26 @@ def client_figures(resizes: Sequence[Resize], calls: Sequence[Call]) -> Row:
     }
 
 
+def _waiting_max(calls: Sequence[Call]) -> int:
+    """How many requests were without an answer at once: what a queue had to hold, or refused."""
+    answered = [call for call in calls if not call.lost]
+    changes = sorted([(c.due_s, 1) for c in answered] + [(c.answered_s, -1) for c in answered])
+    return max(itertools.accumulate(change for _, change in changes), default=0)
+
+
 def _seen(calls: Sequence[Call]) -> Row:
-    """What errors said, so that nobody has to guess; without their figures they are the same."""
-    texts = Counter(_FIGURES.sub("#", call.error) for call in calls if call.error)
-    told = "; ".join(f"{count} x {text}" for text, count in texts.most_common())
+    """What errors said and within what time, so that nobody has to guess.
+
+    Texts that differ in their figures alone are the same.
+    """
+    times_s: dict[str, list[float]] = {}
+    for call in calls:
+        if call.error:
+            times_s.setdefault(_FIGURES.sub("#", call.error), []).append(call.answered_s)
+    told = "; ".join(
+        f"{len(times)} x {text} (within {max(times) - min(times):.2f} s)"
+        for text, times in sorted(times_s.items(), key=lambda item: -len(item[1]))
+    )
     return {"seen": told} if told else {}
 
 

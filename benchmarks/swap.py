@@ -9,7 +9,7 @@ is sent, and a latency counts from when the request was due.
 between the resizes, `dispatch_us_p50`: time in which a request was queued and could have been
 claimed. `holes` says of how many swaps. `flip_us` is the flip itself: how long neither worker could
 claim, with the wait for the function's lock. `lost` requests got no answer, `errors` were answered
-with one (a queue that was full, above all).
+with one (a queue that was full, above all: `waiting_max` is how many had no answer at a time).
 What is `during` is of requests that waited or ran at any moment of a resize, with all that loading
 a shadow takes from the cores; `steady` is of all others. Identity computes in the pump, which
 nothing limits: its share changes in the books, and its rows show what the change itself costs.
@@ -52,7 +52,7 @@ from gslice.device.limiter import availability
 QUESTION = "What does a client notice while shares change?"
 FUNCTION = "f"
 CONCURRENCY = 16  # when the capacity is measured: enough for batches to fill
-# As in recovery: with the 256 of a function by default, calls were refused in two of three runs.
+# As in recovery: where the machine itself stalls for 0.1 s, a queue of the usual 256 is full.
 QUEUE = {"queue": {"request_max": "64KiB", "max": 1024}}
 FILE_BYTES = np.zeros((1, 2048), np.int32)
 ROW = np.zeros((1, 256), np.float32)
@@ -159,6 +159,7 @@ async def measure(arm: Arm, plan: Plan) -> Row:
         "path": ", ".join(sorted({resize.resized.path for resize in resizes})),
         "resizes": len(resizes),
         "rate_rps": round(rate_per_s, 1),
+        "queue_max": QUEUE["queue"]["max"],
         **client_figures(resizes, load.calls),
         "dispatch_us_p50": round(usual_wait_us, 1),
         "dispatch_us_p99": round(waits.percentile_us(99), 1),

@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.fakes.gpu import FakeGpu
 
 # Tests talk to nobody but loopback; onnxruntime would report its use to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# A machine that stalls is no failure, and neither is an example that only today's chance finds.
+settings.register_profile("gslice", deadline=None, derandomize=True)
+settings.load_profile("gslice")
 # Nobody here multiplies large matrices, and every process would start threads for it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -28,8 +28,6 @@ the policy's own processor time, in percent of a core; live, all of the daemon's
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +117,6 @@ def _simulation(options: argparse.Namespace) -> Report:
         "warm_ups_s": {name: workloads()[name].warm_ups_s for name in options.workloads},
     }
     report = Report(QUESTION, settings)
-    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
     for name in options.workloads:
         workload = workloads()[name]
         if options.quick:
@@ -129,7 +126,6 @@ def _simulation(options: argparse.Namespace) -> Report:
 
 
 def _live(options: argparse.Namespace) -> Report:
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # nodes are forked to be executed, nothing else
     from benchmarks.goodput.live.bench import Plan, measure  # it takes what the demo takes
 
     plan = (
@@ -137,9 +133,7 @@ def _live(options: argparse.Namespace) -> Report:
         if options.quick
         else Plan.full(options.seconds, options.seeds, GRID_PERCENT, options.plot)
     )
-    report = measure(plan)
-    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
-    return report
+    return measure(plan)
 
 
 def _shown(row: Row) -> Row:

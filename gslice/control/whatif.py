@@ -74,7 +74,9 @@ def what_if(demands: Iterable[Demand], changes: Sequence[WhatIf]) -> list[Demand
 
 def _with(demand: Demand, change: WhatIf) -> Demand:
     if change.key == "rate":
-        rate = change.value * demand.rate_per_s if change.times else change.value
-        return dataclasses.replace(demand, rate_per_s=rate)
+        if not change.times:  # nobody said how it would come
+            return dataclasses.replace(demand, rate_per_s=change.value, peak_per_s=0.0)
+        rate, peak = change.value * demand.rate_per_s, change.value * demand.peak_per_s
+        return dataclasses.replace(demand, rate_per_s=rate, peak_per_s=peak)
     slo_us = change.value * demand.slo_us if change.times else change.value
     return dataclasses.replace(demand, slo_us=slo_us)

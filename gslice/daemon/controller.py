@@ -124,7 +124,10 @@ class Controller:
         self.decisions.clear()
         self.decisions.update({name: allotments[0] for name, allotments in decided.items()})
         for name, deployment in self._serving().items():
-            self._limit(deployment, self.decisions.get(name))
+            decision = self.decisions.get(name)
+            moves = decision is not None and decision.device != deployment.spec.device
+            if self._knows(name, now_ns):
+                self._limit(deployment, None if moves else decision)
         shares = {
             name: allotment.share_percent
             for name, allotment in self.decisions.items()
@@ -141,10 +144,12 @@ class Controller:
         for name in self._watches.keys() - functions.keys():
             del self._watches[name]
         for name, deployment in self._serving().items():
-            segment, spec = deployment.segment, functions[name].spec
+            segment, spec = deployment.segment, deployment.spec
             assert segment is not None
             share = deployment.share_effective_percent / max(1, spec.instances)
-            self._watch(spec, segment.generation).observe(now_ns, segment.demand(), share)
+            watch = self._watches.setdefault(name, Watch())
+            watch.use(self._model(spec, spec.device))
+            watch.observe(now_ns, segment.generation, segment.demand(), share)
 
     def what_if(self, changes: Sequence[str]) -> Proposal:
         """What would be decided of other demands than there are.
@@ -162,7 +167,9 @@ class Controller:
         planner = Planner(self._planner.policy)
         # Of other demands the shares that there are say nothing.
         current = _current(demands, dict.fromkeys(shares, 0.0) if changes else shares)
-        plan = planner.plan(now_ns / 1e9, demands, self.devices(), current)
+        devices = self.devices(now_ns).items()
+        settled = {name: dataclasses.replace(device, changing=False) for name, device in devices}
+        plan = planner.plan(now_ns / 1e9, demands, settled, current)
         return Proposal(demands, shares, plan)
 
     def demands(self, now_ns: int) -> dict[str, Demand]:
@@ -170,16 +177,20 @@ class Controller:
         demands: dict[str, Demand] = {}
         for name, spec in self._admitted().items():
             deployment = self._supervisor.functions[name].deployment
-            watch = self._watches.get(name)
+            watch = self._watches.get(name) or Watch()
             signature = deployment.signature if deployment else None
             rows_max = signature.rows_max if signature else 0
-            demands[name] = (watch or Watch()).demand(now_ns, spec, rows_max)
+            measured = self._model(spec, spec.device)
+            demands[name] = watch.demand(now_ns, spec, measured, rows_max)
         return demands
 
-    def devices(self) -> dict[str, DeviceShares]:
+    def devices(self, now_ns: int) -> dict[str, DeviceShares]:
         """What there is to divide."""
         node, functions = self._supervisor.node, self._supervisor.functions.values()
         changing = {f.spec.device for f in functions if f.deployment and f.deployment.stale()}
+        # Who serves and has not been watched for long enough is not idle: it was adopted just now.
+        serving = self._serving().items()
+        changing |= {d.spec.device for name, d in serving if not self._knows(name, now_ns)}
         return {
             name: DeviceShares(
                 name,
@@ -203,17 +214,14 @@ class Controller:
             if function.admitted and function.deployment and function.deployment.segment
         }
 
-    def _watch(self, spec: FunctionSpec, generation: int) -> Watch:
-        watch = self._watches.get(spec.name)
-        if watch is None or watch.generation != generation:
-            watch = self._watches[spec.name] = Watch(generation)
-        watch.use(self._model(spec, spec.device))
-        return watch
+    def _knows(self, name: str, now_ns: int) -> bool:
+        """Whether a function has been watched for long enough to decide of it."""
+        return name in self._watches and self._watches[name].knows(now_ns)
 
     def _decide(self, now_ns: int, demands: Sequence[Demand]) -> dict[str, list[Allotment]]:
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         current = _current(demands, shares)
-        return self._planner.plan(now_ns / 1e9, demands, self.devices(), current)
+        return self._planner.plan(now_ns / 1e9, demands, self.devices(now_ns), current)
 
     def _relieve(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
         """Proposes a move away from a device on which somebody stays short."""
@@ -232,7 +240,9 @@ class Controller:
         }
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         current = _current(list(free.values()), shares)
-        for name, parts in self._planner.place(free.values(), self.devices(), current).items():
+        for name, parts in self._planner.place(
+            free.values(), self.devices(now_ns), current
+        ).items():
             here = demands[name].devices[0]
             there = max(parts, key=lambda device: (parts[device], device == here))
             if there != here:

@@ -20,17 +20,14 @@ _ROWS_WEIGHT = 0.3
 
 
 class Watch:
-    """Follows the counters of one segment.
+    """Follows the counters of a function's segments, one after the other."""
 
-    Args:
-        generation: The segment's.
-    """
-
-    def __init__(self, generation: int = 0) -> None:
-        self.generation = generation
+    def __init__(self) -> None:
         self._arrivals = ArrivalEstimator()
         self._learner: Learner | None = None
         self._rows_per_request = 1.0
+        self._segment = 0  # its generation
+        self._share_percent = 0.0
         self._last: tuple[int, Mapping[str, Any]] | None = None
 
     def use(self, measured: LatencyModel | None) -> None:
@@ -39,31 +36,49 @@ class Watch:
         if measured is not known:
             self._learner = None if measured is None else Learner(measured)
 
-    def observe(self, now_ns: int, counters: Mapping[str, Any], share_percent: float) -> None:
+    def live(self, measured: LatencyModel | None) -> LatencyModel | None:
+        """What a measured model has become since, if it is the one that batches correct."""
+        learner = self._learner
+        known = learner is not None and learner.measured is measured
+        return learner.model() if learner is not None and known else measured
+
+    def observe(
+        self, now_ns: int, segment: int, counters: Mapping[str, Any], share_percent: float
+    ) -> None:
         """Takes what a segment has counted.
 
         Args:
             now_ns: When.
+            segment: Its generation.
             counters: `Segment.demand()`.
             share_percent: One instance's effective share.
         """
         self._arrivals.observe(now_ns, counters["arrived"])
-        if self._last is None:
+        same = (segment, share_percent) == (self._segment, self._share_percent)
+        if self._last is None or not same:  # batches of two shares say nothing of either
             self._last = now_ns, counters
+            self._segment, self._share_percent = segment, share_percent
         elif now_ns - self._last[0] >= _INTERVAL_NS:
             self._learn(self._last[1], counters, share_percent)
             self._last = now_ns, counters
 
-    def demand(self, now_ns: int, spec: FunctionSpec, rows_max: int) -> Demand:
+    def knows(self, now_ns: int) -> bool:
+        """Whether it has watched long enough to know a rate."""
+        return self._arrivals.estimate(now_ns) is not None
+
+    def demand(
+        self, now_ns: int, spec: FunctionSpec, measured: LatencyModel | None, rows_max: int
+    ) -> Demand:
         """What the function needs, for the planner.
 
         Args:
             now_ns: When.
             spec: Of the function.
+            measured: What its batches take on its device, as measured; None: nobody has.
             rows_max: Its largest batch; 0: it is not batchable.
         """
         arrivals = self._arrivals.estimate(now_ns)
-        model = self._learner.model() if self._learner else None
+        model = self.live(measured)
         return Demand(
             name=spec.name,
             rate_per_s=arrivals.rate_per_s if arrivals else 0.0,

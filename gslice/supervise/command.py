@@ -8,6 +8,7 @@ one, which has its port, and is started once that has ended.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 # Many take minutes until they serve, so that a minute would never see a second death.
 _RESTARTS = RestartPolicy(window_us=3600 * SECOND_US, settled_us=600 * SECOND_US)
 _UNASKED_PERIOD_S = 1.0
+_LOOK_PERIOD_S = 1.0
 _DONE = "exited with code 0"
 
 
@@ -103,7 +105,7 @@ class Command(Function):
         self.resizing = _Share(node, self, budget)
         self._breaker = Breaker(_RESTARTS)
         self._tasks = Tasks(spec.name, node.event)
-        self._worry = ""
+        self._worry, self._look_s = "", 0.0
 
     @property
     def serving(self) -> bool:
@@ -223,7 +225,8 @@ class Command(Function):
         return program
 
     def _look_after(self, program: Program) -> None:
-        self.program, self.accepting, self._worry = program, True, ""
+        self.program, self.accepting = program, True
+        self._worry, self._look_s = "", 0.0
         url = program_of(self.spec).health_url
         runs = f"pid {program.pid} runs"
         self.set_state("LOADING", f"{runs}, and {url} does not answer yet" if url else runs)
@@ -255,9 +258,8 @@ class Command(Function):
             if program.death.done():
                 return ready_s
             if not told:
-                if ready_s is None:
-                    ready_s = time.monotonic()
-                    await self._look_at_mps(program)
+                ready_s = ready_s or time.monotonic()
+                await self._look_at_mps(program)
                 await self._show_state("READY", self._worry or self._memory_worry(program))
             else:
                 await self._show_state("LOADING" if ready_s is None else "UNAVAILABLE", told)
@@ -355,18 +357,23 @@ class Command(Function):
             )
 
     async def _look_at_mps(self, program: Program) -> None:
-        """A program that does not find MPS runs without, and without a word."""
+        """A program that does not find MPS runs without, and without a word.
+
+        One that loads for long makes its first context late, so until there is one this looks on.
+        """
         gpu = self._node.gpus.get(self.spec.device)
-        if gpu is None:
+        if gpu is None or time.monotonic() < self._look_s:
             return
+        worry = ""
         try:
-            outside = await gpu.misses(members(program.note))
+            if await gpu.misses(members(program.note)):
+                worry = "none of its processes is a client of MPS; until one is, no limit holds it"
         except GsliceError as error:
-            outside, text = False, f"it is not known whether MPS limits it: {error.message}"
-            self._node.event(self.name, EventKind.SHARE, text)
-        if outside:
-            self._worry = "none of its processes is a client of MPS, so its limits are not kept"
-            self._node.event(self.name, EventKind.SHARE, self._worry)
+            worry = f"it is not known whether MPS limits it: {error.message}"
+        if worry and worry != self._worry:
+            self._node.event(self.name, EventKind.SHARE, worry)
+        self._worry = worry
+        self._look_s = time.monotonic() + _LOOK_PERIOD_S if worry else math.inf
 
     def _memory_worry(self, program: Program) -> str:
         limit = program.memory_limit_bytes

@@ -44,17 +44,17 @@ def shortened(text: str, max_chars: int = TEXT_MAX_CHARS) -> str:
 async def follow(path: Path, count: int) -> AsyncIterator[str]:
     """The last lines of a log, then those that are added, without end."""
     end = _size(path)
-    for line in last_lines(path, count):
-        yield line
-    rest = b""
+    start = max(0, end - _TAIL_BYTES)
+    *lines, rest = _part(path, start, end - start).split(b"\n")
+    lines = lines[-count:] if count > 0 else []
     while True:
+        for line in lines:
+            yield line.decode(errors="replace")
         size = _size(path)
         if size < end:  # it was cut
             end, rest = 0, b""
         *lines, rest = (rest + _part(path, end, size - end)).split(b"\n")
         end = size
-        for line_bytes in lines:
-            yield line_bytes.decode(errors="replace")
         await asyncio.sleep(_FOLLOW_PERIOD_S)  # files that grow tell asyncio nothing
 
 

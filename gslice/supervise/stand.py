@@ -67,9 +67,9 @@ class Stand:
 
     async def close(self) -> None:
         """Ends the worker, if there is one."""
-        if self._worker is not None:
-            worker, self._worker = self._worker, None
-            await self._instances.discard(worker)
+        if (worker := self._worker) is not None:
+            await self._instances.discard(worker)  # cancelled, it is closed again
+            self._worker = None
             self._node.stands.remove(worker)
             self._node.changes.notify()
 

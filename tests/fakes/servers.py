@@ -36,7 +36,6 @@ class FakeControl:
         ]
         self.events: list[Any] = []
         self.versions: list[Any] = []
-        self.planned: list[Any] = []
         self.profile: list[Any] = []
         self.planned: list[Any] = []
         self.asked: list[Any] = []

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_it_gets_no_more_memory_than_it_may_take(start_node, command: Command) -
 
 def test_on_a_gpu_it_is_told_its_limits(start_gpu_node: Any) -> None:
     body = {
-        "command": ["sh", "-c", "env; exec sleep 1000"],
+        "command": ["sh", "-c", "env; echo told; exec sleep 1000"],
         "device": "cuda:0",
         "share": "30%",
         "memory": "1GiB",
@@ -209,7 +210,8 @@ def test_on_a_gpu_it_is_told_its_limits(start_gpu_node: Any) -> None:
     assert "none of its processes is a client of MPS" in function.reason
     assert function.device_memory_bytes == 1 << 30
     with node.control() as control:
-        told = dict(line.partition("=")[::2] for line in control.logs("llm", 200))
+        lines = takewhile(lambda line: line != "told", control.logs("llm", 200, follow=True))
+        told = dict(line.partition("=")[::2] for line in lines)
         assert told["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
         assert told["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=1024M"
         assert told["CUDA_MPS_PIPE_DIRECTORY"] == str(node.state_dir / "mps/0/pipe")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gslice.core.errors import NotFound, ResourceExhausted
+from gslice.core.errors import NotFound
 from tests.fakes.gpu import FakeGpu
 from tests.node import Node
 from tests.process.gpu import meet, on_gpu
-from tests.process.traffic import Traffic
+from tests.process.traffic import Traffic, cpu_s_per_request
 
 ONE, OTHER = "cpu:0-0", "cpu:1-1"
 TWO_CORES: dict[str, Any] = {ONE: {}, OTHER: {}}
@@ -41,13 +41,6 @@ def moves(node: Node, name: str) -> list[str]:
 def diff(node: Node) -> list[Any]:
     with node.control() as control:
         return list(control.diff().changes)
-
-
-def assert_answered_once_or_shed(traffic: Traffic) -> None:
-    """Every request was answered once, or refused at the door: some are too many there."""
-    assert {type(error) for error in traffic.errors} <= {ResourceExhausted}
-    assert set(traffic.answers.values()) == {1}
-    assert len(traffic.answers) + len(traffic.errors) == traffic.sent
 
 
 def test_functions_are_spread_and_leave_a_drained_device_under_load(start_node, zoo) -> None:
@@ -94,7 +87,8 @@ def test_functions_are_spread_and_leave_a_drained_device_under_load(start_node, 
 
 
 def test_a_function_moves_where_its_slo_can_be_kept(start_node, zoo) -> None:
-    body = {**zoo("Burns", args={"iterations": 60_000}), "slo": {"p99": "150ms"}}
+    slo_ms = round(6500 * cpu_s_per_request(60_000))  # more than a core gives four clients each
+    body = {**zoo("Burns", args={"iterations": 60_000}), "slo": {"p99": f"{slo_ms}ms"}}
     node = start_node({"a": body, "b": body}, devices=TWO_CORES, node={"packing": "fewest"})
     assert set(places(node).values()) == {ONE}
     with (
@@ -104,8 +98,8 @@ def test_a_function_moves_where_its_slo_can_be_kept(start_node, zoo) -> None:
         node.wait_status(lambda status: {f.device for f in status.functions} == {ONE, OTHER})
         one.wait_answers(5)
         other.wait_answers(5)
-    assert_answered_once_or_shed(one)
-    assert_answered_once_or_shed(other)
+    one.assert_answered_once_or_shed()
+    other.assert_answered_once_or_shed()
     (moved,) = (f.name for f in node.status().functions if f.device == OTHER)
     assert f"{ONE} is too small for the SLO of" in moves(node, moved)[0]
     assert diff(node) == []
@@ -134,5 +128,8 @@ def test_functions_leave_a_gpu_that_is_lost(start_node, monkeypatch: pytest.Monk
         assert moves(node, mover)[0] == "moves cuda:1 -> cuda:0: cuda:1 cannot be used"
         fake.set_gpus(found, replace(lost, lost=0))
         node.wait_status(lambda s: not any(device.problem for device in s.devices))
+        with node.control() as control:  # the next look that orders something finds nothing more
+            assert [s.name for s in control.drain("cuda:1")] == ["done"]
+        assert not any("-> cuda:1" in move for move in moves(node, mover))
         assert places(node)[mover] == "cuda:0"
         node.stop()

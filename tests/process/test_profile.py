@@ -23,6 +23,8 @@ from tests.node import Node
 from tests.process.gpu import MPS, events, on_gpu
 from tests.process.traffic import Traffic
 
+LONG = list(range(10, 101, 10))  # shares that nobody waits to see measured
+
 
 def profile(node: Node, name: str, *grid: Any, **options: Any) -> list[Any]:
     with node.control() as control:
@@ -59,7 +61,7 @@ def test_a_function_is_measured_while_it_serves(start_node, model) -> None:
     for point in result.points:
         assert 0 < point.median_us <= point.p99_us
         assert point.batches >= 10
-        assert point.fitted_us == pytest.approx(point.median_us, rel=10)
+        assert point.fitted_us == pytest.approx(point.median_us, rel=0.5)
         assert point.joules == 0
     assert [curve.bucket for curve in result.curves] == [1, 4]
     assert not result.quick
@@ -104,7 +106,7 @@ def test_a_load_times_batches_of_a_function_with_an_slo(start_node, model, zoo) 
 
 def test_whoever_leaves_gives_it_up(start_node, model) -> None:
     node = start_node({"f": model})
-    with node.control() as control, closing(control.profile("f", [50], [1, 2, 4, 8])) as steps:
+    with node.control() as control, closing(control.profile("f", LONG, [1, 2, 4])) as steps:
         next(steps)
         next(steps)
         with pytest.raises(FailedPrecondition, match="function f is being measured already"):
@@ -181,7 +183,7 @@ def test_whoever_leaves_a_gpu_leaves_it_as_it_was(start_gpu_node, gpu: FakeGpu) 
     node = start_gpu_node({"f": on_gpu(share="25%")}, devices=MPS)
     before = gpu.processes()
     with node.control() as control:
-        with closing(control.profile("f", [50, 75])) as steps:
+        with closing(control.profile("f", LONG)) as steps:
             next(steps)
             next(steps)
         for event in control.events(50, follow=True, subject="f"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -10,7 +9,7 @@ import time
 import pytest
 
 from tests.node import Node
-from tests.process.traffic import Traffic
+from tests.process.traffic import Traffic, cpu_s_per_request
 
 ONE_CORE = {"cpu": {"cpus": "0"}}
 
@@ -35,14 +34,6 @@ def wait_for_a_quiet_core(core: int, deadline: float) -> None:
         os.sched_setaffinity(0, before)
 
 
-def cpu_s_per_request() -> float:
-    """What one request of `Burns` costs on a core that nobody else uses."""
-    begun_s = time.thread_time()
-    for _ in range(20):
-        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", ITERATIONS)
-    return (time.thread_time() - begun_s) / 20
-
-
 def work_done_percent(node: Node, name: str, low: float, high: float) -> float:
     """Work done in a second of the wall clock, in percent of what one core can do.
 
@@ -52,7 +43,7 @@ def work_done_percent(node: Node, name: str, low: float, high: float) -> float:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         wait_for_a_quiet_core(0, deadline)
-        cost_s = cpu_s_per_request()
+        cost_s = cpu_s_per_request(ITERATIONS)
         with Traffic(node, name, clients=2, pace_s=0) as traffic:
             traffic.wait_answers(5)
             begun_s, done = time.monotonic(), traffic.answers.total()

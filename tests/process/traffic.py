@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
+import time
 from collections import Counter
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from gslice.core.errors import GsliceError
+from gslice.core.errors import GsliceError, ResourceExhausted
 from tests.node import WAIT_S, Node
 
 _PACE_S = 0.02  # what is tested needs the cores, too
+
+
+def cpu_s_per_request(iterations: int) -> float:
+    """What one request of `Burns` costs on a core that nobody else uses."""
+    begun_s = time.thread_time()
+    for _ in range(20):
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", iterations)
+    return (time.thread_time() - begun_s) / 20
 
 
 class Answers:
@@ -46,6 +56,12 @@ class Answers:
         assert self.errors == [], self.errors[:3]
         assert self.sent > 0
         assert self.answers == Counter(range(1, self.sent + 1))
+
+    def assert_answered_once_or_shed(self) -> None:
+        """Every request was answered once, or refused at the door: some may be too many."""
+        assert {type(error) for error in self.errors} <= {ResourceExhausted}
+        assert set(self.answers.values()) == {1}
+        assert len(self.answers) + len(self.errors) == self.sent
 
 
 class Traffic(Answers):

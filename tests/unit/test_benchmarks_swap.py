@@ -166,12 +166,13 @@ def test_a_call_belongs_to_the_resize_that_it_met() -> None:
     refused = [Call(10.5, 10.5, "1 of 4"), Call(13, 19, "2 of 4"), Call(13, 21, "full")]
     assert client_figures(resizes, [*steady, *during, *refused, Call(10.5)]) == {
         "requests": 11,
+        "waiting_max": 3,
         "lost": 1,
         "errors": 3,
         "errors_during": 2,
         "p99_ms_steady": 750,
         "p99_ms_during": 13_000,
-        "seen": "2 x # of #; 1 x full",
+        "seen": "2 x # of # (within 8.50 s); 1 x full (within 0.00 s)",
     }
     without = client_figures([], steady)
     assert without["p99_ms_during"] is None

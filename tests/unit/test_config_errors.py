@@ -288,7 +288,7 @@ def test_a_file_that_swells_is_refused(tmp_path: Path) -> None:
     assert "more than 100000 values" in line
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(max_size=80) | st.text(alphabet="{}[]:,&*!|>-# \n\tab1%", max_size=60))
 def test_any_text_is_good_or_told_to_be_wrong(tmp_path_factory, text: str) -> None:
     with pytest.raises(ConfigError) as caught:

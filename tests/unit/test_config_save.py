@@ -47,7 +47,7 @@ specs = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(specs, st.sampled_from([None, Path("/base")]))
 def test_a_function_survives_the_round_trip(spec: FunctionSpec, base: Path | None) -> None:
     text = function_to_yaml(spec, base)
@@ -60,7 +60,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=3))
 def test_any_arguments_survive_the_round_trip(args: dict[str, object]) -> None:
     spec = FunctionSpec("f", engine="python", python="a:B", python_path="/p", args=args)

@@ -226,7 +226,7 @@ demands_strategy = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(demands_strategy, demands_strategy)
 def test_divisions_fit_and_keep_bounds(first: list[Demand], second: list[Demand]) -> None:
     planner = Planner()

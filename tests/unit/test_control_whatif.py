@@ -43,3 +43,11 @@ def test_nobody_of_that_name() -> None:
     with pytest.raises(NotFound, match="there is no function z") as caught:
         changed("z.rate=1")
     assert caught.value.hint == "functions: a, b.c"
+
+
+def test_a_rate_comes_evenly_unless_it_is_times_the_one_that_there_is() -> None:
+    bursty = Demand("a", 100.0, peak_per_s=300.0)
+    (half,) = what_if([bursty], [WhatIf.parse("rate=0.5x")])
+    (ten,) = what_if([bursty], [WhatIf.parse("rate=10")])
+    assert (half.rate_per_s, half.busiest_per_s) == (50, 150)
+    assert (ten.rate_per_s, ten.busiest_per_s) == (10, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -203,6 +204,38 @@ def test_limits_are_told_again_to_another_segment_only() -> None:
     assert segment.limits
 
 
+def test_another_segment_is_no_rest() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    bench.run(20, a=600, b=600)
+    before, told = bench.share("a"), bench.limits("a")[-1]
+    segment = bench.supervisor.functions["a"].deployment.segment = FakeSegment()
+    segment.generation = 2
+    for _ in range(4):
+        bench.run(0.5, a=600, b=600)
+        assert (bench.share("a"), bench.limits("a")[-1]) == (before, told)
+
+
+def test_nothing_is_decided_of_those_that_were_adopted_just_now() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    for name, share in (("a", 90.0), ("b", 10.0)):
+        bench.supervisor.functions[name].share_granted_percent = share
+        bench.supervisor.functions[name].deployment.share_effective_percent = share
+    bench.run(0.5, a=1_200, b=100)
+    assert (bench.share("a"), bench.share("b")) == (90, 10)
+    assert bench.limits("a") == []  # what the daemon before this one told it holds
+    bench.run(20, a=1_200, b=100)
+    assert bench.share("a") > 70
+    assert bench.limits("a") != []
+
+
+def test_what_if_is_not_kept_by_shadows_on_their_way() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    bench.run(10, a=100, b=100)
+    bench.supervisor.functions["b"].deployment.stale = lambda: ["its worker"]
+    (decision,) = bench.controller.what_if(["a.rate=1200"]).plan["a"]
+    assert decision.capacity_per_s > 1_200
+
+
 def test_what_if_changes_nothing() -> None:
     bench = Bench(spec("a"), spec("b"))
     bench.run(10, a=100, b=100)
@@ -260,6 +293,19 @@ def test_whoever_is_short_is_relieved_by_a_move() -> None:
     reply = plan_reply(bench.controller.what_if(["a.rate=1400", "b.rate=1000"]))
     planned = {each.name: [d.device for d in each.decisions] for each in reply.functions}
     assert planned == {"a": ["one"], "b": ["other"]}
+
+
+def test_who_is_on_the_way_is_not_limited_as_it_will_be_there() -> None:
+    bench = Bench(on_either("a"), devices=TWO)
+    bench.run(10, a=100)
+    function = bench.supervisor.functions["a"]
+    function.spec = replace(function.spec, device="other", slo_p99_us=1_000)  # out of reach
+    bench.run(5, a=100)
+    assert bench.controller.decisions["a"].shed_us > 0
+    assert bench.limits("a")[-1] == (4, 0, 0)
+    function.deployment.spec = function.spec
+    bench.run(1, a=100)
+    assert bench.limits("a")[-1][2] > 0
 
 
 def test_nobody_moves_at_once_nor_for_one_burst() -> None:

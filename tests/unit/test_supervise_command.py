@@ -159,6 +159,33 @@ def test_one_that_nobody_can_ask_is_ready_when_it_runs(run) -> None:
     run(test)
 
 
+def test_one_that_becomes_a_client_of_mps_late_is_not_worried_about_for_ever(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gpu:
+        """One whose MPS the program finds when it makes its first context."""
+
+        outside = True
+
+        async def misses(self, pids: object) -> bool:
+            return self.outside
+
+    async def test(bench: Bench) -> None:
+        gpu = Gpu()
+        function = await bench.load(JOB)
+        await bench.state("READY")
+        with monkeypatch.context() as patch:
+            patch.setitem(bench.supervisor.node.gpus, "cpu", gpu)  # type: ignore[arg-type]
+            await bench.until(lambda: "none of its processes is a client" in function.reason)
+            gpu.outside = False
+            await bench.until(lambda: not function.reason)
+        assert sum("client of MPS" in event for event in bench.events) == 1
+
+    monkeypatch.setattr(module, "_LOOK_PERIOD_S", 0.0)
+    monkeypatch.setattr(module, "_UNASKED_PERIOD_S", 0.001)
+    run(test)
+
+
 def test_a_death_is_followed_by_another_start(run) -> None:
     async def test(bench: Bench) -> None:
         function = await bench.load()

@@ -49,13 +49,13 @@ def test_a_last_line_without_end_is_shortened(tmp_path: Path) -> None:
 
 def test_following_shows_the_last_lines_then_new_ones_across_a_cut(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
-    log.write_text("old\nlast\n")
+    log.write_text("old\nlast\nunfin")
 
     async def scenario() -> list[str]:
         lines = follow(log, 1)
         seen = [await anext(lines)]
         with log.open("a") as writer:
-            writer.write("new\nhal")
+            writer.write("ished\nhal")
         seen.append(await anext(lines))
         with log.open("a") as writer:
             writer.write("f\n")
@@ -65,4 +65,4 @@ def test_following_shows_the_last_lines_then_new_ones_across_a_cut(tmp_path: Pat
         await lines.aclose()
         return seen
 
-    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["last", "new", "half", "cut"]
+    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == ["last", "unfinished", "half", "cut"]

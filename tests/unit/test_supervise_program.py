@@ -22,6 +22,7 @@ from gslice.supervise.node import Node
 from gslice.supervise.process import spawn
 from gslice.supervise.program import Program
 from gslice.supervise.program_note import Note, end_all, members, read_notes
+from tests.node import wait_pidfd
 from tests.unit.function_bench import make_supervisor
 
 # It starts a child in a session of its own, which starts another; then it says so, and waits.
@@ -94,8 +95,10 @@ def test_under_mps_its_helpers_are_not_killed_before_they_have_left(tmp_path: Pa
         process = spawn(["/bin/sh", "-c", code], dict(os.environ), log, ends_group=False)
         await process.death
         helper = int(log.read_text())
-        os.kill(helper, 0)  # it is there
-        os.kill(helper, signal.SIGKILL)
+        pidfd = os.pidfd_open(helper)
+        assert not wait_pidfd(pidfd, 0.5)  # killed, it would be gone in a moment
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
 
     asyncio.run(scenario())
 
@@ -104,7 +107,8 @@ async def started(node: Node, wanted: FunctionSpec, processes: int = 3) -> Progr
     """A program that has started all that it starts."""
     program = await Program.start(node, wanted, 1.0)
     async with asyncio.timeout(20):
-        while len(members(program.note)) < processes:  # /proc has no event for a new process
+        # Neither /proc nor its log has an event for what it does.
+        while len(members(program.note)) < processes or not node.log_path("p").read_text():
             await asyncio.wait([program.death], timeout=0.005)
             assert not program.death.done(), node.log_path("p").read_text()
     return program

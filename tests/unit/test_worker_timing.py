@@ -150,7 +150,8 @@ def test_what_does_not_run_with_zeros_needs_a_sample() -> None:
 # ---- in passing ----------------------------------------------------------------------------------
 
 
-def test_in_passing_a_few_of_each_size() -> None:
+def test_in_passing_a_few_of_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gslice.worker.timing.QUICK_US", 60_000_000)
     measured = timing(Counted()).measure_quickly((1, 4, 16))
     assert [(times.bucket, len(times.each_us)) for times in measured] == [
         (1, 20),
@@ -204,10 +205,11 @@ def test_a_quota_holds_for_what_is_measured_and_changes_in_place(slow: FunctionS
         worker.request(messages.SetShare(20.0), messages.ShareSet)
         fifth = worker.request(order, messages.Measured)
         assert fifth.share_effective_percent == pytest.approx(20)
-        # The work is the same; whoever else uses the core only makes either longer.
-        assert fifth.timed_us / fifth.batches > 2 * whole.median_us
         worker.request(messages.SetShare(100.0), messages.ShareSet)
-        assert worker.request(order, messages.Measured).share_effective_percent == 100
+        again = worker.request(order, messages.Measured)
+        assert again.share_effective_percent == 100
+        # The work is the same; whoever else uses the core only makes it longer.
+        assert fifth.timed_us / fifth.batches > 2 * min(whole.median_us, again.median_us)
 
 
 def test_what_is_measured_never_serves(slow: FunctionSpec) -> None:

@@ -56,7 +56,7 @@ class Slo:
         for name, watch in self._watches.items():
             shares = [grant.share_percent for grant in seen.granted.get(name, ())]
             share = sum(shares) / len(shares) if shares else 0.0
-            watch.observe(now_ns, _counters(seen.traffic[name]), share)
+            watch.observe(now_ns, 0, _counters(seen.traffic[name]), share)
         return self._plan(now_ns)
 
     def _plan(self, now_ns: int) -> Plan:
@@ -72,7 +72,7 @@ class Slo:
     def _demand(self, name: str, now_ns: int) -> Demand:
         """As the daemon has it, but for the devices: the function may run on any of them."""
         rows_max = next(f.rows_max for f in self._scene.functions if f.name == name)
-        demand = self._watches[name].demand(now_ns, self._specs[name], rows_max)
+        demand = self._watches[name].demand(now_ns, self._specs[name], self._models[name], rows_max)
         model = next(iter(demand.models.values()))
         return replace(demand, models=dict.fromkeys(self._devices, model), devices=())
 
