@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gslice.core.errors import ResourceExhausted
 from tests.fakes.gpu import FakeGpu
 from tests.node import Node, kill_and_wait
 from tests.process.gpu import load, meet, on_gpu
@@ -171,6 +172,24 @@ def test_a_replica_that_does_not_load_changes_nothing(start_node, zoo, tmp_path)
     traffic.assert_each_answered_once()
     assert places(node) == before
     assert list(node.function("f").devices) == list(before)
+
+
+def test_the_controller_adds_a_replica_where_one_device_is_too_small(start_node, zoo) -> None:
+    body = zoo("Burns", args={"iterations": 60_000}, replicas="auto", slo={"p99": "150ms"})
+    node = start_node({"f": body}, devices=TWO_CORES)
+    ((home, first),) = places(node).items()
+    with Traffic(node, "f", clients=8, pace_s=0) as traffic:
+        node.wait_function("f", is_on(ONE, OTHER))
+        traffic.wait_answers(20)
+    assert {type(error) for error in traffic.errors} <= {ResourceExhausted}
+    assert set(traffic.answers.values()) == {1}
+    assert places(node)[home] == first
+    assert f"{home} is too small for the SLO of f" in moves(node)[0]
+    decision = node.function("f").decision
+    assert set(decision.device.split(", ")) == {ONE, OTHER}
+    node.kill_daemon()
+    node.start()
+    assert sorted(places(node)) == [ONE, OTHER]
 
 
 def test_a_lost_gpu_costs_a_replica_which_goes_elsewhere(
