@@ -16,13 +16,14 @@ def predicted_p99_us(allotment: Allotment) -> float:
     part = allotment.part
     if part is None or part.ladder is None:
         return math.inf
-    rate = min(allotment.rate_per_s, allotment.capacity_per_s)
+    rate = min(allotment.rate_per_s, allotment.capacity_per_s) / allotment.replicas
     return part.ladder.predicted_p99_us(allotment.share_percent, rate)
 
 
 def reason(allotment: Allotment) -> str:
     """One line."""
-    part, share = allotment.part, f"{allotment.share_percent:g}% of {allotment.device}"
+    each = "each of " if allotment.replicas > 1 else ""
+    part, share = allotment.part, f"{allotment.share_percent:g}% of {each}{allotment.device}"
     if part is None:
         return share
     demand = part.demand

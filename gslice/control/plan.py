@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from gslice.control.demand import Allotment, Policy
 from gslice.control.division import divide
 from gslice.control.ladder import Ladders
-from gslice.control.placement import Site, place
+from gslice.control.level import level
+from gslice.control.placement import Site, holds, place
 from gslice.control.settle import settle
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Planner:
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
     _changed_s: dict[str, float] = field(default_factory=dict)
-    _answers: dict[str, tuple[object, dict[str, float]]] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -56,6 +57,7 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         placement = self.place(by_name.values(), devices, current)
         plan: dict[str, list[Allotment]] = {}
+        asked = {}
         for device in devices.values():
             here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
             parts = [site.part(by_name[n], device.name, part) for n, part in here.items()]
@@ -65,12 +67,24 @@ class Planner:
                 for allotment in current.get(name, ())
                 if allotment.device == device.name
             }
-            before = {name: allotment.share_percent for name, allotment in has.items()}
-            for part, share_percent in self._shares(now_s, parts, before, device):
+            asked[device.name] = parts, has
+        first = {
+            name: self._shares(now_s, parts, has, devices[name])
+            for name, (parts, has) in asked.items()
+        }
+        for device_name, (parts, has) in asked.items():
+            shares, levelled = first[device_name], level(parts, device_name, first, site)
+            if levelled != parts:
+                shares = self._shares(now_s, levelled, has, devices[device_name], "levelled")
+            if shares != _percents(has):
+                self._changed_s[device_name] = now_s
+            for part in parts:
                 name = part.demand.name
                 effective_percent = has[name].effective_percent if name in has else 0.0
                 plan.setdefault(name, []).append(
-                    _allotment(part, share_percent, effective_percent, device, self.policy)
+                    _allotment(
+                        part, shares[name], effective_percent, devices[device_name], self.policy
+                    )
                 )
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -90,28 +104,38 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         return place(demands, _fractions(current), site)
 
+    def holds(
+        self, demands: Iterable[Demand], on: Iterable[str], devices: Mapping[str, DeviceShares]
+    ) -> bool:
+        """Whether devices can keep the SLOs of all that are there; see `placement.holds`."""
+        return holds(demands, on, Site(devices, self._ladder, self.policy))
+
     def _shares(
         self,
         now_s: float,
         parts: Sequence[Part],
-        before: Mapping[str, float],
+        has: Mapping[str, Allotment],
         device: DeviceShares,
-    ) -> list[tuple[Part, float]]:
+        how: str = "",
+    ) -> dict[str, float]:
+        before = _percents(has)
         rested_s = now_s - self._changed_s.get(device.name, -math.inf)
         asked = parts, before, device, rested_s >= device.rest_s
-        if device.name not in self._answers or self._answers[device.name][0] != asked:
+        known = device.name, how
+        if known not in self._answers or self._answers[known][0] != asked:
             target = divide(parts, device, self.policy)
             shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
             if device.changing:
                 shares = {name: before.get(name, share) for name, share in shares.items()}
-            self._answers[device.name] = asked, shares
-        shares = self._answers[device.name][1]
-        if shares != before:
-            self._changed_s[device.name] = now_s
-        return [(part, shares[part.demand.name]) for part in parts]
+            self._answers[known] = asked, shares
+        return self._answers[known][1]
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
+
+
+def _percents(has: Mapping[str, Allotment]) -> dict[str, float]:
+    return {name: allotment.share_percent for name, allotment in has.items()}
 
 
 def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:

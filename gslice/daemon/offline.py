@@ -96,7 +96,7 @@ def offline_plan(path: Path, changes: Sequence[str], overrides: Iterable[Overrid
             (_demand(spec, profiles, observations) for spec in config.functions.values()), wanted
         )
     devices = {n: DeviceShares(n, d.share_limit_percent) for n, d in config.devices.items()}
-    planner = Planner(Policy(packing=config.node.packing, replicas_max=1))
+    planner = Planner(Policy(packing=config.node.packing))
     return plan_reply(Proposal(demands, {}, planner.plan(0.0, demands, devices, {})))
 
 
@@ -117,6 +117,8 @@ def _demand(spec: FunctionSpec, profiles: Profiles, observations: Observations) 
         bounds=spec.share,
         models=models,
         devices=devices,
+        replicas_min=spec.replicas_min,
+        replicas_max=spec.replicas_max,
     )
 
 

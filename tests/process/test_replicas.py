@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gslice.core.errors import ResourceExhausted
 from tests.fakes.gpu import FakeGpu
 from tests.node import Node, kill_and_wait
-from tests.process.gpu import load, meet, on_gpu
+from tests.process.gpu import load, meet, numbers, on_gpu
 from tests.process.traffic import Traffic
 
 ONE, OTHER = "cpu:0-0", "cpu:1-1"
@@ -173,6 +174,63 @@ def test_a_replica_that_does_not_load_changes_nothing(start_node, zoo, tmp_path)
     assert list(node.function("f").devices) == list(before)
 
 
+def test_replicas_rest_and_wake_together(start_node, zoo) -> None:
+    body = zoo("Signed", replicas=2, residency="cold", idle_after="300ms")
+    node = start_node({"f": body}, devices=TWO_CORES)
+    node.wait_function("f", lambda f: f.state == "COLD" and not f.workers)
+    assert sorted(node.function("f").devices) == [ONE, OTHER]
+    with Traffic(node, "f") as traffic:
+        traffic.wait_answers(50)
+        node.wait_function("f", is_on(ONE, OTHER))
+        traffic.wait_answers(50)
+        assert len(traffic.tags) == 2
+    traffic.assert_each_answered_once()
+    node.wait_function("f", lambda f: f.state == "COLD" and not f.workers)
+    with node.control() as control:
+        assert [s.name for s in control.drain(ONE)] == ["moved", "done"]
+    with node.client() as client:
+        client.infer("f", numbers(1))
+    node.wait_function("f", is_on(OTHER))
+
+
+def test_a_version_is_kept_on_both_devices(start_node, zoo) -> None:
+    def tagged(tag: int) -> dict[str, Any]:
+        return zoo("Tagged", args={"tag": tag}, replicas=2, versions={"keep": 2})
+
+    node = start_node({"f": tagged(1)}, devices=TWO_CORES)
+    old = places(node)
+    pids = {pid for there in old.values() for pid in there}
+    with Traffic(node, "f") as traffic:
+        traffic.wait_answers(20)
+        load(node, "f", tagged(2))
+        traffic.wait_answers(20)
+        assert set(next(iter(node.function("f").kept)).pids) == pids
+        with node.control() as control:
+            stages = [s.name for s in control.rollback("f")]
+        assert "load" not in stages
+        traffic.wait_answers(20)
+    traffic.assert_each_answered_once()
+    assert places(node) == old
+
+
+def test_the_controller_adds_a_replica_where_one_device_is_too_small(start_node, zoo) -> None:
+    body = zoo("Burns", args={"iterations": 60_000}, replicas="auto", slo={"p99": "150ms"})
+    node = start_node({"f": body}, devices=TWO_CORES)
+    ((home, first),) = places(node).items()
+    with Traffic(node, "f", clients=8, pace_s=0) as traffic:
+        node.wait_function("f", is_on(ONE, OTHER))
+        traffic.wait_answers(20)
+    assert {type(error) for error in traffic.errors} <= {ResourceExhausted}
+    assert set(traffic.answers.values()) == {1}
+    assert places(node)[home] == first
+    assert f"{home} is too small for the SLO of f" in moves(node)[0]
+    decision = node.function("f").decision
+    assert set(decision.device.split(", ")) == {ONE, OTHER}
+    node.kill_daemon()
+    node.start()
+    assert sorted(places(node)) == [ONE, OTHER]
+
+
 def test_a_lost_gpu_costs_a_replica_which_goes_elsewhere(
     start_node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +250,16 @@ def test_a_lost_gpu_costs_a_replica_which_goes_elsewhere(
             traffic.wait_answers(20)
         traffic.assert_each_answered_once()
         assert places(node)[second] == kept
+        # Under MPS a share is fixed when a process starts: a shadow on each.
+        with Traffic(node, "f") as traffic, node.control() as control:
+            stages = [stage.name for stage in control.resize("f", "50%")]
+            traffic.wait_answers(20)
+        traffic.assert_each_answered_once()
+        assert stages.count("swap") == 2
+        found = node.wait_function("f", is_on(second, third))
+        assert found.share_granted_percent == 50
+        assert found.share_effective_percent == pytest.approx(50, abs=1)
+        assert kept not in places(node).values()
         assert (
             moves(node)[0]
             == f"moves {first}, {second} -> {second}, {third}: {first} cannot be used"

@@ -95,6 +95,32 @@ def test_a_function_that_was_given_up_does_not_come_back_by_itself(tmp_path: Pat
     asyncio.run(scenario())
 
 
+def test_a_device_that_kills_everything_gives_up_nothing_elsewhere(tmp_path: Path) -> None:
+    class OnTwo(Running):
+        async def replace(self, device: str) -> None:
+            if device == "bad":
+                raise LoadFailed("no such model")
+            await super().replace(device)
+
+    async def scenario() -> None:
+        spec = dataclasses.replace(SPEC, device="bad", also_on=("good",))
+        function = add(make_supervisor(tmp_path, []), spec)
+        running = serves(function, OnTwo(spec, ready=0))
+        for _ in range(5):
+            function.restarts.worker_lost(running, "bad", "died")
+        function.restarts.worker_lost(running, "good", "died")
+        function.restarts.worker_lost(running, "neither", "died")  # it leaves, or is to come
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (function.state, function.accepting) == ("LOADING", True)
+        running.may_start.set()
+        await asyncio.gather(*function.restarts.tasks)
+        assert (function.state, running.ready) == ("READY", 1)
+        assert function.admitted
+
+    asyncio.run(scenario())
+
+
 def test_deaths_of_all_instances_at_once_are_no_crash_loop(tmp_path: Path) -> None:
     async def scenario() -> None:
         function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=5))

@@ -196,6 +196,25 @@ def test_all_instances_are_needed_together(machine: Machine) -> None:
     assert machine.budget.needed(spec, "how") == [Need("b", "cpu", TAKEN + TAKEN + TAKEN, "how")]
 
 
+def test_each_device_of_a_function_needs_memory_of_its_own(machine: Machine) -> None:
+    cpu = machine.node.devices["cpu"]
+    machine.node.devices["more"] = dataclasses.replace(cpu, memory_limit_bytes=100 * MIB)
+    machine.recalled["b"] = Recalled(TAKEN, 1, SIGNATURE)
+    spec = FunctionSpec("b", device="cpu", also_on=("more",))
+    needs = machine.budget.needed(spec)
+    assert needs == [Need("b", "cpu", TAKEN), Need("b", "more", TAKEN)]
+
+    async def scenario() -> None:
+        with pytest.raises(ResourceExhausted, match=r"more has 100\.0 MiB free of its limit"):
+            async with machine.budget.promised(needs):
+                raise AssertionError("it does not fit")
+        await machine.budget.check(Need("c", "cpu", MemoryTaken(400 * MIB)))  # nothing is kept
+        machine.runs("a", TAKEN)[0].device = "more"
+        await machine.budget.check(Need("c", "cpu", MemoryTaken(400 * MIB)))
+
+    asyncio.run(scenario())
+
+
 def test_what_is_promised_is_not_promised_again(machine: Machine) -> None:
     workers = machine.runs("a")
 

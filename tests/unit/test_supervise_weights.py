@@ -131,6 +131,8 @@ def test_shared_weights_count_once() -> None:
     taken = together([first, worker(other), worker(None, 9 * MIB)])
     assert taken == MemoryTaken(weights_bytes=9 * MIB + 1, shared_bytes=57 * MIB)
     assert added([first], [second, worker(other)]).shared_bytes == 7 * MIB
+    elsewhere = worker(shared, 4, "cuda:1")
+    assert together([first, second, elsewhere]).shared_bytes == 100 * MIB, "each GPU has its own"
     assert (first.memory + second.memory).device_parts["shared_weights"] == 50 * MIB
     assert together([]) == MemoryTaken()
 
