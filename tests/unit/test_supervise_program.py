@@ -215,7 +215,7 @@ def test_one_that_became_another_users_is_told_and_left(
         raise PermissionError
 
     async def test(node: Node) -> None:
-        program = await started(node, spec(tmp_path, "sleep", "1000"), processes=1)
+        program = await started(node, spec(tmp_path, "sh", "-c", "echo up; exec sleep 1000"), 1)
         with monkeypatch.context() as patch:
             patch.setattr(signal, "pidfd_send_signal", refused)
             for module in (program_note, program_module):
