@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -131,6 +132,33 @@ def test_it_starts_where_and_as_it_should(run: Run, known_by: str, tmp_path: Pat
         assert program.death.result() == "killed by SIGTERM"
         assert node.log_path("p").read_text() == f"value {tmp_path} 1\n"
         assert not any(path.exists() for path in program.note.group.paths)
+
+    run(test)
+
+
+def test_its_processes_are_looked_for_once_a_second(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        program = await started(node, spec(tmp_path))
+        found, looks, now_s = members(program.note), 0, 5.0
+
+        def look(note: Note) -> set[int]:
+            nonlocal looks
+            looks += 1
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(program_module, "members", look)
+            patch.setattr(program_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+            assert program.resident_bytes == program.memory.process_bytes > 0
+            assert looks == 1
+            now_s += 1
+            found = set()
+            assert program.resident_bytes == 0
+            assert program.resident_bytes == 0  # it may just be about to start
+            assert looks == 3
+        await program.kill()
 
     run(test)
 
