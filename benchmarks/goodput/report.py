@@ -5,14 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.common import Row, medians
-from benchmarks.goodput.simulate import LOOK_US, Run, goodput_rps, measured
+from benchmarks.goodput.simulate import LOOK_US, PREPARE_US, Run, goodput_rps, measured
 from benchmarks.goodput.state import ANSWERED, ARRIVED, EXPIRED, LATE, SHED
 from benchmarks.goodput.workloads import Workload
 
 PERCENTILE = 99.0
 JUDGED_S = 10.0
 """A function's SLO is judged in windows of this."""
+MEMORY_S = 100.0
+"""How long ago something like a burst must have been seen for nobody to be surprised."""
+REACTION_S = 1.0 + PREPARE_US / 1e6
+"""Half a second until a burst is seen, half a second until somebody looks, and the preparation."""
 SPREAD_OF = ("goodput_rps", "violation_pct")
+_CHANCE = 2.5  # deviations of a count, by which it passes others for no reason
 
 
 def figures(workload: Workload, run: Run) -> dict[str, float]:
@@ -30,6 +35,7 @@ def figures(workload: Workload, run: Run) -> dict[str, float]:
         "requests": float(counts[ARRIVED]),
         "goodput_rps": goodput_rps(workload, run),
         "violation_pct": _violations(counts),
+        "unforeseen_violation_pct": _unforeseen(run.counts, kept),
         "late_pct": 100.0 * float(counts[LATE]) / max(1.0, float(counts[ANSWERED])),
         "turned_away_pct": _part(counts[SHED] + counts[EXPIRED], counts[ARRIVED]),
         "slo_kept_pct": _kept(run.counts[kept]),
@@ -68,6 +74,23 @@ def _part(some: float, of: float) -> float:
 def _violations(counts: np.ndarray) -> float:
     """Requests that were not answered within their SLO, in percent of all that came."""
     return _part(counts[ARRIVED] - (counts[ANSWERED] - counts[LATE]), counts[ARRIVED])
+
+
+def _unforeseen(counts: np.ndarray, kept: np.ndarray) -> float:
+    """The part of the violations, in percent of all requests, that only a prophet prevents.
+
+    They come within `REACTION_S` of a half second that brings more to the function than any did in
+    the `MEMORY_S` before.
+    """
+    arrived, memory = counts[..., ARRIVED], round(MEMORY_S * 1e6 / LOOK_US)
+    halves = arrived[1:] + arrived[:-1]
+    surprised = np.zeros(arrived.shape, bool)
+    for i in range(2, len(halves)):
+        most = halves[max(0, i - memory) : i - 1].max(axis=0)
+        begins = halves[i] > most + _CHANCE * np.sqrt(most)
+        surprised[i : i + 2 + round(REACTION_S * 1e6 / LOOK_US)] |= begins
+    bad = arrived - (counts[..., ANSWERED] - counts[..., LATE])
+    return _part(bad[kept][surprised[kept]].sum(), arrived[kept].sum())
 
 
 def _kept(counts: np.ndarray) -> float:

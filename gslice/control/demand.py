@@ -107,6 +107,7 @@ class Allotment:
         rate_per_s: Requests that come here, as planned for.
         capacity_per_s: Requests that this share serves within the SLO.
         shed_us: Only what should be answered within that time is admitted; 0: everything is.
+        effective_percent: What serves until the share is in effect; 0: that is so at once.
         part: What it was decided of; None: it was not decided, but is so.
         replicas: How many devices it is about; more than one only where `together` made it.
     """
@@ -117,8 +118,16 @@ class Allotment:
     rate_per_s: float = 0.0
     capacity_per_s: float = 0.0
     shed_us: float = 0.0
+    effective_percent: float = 0.0
     part: Part | None = field(default=None, repr=False)
     replicas: int = 1
+
+    @property
+    def short(self) -> bool:
+        """Whether the share is too small for the SLO when most requests come."""
+        if self.part is None or self.part.ladder is None or not self.part.demand.slo_us:
+            return False
+        return self.capacity_per_s < self.part.demand.busiest_per_s
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,7 @@ class Policy:
 
     Attributes:
         margin: Part of an SLO that is kept free for contention and for what the model misses.
+        shed_margin: The same for what is accepted while not all can be: live times are known then.
         headroom: A share is sought for the rate times this.
         headroom_max: What is left over first raises everybody's capacity to the rate times this.
         dead_band: Part of a share below which a change that nobody needs is not worth it.
@@ -134,6 +144,7 @@ class Policy:
     """
 
     margin: float = 0.15
+    shed_margin: float = 0.05
     headroom: float = 1.1
     headroom_max: float = 2.0
     dead_band: float = 0.25

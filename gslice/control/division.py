@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gslice.control.demand import Demand, DeviceShares, Policy
     from gslice.control.ladder import Ladder
@@ -36,7 +37,7 @@ class Part:
     demand: Demand
     ladder: Ladder | None
 
-    @property
+    @cached_property
     def promised(self) -> bool:
         """Whether an SLO is to be kept of which it is known how."""
         return self.demand.slo_us > 0 and self.ladder is not None and self.ladder.most[0] > 0
@@ -75,9 +76,10 @@ def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[
     shares = {part.demand.name: part.floor_percent(device) for part in parts}
     left = device.limit_percent - sum(shares.values())
     open_ = [part for part in parts if not part.demand.pinned]
-    for priority in PRIORITIES:
-        group = [p for p in open_ if p.demand.priority == priority and p.promised]
-        left -= _serve(group, shares, left, policy.headroom)
+    for busiest in (False, True):  # what comes now, before what came once and may come again
+        for priority in PRIORITIES:
+            group = [p for p in open_ if p.demand.priority == priority and p.promised]
+            left -= _serve(group, shares, left, policy.headroom, busiest=busiest)
     _spread(shares, open_, left, device, policy)
     return shares
 
@@ -86,34 +88,42 @@ def divide(parts: Sequence[Part], device: DeviceShares, policy: Policy) -> dict[
 
 
 def _serve(
-    group: Sequence[Part], shares: dict[str, float], left_percent: float, headroom: float
+    group: Sequence[Part],
+    shares: dict[str, float],
+    left_percent: float,
+    headroom: float,
+    *,
+    busiest: bool,
 ) -> float:
     """Raises shares to what serves everybody, or the same part of everybody's requests.
 
     Returns:
         How much it took.
     """
+    rates = {
+        p.demand.name: headroom * (p.demand.busiest_per_s if busiest else p.demand.planned_per_s)
+        for p in group
+    }
 
     def raised(part: float) -> dict[str, float]:
         return {
-            p.demand.name: max(
-                shares[p.demand.name], p.need_percent(p.demand.busiest_per_s * headroom * part)
-            )
+            p.demand.name: max(shares[p.demand.name], p.need_percent(rates[p.demand.name] * part))
             for p in group
         }
 
-    def cost(part: float) -> float:
-        return sum(share - shares[name] for name, share in raised(part).items())
+    def cost(new: Mapping[str, float]) -> float:
+        return sum(share - shares[name] for name, share in new.items())
 
-    part = 1.0
-    if cost(part) > left_percent + _ROUNDING:
+    new = raised(1.0)
+    if cost(new) > left_percent + _ROUNDING:
         low, high = 0.0, 1.0
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if cost(middle) <= left_percent else (low, middle)
-        part = low
-    taken = cost(part)
-    shares.update(raised(part))
+            fits = cost(raised(middle)) <= left_percent
+            low, high = (middle, high) if fits else (low, middle)
+        new = raised(low)
+    taken = cost(new)
+    shares.update(new)
     return taken
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from gslice.control.queueing import capacity_per_s, predicted_p99_us
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from gslice.control.latency import LatencyModel
 
 _ROWS_DIGITS = 2
-_KEPT_EACH = 12
+_KEPT_EACH = 64
+_NEEDS_MAX = 256  # rates hold still, and there are some multiples of each
 _RISE = 1.005  # of capacity, for which more share is worth having
 
 
@@ -38,8 +39,9 @@ class Ladder:
         self._slo_us = slo_us
         self._instances = demand.instances
         self._rows_max = demand.rows_max
-        self._rows = float(f"{demand.rows_per_request:.{_ROWS_DIGITS}g}")
+        self._rows = _rounded(demand.rows_per_request)
         self._capacity: dict[int, tuple[float, int]] = {}
+        self._need: dict[float, float | None] = {}
         top = min(demand.bounds.max_percent, device.limit_percent)
         count = max(1, math.floor(top / device.step_percent + 1e-9))
         self.shares_percent = tuple(device.step_percent * (i + 1) for i in range(count))
@@ -52,8 +54,8 @@ class Ladder:
         """The largest batch with which it does."""
         return self._at(self._rung(share_percent))[1]
 
-    def full_rows_max(self, share_percent: float) -> int:
-        """The largest batch that keeps the SLO even where all are full: one under way, then it.
+    def full_rows_max(self, share_percent: float, within_us: float) -> int:
+        """The largest batch that is in time even where all are full: one under way, then it.
 
         It is the rule of gpulet (saturated: 2 L(b) <= SLO). Larger ones serve more while they are
         not full, and make everybody late once they are.
@@ -61,15 +63,19 @@ class Ladder:
         curve = self._model.p99_curve(share_percent / self._instances)
         sizes = self._model.buckets if self._model.padded else range(1, self._rows_max + 1)
         allowed = [rows for rows in sizes if rows <= self._rows_max]
-        fitting = bisect_right(allowed, self._slo_us, key=lambda rows: 2 * curve.time_us(rows))
+        fitting = bisect_right(allowed, within_us, key=lambda rows: 2 * curve.time_us(rows))
         return allowed[max(0, fitting - 1)] if allowed else self._rows_max
 
     def need_percent(self, rate_per_s: float) -> float | None:
         """The smallest legal share that serves a rate; None: not even the largest does."""
-        rung = bisect_left(
-            range(len(self.shares_percent)), rate_per_s, key=lambda i: self._at(i)[0]
-        )
-        return self.shares_percent[rung] if rung < len(self.shares_percent) else None
+        if rate_per_s not in self._need:
+            if len(self._need) >= _NEEDS_MAX:
+                self._need.clear()
+            rungs = range(len(self.shares_percent))
+            rung = bisect_left(rungs, rate_per_s, key=lambda i: self._at(i)[0])
+            fits = rung < len(self.shares_percent)
+            self._need[rate_per_s] = self.shares_percent[rung] if fits else None
+        return self._need[rate_per_s]
 
     @cached_property
     def most(self) -> tuple[float, float]:
@@ -110,11 +116,16 @@ class Ladder:
         return self._capacity[rung]
 
 
+@lru_cache(maxsize=1024)
+def _rounded(rows_per_request: float) -> float:
+    return float(f"{rows_per_request:.{_ROWS_DIGITS}g}")
+
+
 class Ladders:
     """Keeps ladders: what they were made from often comes back, when neighbours come and go."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], OrderedDict[tuple[object, ...], Ladder]] = {}
+        self._kept: dict[str, OrderedDict[tuple[object, ...], Ladder]] = {}
 
     def of(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
         """The ladder of a function on a device; None: nobody has measured it there.
@@ -132,9 +143,9 @@ class Ladders:
             *(model, slo_us, demand.instances, demand.rows_max),
             *(device.limit_percent, device.step_percent),
             demand.bounds.max_percent,
-            f"{demand.rows_per_request:.{_ROWS_DIGITS}g}",
+            _rounded(demand.rows_per_request),
         )
-        kept = self._kept.setdefault((demand.name, device.name), OrderedDict())
+        kept = self._kept.setdefault(demand.name, OrderedDict())
         if key not in kept:
             kept[key] = Ladder(model, demand, slo_us, device)
             if len(kept) > _KEPT_EACH:

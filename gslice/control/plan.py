@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
 
+    _Asked = dict[str, tuple[Sequence[Part], Mapping[str, Allotment]]]
+    """By device: who asks for a share there, and what they have of it by now."""
+
 
 @dataclass
 class Planner:
@@ -57,30 +60,24 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         placement = self.place(by_name.values(), devices, current)
         plan: dict[str, list[Allotment]] = {}
-        asked = {}
+        asked: _Asked = {}
         for device in devices.values():
             here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
             parts = [site.part(by_name[n], device.name, part) for n, part in here.items()]
-            before = {
-                name: allotment.share_percent
+            has = {
+                name: allotment
                 for name in here
                 for allotment in current.get(name, ())
                 if allotment.device == device.name
             }
-            asked[device.name] = parts, before
-        first = {
-            name: self._shares(now_s, parts, before, devices[name])
-            for name, (parts, before) in asked.items()
-        }
-        for name, (parts, before) in asked.items():
-            shares, levelled = first[name], level(parts, name, first, site)
-            if levelled != parts:
-                shares = self._shares(now_s, levelled, before, devices[name], "levelled")
-            if shares != before:
-                self._changed_s[name] = now_s
+            asked[device.name] = parts, has
+        shares = self._divided(now_s, asked, site)
+        for device_name, (parts, has) in asked.items():
             for part in parts:
-                plan.setdefault(part.demand.name, []).append(
-                    _allotment(part, shares[part.demand.name], devices[name], self.policy)
+                name, share = part.demand.name, shares[device_name][part.demand.name]
+                effective_percent = has[name].effective_percent if name in has else 0.0
+                plan.setdefault(name, []).append(
+                    _allotment(part, share, effective_percent, devices[device_name], self.policy)
                 )
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -105,6 +102,26 @@ class Planner:
     ) -> bool:
         """Whether devices can keep the SLOs of all that are there; see `placement.holds`."""
         return holds(demands, on, Site(devices, self._ladder, self.policy))
+
+    def _divided(self, now_s: float, asked: _Asked, site: Site) -> dict[str, dict[str, float]]:
+        """The shares on each device; of a function on several devices the same on each."""
+        before = {
+            device: {name: allotment.share_percent for name, allotment in has.items()}
+            for device, (_, has) in asked.items()
+        }
+        first = {
+            device: self._shares(now_s, parts, before[device], site.devices[device])
+            for device, (parts, _) in asked.items()
+        }
+        shares = dict(first)
+        for device, (parts, _) in asked.items():
+            levelled = level(parts, device, first, site)
+            if levelled != parts:
+                args = now_s, levelled, before[device], site.devices[device]
+                shares[device] = self._shares(*args, "levelled")
+            if shares[device] != before[device]:
+                self._changed_s[device] = now_s
+        return shares
 
     def _shares(
         self,
@@ -141,18 +158,29 @@ def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
     return placement
 
 
-def _allotment(part: Part, share_percent: float, device: DeviceShares, policy: Policy) -> Allotment:
+def _allotment(
+    part: Part,
+    share_percent: float,
+    effective_percent: float,
+    device: DeviceShares,
+    policy: Policy,
+) -> Allotment:
+    """What goes with a share; batches and admission are for what serves until it is in effect."""
     demand, ladder = part.demand, part.ladder
     if ladder is None:
         return Allotment(device.name, share_percent, rate_per_s=demand.rate_per_s, part=part)
-    capacity = ladder.capacity_per_s(share_percent)
-    short = demand.slo_us > 0 and capacity < demand.busiest_per_s
+    grows = 0 < effective_percent <= share_percent - device.step_percent
+    serving = effective_percent if grows else share_percent
+    short = demand.slo_us > 0 and ladder.capacity_per_s(serving) < demand.busiest_per_s
+    shed_us = demand.slo_us * (1 - policy.shed_margin) if short else 0.0
+    rows_max = ladder.batch_rows_max(serving)
     return Allotment(
         device=device.name,
         share_percent=share_percent,
-        batch_rows_max=(ladder.full_rows_max if short else ladder.batch_rows_max)(share_percent),
+        batch_rows_max=ladder.full_rows_max(serving, shed_us) if short else rows_max,
         rate_per_s=demand.rate_per_s,
-        capacity_per_s=capacity,
-        shed_us=demand.slo_us * (1 - policy.margin) if short else 0.0,
+        capacity_per_s=ladder.capacity_per_s(share_percent),
+        shed_us=shed_us,
+        effective_percent=serving if grows else 0.0,
         part=part,
     )

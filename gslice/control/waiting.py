@@ -19,6 +19,7 @@ _GROUP_LEVELS = (0.0, 0.4, 0.7, 0.85, 0.93, 0.97, 0.99, 1.0)
 _SIEGMUND = 0.583
 _SMALL_BATCH = 16
 _FEEDBACK_MAX = 0.9
+_FEEDBACK_STEPS = 3
 _AVERAGING = 1.5
 
 
@@ -145,9 +146,7 @@ class Prediction:
         if not self._rate:
             return
         self._all_busy: float = busy ** (sqrt(2 * (instances + 1)) - 1)
-        slope_us = self._slope_us(typical)
-        # How much a longer batch makes the next one longer; instances average it out.
-        feedback = min(_FEEDBACK_MAX, self._rate * slope_us / instances**_AVERAGING)
+        slope_us, feedback = self._feedback(typical)
         self._busy_cases = self._cases_of_busy(typical, slope_us, feedback, delay_us)
         self._set_up_queue(claimed, feedback)
 
@@ -174,6 +173,26 @@ class Prediction:
         """What one request more adds to a batch."""
         low, high = max(1.0, requests - 1), min(self._full, requests + 1)
         return (self._mean_us(high) - self._mean_us(low)) / (high - low) if high > low else 0.0
+
+    def _feedback(self, typical: float) -> tuple[float, float]:
+        """What a request more adds to the batches of a bad moment, and how much that feeds back.
+
+        A longer batch makes the next one longer; instances average it out. Small batches may cost
+        the same whatever their size, and large ones not: what counts is the way from the typical
+        batch to one that is rarely exceeded, which is the longer the more feeds back.
+        """
+        slope_us = self._slope_us(typical)
+        arrived = self._load.burstiness * self._rate * self._mean_us(typical)
+        arrived /= self._load.instances
+        feedback = 0.0
+        for _ in range(_FEEDBACK_STEPS):
+            feedback = self._rate * slope_us / self._load.instances**_AVERAGING
+            feedback = min(_FEEDBACK_MAX, feedback)
+            large = min(self._full, typical + _Z99 * sqrt(arrived / (1 - feedback**2)))
+            if large > typical:
+                longer_us = self._mean_us(large) - self._mean_us(typical)
+                slope_us = max(slope_us, longer_us / (large - typical))
+        return slope_us, feedback
 
     def _spread(self, requests: float, variance: float) -> float:
         """The deviation of a batch's size, such that its tail ends at a full batch."""

@@ -215,14 +215,15 @@ class Controller:
 
     def _decide(self, now_ns: int, demands: Sequence[Demand]) -> dict[str, list[Allotment]]:
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
-        current = _current(demands, shares)
+        effective = {n: d.share_effective_percent for n, d in self._serving().items()}
+        current = _current(demands, shares, effective)
         return self._planner.plan(now_ns / 1e9, demands, self.devices(now_ns), current)
 
     def _propose(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
         """Has it looked into whether somebody should be elsewhere, or on more devices or fewer."""
         short: dict[str, list[str]] = {}
         for name, decision in self.decisions.items():
-            for device in demands[name].devices if decision.shed_us else ():
+            for device in demands[name].devices if decision.short else ():
                 short.setdefault(device, []).append(name)
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         current = _current(list(demands.values()), shares)
@@ -260,12 +261,19 @@ class Controller:
 
 
 def _current(
-    demands: Sequence[Demand], shares_percent: Mapping[str, float]
+    demands: Sequence[Demand],
+    shares_percent: Mapping[str, float],
+    effective_percent: Mapping[str, float] = {},
 ) -> dict[str, list[Allotment]]:
     """What functions have now, as the planner wants it."""
     return {
         demand.name: [
-            Allotment(device, share, rate_per_s=demand.rate_per_s / len(demand.devices))
+            Allotment(
+                device,
+                share,
+                rate_per_s=demand.rate_per_s / len(demand.devices),
+                effective_percent=effective_percent.get(demand.name, 0.0),
+            )
             for device in demand.devices
         ]
         for demand in demands

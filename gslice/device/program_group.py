@@ -210,7 +210,7 @@ def _processes_in(group: Path) -> set[int]:
 def _process_of(tid: int) -> int:
     """The process of a thread; 0: it has ended."""
     try:
-        lines = Path(f"/proc/{tid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{tid}/status").read_bytes().split(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Tgid:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"Tgid:")), 0)

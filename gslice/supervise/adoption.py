@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
+    from gslice.ipc.messages import WorkerState
     from gslice.supervise.node import Node
 
 _END_TIMEOUT_S = 2.0
@@ -262,6 +263,8 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         text = f"there is no device {state.spec.device} any more"
         node.event(state.spec.name, EventKind.ADOPT, text)
         return False
+    if not _join_board(node, child, state):
+        return False
     worker = Worker.adopted(child, state, node.log_path(state.spec.name))
     group = next((g for g in found.groups if g.segment.generation == segment.generation), None)
     if group is None:
@@ -274,7 +277,7 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
 
 def _segment_of(node: Node, child: Child) -> Segment | None:
     """The segment that a worker handed over with its Hello."""
-    fds = child.take_fds(1)  # weights stay the child's, until somebody takes them
+    fds = child.take_fds(1)  # the others stay the child's, until somebody takes them
     try:
         return Segment.open(fds[0]) if fds else None
     except GsliceError as error:
@@ -284,3 +287,20 @@ def _segment_of(node: Node, child: Child) -> Segment | None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _join_board(node: Node, child: Child, state: WorkerState) -> bool:
+    """Goes on with the turn board that a worker handed over with its Hello; False: it cannot."""
+    assert state.spec is not None
+    fds = child.take_fds(1) if state.turn >= 0 else []
+    try:
+        for fd in fds:
+            node.turn_boards.adopt(state.spec.device, fd)
+    except GsliceError as error:
+        text = f"{child.name}, of an earlier daemon, cannot be adopted: {error}"
+        node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
+        return False
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return True

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError, Unavailable
+from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, Unavailable
+from gslice.ipc.channel import MAX_PACKET_BYTES
+from gslice.ipc.codec import to_json
+from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME
+from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.spreading import spread
 
 if TYPE_CHECKING:
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
     from gslice.supervise.placing import Placing
     from gslice.supervise.sharing import Sharing
     from gslice.supervise.versions import Numbers
+
+_SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 
 
 class Loading:
@@ -80,7 +87,10 @@ class Loading:
                 if devices and function.serving:
                     _check_same_version(before, resolved.spec)
                 self._sharing.admit(function, resolved.spec)
-                await self._load(function, before, resolved.spec, stage, lazily)
+                try:
+                    await self._load(function, before, resolved.spec, stage, lazily)
+                except OSError as error:  # the node is short of something, which may pass
+                    raise Unavailable(f"function {wanted.name}: not loaded: {error}") from error
                 self._numbers.served(resolved)
                 await function.kept.trim(resolved.spec)
                 for left in set(before.placed) - set(resolved.spec.placed):
@@ -133,6 +143,26 @@ class Loading:
         come = [device for device in spec.placed if device not in there]
         rests = function.state == "COLD"
         return self._budget.needed(spec.placed_on(come)) if come and not rests else []
+
+
+def check_settings(spec: FunctionSpec) -> None:
+    """Checks what no device and no model is needed for.
+
+    Raises:
+        InvalidArgument: its name is a log's, or its settings do not fit into a message: every order
+            about a function carries them.
+    """
+    if spec.name in (LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME):
+        raise InvalidArgument(
+            f"function {spec.name}: the name is taken by a log of gslice",
+            hint="choose another name",
+        )
+    size = len(json.dumps(to_json(spec)))
+    if size > _SPEC_MAX_BYTES:
+        raise InvalidArgument(
+            f"function {spec.name}: its settings take {size} bytes, at most {_SPEC_MAX_BYTES}",
+            hint="pass large args as the path of a file",
+        )
 
 
 def _check_same_version(before: FunctionSpec, moved: FunctionSpec) -> None:

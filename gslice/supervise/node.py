@@ -14,6 +14,7 @@ from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
+from gslice.supervise.turn_board import TurnBoards
 from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Node:
         event: Records something that an operator may want to know later.
         gpus: Those of the devices that are GPUs, by name.
         turns: By device: the order in which shares change there.
+        turn_boards: By device: who may run a batch now, where shares over-commit it.
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
         stands: Workers that are measured; nothing else is begun beside them that can wait.
@@ -80,6 +82,7 @@ class Node:
     event: Record
     gpus: dict[str, Gpu] = field(default_factory=dict)
     turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
+    turn_boards: TurnBoards = field(default_factory=TurnBoards)
     changes: Changes = field(default_factory=Changes)
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)

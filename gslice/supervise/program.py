@@ -14,14 +14,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed
+from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, Unavailable
 from gslice.core.types import FunctionSpec, MemoryTaken
 from gslice.device.limiter import NICENESS, WEIGHTS, whole_cores
 from gslice.device.program_group import ProgramGroup
 from gslice.ipc.process import resident_bytes
 from gslice.supervise import launcher
 from gslice.supervise.process import Process, spawn
-from gslice.supervise.program_note import MARK, Note, end_all, members, program_of, to_text
+from gslice.supervise.program_note import (
+    KILL_TIMEOUT_S,
+    MARK,
+    Note,
+    end_all,
+    members,
+    program_of,
+    to_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +70,13 @@ class Program:
             await gpu.ready()
             cpus = tuple(gpu.cpus())
             environment |= {**spec.environment, **gpu.environment(spec, share_percent)}
-        return cls._spawn(node, spec, share_percent, cpus, environment)
+        program = cls._spawn(node, spec, share_percent, cpus, environment)
+        try:
+            program._change_note(pid=program.pid, started=program._process.started)
+        except GsliceError:  # a later daemon would not know it, and start another beside it
+            await program.kill()
+            raise
+        return program
 
     @classmethod
     def _spawn(
@@ -105,9 +119,7 @@ class Program:
             if isinstance(error, GsliceError):
                 raise
             raise LoadFailed(f"function {spec.name}: it cannot be started: {error}") from error
-        program = cls(node, note, process, inherited=False)
-        program._change_note(pid=process.pid, started=process.started)
-        return program
+        return cls(node, note, process, inherited=False)
 
     @classmethod
     def adopt(cls, node: Node, note: Note) -> Program:
@@ -181,15 +193,20 @@ class Program:
 
         Raises:
             FailedPrecondition: the kernel refuses it.
+            Unavailable: it cannot be noted, and is as it was.
         """
         if not self.live_resize:
             return
+        self._change_note(share_percent=share_percent)
         if self.note.limiter == "cgroup":
             self.note.group.set_share(len(self.note.cpus), share_percent)
-        self._change_note(share_percent=share_percent)
 
     def is_now(self, spec: FunctionSpec) -> None:
-        """Settings have changed that it need not know of."""
+        """Settings have changed that it need not know of.
+
+        Raises:
+            Unavailable: that cannot be noted.
+        """
         self._change_note(spec=spec)
 
     async def stop(self) -> bool:
@@ -200,7 +217,7 @@ class Program:
         """
         wanted = program_of(self.note.spec)
         if self._process.alive:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.Signals[wanted.stop_signal])
         in_time = await self._process.wait(wanted.stop_timeout_us / 1e6)
         await self.kill()
@@ -214,7 +231,8 @@ class Program:
         """Ends all of it at once, and forgets it."""
         if self._process.alive:
             await self._leave_gpu()
-            await self._process.kill()
+            self._process.signal(signal.SIGKILL)
+            await self._process.wait(KILL_TIMEOUT_S)
         await self.clear()
 
     async def clear(self) -> None:
@@ -236,8 +254,16 @@ class Program:
             await gpu.clients.take_out(pids)
 
     def _change_note(self, **changes: object) -> None:
-        self.note = dataclasses.replace(self.note, **changes)  # type: ignore[arg-type]
-        self._node.run_dir.note_program(self.note.spec.name, to_text(self.note))
+        note = dataclasses.replace(self.note, **changes)  # type: ignore[arg-type]
+        try:
+            self._node.run_dir.note_program(note.spec.name, to_text(note))
+        except OSError as error:
+            raise Unavailable(
+                f"function {note.spec.name}: the note of its program cannot be written:"
+                f" {error.strerror}",
+                hint=f"is there space in {self._node.run_dir.path}?",
+            ) from error
+        self.note = note
 
 
 def on_mps(note: Note) -> bool:

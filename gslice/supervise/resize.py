@@ -22,7 +22,7 @@ from gslice.supervise.recall import largest
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from gslice.core.types import ShareBounds
     from gslice.supervise.budget import Budget
@@ -130,19 +130,21 @@ class Resizing:
             self._waiting = True
             self._tasks.start(self._follow())
 
-    def supersede(self) -> int:
+    @contextlib.asynccontextmanager
+    async def ordered(self) -> AsyncIterator[None]:
         """A newer order has come: what is being prepared is dropped, what waits never begins.
 
-        Returns:
-            The order's number, for `begin`.
+        Inside, the function's lock is held. An order that is given up while it waits is over, too.
         """
         self._ordered += 1
+        order = self._ordered
         self._newer.set()
-        return self._ordered
-
-    def begin(self, order: int) -> None:
-        """An order is being carried out, by whoever holds the function's lock."""
-        self._begun = order
+        try:
+            async with self._function.lock:
+                self._begun = order
+                yield
+        finally:
+            self._begun = max(self._begun, order)
 
     def check_newest(self) -> None:
         """Raises Cancelled if an order has come after the one that was begun."""

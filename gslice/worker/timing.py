@@ -2,7 +2,8 @@
 
 A batch is timed from its inputs in host memory until its work has ended: copy in and compute, and
 on a GPU the copy of its outputs to the host. What a request pays besides is not in it: waiting,
-the pump, and other lanes that compute at the same time.
+the pump, and other lanes that compute at the same time. Whoever changes that changes
+`gslice.ipc.messages.TIMING_VERSION`: profiles are kept from one gslice to the next.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ nb::dict stats(Segment& segment) {
   static constexpr std::array<const char*, static_cast<std::size_t>(Outcome::kCount)> kOutcomes{
       "ok", "invalid", "rejected", "expired", "cancelled", "failed", "requeued", "poisoned"};
   static constexpr std::array<const char*, static_cast<std::size_t>(Stage::kCount)> kStages{
-      "queue", "copy_in", "compute", "copy_out", "total", "dispatch"};
+      "queue", "copy_in", "compute", "copy_out", "total", "dispatch", "turn"};
   const Stats& stats = segment.header().stats;
   nb::dict outcome;
   for (std::size_t i = 0; i < kOutcomes.size(); ++i)

@@ -186,7 +186,7 @@ class PumpBench {
     slot.shape_key = 1;
     for (std::size_t i = signature.rows_max == 0 ? 0 : 1; i < dims.size(); ++i)
       slot.shape_key = slot.shape_key * 1000 + static_cast<std::uint64_t>(dims[i]);
-    slot.deadline_ns = deadline_ns;
+    slot.due_ns = slot.deadline_ns = deadline_ns;
     slot.input_count = 1;
     TensorRecord& record = slot.inputs[0];
     record.offset = slot.output_offset;

@@ -15,7 +15,7 @@ from benchmarks.goodput.policies.oracle import STEPS, capacities, even, most
 from benchmarks.goodput.policies.slo import slo
 from benchmarks.goodput.report import figures
 from benchmarks.goodput.scene import Grant
-from benchmarks.goodput.simulate import LOOK_US, PREPARE_US, run, setting
+from benchmarks.goodput.simulate import LOOK_US, PREPARE_US, Run, run, setting
 from benchmarks.goodput.state import (
     ANSWERED,
     ARRIVED,
@@ -198,6 +198,19 @@ def test_a_plan_that_gives_away_too_much_is_refused():
     plan = {"a": [Grant("sim:0", 60.0, 8)], "b": [Grant("sim:0", 50.0, 4)]}
     with pytest.raises(ValueError, match="110 % of sim:0"):
         run(setting(crowded(), seed=1), lambda _: Fixed("fixed", "shares", plan))
+
+
+def test_what_nobody_could_know_is_told_apart():
+    workload = Workload("once", "dynamic", "V100", 1, (Asked("a", "vgg19", 40, 100),), 60)
+    arrived = np.full(240, 25)
+    arrived[100:120] = arrived[160:180] = 100  # two bursts of five seconds
+    counts = np.zeros((240, 1, 5), np.int64)
+    counts[:, 0, ARRIVED] = arrived
+    counts[:, 0, ANSWERED] = np.where(arrived == 100, 90, 25)
+    told = figures(workload, Run(counts, np.zeros((240, 1)), 0, 0.0, 60.0))
+    requests = arrived[40:].sum()
+    assert told["violation_pct"] == pytest.approx(100 * 400 / requests)
+    assert told["unforeseen_violation_pct"] == pytest.approx(100 * 150 / requests)
 
 
 def test_figures_leave_warm_ups_out():

@@ -129,6 +129,10 @@ def test_bursts_that_come_again_are_remembered_as_the_peak() -> None:
     assert all(900 < peak < 1400 for peak in found)
 
 
-def test_a_step_down_forgets_the_peak() -> None:
-    found = follow([1000.0] * 20 * A_SECOND + [100.0] * 5 * A_SECOND)
-    assert peaks(found)[-1] < 200
+def test_a_burst_that_came_once_may_come_again() -> None:
+    calm = [100.0] * 20 * A_SECOND
+    found = follow(calm + [1000.0] * 2 * A_SECOND + 5 * calm)
+    assert found[-1][1] is not None
+    assert found[-1][1].rate_per_s < 120
+    assert all(800 < peak < 1200 for peak in peaks(found)[22 * A_SECOND : 120 * A_SECOND])
+    assert peaks(found + follow(calm))[-1] < 200

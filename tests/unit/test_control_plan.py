@@ -134,6 +134,32 @@ def test_a_step_of_the_load_is_followed_at_once() -> None:
     assert after["a"][0].capacity_per_s >= 1_000
 
 
+def test_until_a_share_is_in_effect_limits_are_for_what_serves() -> None:
+    planner, loads = Planner(), (demand("a", 1_500), demand("b", 100))
+    before = planner.plan(0.0, [demand("a", 100)], CPU, {})["a"][0]
+    now = {"a": [replace(before, share_percent=10.0, effective_percent=10.0)]}
+    on_its_way = planner.plan(1.0, loads, CPU, now)["a"][0]
+    assert on_its_way.share_percent > 50
+    assert on_its_way.shed_us > 0
+    assert on_its_way.batch_rows_max < 8
+    assert on_its_way.capacity_per_s >= 1_500
+    assert not on_its_way.short  # nobody has to move for that
+    there = replace(on_its_way, effective_percent=on_its_way.share_percent)
+    done = planner.plan(2.0, loads, CPU, {"a": [there]})["a"][0]
+    assert done.share_percent == on_its_way.share_percent
+    assert done.shed_us == 0
+
+
+def test_what_comes_now_is_served_before_what_came_once() -> None:
+    now = demand("now", 1_000)
+    once, too = (demand(name, 10, peak_per_s=peak) for name, peak in (("once", 1_500), ("too", 10)))
+    decided = plan(now, once, too)
+    assert decided["now"].capacity_per_s >= 1_000
+    assert decided["once"].capacity_per_s > 3 * decided["too"].capacity_per_s
+    assert decided["once"].short
+    assert not decided["now"].short
+
+
 def shares_of(decided: dict[str, list[Allotment]]) -> dict[str, list[tuple[str, float]]]:
     return {
         name: [(each.device, each.share_percent) for each in allotments]

@@ -53,6 +53,19 @@ def test_predictions_are_near_to_a_simulation_and_rather_above() -> None:
     assert 0.98 < median(ratios) < 1.12
 
 
+@pytest.mark.parametrize("busy", [0.6, 0.8, 0.9])
+@pytest.mark.parametrize("limit", [8, 16, 32])
+def test_small_batches_that_cost_the_same_hide_nothing(limit: int, busy: float) -> None:
+    """On a small share many rows take turns on few SMs, while some few run beside each other."""
+    times_us = {rows: 4_600.0 * max(1.0, rows / 3.2) for rows in range(1, 33)}
+    points = [Measurement(b, SHARE, time_us, time_us, 100) for b, time_us in times_us.items()]
+    model = LatencyModel.fit(points)
+    case = Case("flat", 0.0, 1, limit, 1.0, busy)
+    load = case.load(model)
+    predicted_us = predicted_p99_us(model, SHARE, limit, 1, load.rate_per_s)
+    assert 0.85 <= predicted_us / simulated_us(case, model, load, 60_000) <= 1.25
+
+
 def test_with_a_delay_too() -> None:
     ratios = sorted(ratio(case) for case in DELAYED)
     assert ratios[0] > 0.65

@@ -181,12 +181,26 @@ def test_without_an_slo_on_a_device_nothing_is_decided_there() -> None:
     assert bench.limits("a") == [(4, 0, 0)]
 
 
+def test_what_is_admitted_is_what_serves_not_what_was_decided() -> None:
+    bench = Bench(spec("a"), spec("b"))
+    deployment = bench.supervisor.functions["a"].deployment
+    deployment.share_effective_percent = 5.0  # its shadow is loading
+    bench.run(10, a=600, b=1)
+    assert bench.share("a") > 60
+    assert bench.limits("a")[-1][2] == 47_500_000
+    deployment.share_effective_percent = bench.share("a")
+    bench.run(1, a=600, b=1)
+    assert bench.limits("a")[-1][2] == 0
+
+
 def test_a_pinned_share_is_left_alone_and_sheds_when_it_must() -> None:
     bench = Bench(spec("pinned", share=ShareBounds(50.0, 50.0, auto=False)), spec("b"))
     bench.run(10, pinned=2_000, b=10)
     assert bench.share("pinned") == 50
-    assert bench.limits("pinned")[-1] == (4, 0, 42_500_000)
+    assert bench.limits("pinned")[-1] == (4, 0, 47_500_000)
     bench.run(10, pinned=20, b=10)
+    assert bench.limits("pinned")[-1][2] > 0  # it may come again
+    bench.run(100, pinned=20, b=10)
     assert bench.limits("pinned")[-1][2] == 0
 
 

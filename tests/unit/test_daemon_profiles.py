@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import gslice
 from gslice.control.latency import Measurement
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
@@ -192,11 +193,15 @@ def test_of_a_gpu_nothing_is_known_until_it_is(profiles: Profiles, node: Any) ->
     assert (found.machine, found.limiter) == ("H100, 132 SMs, driver 580.1", "mps")
 
 
-def test_it_holds_for_the_version_that_measured(
+def test_it_holds_for_every_version_that_measures_the_same(
     profiles: Profiles, store: Store, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure(profiles, measuring(1, 50))
     monkeypatch.setattr(profiles_module, "__version__", "999")
+    assert Profiles(store, node).shown(SPEC).gslice == gslice.__version__
+    store.put_profile("f", '{"model": "of an older gslice"}', {})  # it hides nothing
+    assert Profiles(store, node).shown(SPEC).points == (measuring(1, 50),)
+    monkeypatch.setattr(profiles_module, "TIMING_VERSION", 999)
     with pytest.raises(NotFound, match=r"no profile that holds for it.*gslice profile f"):
         Profiles(store, node).shown(SPEC)
 

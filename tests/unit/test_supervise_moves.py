@@ -67,6 +67,28 @@ def test_a_move_leaves_shares_as_they_are_until_the_old_one_has_gone(
     asyncio.run(scenario())
 
 
+def test_nobody_grows_into_what_a_function_that_moves_still_uses(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        mover, old = running(supervisor, replace(named("a"), share=ShareBounds(60.0, 60.0)))
+        others = [running(supervisor, named(name))[0] for name in "bc"]
+        await supervisor._sharing.share_out()
+        monkeypatch.setattr(mover, "_make", lambda spec: Running(spec))
+        during: dict[str, list[float]] = {}
+
+        def watch(stage: str, detail: str) -> None:
+            during[stage] = [other.share_granted_percent for other in others]
+            if stage == "drain":
+                old.may_start.set()  # it has answered what it had
+
+        await supervisor.move("a", ["other"], watch)
+        assert (during["swap"], during["drain"]) == ([20, 20], [20, 20])
+        assert [other.share_granted_percent for other in others] == [50, 50]
+
+    asyncio.run(scenario())
+
+
 def test_a_move_that_fails_changes_nothing(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from the simulation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Slo:
         }
         self._watches = {name: Watch() for name in self._specs}
         self._current: dict[str, list[Allotment]] = {}
+        self._demands: dict[str, tuple[Demand, Demand]] = {}
         for name, watch in self._watches.items():
             watch.use(self._models[name])
 
@@ -53,6 +54,10 @@ class Slo:
     def decide(self, seen: Seen) -> Plan:
         """Looks, and decides."""
         now_ns = round(seen.now_us * 1e3)
+        self._current = {
+            name: _in_effect(allotments, seen.granted.get(name, ()))
+            for name, allotments in self._current.items()
+        }
         for name, watch in self._watches.items():
             shares = [grant.share_percent for grant in seen.granted.get(name, ())]
             share = sum(shares) / len(shares) if shares else 0.0
@@ -73,8 +78,11 @@ class Slo:
         """As the daemon has it, but for the devices: the function may run on any of them."""
         rows_max = next(f.rows_max for f in self._scene.functions if f.name == name)
         demand = self._watches[name].demand(now_ns, self._specs[name], self._models[name], rows_max)
-        model = next(iter(demand.models.values()))
-        return replace(demand, models=dict.fromkeys(self._devices, model), devices=())
+        if name not in self._demands or self._demands[name][0] != demand:
+            model = next(iter(demand.models.values()))
+            anywhere = replace(demand, models=dict.fromkeys(self._devices, model), devices=())
+            self._demands[name] = demand, anywhere
+        return self._demands[name][1]
 
     def _grant(self, demand: Demand, allotment: Allotment) -> Grant:
         rows = max(1, min(allotment.batch_rows_max or demand.rows_max, demand.rows_max))
@@ -84,6 +92,20 @@ class Slo:
             batch_rows_max=rows,
             shed_us=allotment.shed_us,
         )
+
+
+def _in_effect(decided: Sequence[Allotment], granted: Sequence[Grant]) -> list[Allotment]:
+    """What was decided, with the shares that serve until then."""
+    shares = {grant.device: grant.share_percent for grant in granted}
+    return [
+        Allotment(
+            each.device,
+            each.share_percent,
+            rate_per_s=each.rate_per_s,
+            effective_percent=shares.get(each.device, 0.0),
+        )
+        for each in decided
+    ]
 
 
 def _counters(traffic: Traffic) -> Mapping[str, Any]:

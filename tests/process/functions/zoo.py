@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,18 @@ class Burns(Numbers):
     def infer(self, inputs):
         hashlib.pbkdf2_hmac("sha256", b"password", b"salt", self.iterations)
         return {"y": np.ascontiguousarray(inputs["x"])}
+
+
+class Spans(Numbers):
+    """When it began and when it ended, with some milliseconds between."""
+
+    batch_max = 1
+    outputs = (("began_ns", "INT64", [-1, 1]), ("ended_ns", "INT64", [-1, 1]))
+
+    def infer(self, inputs):
+        began_ns = time.monotonic_ns()
+        while time.monotonic_ns() < began_ns + 3_000_000:
+            os.sched_yield()
+        x = inputs["x"]
+        ended_ns = time.monotonic_ns()
+        return {"began_ns": np.full_like(x, began_ns), "ended_ns": np.full_like(x, ended_ns)}
