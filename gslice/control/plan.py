@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
 
-    _Asked = dict[str, tuple[Sequence[Part], Mapping[str, Allotment]]]
+    _Asked = dict[str, tuple[list[Part], dict[str, Allotment]]]
     """By device: who asks for a share there, and what they have of it by now."""
 
 
