@@ -68,7 +68,8 @@ class Segment:
     #     "first_wait_ns": int (dispatch wait of its first claim after a flip; -1: none)}
     def demand(self) -> dict[str, Any]: ...
     # -> {"arrived": int (well-formed requests so far, those in slots included), "answered": int,
-    #     "rows": int, "executions": int, "compute_busy_ns": int, "batch_rows": as in `stats`};
+    #     "rows": int, "executions": int, "compute_busy_ns": int, "turns": int (batches that
+    #     needed one), "turn_wait_ns": int (of all of them), "batch_rows": as in `stats`};
     #     cheaper than `stats`
     def stats(self) -> dict[str, Any]: ...
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+from gslice.core.errors import InvalidArgument
+
 ELEMENT_BYTES: dict[str, int] = {
     "BOOL": 1,
     "UINT8": 1,
@@ -71,6 +73,23 @@ class Signature:
             return self.buckets or (1,)
         powers = (1 << power for power in range(self.rows_max.bit_length()))
         return tuple(sorted({*powers, self.rows_max}))
+
+    def check_batch(self, function: str, rows: int) -> None:
+        """Checks that a function runs batches of a size.
+
+        Raises:
+            InvalidArgument: it does not.
+        """
+        if self.buckets and rows not in self.buckets:
+            sizes = ", ".join(map(str, self.buckets))
+            raise InvalidArgument(
+                f"function {function} prepares batches of {sizes}, none of {rows}"
+            )
+        most = max(1, self.rows_max)
+        if not 1 <= rows <= most:
+            raise InvalidArgument(
+                f"function {function} takes 1 to {most} rows in a batch, not {rows}"
+            )
 
 
 @dataclass(frozen=True)

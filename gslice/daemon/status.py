@@ -186,7 +186,7 @@ class StatusReader:
         message.problem = gpu.problem
         # Others may use it, too; without NVML only what our own workers measured is known.
         ours = together(workers).device_bytes
-        ours += sum(program.memory.device_bytes for program in gpu.clients.programs)
+        ours += sum(program.device_bytes for program in gpu.clients.programs)
         message.memory_used_bytes = now.memory_used_bytes or ours
         if gpu.found is None:
             return
@@ -271,7 +271,7 @@ def _fill_program(message: Any, function: Function, program: Program) -> None:
     held_bytes = program.resident_bytes
     message.limiter = program.note.limiter
     message.share_effective_percent = program.share_effective_percent
-    message.device_memory_bytes = program.memory.device_bytes
+    message.device_memory_bytes = program.device_bytes
     message.memory.process_bytes = held_bytes
     message.workers.add(
         pid=program.pid,

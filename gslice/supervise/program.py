@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from gslice.supervise.gpu import Gpu
     from gslice.supervise.node import Node
 
+_MEMBERS_S = 1.0
+
 
 class Program:
     """One process tree. Made by `start` or `adopt`.
@@ -51,6 +54,7 @@ class Program:
         self.inherited = inherited
         self._node = node
         self._process = process
+        self._seen: tuple[float, set[int]] = 0.0, set()
         if (gpu := self._gpu) is not None:
             gpu.clients.programs.add(self)
 
@@ -171,15 +175,19 @@ class Program:
     @property
     def resident_bytes(self) -> int:
         """What all of its processes hold of the host's memory."""
-        return sum(resident_bytes(pid) for pid in members(self.note))
+        return sum(resident_bytes(pid) for pid in self._members())
+
+    @property
+    def device_bytes(self) -> int:
+        """What counts as taken of a GPU: all that it may take."""
+        return self.memory_limit_bytes if self._gpu is not None else 0
 
     @property
     def memory(self) -> MemoryTaken:
         """What counts as taken: all that it may take, and without a limit what it holds."""
-        held, limit = self.resident_bytes, self.memory_limit_bytes
         if self._gpu is not None:
-            return MemoryTaken(process_bytes=held, weights_bytes=limit)
-        return MemoryTaken(process_bytes=limit or held)
+            return MemoryTaken(self.resident_bytes, weights_bytes=self.device_bytes)
+        return MemoryTaken(self.memory_limit_bytes or self.resident_bytes)
 
     @property
     def memory_is_limited(self) -> bool:
@@ -247,6 +255,14 @@ class Program:
     @property
     def _gpu(self) -> Gpu | None:
         return self._node.gpus.get(self.note.spec.device)
+
+    def _members(self) -> set[int]:
+        """Its processes, for figures: without control groups all of /proc is read to find them."""
+        now_s, (seen_s, found) = time.monotonic(), self._seen
+        if not found or now_s - seen_s >= _MEMBERS_S:
+            found = members(self.note)
+            self._seen = now_s, found
+        return found
 
     async def _leave_gpu(self) -> None:
         """A process that is killed while it computes may leave MPS in disorder."""

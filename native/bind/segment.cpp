@@ -135,6 +135,9 @@ nb::dict demand(Segment& segment) {
   out["rows"] = stats.rows.load_relaxed();
   out["executions"] = stats.executions.load_relaxed();
   out["compute_busy_ns"] = stats.compute_busy_ns.load_relaxed();
+  const Histogram& turns = stats.stage[static_cast<std::size_t>(Stage::kTurn)];
+  out["turns"] = turns.count.load_relaxed();
+  out["turn_wait_ns"] = turns.sum_ns.load_relaxed();
   out["batch_rows"] = uint64_array(stats.batch_rows);
   return out;
 }

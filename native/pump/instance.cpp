@@ -129,15 +129,10 @@ std::int64_t Instance::launch_next() {
     if (in_flight_ == 0) turn_.give_back();
     return kNever;
   }
-  // What would only wait for its turn does so in the queue, and can grow; a full batch copies in.
-  const ClaimLimits limits{.rows_max = signature_.rows_max,
-                           .in_flight = in_flight_,
-                           .full_only = in_flight_ > 0 && device_->computes_in_turn(),
-                           .last = in_flight_ + 1 >= batches_at_once()};
-  if (const std::int64_t until_ns = await_turn(limits); until_ns != 0) return until_ns;
+  if (const std::int64_t until_ns = await_turn(); until_ns != 0) return until_ns;
   const auto free = std::ranges::find(lanes_, false, &Lane::busy);
   if (free == lanes_.end()) return kNever;
-  segment_->claim(index_, limits, now_ns(), claim_, wake_);
+  segment_->claim(index_, claim_limits(), now_ns(), claim_, wake_);
   frontends_.ring(wake_);  // of requests that expired in the queue
   if (claim_.slots.empty()) {
     turn_.give_back();
@@ -148,9 +143,17 @@ std::int64_t Instance::launch_next() {
   return 0;
 }
 
+// What would only wait for its turn does so in the queue, and can grow; a full batch copies in.
+ClaimLimits Instance::claim_limits() const {
+  return {.rows_max = signature_.rows_max,
+          .in_flight = in_flight_,
+          .full_only = in_flight_ > 0 && device_->computes_in_turn(),
+          .last = in_flight_ + 1 >= batches_at_once()};
+}
+
 // Where shares over-commit the device, a batch needs its turn there: one at a time, for what is due
 // first. 0: it may be claimed. Else until when to sleep; the doorbell tells of the turn.
-std::int64_t Instance::await_turn(const ClaimLimits& limits) {
+std::int64_t Instance::await_turn() {
   if (!turn_.needed()) {
     turn_.give_back();
     return 0;
@@ -161,7 +164,7 @@ std::int64_t Instance::await_turn(const ClaimLimits& limits) {
   }
   if (turn_.is_ours()) return 0;
   const std::int64_t now = now_ns();
-  const bool found = segment_->peek(index_, limits, now, claim_, wake_);
+  const bool found = segment_->peek(index_, claim_limits(), now, claim_, wake_);
   frontends_.ring(wake_);
   if (!found) {
     turn_.give_back();
@@ -175,6 +178,16 @@ std::int64_t Instance::await_turn(const ClaimLimits& limits) {
                 turn_.waited_ns());
   note_ready(turn_.granted_ns());
   return 0;
+}
+
+// The turn of a batch that is done goes to what is due first, perhaps of ours again. Before its
+// answers: they take nothing of the device.
+void Instance::pass_turn_on() {
+  if (in_flight_ > 0) return;
+  if (draining_.load())
+    turn_.give_back();
+  else
+    await_turn();
 }
 
 void Instance::launch(Lane& lane, std::uint32_t index) {
@@ -202,6 +215,8 @@ void Instance::launch(Lane& lane, std::uint32_t index) {
 }
 
 void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& report) {
+  --in_flight_;
+  pass_turn_on();
   Assembly& assembly = *lane.assembly;
   if (report.status.ok()) {
     record_batch(segment_->header(), assembly, report);
@@ -211,7 +226,6 @@ void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& repor
   for (const Member& member : assembly.members())
     answer(member, report.status.ok() ? member.status : report.status, report);
   lane.busy = false;
-  --in_flight_;
   note_ready(now_ns());
   restart_waiting();
   entry().lane_started_ns[index].store_relaxed(0);
@@ -236,7 +250,7 @@ std::size_t Instance::batches_at_once() const {
 // at this very moment may leave a stamp on an instance that it retired, which drain() clears.
 void Instance::note_ready(std::int64_t now) {
   auto& since_ns = entry().ready_since_ns;
-  if (since_ns.load_relaxed() != 0 || in_flight_ >= batches_at_once()) return;
+  if (since_ns.load_relaxed() != 0 || in_flight_ >= batches_at_once() || turn_.waits()) return;
   if (entry().may_pull.load_relaxed() == 1 && !draining_.load()) since_ns.store_relaxed(now);
 }
 

@@ -86,7 +86,9 @@ class Instance {
   void stamp();
   bool complete_finished();
   std::int64_t launch_next();
-  std::int64_t await_turn(const ClaimLimits& limits);
+  ClaimLimits claim_limits() const;
+  std::int64_t await_turn();
+  void pass_turn_on();
   void launch(Lane& lane, std::uint32_t index);
   void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
   void restart_waiting();

@@ -37,6 +37,7 @@ class Turn {
   bool needed() const { return board_ != nullptr && board_->on(); }
   // It is ours, and no batch has been launched in it yet.
   bool is_ours() const { return hold_ == Hold::kOurs; }
+  bool waits() const { return hold_ == Hold::kWaits; }
   // Wants it for what is due then. 0: it is ours. Else when to ask again, if the bell does not
   // ring.
   std::int64_t ask(std::int64_t due_ns, std::int64_t now);

@@ -22,7 +22,7 @@ from gslice.daemon import store as store_module
 from gslice.daemon.profiles import Profile, Profiles
 from gslice.daemon.store import SCHEMA_VERSION, Store
 from gslice.ipc.messages import Measured
-from gslice.supervise.profiling import Grid, Measuring
+from gslice.supervise.profiling import Grid, Measuring, Profiler
 
 SPEC = FunctionSpec("f", engine="python", slo_p99_us=1000)
 X = (TensorSpec("x", "FP32", (-1,)),)
@@ -138,6 +138,18 @@ def test_a_point_counts_as_ordered_whatever_was_read_back() -> None:
         done.append(Measuring(share, Measurement(bucket, share - 0.9, 100.0, 100.0, 9)))
         assert len(done) < 5
     assert sorted(each.point for each in done) == [(1, 10), (1, 50)]
+
+
+@pytest.mark.parametrize("cores", [1, 3, 39, 78, 97])
+def test_all_cores_are_all_of_the_device_once(node: Any, cores: int) -> None:
+    node.limiter = lambda device: "threads"
+    node.device = lambda device: SimpleNamespace(cpus=tuple(range(cores)))
+    profiler = Profiler(node, {}, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    shares = profiler._usual_shares(SPEC, 100.0)
+    assert len(shares) == cores
+    assert shares[-1] == 100.0
+    node.limiter = lambda device: "cgroup"
+    assert profiler._usual_shares(SPEC, 75.0) == (*TENTHS[:7], 75.0)
 
 
 # ---- kept ----------------------------------------------------------------------------------------

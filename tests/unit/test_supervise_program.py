@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -137,6 +138,33 @@ def test_it_starts_where_and_as_it_should(run: Run, known_by: str, tmp_path: Pat
     run(test)
 
 
+def test_its_processes_are_looked_for_once_a_second(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        program = await started(node, spec(tmp_path))
+        found, looks, now_s = members(program.note), 0, 5.0
+
+        def look(note: Note) -> set[int]:
+            nonlocal looks
+            looks += 1
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(program_module, "members", look)
+            patch.setattr(program_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+            assert program.resident_bytes == program.memory.process_bytes > 0
+            assert looks == 1
+            now_s += 1
+            found = set()
+            assert program.resident_bytes == 0
+            assert program.resident_bytes == 0  # it may just be about to start
+            assert looks == 3
+        await program.kill()
+
+    run(test)
+
+
 def test_what_is_left_of_it_ends(run: Run, known_by: str, tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         program = await started(node, spec(tmp_path))
@@ -217,7 +245,7 @@ def test_one_that_became_another_users_is_told_and_left(
         raise PermissionError
 
     async def test(node: Node) -> None:
-        program = await started(node, spec(tmp_path, "sleep", "1000"), processes=1)
+        program = await started(node, spec(tmp_path, "sh", "-c", "echo up; exec sleep 1000"), 1)
         with monkeypatch.context() as patch:
             patch.setattr(signal, "pidfd_send_signal", refused)
             for module in (program_note, program_module):

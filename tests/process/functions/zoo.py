@@ -195,15 +195,17 @@ class Burns(Numbers):
 
 
 class Spans(Numbers):
-    """When it began and when it ended, with some milliseconds between."""
+    """When it began and when it ended, with some time between."""
 
     batch_max = 1
     outputs = (("began_ns", "INT64", [-1, 1]), ("ended_ns", "INT64", [-1, 1]))
 
+    def setup(self, takes_ms: int = 3) -> None:
+        self.takes_s = takes_ms / 1000
+
     def infer(self, inputs):
         began_ns = time.monotonic_ns()
-        while time.monotonic_ns() < began_ns + 3_000_000:
-            os.sched_yield()
-        x = inputs["x"]
+        time.sleep(self.takes_s)  # as if a device were busy
         ended_ns = time.monotonic_ns()
+        x = inputs["x"]
         return {"began_ns": np.full_like(x, began_ns), "ended_ns": np.full_like(x, ended_ns)}
