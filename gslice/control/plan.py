@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
 
+    _Asked = dict[str, tuple[list[Part], dict[str, Allotment]]]
+    """By device: who asks for a share there, and what they have of it by now."""
+
 
 @dataclass
 class Planner:
@@ -57,7 +60,7 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         placement = self.place(by_name.values(), devices, current)
         plan: dict[str, list[Allotment]] = {}
-        asked = {}
+        asked: _Asked = {}
         for device in devices.values():
             here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
             parts = [site.part(by_name[n], device.name, part) for n, part in here.items()]
@@ -68,23 +71,13 @@ class Planner:
                 if allotment.device == device.name
             }
             asked[device.name] = parts, has
-        first = {
-            name: self._shares(now_s, parts, has, devices[name])
-            for name, (parts, has) in asked.items()
-        }
+        shares = self._divided(now_s, asked, site)
         for device_name, (parts, has) in asked.items():
-            shares, levelled = first[device_name], level(parts, device_name, first, site)
-            if levelled != parts:
-                shares = self._shares(now_s, levelled, has, devices[device_name], "levelled")
-            if shares != _percents(has):
-                self._changed_s[device_name] = now_s
             for part in parts:
-                name = part.demand.name
+                name, share = part.demand.name, shares[device_name][part.demand.name]
                 effective_percent = has[name].effective_percent if name in has else 0.0
                 plan.setdefault(name, []).append(
-                    _allotment(
-                        part, shares[name], effective_percent, devices[device_name], self.policy
-                    )
+                    _allotment(part, share, effective_percent, devices[device_name], self.policy)
                 )
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -110,15 +103,34 @@ class Planner:
         """Whether devices can keep the SLOs of all that are there; see `placement.holds`."""
         return holds(demands, on, Site(devices, self._ladder, self.policy))
 
+    def _divided(self, now_s: float, asked: _Asked, site: Site) -> dict[str, dict[str, float]]:
+        """The shares on each device; of a function on several devices the same on each."""
+        before = {
+            device: {name: allotment.share_percent for name, allotment in has.items()}
+            for device, (_, has) in asked.items()
+        }
+        first = {
+            device: self._shares(now_s, parts, before[device], site.devices[device])
+            for device, (parts, _) in asked.items()
+        }
+        shares = dict(first)
+        for device, (parts, _) in asked.items():
+            levelled = level(parts, device, first, site)
+            if levelled != parts:
+                args = now_s, levelled, before[device], site.devices[device]
+                shares[device] = self._shares(*args, "levelled")
+            if shares[device] != before[device]:
+                self._changed_s[device] = now_s
+        return shares
+
     def _shares(
         self,
         now_s: float,
         parts: Sequence[Part],
-        has: Mapping[str, Allotment],
+        before: Mapping[str, float],
         device: DeviceShares,
         how: str = "",
     ) -> dict[str, float]:
-        before = _percents(has)
         rested_s = now_s - self._changed_s.get(device.name, -math.inf)
         asked = parts, before, device, rested_s >= device.rest_s
         known = device.name, how
@@ -132,10 +144,6 @@ class Planner:
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
-
-
-def _percents(has: Mapping[str, Allotment]) -> dict[str, float]:
-    return {name: allotment.share_percent for name, allotment in has.items()}
 
 
 def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:

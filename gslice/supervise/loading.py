@@ -128,7 +128,7 @@ class Loading:
                 await function.residency.begin_cold(known)
             elif function.takes_in_place(before, spec):  # still: its workers may have died
                 function.take_over(spec)
-                await spread(function, stage)
+                await spread(function, self._budget, stage)
                 await function.resizing.carry_out(stage)
             else:
                 await function.load(spec, stage, warm=warm)
