@@ -98,7 +98,7 @@ class Loading:
                     await self._sharing.share_out()  # what it had there is free
             except GsliceError as error:
                 if function.accepting:
-                    function.spec = before
+                    function.spec = _where_it_runs(function, before)
                 else:
                     await function.fail(error.message)
                 await self._sharing.share_out()
@@ -163,6 +163,12 @@ def check_settings(spec: FunctionSpec) -> None:
             f"function {spec.name}: its settings take {size} bytes, at most {_SPEC_MAX_BYTES}",
             hint="pass large args as the path of a file",
         )
+
+
+def _where_it_runs(function: Function, before: FunctionSpec) -> FunctionSpec:
+    """As before, with the replicas that came or went before something failed."""
+    deployment = function.deployment
+    return before.placed_on(deployment.spec.placed) if deployment is not None else before
 
 
 def _check_same_version(before: FunctionSpec, moved: FunctionSpec) -> None:

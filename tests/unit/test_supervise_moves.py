@@ -12,6 +12,7 @@ import pytest
 from gslice.core.config import DeviceConfig
 from gslice.core.errors import FailedPrecondition, LoadFailed
 from gslice.core.types import FunctionSpec, ReplicaBounds, ShareBounds
+from gslice.supervise import loading
 from gslice.supervise.function import Function
 from gslice.supervise.placing import Placing
 from gslice.supervise.supervisor import Supervisor
@@ -178,6 +179,28 @@ def test_a_gpu_is_better_as_long_as_it_can_be_used(supervisor: Supervisor) -> No
     node.drained.add("cpu")
     assert supervisor.placing.elsewhere(function) == ()
     assert placed(supervisor, spec) == "cuda:0", "a load tries it again"
+
+
+def test_what_fails_after_a_replica_came_leaves_the_function_where_it_runs(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def spread(function: Function, *_: Any) -> None:
+        assert function.deployment is not None
+        function.deployment.spec = function.deployment.spec.placed_on(function.spec.placed)
+
+    async def fails(stage: Any) -> None:
+        raise LoadFailed("no shadow")
+
+    async def scenario() -> None:
+        function, _ = running(supervisor, named("a"))
+        monkeypatch.setattr(loading, "spread", spread)
+        monkeypatch.setattr(function.resizing, "carry_out", fails)
+        with pytest.raises(LoadFailed):
+            await supervisor.load(replace(named("a"), replicas=ReplicaBounds(2, 2)), unheard)
+        assert function.spec.placed == ("one", "other")
+        assert function.spec.replicas == ReplicaBounds()
+
+    asyncio.run(scenario())
 
 
 # ---- replicas ------------------------------------------------------------------------------------
