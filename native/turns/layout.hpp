@@ -17,7 +17,7 @@ namespace gslice {
 
 inline constexpr std::uint64_t kTurnBoardMagic = 0x31306e7274736c67;  // "glstrn01", little endian
 inline constexpr std::uint32_t kTurnBoardVersion = 1;
-inline constexpr std::size_t kMaxTurns = 128;  // instances on one device
+inline constexpr std::size_t kMaxTurns = 1024;  // instances on one device
 inline constexpr std::uint32_t kWholePpm = 1'000'000;
 inline constexpr std::uint32_t kNoTurn = 0xffff'ffff;
 

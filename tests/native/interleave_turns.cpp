@@ -24,8 +24,9 @@ struct Board {
   void restart(const std::vector<std::uint32_t>& shares_percent) {
     TurnBoardHeader& header = board->header();
     header.limit_ppm.store(percent(100));
+    for (std::uint32_t i = 0; i < header.used.load(); ++i)
+      board->entry(i).state.store(TurnState::kAbsent);
     header.used.store(0);
-    for (TurnEntry& entry : header.entries) entry.state.store(TurnState::kAbsent);
     for (const std::uint32_t share : shares_percent)
       CHECK(board->add(1, 0, 0, percent(share)).ok());
     shares = shares_percent;

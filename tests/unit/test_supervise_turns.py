@@ -44,8 +44,8 @@ def test_a_board_shows_who_is_on_it() -> None:
     assert not board.waits(entry)
     board.remove(entry)
     assert board.entries() == {}
-    with pytest.raises(InvalidArgument, match="no entry 128; there are 128"):
-        board.remove(128)
+    with pytest.raises(InvalidArgument, match="no entry 1024; there are 1024"):
+        board.remove(1024)
 
 
 def test_a_limit_is_on_or_off() -> None:
