@@ -310,9 +310,10 @@ class NodeBudget:
                 await gpu.ready()
                 await gpu.read()
         to_come = sum((self._to_come(p) for p in self._promises_on(device)), MemoryTaken())
-        if limit:
+        # Of a GPU all is counted: a command may take what it was promised long after it started.
+        if whole := limit or (gpu.facts.memory_bytes if gpu is not None else 0):
             taken = to_come.device_bytes if gpu is not None else to_come.host_bytes
-            free_bytes = limit - self._used_bytes(device).total() - taken
+            free_bytes = whole - self._used_bytes(device).total() - taken
             rooms.append((Room(device, free_bytes, limit), gpu is not None))
         if gpu is not None and gpu.memory_free_bytes is not None:
             rooms.append((Room(device, gpu.memory_free_bytes - to_come.device_bytes), True))
@@ -335,7 +336,8 @@ class NodeBudget:
         function = self._functions.get(need.function)
         if function is None:
             return MemoryTaken()
-        there = _on(need.device, _workers([function]))
+        stands = [worker for worker, name in self._node.stands.items() if name == function.name]
+        there = _on(need.device, [*_workers([function]), *stands])
         return together(there) + self._program_memory(function)
 
     def _used_bytes(self, device: str) -> Counter[str]:
@@ -343,10 +345,13 @@ class NodeBudget:
         on_gpu = device in self._node.gpus
         used: Counter[str] = Counter()
         before: list[Worker] = []
-        for deployment in self._deployments():  # of the same name, while one is loaded anew
-            if there := _on(device, deployment.workers):
+        # Deployments of the same name, while one is loaded anew.
+        running = [(d.spec.name, d.workers) for d in self._deployments()]
+        measured = [(name, [worker]) for worker, name in self._node.stands.items()]
+        for name, workers in running + measured:
+            if there := _on(device, workers):
                 taken = added(before, there)
-                used[deployment.spec.name] += taken.device_bytes if on_gpu else taken.host_bytes
+                used[name] += taken.device_bytes if on_gpu else taken.host_bytes
                 before += there
         for function in self._functions.values():
             if _where(function) == device:

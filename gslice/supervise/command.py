@@ -271,7 +271,8 @@ class Command(Function):
         """Starts it again, after a while, until it runs or has died too often."""
         delay_us = self._death(served_us)
         while delay_us is not None:
-            await self._show_state("LOADING", f"{how}; it is started again")
+            self._tell_state("LOADING", f"{how}; it is started again")  # at once: it does not run
+            await self.show("LOADING")
             await asyncio.sleep(delay_us / 1e6)
             try:
                 program = await self._begin()
@@ -327,12 +328,13 @@ class Command(Function):
         await super()._halt()
 
     async def _show_state(self, state: str, reason: str = "") -> None:
-        """Tells of a state, if it is another one."""
+        """Has front-ends go by a state, if it is another one, before anybody can read of it."""
+        if (self.state, self.reason) != (state, shortened(reason)):
+            await self._frontends.show(Listing(self.spec, state, shortened(reason)))
+            self._tell_state(state, reason)
+
+    def _tell_state(self, state: str, reason: str) -> None:
         before = self.state
-        if (before, self.reason) == (state, shortened(reason)):
-            return
-        # Whoever reads of it may rely on it: front-ends go by it then.
-        await self._frontends.show(Listing(self.spec, state, shortened(reason)))
         self.set_state(state, reason)
         if state != before and "READY" in (state, before):
             self._node.event(self.name, EventKind.STAGE, f"{state}: {reason}" if reason else state)

@@ -70,7 +70,8 @@ class Node:
         turn_boards: By device: who may run a batch now, where shares over-commit it.
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
-        stands: Workers that are measured; nothing else is begun beside them that can wait.
+        stands: Workers that are measured, with the names of their functions; nothing else is begun
+            beside them that can wait.
         drained: Devices on which nothing new is placed.
         times_wanted: Whether a function's batches should be timed at its load.
     """
@@ -86,7 +87,7 @@ class Node:
     changes: Changes = field(default_factory=Changes)
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
-    stands: list[Worker] = field(default_factory=list)
+    stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 

@@ -70,12 +70,12 @@ class Stand:
         if (worker := self._worker) is not None:
             await self._instances.discard(worker)  # cancelled, it is closed again
             self._worker = None
-            self._node.stands.remove(worker)
+            del self._node.stands[worker]
             self._node.changes.notify()
 
     async def _load(self, share_percent: float) -> None:
         worker = self._worker = await self._instances.start(share_percent)
-        self._node.stands.append(worker)
+        self._node.stands[worker] = self._spec.name
         signature = await self._instances.load(worker, self._signature, gently=True)
         if signature != self._signature:
             raise LoadFailed(

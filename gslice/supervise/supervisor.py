@@ -10,7 +10,7 @@ from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
-from gslice.supervise.care import care, engines_in_use
+from gslice.supervise.care import care
 from gslice.supervise.command import Command
 from gslice.supervise.frontends import Frontends, Listing
 from gslice.supervise.function import Function
@@ -24,6 +24,7 @@ from gslice.supervise.program_note import end_all, read_notes
 from gslice.supervise.recall import nothing
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
+from gslice.supervise.spares import engines_in_use
 from gslice.supervise.tasks import Tasks
 from gslice.supervise.versions import AsDeclared
 

@@ -20,6 +20,7 @@
 #include "pump/instance.hpp"
 #include "segment/segment.hpp"
 #include "tensor_spec.hpp"
+#include "turns/board.hpp"
 
 namespace gslice::test {
 
@@ -169,6 +170,16 @@ class PumpBench {
     instances.push_back(created.take());
     CHECK(instances.back()->frontends().add(0, eventfd_).ok());
     return *instances.back();
+  }
+
+  // Has an instance that is not started yet take turns, on a device that is its alone.
+  void take_turns(Instance& instance) {
+    auto board = TurnBoard::create("cpu");
+    CHECK(board.ok());
+    board.value()->set_limit(kWholePpm);
+    auto entry = board.value()->add(segment->header().generation, last_index, 0, kWholePpm);
+    CHECK(entry.ok());
+    CHECK(instance.take_turns(board.take(), entry.value()).ok());
   }
 
   Ticket submit(const Dims& dims, const std::vector<float>& data,

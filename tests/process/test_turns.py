@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gslice._native import TurnBoard
+from gslice.core.errors import Unavailable
 from tests.node import WAIT_S, Node, in_background, kill_and_wait, wait_counts
 from tests.process.traffic import Traffic
 
@@ -75,7 +76,8 @@ def test_what_runs_at_once_fits_and_everybody_is_answered(start_node, zoo) -> No
         assert node.segment(name).stats()["stage"]["turn"]["count"] == 80
 
 
-def test_the_turn_of_a_killed_worker_is_free(start_node, zoo, gate) -> None:
+@pytest.mark.parametrize("daemon", ["runs", "is gone"])
+def test_the_turn_of_a_killed_worker_is_free(start_node, zoo, gate, daemon) -> None:
     functions = {"gate": zoo("Gate", args={"gate": str(gate.path)}, share="30%")}
     node = start_node({**functions, "echo": zoo("Echo", share="30%")}, node=QUIET)
     board = take_turns(node, gate=60, echo=60)
@@ -86,11 +88,18 @@ def test_the_turn_of_a_killed_worker_is_free(start_node, zoo, gate) -> None:
         assert state_of(board, holder) == "running"
         call = in_background(lambda: client.infer("echo", {"x": ONE}))
         wait_until(lambda: state_of(board, waits) == "waiting")
+        if daemon == "is gone":
+            node.kill_daemon()
         kill_and_wait(holder)
         assert call.result(WAIT_S)["y"].tolist() == [[1]]
+        if daemon == "is gone":
+            node.start()
+            with pytest.raises(Unavailable, match="died while no daemon ran"):
+                held.result(WAIT_S)
+        else:
+            gate.open()  # by the worker that took its place
+            assert held.result(WAIT_S)["y"].tolist() == [-1]
         assert state_of(board, holder) == "absent"
-        gate.open()  # by the worker that took its place
-        assert held.result(WAIT_S)["y"].tolist() == [-1]
 
 
 def test_who_waits_for_long_does_not_hang(start_node, zoo) -> None:
@@ -136,15 +145,11 @@ def test_turns_outlive_the_daemon(start_node, zoo) -> None:
     traffic.assert_each_answered_once()
 
 
-@pytest.mark.parametrize("daemon", ["runs", "is gone"])
-def test_without_turns_nothing_waits(start_node, zoo, daemon) -> None:
+def test_without_turns_nothing_waits(start_node, zoo) -> None:
     node = start_node({"echo": zoo("Echo", share="30%")}, node=QUIET)
     board = board_of(node.worker_pids("echo")[0])
     assert board.limit_percent is None
-    if daemon == "is gone":
-        node.kill_daemon()
     with node.client() as client:
         assert client.infer("echo", {"x": ONE})["y"].tolist() == [[1]]
     assert [entry["state"] for entry in board.entries().values()] == ["idle"]
-    if daemon == "is gone":
-        node.start()
+    assert node.segment("echo").stats()["stage"]["turn"]["count"] == 0

@@ -314,6 +314,11 @@ def test_front_ends_go_by_a_state_before_it_is_shown(run, monkeypatch) -> None:
         bench.ailment = "ill"
         await bench.state("UNAVAILABLE")
         assert seen[-2:] == [("READY", "", "LOADING"), ("UNAVAILABLE", "ill", "READY")]
+        bench.ailment = ""
+        await bench.state("READY")
+        bench.programs[0].death.set_result("killed by SIGKILL")
+        await bench.until(lambda: len(bench.programs) == 2)
+        assert ("LOADING", "READY") not in [(listing, state) for listing, _, state in seen]
 
     run(test)
 

@@ -233,6 +233,22 @@ def test_what_is_promised_is_not_promised_again(machine: Machine) -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_measured_takes_what_it_was_promised(machine: Machine) -> None:
+    machine.runs("a", TAKEN)
+
+    async def scenario() -> None:
+        async with machine.budget.promised([Need("a", "cpu", TAKEN)]):
+            await machine.budget.check(Need("b", "cpu", MemoryTaken(100 * MIB)))
+            stand: Any = Made(memory=TAKEN, weights=None, device="cpu")
+            machine.node.stands[stand] = "a"
+            await machine.budget.check(Need("b", "cpu", MemoryTaken(100 * MIB)))
+            with pytest.raises(ResourceExhausted, match=r"cpu has 100\.0 MiB free"):
+                await machine.budget.check(Need("b", "cpu", MemoryTaken(101 * MIB)))
+            del machine.node.stands[stand]
+
+    asyncio.run(scenario())
+
+
 def test_kept_versions_go_when_their_memory_is_needed(machine: Machine) -> None:
     machine.runs("a", TAKEN)
     machine.keeps("a", TAKEN)
@@ -278,6 +294,35 @@ def test_nobody_knows_what_nobody_loaded(machine: Machine) -> None:
             await machine.budget.check(Need("b", "cpu", MemoryTaken(400 * MIB)))
 
     asyncio.run(scenario())
+
+
+def test_what_a_program_has_not_taken_yet_is_not_free_on_its_gpu(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_to_do() -> None:
+        """It is ready, and was read."""
+
+    facts, free = GpuFacts(memory_bytes=80 * GIB), 79 * GIB
+    gpu: Any = SimpleNamespace(
+        facts=facts, memory_free_bytes=free, ready=nothing_to_do, read=nothing_to_do
+    )
+    cpu = dataclasses.replace(machine.node.devices["cpu"], memory_limit_bytes=0)
+    monkeypatch.setitem(machine.node.devices, "cuda:0", cpu)
+    monkeypatch.setitem(machine.node.gpus, "cuda:0", gpu)
+    machine.runs("llm")
+    machine.functions["llm"].program = SimpleNamespace(
+        note=SimpleNamespace(spec=FunctionSpec("llm", device="cuda:0")),
+        memory=MemoryTaken(weights_bytes=20 * GIB),
+        resident_bytes=GIB,
+    )
+
+    def check(gib: int) -> None:
+        need = Need("b", "cuda:0", MemoryTaken(weights_bytes=gib * GIB))
+        asyncio.run(machine.budget.check(need))
+
+    check(60)
+    with pytest.raises(ResourceExhausted, match=r"cuda:0 has 60\.0 GiB free"):
+        check(61)
 
 
 # ---- a GPU ---------------------------------------------------------------------------------------
