@@ -193,6 +193,22 @@ def test_replicas_rest_and_wake_together(start_node, zoo) -> None:
     node.wait_function("f", is_on(OTHER))
 
 
+def test_every_worker_of_every_replica_is_renewed(start_node, zoo) -> None:
+    functions = {"f": zoo("Signed", replicas=2, share="40%")}
+    node = start_node(functions, devices=TWO_CORES, node={"connection_age": "500ms"})
+    before = places(node)
+    with Traffic(node, "f", clients=3) as traffic, node.control() as control:
+        traffic.wait_answers(20)
+        stages = [stage.name for stage in control.upgrade(workers=True)]
+        traffic.wait_answers(20)
+    traffic.assert_each_answered_once()
+    assert stages.count("worker") == 2
+    after = places(node)
+    assert sorted(after) == sorted(before)
+    assert all(after[device] != before[device] for device in before)
+    assert node.function("f").share_granted_percent == 40
+
+
 def test_a_version_is_kept_on_both_devices(start_node, zoo) -> None:
     def tagged(tag: int) -> dict[str, Any]:
         return zoo("Tagged", args={"tag": tag}, replicas=2, versions={"keep": 2})
