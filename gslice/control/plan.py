@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from gslice.control.demand import Allotment, Policy
 from gslice.control.division import divide
 from gslice.control.ladder import Ladders
 from gslice.control.placement import Site, place
 from gslice.control.settle import settle
+from gslice.control.turns import rows_in_turns, turns_of, waits_in_turns
+from gslice.control.waiting import NO_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
     from gslice.control.division import Part
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
+    from gslice.control.waiting import Wait
+
+
+class _Division(NamedTuple):
+    """Shares of a device by name, and how long their batches wait where they take turns."""
+
+    shares: dict[str, float]
+    waits: dict[str, Wait]
 
 
 @dataclass
@@ -32,7 +42,8 @@ class Planner:
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
     _changed_s: dict[str, float] = field(default_factory=dict)
-    _answers: dict[str, tuple[object, dict[str, float]]] = field(default_factory=dict)
+    _answers: dict[str, tuple[object, _Division]] = field(default_factory=dict)
+    _in_turns: set[str] = field(default_factory=set)
 
     def plan(
         self,
@@ -66,12 +77,14 @@ class Planner:
                 if allotment.device == device.name
             }
             before = {name: allotment.share_percent for name, allotment in has.items()}
-            for part, share_percent in self._shares(now_s, parts, before, device):
+            shares, waits = self._division(now_s, parts, before, device)
+            for part in parts:
                 name = part.demand.name
                 effective_percent = has[name].effective_percent if name in has else 0.0
-                plan.setdefault(name, []).append(
-                    _allotment(part, share_percent, effective_percent, device, self.policy)
-                )
+                allotment = _allotment(part, shares[name], effective_percent, device, self.policy)
+                if waits:
+                    allotment = _in_turns(allotment, waits.get(name, NO_WAIT), self.policy)
+                plan.setdefault(name, []).append(allotment)
         return {name: plan[name] for name in by_name if name in plan}
 
     def place(
@@ -90,25 +103,46 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         return place(demands, _fractions(current), site)
 
-    def _shares(
+    def _division(
         self,
         now_s: float,
         parts: Sequence[Part],
         before: Mapping[str, float],
         device: DeviceShares,
-    ) -> list[tuple[Part, float]]:
-        rested_s = now_s - self._changed_s.get(device.name, -math.inf)
-        asked = parts, before, device, rested_s >= device.rest_s
+    ) -> _Division:
+        rested = now_s - self._changed_s.get(device.name, -math.inf) >= device.rest_s
+        asked = parts, before, device, rested
         if device.name not in self._answers or self._answers[device.name][0] != asked:
-            target = divide(parts, device, self.policy)
-            shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
-            if device.changing:
-                shares = {name: before.get(name, share) for name, share in shares.items()}
-            self._answers[device.name] = asked, shares
-        shares = self._answers[device.name][1]
-        if shares != before:
+            self._answers[device.name] = asked, self._divided(parts, before, device, rested=rested)
+        division = self._answers[device.name][1]
+        if division.shares != before:
             self._changed_s[device.name] = now_s
-        return [(part, shares[part.demand.name]) for part in parts]
+        return division
+
+    def _divided(
+        self,
+        parts: Sequence[Part],
+        before: Mapping[str, float],
+        device: DeviceShares,
+        *,
+        rested: bool,
+    ) -> _Division:
+        target, policy = divide(parts, device, self.policy), self.policy
+        taking = device.name in self._in_turns
+        shares = None
+        if policy.turns:
+            shares = turns_of(parts, target, before, device, policy, taking=taking, rested=rested)
+        if device.changing:
+            held = shares or target
+            shares = {name: before.get(name, share) for name, share in held.items()}
+        elif shares is None:
+            self._in_turns.discard(device.name)
+            shares = settle(parts, target, before, device, policy, rested=rested)
+        else:
+            self._in_turns.add(device.name)
+        if device.name not in self._in_turns:
+            return _Division(shares, {})
+        return _Division(shares, waits_in_turns(parts, shares, device, policy))
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
@@ -152,3 +186,12 @@ def _allotment(
         effective_percent=serving if grows else 0.0,
         part=part,
     )
+
+
+def _in_turns(allotment: Allotment, turn: Wait, policy: Policy) -> Allotment:
+    """The same where batches wait for their turn, and others for their end."""
+    part = allotment.part
+    if part is None or not part.promised or allotment.shed_us:
+        return replace(allotment, turn=turn)
+    rows_max = rows_in_turns(part, allotment.share_percent, policy)
+    return replace(allotment, turn=turn, batch_rows_max=rows_max)
