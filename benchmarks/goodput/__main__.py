@@ -9,7 +9,7 @@ at a few points and what a daemon would see. It yields no figure of any machine.
 
 `slo` is the product's controller; `turns` the same where functions may take turns on a device:
 earliest deadline first, the sum of the shares that run at a time within the device, nobody passes
-the head, for nothing. `timeshare` runs one batch at a time, round robin.
+the head, and taking turns costs nothing. `timeshare` runs one batch at a time, round robin.
 
 `live` measures this machine: a daemon, two models and one load step on the CPU device
 (`benchmarks.goodput.live`). `slo` is the controller; `fixed A:B` are shares of the two functions
