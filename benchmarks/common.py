@@ -160,9 +160,12 @@ def _scheduling() -> str:
 def _command() -> str:
     """What measures the same again: not where this run wrote its result."""
     result = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    result.add_argument("--json")
+    for written in ("--json", "--plot"):
+        result.add_argument(written)
     _, others = result.parse_known_args(sys.argv[1:])
-    return " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *others])
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.stem == "__main__" else program.stem
+    return " ".join(["python -m", f"benchmarks.{name}", *others])
 
 
 def _cell(value: Any) -> str:

@@ -74,7 +74,7 @@ def open_segment(pid: int, function: str) -> Segment:
         NotFound: It holds none of that function.
     """
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        if not str(link.readlink()).startswith("/memfd:gslice"):
+        if not str(link.readlink()).startswith("/memfd:gslice:"):
             continue
         descriptor = os.open(link, os.O_RDWR)
         try:

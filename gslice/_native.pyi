@@ -68,15 +68,40 @@ class Segment:
     #     "first_wait_ns": int (dispatch wait of its first claim after a flip; -1: none)}
     def demand(self) -> dict[str, Any]: ...
     # -> {"arrived": int (well-formed requests so far, those in slots included), "answered": int,
-    #     "rows": int, "executions": int, "compute_busy_ns": int, "batch_rows": as in `stats`};
+    #     "rows": int, "executions": int, "compute_busy_ns": int, "turns": int (batches that
+    #     needed one), "turn_wait_ns": int (of all of them), "batch_rows": as in `stats`};
     #     cheaper than `stats`
     def stats(self) -> dict[str, Any]: ...
     # -> {"outcome": {"ok": int, "invalid":, "rejected":, "expired":, "cancelled":, "failed":,
     #     "requeued":, "poisoned":}, "rows": int, "executions": int, "copies": int,
     #     "copied_bytes": int, "compute_busy_ns": int, "last_inference_ms": int,
     #     "batch_rows": np.ndarray[uint64, 129],
-    #     "stage": {"queue" | "copy_in" | "compute" | "copy_out" | "total" | "dispatch":
+    #     "stage": {"queue" | "copy_in" | "compute" | "copy_out" | "total" | "dispatch" | "turn":
     #               {"count": int, "sum_ns": int, "bins": np.ndarray[uint64, 512]}}}
+
+class TurnBoard:
+    """Who may run a batch on a device now, where its shares add up to more than it has."""
+
+    @staticmethod
+    def create(device: str) -> TurnBoard: ...  # with turns off
+    @staticmethod
+    def open(fd: int) -> TurnBoard: ...
+    @property
+    def fd(self) -> int: ...  # owned by the TurnBoard; valid while it lives
+    @property
+    def generation(self) -> int: ...
+    @property
+    def limit_percent(self) -> float | None: ...  # None: turns are off
+    # the daemon's side
+    def set_limit(self, limit_percent: float | None) -> None: ...
+    def add(self, segment: int, instance: int, pid: int, share_percent: float) -> int: ...
+    # -> its entry; the segment is a generation
+    def remove(self, entry: int) -> None: ...  # what its instance had is free
+    def set_share(self, entry: int, share_percent: float) -> None: ...
+    def waits(self, entry: int) -> bool: ...  # it has a batch, and not yet the turn
+    def entries(self) -> dict[int, dict[str, Any]]: ...
+    # -> by entry {"segment": int, "instance": int, "pid": int, "share_percent": float,
+    #     "state": "idle" | "waiting" | "running", "due_ns": int}
 
 def histogram_bounds_us() -> np.ndarray: ...  # float64[513]: bin i covers [b[i], b[i+1])
 
@@ -276,9 +301,11 @@ class Instance:
         """
     def add_frontend(self, frontend: int, eventfd: int) -> None: ...  # dups the descriptor
     def remove_frontend(self, frontend: int) -> None: ...
+    def take_turns(self, board: TurnBoard, entry: int) -> None: ...  # before start
     def start(self) -> None: ...
     def lane_tids(self) -> list[int]: ...  # kernel thread ids of the compute threads
     def pump_tid(self) -> int: ...
+    def turn_tid(self) -> int: ...  # of the thread that hears of turns; 0: there is none
     def drain(self, timeout_s: float) -> bool: ...  # claim nothing new; True: nothing in flight
     def stop(self) -> None: ...
     @property

@@ -253,7 +253,7 @@ class Node:
 
 def _segments_of(pid: int) -> Iterator[Segment]:
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        if str(entry.readlink()).startswith("/memfd:gslice"):
+        if str(entry.readlink()).startswith("/memfd:gslice:"):
             fd = os.open(entry, os.O_RDWR)
             try:
                 yield Segment.open(fd)

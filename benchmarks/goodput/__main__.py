@@ -35,8 +35,6 @@ policy's own processor time, in percent of a core; live, all of the daemon's. `v
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,7 +132,6 @@ def _simulation(options: argparse.Namespace) -> Report:
         "warm_ups_s": {name: workloads()[name].warm_ups_s for name in options.workloads},
     }
     report = Report(QUESTION, settings)
-    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
     for name in options.workloads:
         workload = workloads()[name]
         if options.quick:
@@ -144,7 +141,6 @@ def _simulation(options: argparse.Namespace) -> Report:
 
 
 def _live(options: argparse.Namespace) -> Report:
-    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # nodes are forked to be executed, nothing else
     from benchmarks.goodput.live.bench import Plan, measure  # it takes what the demo takes
 
     plan = (
@@ -152,9 +148,7 @@ def _live(options: argparse.Namespace) -> Report:
         if options.quick
         else Plan.full(options.seconds, options.seeds, GRID_PERCENT, options.plot)
     )
-    report = measure(plan)
-    report.command = "python -m benchmarks.goodput " + " ".join(sys.argv[1:])
-    return report
+    return measure(plan)
 
 
 def _shown(row: Row) -> Row:

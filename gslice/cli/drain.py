@@ -10,6 +10,8 @@ from gslice.cli import options
 from gslice.cli.functions import show_stages
 from gslice.cli.output import console
 
+_MORE = "gslice events --kind move"
+
 Device = Annotated[str, typer.Argument(help="As in node.yaml, such as cuda:0.")]
 
 
@@ -18,7 +20,7 @@ def drain(
 ) -> None:
     """Move a device's functions to others, one after the other, and place none there."""
     with options.connect(state_dir) as control:
-        show_stages(device, control.drain(device), as_json)
+        show_stages(device, control.drain(device), as_json, more=_MORE)
     if not as_json:
         told = f"nothing new is placed on {device}, until `gslice undrain {device}`"
         console().print(told, markup=False)
@@ -29,4 +31,4 @@ def undrain(
 ) -> None:
     """Let functions be placed on a device again."""
     with options.connect(state_dir) as control:
-        show_stages(device, control.undrain(device), as_json)
+        show_stages(device, control.undrain(device), as_json, more=_MORE)

@@ -11,7 +11,7 @@ import typer
 
 from gslice.cli import options
 from gslice.cli.output import console, print_json, show_warning, table
-from gslice.core.errors import InvalidArgument, LoadFailed, NotFound
+from gslice.core.errors import InvalidArgument, LoadFailed, NotFound, Unavailable
 from gslice.core.figures import megabytes, milliseconds
 
 Name = Annotated[
@@ -66,8 +66,8 @@ def resize(
     with options.connect(state_dir) as control:
         stages = control.resize(name, share, dry_run=dry_run)
         if wait or dry_run:
-            last = show_stages(name, stages, as_json)
-            if last is not None and last.name == "done" and not as_json:
+            last = show_stages(name, stages, as_json, dry_run=dry_run)
+            if not dry_run and not as_json:
                 console().print(_resized_line(name, last.resized), markup=False)
             return
         first = next(stages)  # the daemon goes on without us
@@ -181,8 +181,27 @@ def _resized_line(name: str, resized: Any) -> str:
     )
 
 
-def show_stages(name: str, stages: Iterable[Any], as_json: bool) -> Any:
-    """Shows stages as they pass and returns the last; raises LoadFailed if that is `failed`."""
+def show_stages(
+    name: str,
+    stages: Iterable[Any],
+    as_json: bool,
+    *,
+    dry_run: bool = False,
+    more: str = "",
+) -> Any:
+    """Shows stages as they pass, and returns the last.
+
+    Args:
+        name: What the order is about.
+        stages: As the daemon tells them.
+        as_json: All at once, when it has ended.
+        dry_run: It ends with its plan.
+        more: The command that says more of one that failed; empty: its log.
+
+    Raises:
+        LoadFailed: it failed.
+        Unavailable: nobody says what became of it.
+    """
     from gslice.client.control import as_dict
 
     passed = []
@@ -195,9 +214,14 @@ def show_stages(name: str, stages: Iterable[Any], as_json: bool) -> Any:
             screen.print(line.rstrip(), markup=False)
     if as_json:
         print_json(passed)
-    if passed and passed[-1]["name"] == "failed":
-        detail = passed[-1]["detail"].removeprefix(f"function {name}: ")
-        raise LoadFailed(f"{name}: {detail}", hint=f"see more with `gslice logs {name}`")
+    if stage is not None and stage.name == "failed":
+        detail = stage.detail.removeprefix(f"function {name}: ")
+        command = more or f"gslice logs {name}"
+        raise LoadFailed(f"{name}: {detail}", hint=f"see more with `{command}`")
+    if stage is None or stage.name != ("plan" if dry_run else "done"):
+        raise Unavailable(
+            f"{name}: the daemon does not say what became of it", hint="see `gslice events`"
+        )
     return stage
 
 

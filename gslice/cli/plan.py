@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from gslice.cli import options
 from gslice.cli.output import console, print_json, table
+from gslice.core.errors import FailedPrecondition, Unavailable
 from gslice.core.figures import milliseconds, percent
 
 if TYPE_CHECKING:
@@ -41,9 +43,7 @@ def plan(
     """
     changes = what_if or []
     if config is not None:
-        from gslice.daemon.offline import offline_plan
-
-        reply = offline_plan(config, changes)
+        reply = _offline(config, changes, state_dir)
     else:
         with options.connect(state_dir) as control:
             reply = control.plan(changes)
@@ -118,6 +118,20 @@ def slo_lines(functions: Any) -> list[Any]:
         )
     reasons = (Text(f"{function.name}: {function.decision.reason}") for function in decided)
     return [Text(), shown, *reasons]
+
+
+def _offline(config: Path, changes: list[str], state_dir: Path | None) -> Any:
+    from gslice.core.config import Override, state_dir_of
+    from gslice.daemon.offline import offline_plan
+
+    overrides = []
+    if state_dir is not None:
+        named = str(state_dir.absolute())
+        overrides.append(Override(("node", "state_dir"), named, "--state-dir"))
+    where = state_dir or state_dir_of(config)
+    with contextlib.suppress(Unavailable), options.connect(where):
+        raise FailedPrecondition(f"a daemon runs in {where}", hint="ask it: gslice plan")
+    return offline_plan(config, changes, overrides)
 
 
 def _shown(functions: Any) -> Group:

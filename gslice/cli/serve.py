@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
-from gslice.cli.status import reason_of
+from gslice.cli.status import devices_of, reason_of
 from gslice.core.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ async def _announce_functions(daemon: Daemon) -> None:
         await changes.wait(changes.version, _PATIENCE_S)
     for function in status.functions:
         serving = function.state in _SERVING
-        detail = f"on {function.device}" if serving else reason_of(function)
+        detail = f"on {devices_of(function)}" if serving else reason_of(function)
         print(f"{function.name}: {function.state} {detail}")
     if changed := daemon.desired.changed:
         print(f"changed at run time, see `gslice diff`: {', '.join(changed)}")

@@ -102,7 +102,7 @@ def count_table(functions: Any) -> Table:
             function.name,
             _version(function),
             function.engine,
-            function.device,
+            devices_of(function),
             function.limiter or "-",
             str(function.ok),
             str(function.failed),
@@ -311,7 +311,16 @@ def _promised(p99_us: float, slo_p99_us: float) -> Any:
 def _workers(workers: Any) -> str:
     restarts = sum(worker.restarts for worker in workers)
     pids = " ".join(str(worker.pid) for worker in workers) or "-"
-    return f"{pids} ({restarts} restarts)" if restarts else pids
+    devices = dict.fromkeys(worker.device for worker in workers)
+    where = f" on {', '.join(devices)}" if len(devices) > 1 else ""
+    return f"{pids}{where} ({restarts} restarts)" if restarts else f"{pids}{where}"
+
+
+def devices_of(function: Any) -> str:
+    """Those that it is on, and of how many it should be on."""
+    devices = ", ".join(function.devices) or str(function.device)
+    few = len(function.devices) < function.replicas_min
+    return f"{devices} (of {function.replicas_min})" if few else devices
 
 
 def _version(function: Any) -> str:

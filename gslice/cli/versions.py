@@ -49,7 +49,8 @@ def rollback(
     `gslice diff` shows `versions.serve` then, `gslice save` keeps it; `latest` ends it.
     """
     with options.connect(state_dir) as control:
-        show_stages(name, control.rollback(name, version, dry_run=dry_run), as_json)
+        stages = control.rollback(name, version, dry_run=dry_run)
+        show_stages(name, stages, as_json, dry_run=dry_run)
 
 
 def _table(found: Any) -> Any:

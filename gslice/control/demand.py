@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gslice.core.types import ShareBounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gslice.control.division import Part
     from gslice.control.latency import LatencyModel
@@ -36,6 +36,8 @@ class Demand:
         bounds: Of its share.
         models: What its batches take, by device; devices without one are not measured yet.
         devices: Where it may run; empty: anywhere.
+        replicas_min: On how many of them it is at a time at least, if there are so many.
+        replicas_max: And at most.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Demand:
     bounds: ShareBounds = field(default_factory=ShareBounds)
     models: Mapping[str, LatencyModel] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+    replicas_min: int = 1
+    replicas_max: int = 64
 
     @property
     def planned_per_s(self) -> float:
@@ -107,6 +111,7 @@ class Allotment:
         effective_percent: What serves until the share is in effect; 0: that is so at once.
         turn: How long batches wait where functions take turns; None: they do not.
         part: What it was decided of; None: it was not decided, but is so.
+        replicas: How many devices it is about; more than one only where `together` made it.
     """
 
     device: str
@@ -118,6 +123,7 @@ class Allotment:
     effective_percent: float = 0.0
     turn: Wait | None = None
     part: Part | None = field(default=None, repr=False)
+    replicas: int = 1
 
     @property
     def turns(self) -> bool:
@@ -143,7 +149,6 @@ class Policy:
         headroom_max: What is left over first raises everybody's capacity to the rate times this.
         dead_band: Part of a share below which a change that nobody needs is not worth it.
         packing: `fewest` devices, or most `headroom`.
-        replicas_max: Most devices that one function may be on at a time.
         turns: Functions may take turns on a device where shares side by side do not keep all SLOs.
     """
 
@@ -153,5 +158,29 @@ class Policy:
     headroom_max: float = 2.0
     dead_band: float = 0.25
     packing: str = "headroom"
-    replicas_max: int = 64
     turns: bool = False
+
+
+def together(demand: Demand, allotments: Sequence[Allotment]) -> Allotment:
+    """What a function gets of all its devices, as one: the share is the same on each.
+
+    Args:
+        demand: The whole of it.
+        allotments: Of each device, at least one.
+    """
+    first = allotments[0]
+    if len(allotments) == 1:
+        return first
+    rows = [each.batch_rows_max for each in allotments if each.batch_rows_max]
+    part = None if first.part is None else replace(first.part, demand=demand)
+    return replace(
+        first,
+        device=", ".join(each.device for each in allotments),
+        share_percent=min(each.share_percent for each in allotments),
+        batch_rows_max=min(rows, default=0),
+        rate_per_s=sum(each.rate_per_s for each in allotments),
+        capacity_per_s=sum(each.capacity_per_s for each in allotments),
+        shed_us=max(each.shed_us for each in allotments),
+        part=part,
+        replicas=len(allotments),
+    )

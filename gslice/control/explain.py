@@ -16,7 +16,7 @@ def predicted_p99_us(allotment: Allotment) -> float:
     part = allotment.part
     if part is None or part.ladder is None:
         return math.inf
-    rate = min(allotment.rate_per_s, allotment.capacity_per_s)
+    rate = min(allotment.rate_per_s, allotment.capacity_per_s) / allotment.replicas
     if allotment.turn is not None:
         share, rows_max = allotment.share_percent, allotment.batch_rows_max
         return part.ladder.prediction(share, rows_max, rate, allotment.turn).percentile_us(0.99)
@@ -25,7 +25,8 @@ def predicted_p99_us(allotment: Allotment) -> float:
 
 def reason(allotment: Allotment) -> str:
     """One line."""
-    part, share = allotment.part, f"{allotment.share_percent:g}% of {allotment.device}"
+    each = "each of " if allotment.replicas > 1 else ""
+    part, share = allotment.part, f"{allotment.share_percent:g}% of {each}{allotment.device}"
     if part is None:
         return share
     demand = part.demand

@@ -94,8 +94,28 @@ def place(demands: Iterable[Demand], current: Placement, site: Site) -> Placemen
     for demand in sorted(new, key=lambda d: _order(d, site)):
         if found := _fit(demand, left, site):
             settle(demand, found)
-    _relieve(functions, placement, left, site)
+    if not _relieve(functions, placement, left, site):
+        _replicate(functions, placement, left, site)
     return placement
+
+
+def holds(demands: Iterable[Demand], on: Iterable[str], site: Site) -> bool:
+    """Whether devices can keep the SLOs of all that are there.
+
+    Args:
+        demands: Functions, each in equal parts on all of its devices.
+        on: Names of the devices.
+        site: Devices, and what they are worth.
+    """
+    functions = list(demands)
+    for device in on:
+        parts = [(each, 1 / len(each.devices)) for each in functions if device in each.devices]
+        needed = sum(site.need_percent(each, device, part) for each, part in parts)
+        if needed > site.devices[device].limit_percent + _ROUNDING:
+            return False
+        if not all(site.suffices(each, device, part) for each, part in parts):
+            return False
+    return True
 
 
 # ---- parts -----------------------------------------------------------------------------------
@@ -117,7 +137,8 @@ def _what_stays(demand: Demand, current: Placement, site: Site) -> dict[str, flo
 def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, float]:
     """The least number of equal replicas that fit; where there is most room if none does."""
     allowed = site.allowed(demand)
-    counts = range(1, min(len(allowed), site.policy.replicas_max) + 1)
+    most = min(len(allowed), demand.replicas_max)
+    counts = range(min(most, max(1, demand.replicas_min)), most + 1)
     for count in counts:
         needs = {d: site.need_percent(demand, d, 1 / count) for d in allowed}
         fits = [
@@ -133,8 +154,7 @@ def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, flo
     for count in counts:
         if all(site.suffices(demand, device, 1 / count) for device in roomiest[:count]):
             return dict.fromkeys(roomiest[:count], 1 / count)
-    most = roomiest[: site.policy.replicas_max]
-    return dict.fromkeys(most, 1 / len(most)) if most else {}
+    return dict.fromkeys(roomiest[:most], 1 / most) if most else {}
 
 
 def _preferred(
@@ -150,14 +170,40 @@ def _preferred(
 
 def _relieve(
     functions: Sequence[Demand], placement: Placement, left: dict[str, float], site: Site
-) -> None:
+) -> bool:
     """Moves one function away from the device that is asked for most beyond what it has.
 
-    If none of its functions can go, from the next one.
+    If none of its functions can go, from the next one. False: there is none, or nobody can.
     """
     for device in sorted(left, key=lambda each: left[each]):
-        if left[device] >= -_ROUNDING or _give_away(device, functions, placement, left, site):
-            return
+        if left[device] >= -_ROUNDING:
+            return False
+        if _give_away(device, functions, placement, left, site):
+            return True
+    return False
+
+
+def _replicate(
+    functions: Sequence[Demand], placement: Placement, left: dict[str, float], site: Site
+) -> None:
+    """Has one function on more devices for which even all of its own are too small."""
+    for demand in functions:
+        here = placement.get(demand.name, {})
+        if all(site.suffices(demand, device, part) for device, part in here.items()):
+            continue
+        after = dict(left)
+        for device, part in here.items():
+            after[device] += site.need_percent(demand, device, part)
+        others = [device for device in site.allowed(demand) if device not in here]
+        for count in range(len(here) + 1, min(len(here) + len(others), demand.replicas_max) + 1):
+            more = sorted(others, key=lambda device: -after[device])[: count - len(here)]
+            found = dict.fromkeys([*here, *more], 1 / count)
+            if all(
+                site.need_percent(demand, device, 1 / count) <= after[device] + _ROUNDING
+                for device in found
+            ):
+                placement[demand.name] = found
+                return
 
 
 def _give_away(

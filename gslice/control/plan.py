@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from gslice.control.demand import Allotment, Policy
 from gslice.control.division import divide
 from gslice.control.ladder import Ladders
-from gslice.control.placement import Site, place
+from gslice.control.level import level
+from gslice.control.placement import Site, holds, place
 from gslice.control.settle import settle
 from gslice.control.turns import rows_in_turns, turns_of, waits_in_turns
-from gslice.control.waiting import NO_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
     from gslice.control.waiting import Wait
+
+    _Asked = dict[str, tuple[list[Part], dict[str, Allotment]]]
+    """By device: who asks for a share there, and what they have of it by now."""
 
 
 class _Division(NamedTuple):
@@ -42,8 +45,9 @@ class Planner:
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
     _changed_s: dict[str, float] = field(default_factory=dict)
-    _answers: dict[str, tuple[object, _Division]] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
     _in_turns: set[str] = field(default_factory=set)
+    _turns: dict[str, tuple[object, _Division]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -67,6 +71,7 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         placement = self.place(by_name.values(), devices, current)
         plan: dict[str, list[Allotment]] = {}
+        asked: _Asked = {}
         for device in devices.values():
             here = {n: parts[device.name] for n, parts in placement.items() if device.name in parts}
             parts = [site.part(by_name[n], device.name, part) for n, part in here.items()]
@@ -76,14 +81,16 @@ class Planner:
                 for allotment in current.get(name, ())
                 if allotment.device == device.name
             }
-            before = {name: allotment.share_percent for name, allotment in has.items()}
-            shares, waits = self._division(now_s, parts, before, device)
+            asked[device.name] = parts, has
+        divided = self._divided(now_s, asked, site)
+        for device_name, (parts, has) in asked.items():
+            device, (shares, waits) = devices[device_name], divided[device_name]
             for part in parts:
                 name = part.demand.name
                 effective_percent = has[name].effective_percent if name in has else 0.0
                 allotment = _allotment(part, shares[name], effective_percent, device, self.policy)
                 if waits:
-                    allotment = _in_turns(allotment, waits.get(name, NO_WAIT), self.policy)
+                    allotment = _in_turns(allotment, waits[name], self.policy)
                 plan.setdefault(name, []).append(allotment)
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -103,49 +110,91 @@ class Planner:
         site = Site(devices, self._ladder, self.policy)
         return place(demands, _fractions(current), site)
 
-    def _division(
+    def holds(
+        self, demands: Iterable[Demand], on: Iterable[str], devices: Mapping[str, DeviceShares]
+    ) -> bool:
+        """Whether devices can keep the SLOs of all that are there; see `placement.holds`."""
+        return holds(demands, on, Site(devices, self._ladder, self.policy))
+
+    def _divided(self, now_s: float, asked: _Asked, site: Site) -> dict[str, _Division]:
+        """The shares on each device; of a function on several devices the same on each."""
+        before = {
+            device: {name: allotment.share_percent for name, allotment in has.items()}
+            for device, (_, has) in asked.items()
+        }
+        first = {
+            device: self._shares(now_s, parts, before[device], site.devices[device])
+            for device, (parts, _) in asked.items()
+        }
+        divided: dict[str, _Division] = {}
+        for device, (parts, _) in asked.items():
+            levelled, shares = level(parts, device, first, site), first[device]
+            args = now_s, levelled, before[device], site.devices[device]
+            if levelled != parts:
+                shares = self._shares(*args, "levelled")
+            divided[device] = _Division(shares, {})
+            if self.policy.turns and all(_is_here_only(p, device, asked) for p in parts):
+                divided[device] = self._turned(*args, shares)
+            if divided[device].shares != before[device]:
+                self._changed_s[device] = now_s
+        return divided
+
+    def _turned(
         self,
         now_s: float,
         parts: Sequence[Part],
         before: Mapping[str, float],
         device: DeviceShares,
+        side_by_side: dict[str, float],
     ) -> _Division:
-        rested = now_s - self._changed_s.get(device.name, -math.inf) >= device.rest_s
-        asked = parts, before, device, rested
-        if device.name not in self._answers or self._answers[device.name][0] != asked:
-            self._answers[device.name] = asked, self._divided(parts, before, device, rested=rested)
-        division = self._answers[device.name][1]
-        if division.shares != before:
-            self._changed_s[device.name] = now_s
-        return division
+        """The division of a device with turns, if they are better than what it is without."""
+        rested = self._rested(now_s, device)
+        asked = parts, before, device, side_by_side, rested
+        if device.name not in self._turns or self._turns[device.name][0] != asked:
+            shares = side_by_side
+            if not device.changing:
+                target, taking = divide(parts, device, self.policy), device.name in self._in_turns
+                taken = turns_of(
+                    parts, target, before, device, self.policy, taking=taking, rested=rested
+                )
+                (self._in_turns.discard if taken is None else self._in_turns.add)(device.name)
+                shares = taken or side_by_side
+            waits = {}
+            if device.name in self._in_turns:
+                waits = waits_in_turns(parts, shares, device, self.policy)
+            self._turns[device.name] = asked, _Division(shares, waits)
+        return self._turns[device.name][1]
 
-    def _divided(
+    def _rested(self, now_s: float, device: DeviceShares) -> bool:
+        return now_s - self._changed_s.get(device.name, -math.inf) >= device.rest_s
+
+    def _shares(
         self,
+        now_s: float,
         parts: Sequence[Part],
         before: Mapping[str, float],
         device: DeviceShares,
-        *,
-        rested: bool,
-    ) -> _Division:
-        target, policy = divide(parts, device, self.policy), self.policy
-        taking = device.name in self._in_turns
-        shares = None
-        if policy.turns:
-            shares = turns_of(parts, target, before, device, policy, taking=taking, rested=rested)
-        if device.changing:
-            held = shares or target
-            shares = {name: before.get(name, share) for name, share in held.items()}
-        elif shares is None:
-            self._in_turns.discard(device.name)
-            shares = settle(parts, target, before, device, policy, rested=rested)
-        else:
-            self._in_turns.add(device.name)
-        if device.name not in self._in_turns:
-            return _Division(shares, {})
-        return _Division(shares, waits_in_turns(parts, shares, device, policy))
+        how: str = "",
+    ) -> dict[str, float]:
+        rested = self._rested(now_s, device)
+        asked = parts, before, device, rested
+        known = device.name, how
+        if known not in self._answers or self._answers[known][0] != asked:
+            target = divide(parts, device, self.policy)
+            shares = settle(parts, target, before, device, self.policy, rested=rested)
+            if device.changing:
+                shares = {name: before.get(name, share) for name, share in shares.items()}
+            self._answers[known] = asked, shares
+        return self._answers[known][1]
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
+
+
+def _is_here_only(part: Part, device: str, asked: _Asked) -> bool:
+    """Whether a function is on no other device: replicas have the same share everywhere."""
+    others = (parts for name, (parts, _) in asked.items() if name != device)
+    return not any(part.demand.name == each.demand.name for parts in others for each in parts)
 
 
 def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:

@@ -6,14 +6,14 @@ except those that their bounds hold lower or higher.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import ResourceExhausted
+from gslice.core.types import ShareBounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from gslice.core.types import ShareBounds
 
 _ROUNDING_PERCENT = 1e-9
 
@@ -47,6 +47,44 @@ def allocate(
     return fixed | _water_fill(autos, limit_percent - sum(fixed.values()))
 
 
+def allocate_all(
+    requests: Mapping[str, Mapping[str, ShareBounds]], limits_percent: Mapping[str, float]
+) -> dict[str, float]:
+    """The share of every function on each of its devices, the same on all of them.
+
+    A function on several devices gets what the tightest of them gives it; what it leaves on the
+    others is divided among those who are there.
+
+    Args:
+        requests: Requested bounds by device, by function.
+        limits_percent: Most that gslice may use of each device.
+
+    Returns:
+        A share for every function, in percent of each of its devices.
+
+    Raises:
+        ResourceExhausted: as of `allocate`.
+    """
+    counts = Counter(name for functions in requests.values() for name in functions)
+    open_ = {name for name, count in counts.items() if count > 1}
+    settled: dict[str, ShareBounds] = {}
+    while True:
+        divided = [
+            allocate(_settled(functions, settled), limits_percent[device], device)
+            for device, functions in requests.items()
+        ]
+        least: dict[str, float] = {}
+        for shares in divided:
+            for name, share in shares.items():
+                least[name] = min(share, least.get(name, share))
+        if not open_:
+            return least
+        # The smallest first: what others get later is never less than what they have now.
+        name = min(open_, key=lambda each: (least[each], each))
+        open_.discard(name)
+        settled[name] = ShareBounds(least[name], least[name])
+
+
 def shrinks_first(
     current: Mapping[str, float], target: Mapping[str, float]
 ) -> list[tuple[str, float]]:
@@ -62,6 +100,12 @@ def shrinks_first(
 def differs(one_percent: float, other_percent: float) -> bool:
     """Whether two shares differ by more than rounding."""
     return abs(one_percent - other_percent) > _ROUNDING_PERCENT
+
+
+def _settled(
+    functions: Mapping[str, ShareBounds], settled: Mapping[str, ShareBounds]
+) -> dict[str, ShareBounds]:
+    return {name: settled.get(name, bounds) for name, bounds in functions.items()}
 
 
 def _water_fill(bounds: Mapping[str, ShareBounds], capacity: float) -> dict[str, float]:

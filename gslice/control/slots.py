@@ -126,7 +126,7 @@ def _block_bytes(signature: Signature, spec: FunctionSpec, largest_slot: int) ->
 
 def _blocks_wanted(signature: Signature, spec: FunctionSpec) -> int:
     """As many as can be claimed at once: their outputs may all be unknown, or need a fresh area."""
-    in_flight = spec.lanes * spec.instances * max(1, signature.rows_max)
+    in_flight = spec.lanes * spec.instances * spec.replicas_max * max(1, signature.rows_max)
     return max(1, min(BLOCKS_MAX, in_flight))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from gslice.control.division import divide, level
+from gslice.control.division import divide, raise_smallest
 from gslice.control.waiting import NO_WAIT, Wait
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _beside(
     least = {part.demand.name: part.floor_percent(device) for part in others}
     most = dict(least)
     left_percent = device.limit_percent - widest_percent - sum(least.values())
-    level(most, [part for part in others if not part.demand.pinned], left_percent, device)
+    raise_smallest(most, [part for part in others if not part.demand.pinned], left_percent, device)
     return [most, least]
 
 

@@ -20,7 +20,7 @@ _MODEL = (
     *("engine", "model", "python", "python_path", "args", "environment"),
     *("precision", "channels_last"),
 )
-_WITH_MODEL = ("device", "devices", "warmup", "program")
+_WITH_MODEL = ("device", "devices", "also_on", "warmup", "program")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,13 @@ def restored(spec: FunctionSpec, version: Version) -> FunctionSpec:
 
 
 def is_served_as(spec: FunctionSpec, wanted: FunctionSpec) -> bool:
-    """Whether what was loaded as one can serve as the other: a worker knows no difference."""
-    return unknown_to_workers(spec, wanted) == wanted
+    """Whether what was loaded as one can serve as the other: a worker knows no difference.
+
+    Where replicas are is nothing that a worker knows, as long as one of them can stay.
+    """
+    stays = not set(spec.placed).isdisjoint(wanted.placed)
+    there = spec.placed_on(wanted.placed) if stays else spec
+    return unknown_to_workers(there, wanted) == wanted
 
 
 def unknown_to_workers(spec: FunctionSpec, other: FunctionSpec) -> FunctionSpec:
@@ -97,6 +102,7 @@ def unknown_to_workers(spec: FunctionSpec, other: FunctionSpec) -> FunctionSpec:
     return dataclasses.replace(
         spec,
         devices=other.devices,
+        replicas=other.replicas,
         share=other.share,
         residency=other.residency,
         idle_after_us=other.idle_after_us,
@@ -105,10 +111,10 @@ def unknown_to_workers(spec: FunctionSpec, other: FunctionSpec) -> FunctionSpec:
 
 
 def where_it_is(wanted: FunctionSpec, running: FunctionSpec) -> FunctionSpec:
-    """A function as wanted, on the device on which it runs if it may."""
-    if running.device not in wanted.devices:
+    """A function as wanted, on the devices on which it runs if it may."""
+    if not set(running.placed) <= set(wanted.devices):
         return wanted
-    return dataclasses.replace(wanted, device=running.device)
+    return wanted.placed_on(running.placed)
 
 
 def surplus(kept: Sequence[str], serving: str, keep: int) -> list[int]:

@@ -5,8 +5,13 @@ Plain dataclasses: workers import this file, so it must stay free of pydantic, g
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+from gslice.core.errors import InvalidArgument
 
 ELEMENT_BYTES: dict[str, int] = {
     "BOOL": 1,
@@ -69,6 +74,23 @@ class Signature:
         powers = (1 << power for power in range(self.rows_max.bit_length()))
         return tuple(sorted({*powers, self.rows_max}))
 
+    def check_batch(self, function: str, rows: int) -> None:
+        """Checks that a function runs batches of a size.
+
+        Raises:
+            InvalidArgument: it does not.
+        """
+        if self.buckets and rows not in self.buckets:
+            sizes = ", ".join(map(str, self.buckets))
+            raise InvalidArgument(
+                f"function {function} prepares batches of {sizes}, none of {rows}"
+            )
+        most = max(1, self.rows_max)
+        if not 1 <= rows <= most:
+            raise InvalidArgument(
+                f"function {function} takes 1 to {most} rows in a batch, not {rows}"
+            )
+
 
 @dataclass(frozen=True)
 class ShareBounds:
@@ -77,6 +99,19 @@ class ShareBounds:
     min_percent: float = 1.0
     max_percent: float = 100.0
     auto: bool = True
+
+
+INSTANCES_MAX = 8
+"""Most instances of a function, on all its devices together: the table of its segment holds these,
+their shadows, and dead ones in quarantine."""
+
+
+@dataclass(frozen=True)
+class ReplicaBounds:
+    """On how many devices a function is wanted at a time."""
+
+    min_count: int = 1
+    max_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,8 +169,10 @@ class FunctionSpec:
         device: Device name, such as `cpu`; of one that may run on several, where it runs, or the
             first of them as long as it runs nowhere.
         devices: Those that it may run on, the best first; empty: on `device` alone.
-        share: Requested share.
-        instances: Loaded copies.
+        replicas: On how many of them it is wanted at a time.
+        also_on: Where its other replicas run, beside the one on `device`.
+        share: Requested share, the same on each of its devices.
+        instances: Loaded copies on each of its devices.
         priority: `low`, `normal` or `high`: who computes first where cores are contended.
         slo_p99_us: Latency promise at the 99th percentile; 0 when none is made.
         batch_max: Largest batch asked for; 0: let the signature decide.
@@ -165,6 +202,8 @@ class FunctionSpec:
     args: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     devices: tuple[str, ...] = ()
+    replicas: ReplicaBounds = ReplicaBounds()
+    also_on: tuple[str, ...] = ()
     share: ShareBounds = ShareBounds()
     instances: int = 1
     priority: str = "normal"
@@ -183,6 +222,26 @@ class FunctionSpec:
     residency: str = "warm"
     idle_after_us: int = 600_000_000
     program: ProgramSpec | None = None
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """The devices of all its replicas."""
+        return (self.device, *self.also_on)
+
+    @property
+    def replicas_max(self) -> int:
+        """On how many devices it can be."""
+        fit = max(1, INSTANCES_MAX // self.instances)
+        return min(self.replicas.max_count, max(1, len(self.devices)), fit)
+
+    @property
+    def replicas_min(self) -> int:
+        """On how many devices it should be."""
+        return min(self.replicas.min_count, self.replicas_max)
+
+    def placed_on(self, devices: Sequence[str]) -> FunctionSpec:
+        """The same function with replicas on these devices."""
+        return replace(self, device=devices[0], also_on=tuple(devices[1:]))
 
 
 @dataclass(frozen=True)

@@ -296,6 +296,9 @@ class Servicer:
             except asyncio.CancelledError:
                 pass_on("failed", "the daemon is stopping")
                 raise
+            except Exception as error:
+                pass_on("failed", f"{type(error).__name__}: {error}")
+                raise
             finally:
                 passed.put_nowait(None)
 

@@ -2,7 +2,7 @@
 
 It decides for devices on which somebody was promised an SLO; on others shares stay divided
 max-min fairly. Batch limits and admission change at once, in the segment; shares go the way of any
-other resize. Where somebody stays short, another device is proposed for one of the functions there.
+other resize. Where somebody stays short, `Relief` proposes other devices.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import asyncio
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.demand import Allotment, Demand, DeviceShares, together
 from gslice.control.explain import reason
 from gslice.control.plan import Planner
 from gslice.control.shares import differs
 from gslice.control.whatif import WhatIf, what_if
 from gslice.core.events import EventKind
+from gslice.daemon.relief import Relief
 from gslice.daemon.watch import LOOK_PERIOD_S, Watch
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
     from gslice.control.latency import LatencyModel
     from gslice.core.types import FunctionSpec
+    from gslice.daemon.relief import Mover
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.supervisor import Supervisor
 
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 _SHADOW_REST_S = 60.0
-_SHORT_NS = 2_000_000_000  # for that long somebody must be short before anybody moves
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,6 @@ class Proposal:
     plan: Mapping[str, Sequence[Allotment]]
 
 
-class Mover(Protocol):
-    """Carries functions to other devices."""
-
-    def rested(self, name: str) -> bool:
-        """Whether a function was not moved just now."""
-
-    def propose(self, name: str, device: str, why: str) -> None:
-        """Says that a function would be better off elsewhere; nothing has to come of it."""
-
-
 class Controller:
     """Keeps the SLOs of a node's functions.
 
@@ -99,8 +90,7 @@ class Controller:
         self._model = model
         self._planner = planner or Planner()
         self._watches: dict[str, Watch] = {}
-        self._mover = mover
-        self._short_since_ns: dict[str, int] = {}  # by device
+        self._relief = Relief(supervisor, model, self._planner, mover)
         self._shares: dict[str, float] = {}  # as last decided
         self._limits: dict[str, tuple[int, Limits]] = {}  # with the segment's generation
 
@@ -119,13 +109,15 @@ class Controller:
     async def decide(self, now_ns: int) -> None:
         """Decides of what was seen, and has it carried out."""
         demands = self.demands(now_ns)
-        promised = {spec.device for spec in self._admitted().values() if spec.slo_p99_us}
-        decided = self._decide(now_ns, [d for d in demands.values() if d.devices[0] in promised])
+        promised = {d for s in self._admitted().values() if s.slo_p99_us for d in s.placed}
+        looked_after = [d for d in demands.values() if not promised.isdisjoint(d.devices)]
+        decided = self._decide(now_ns, looked_after)
         self.decisions.clear()
-        self.decisions.update({name: allotments[0] for name, allotments in decided.items()})
+        for name, allotments in decided.items():
+            self.decisions[name] = together(demands[name], allotments)
         for name, deployment in self._serving().items():
             decision = self.decisions.get(name)
-            moves = decision is not None and decision.device != deployment.spec.device
+            moves = set(deployment.spec.placed).isdisjoint(demands[name].devices)
             if self._knows(name, now_ns):
                 self._limit(deployment, None if moves else decision)
         shares = {
@@ -135,7 +127,7 @@ class Controller:
         }
         self._tell(shares)
         self._shares = shares
-        self._relieve(now_ns, demands)
+        self._propose(now_ns, demands)
         await self._supervisor.follow(shares)
 
     def look(self, now_ns: int) -> None:
@@ -161,12 +153,13 @@ class Controller:
             GsliceError: one is wrong, or about a function that is not there.
         """
         now_ns = time.monotonic_ns()
-        free = [self._anywhere(demand) for demand in self.demands(now_ns).values()]
+        now = list(self.demands(now_ns).values())
+        free = [self._relief.anywhere(demand) for demand in now]
         demands = what_if(free, [WhatIf.parse(change) for change in changes])
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         planner = Planner(self._planner.policy)
         # Of other demands the shares that there are say nothing.
-        current = _current(demands, dict.fromkeys(shares, 0.0) if changes else shares)
+        current = _current(now, dict.fromkeys(shares, 0.0) if changes else shares)
         devices = self.devices(now_ns).items()
         settled = {name: dataclasses.replace(device, changing=False) for name, device in devices}
         plan = planner.plan(now_ns / 1e9, demands, settled, current)
@@ -187,10 +180,12 @@ class Controller:
     def devices(self, now_ns: int) -> dict[str, DeviceShares]:
         """What there is to divide."""
         node, functions = self._supervisor.node, self._supervisor.functions.values()
-        changing = {f.spec.device for f in functions if f.deployment and f.deployment.stale()}
+        stale = (f.deployment.stale() for f in functions if f.deployment)
+        changing = {worker.device for workers in stale for worker in workers}
         # Who serves and has not been watched for long enough is not idle: it was adopted just now.
         serving = self._serving().items()
-        changing |= {d.spec.device for name, d in serving if not self._knows(name, now_ns)}
+        unknown = [d.spec for name, d in serving if not self._knows(name, now_ns)]
+        changing |= {device for spec in unknown for device in spec.placed}
         return {
             name: DeviceShares(
                 name,
@@ -224,46 +219,15 @@ class Controller:
         current = _current(demands, shares, effective)
         return self._planner.plan(now_ns / 1e9, demands, self.devices(now_ns), current)
 
-    def _relieve(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
-        """Proposes a move away from a device on which somebody stays short."""
-        short = {decision.device for decision in self.decisions.values() if decision.short}
-        since_ns = {device: self._short_since_ns.get(device, now_ns) for device in short}
-        self._short_since_ns = since_ns
-        lasting = {device for device in short if now_ns - since_ns[device] >= _SHORT_NS}
-        mover = self._mover
-        if mover is None or not lasting:
-            return
-        free = {
-            name: self._anywhere(demand)
-            if demand.devices[0] in lasting and mover.rested(name)
-            else demand
-            for name, demand in demands.items()
-        }
+    def _propose(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
+        """Has it looked into whether somebody should be elsewhere, or on more devices or fewer."""
+        short: dict[str, list[str]] = {}
+        for name, decision in self.decisions.items():
+            for device in demands[name].devices if decision.short else ():
+                short.setdefault(device, []).append(name)
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
-        current = _current(list(free.values()), shares)
-        for name, parts in self._planner.place(
-            free.values(), self.devices(now_ns), current
-        ).items():
-            here = demands[name].devices[0]
-            there = max(parts, key=lambda device: (parts[device], device == here))
-            if there != here:
-                starved = ", ".join(
-                    sorted(n for n, d in self.decisions.items() if d.device == here and d.short)
-                )
-                mover.propose(name, there, f"{here} is too small for the SLO of {starved}")
-
-    def _anywhere(self, demand: Demand) -> Demand:
-        """A demand with all devices of which it is known what the function would take there."""
-        function, here = self._supervisor.functions[demand.name], demand.devices[0]
-        live, measured = demand.models.get(here), self._model(function.spec, here)
-        if live is None or not function.serving:
-            return demand
-        models = {here: live}
-        for device in function.spec.devices:
-            model = self._model(function.spec, device)
-            if device != here and model is not None and self._supervisor.node.usable(device):
-                models[device] = live if model is measured else model
-        return dataclasses.replace(demand, models=models, devices=tuple(models))
+        current = _current(list(demands.values()), shares)
+        self._relief.look(now_ns, demands, short, self.devices(now_ns), current)
 
     def _limit(self, deployment: Deployment, decision: Allotment | None) -> None:
         """Tells a segment its limits, if they are others than those it was told."""
@@ -292,7 +256,7 @@ class Controller:
     def _replaces(self, device: str) -> bool:
         """Whether another share means another worker there."""
         functions = self._supervisor.functions.values()
-        deployments = (f.deployment for f in functions if f.spec.device == device)
+        deployments = (f.deployment for f in functions if device in f.spec.placed)
         return any(d is not None and d.limiter in ("mps", "threads") for d in deployments)
 
 
@@ -305,11 +269,12 @@ def _current(
     return {
         demand.name: [
             Allotment(
-                demand.devices[0],
+                device,
                 share,
-                rate_per_s=demand.rate_per_s,
+                rate_per_s=demand.rate_per_s / len(demand.devices),
                 effective_percent=effective_percent.get(demand.name, 0.0),
             )
+            for device in demand.devices
         ]
         for demand in demands
         if (share := shares_percent.get(demand.name)) is not None

@@ -9,7 +9,7 @@ from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from gslice.core.types import FunctionSpec
     from gslice.daemon.desired import Desired
@@ -63,13 +63,13 @@ class Loads:
         text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self._supervisor.node.event(spec.name, EventKind.LOAD, text)
 
-    async def move(self, name: str, device: str, stage: Stage) -> None:
+    async def move(self, name: str, devices: Sequence[str], stage: Stage) -> None:
         """Moves a function: `Supervisor.move`.
 
         Raises:
             GsliceError: it could not be moved.
         """
-        await self._noting(name, stage, lambda timed: self._supervisor.move(name, device, timed))
+        await self._noting(name, stage, lambda timed: self._supervisor.move(name, devices, timed))
 
     async def _noting(
         self, name: str, stage: Stage, order: Callable[[Stage], Coroutine[None, None, None]]

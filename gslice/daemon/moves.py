@@ -1,6 +1,7 @@
-"""Which functions change their device, when, and why: one at a time, beside what serves.
+"""Which functions change their devices, when, and why: one at a time, beside what serves.
 
-A function leaves a device that is drained or lost, and one on which somebody stays short.
+A function leaves a device that is drained or lost, and one on which somebody stays short. What has
+fewer replicas than it should gets others, where there is a device for them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gslice.core.events import EventKind
 from gslice.supervise.news import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from gslice.daemon.store import Store
     from gslice.supervise.function import Function
@@ -52,12 +53,12 @@ class Move:
 
     Attributes:
         name: The function's.
-        device: Where it goes.
+        devices: All that it will be on, the first first.
         why: For people.
     """
 
     name: str
-    device: str
+    devices: tuple[str, ...]
     why: str
 
 
@@ -67,7 +68,7 @@ class Moves:
     Args:
         supervisor: What runs.
         store: Remembers which devices are drained.
-        move: Carries one out: a function's name, the device, and who is told of the stages.
+        move: Carries one out: a function's name, the devices, and who is told of the stages.
         clock: In seconds, only grows.
     """
 
@@ -75,7 +76,7 @@ class Moves:
         self,
         supervisor: Supervisor,
         store: Store,
-        move: Callable[[str, str, Callable[[str, str], None]], Awaitable[None]],
+        move: Callable[[str, Sequence[str], Callable[[str, str], None]], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
@@ -107,7 +108,7 @@ class Moves:
             self._node.event(device, EventKind.DEVICE, "drained: nothing new is placed on it")
         for tries in self._tries.values():
             tries.stays, tries.again_s = "", -math.inf
-        there = [f for f in self._supervisor.functions.values() if f.spec.device == device]
+        there = [f for f in self._supervisor.functions.values() if device in f.spec.placed]
         for function in there:
             if not function.spec.devices:
                 stage("stay", f"{function.name}: pinned to it")
@@ -134,10 +135,10 @@ class Moves:
         tries = self._tries.get(name, _Tries())
         return self._clock() >= max(tries.moved_s + REST_S, tries.again_s)
 
-    def propose(self, name: str, device: str, why: str) -> None:
+    def propose(self, name: str, devices: Sequence[str], why: str) -> None:
         """See `Mover.propose`."""
         if self._proposed is None:  # after the first the picture is another
-            self._proposed = Move(name, device, why)
+            self._proposed = Move(name, tuple(devices), why)
             self._awake.set()
 
     # ---- the loop ----------------------------------------------------------------------------
@@ -161,62 +162,74 @@ class Moves:
         for name in self._tries.keys() - functions.keys():
             del self._tries[name]
         for function in functions.values():
-            if self._must_go(function) and (move := self._away(function)):
+            if self._must_change(function) and (move := self._change(function)):
                 return move
         proposed, self._proposed = self._proposed, None
         if proposed is None or (mover := functions.get(proposed.name)) is None:
             return None
-        return proposed if self._may_go(mover, proposed.device) else None
+        return proposed if self._may_go(mover, proposed.devices) else None
 
     async def carry_out(self, move: Move) -> None:
         """Moves a function, and says how that ended."""
         tries = self._tries.setdefault(move.name, _Tries())
-        before = self._supervisor.function(move.name).spec.device
-        text = f"moves {before} -> {move.device}: {move.why}"
-        self._node.event(move.name, EventKind.MOVE, text)
+        before = ", ".join(self._supervisor.function(move.name).spec.placed)
+        after = ", ".join(move.devices)
+        self._node.event(move.name, EventKind.MOVE, f"moves {before} -> {after}: {move.why}")
         begun_s = self._clock()
         try:
-            await self._move(move.name, move.device, unheard)
+            await self._move(move.name, move.devices, unheard)
         except GsliceError as error:
             reason = error.message.removeprefix(f"function {move.name}: ")
-            tries.stays = f"not moved to {move.device}: {reason}"
+            tries.stays = f"not moved to {after}: {reason}"
             tries.wait_s = min(max(_RETRY_MIN_S, 2 * tries.wait_s), _RETRY_MAX_S)
             tries.again_s = self._clock() + tries.wait_s
             self._node.event(move.name, EventKind.FAILED, tries.stays)
         else:
             tries.stays, tries.wait_s = "", 0.0
-            text = f"moved {before} -> {move.device}, {self._clock() - begun_s:.2f} s"
+            text = f"moved {before} -> {after}, {self._clock() - begun_s:.2f} s"
             self._node.event(move.name, EventKind.MOVE, text)
         tries.moved_s = self._clock()
         self._node.changes.notify()
 
     # ---- parts -----------------------------------------------------------------------------
 
-    def _must_go(self, function: Function) -> bool:
+    def _must_change(self, function: Function) -> bool:
         spec = function.spec
-        if not spec.devices or self._node.usable(spec.device) or function.lock.locked():
+        if not spec.devices or function.lock.locked():
             return False
+        if not (bad := self._unusable(function)):
+            return function.serving and len(spec.placed) < spec.replicas_min
         # Of one that failed on a GPU that is lost, that may be the reason; else there is none.
-        return function.state != "FAILED" or spec.device not in self._node.drained
+        return function.state != "FAILED" or not self._node.drained.issuperset(bad)
 
-    def _away(self, function: Function) -> Move | None:
+    def _change(self, function: Function) -> Move | None:
         tries = self._tries.setdefault(function.name, _Tries())
         if self._clock() < tries.again_s:
             return None
-        here = function.spec.device
-        if device := self._supervisor.placing.elsewhere(function):
-            why = "is drained" if here in self._node.drained else "cannot be used"
-            return Move(function.name, device, f"{here} {why}")
-        if tries.stays != _NOWHERE:
+        spec, bad = function.spec, self._unusable(function)
+        devices = self._supervisor.placing.elsewhere(function)
+        if devices and set(devices) != set(spec.placed):
+            drained = self._node.drained.issuperset(bad)
+            why = f"{', '.join(bad)} {'is drained' if drained else 'cannot be used'}"
+            few = f"{len(spec.placed)} of {spec.replicas_min} replicas"
+            return Move(function.name, devices, why if bad else f"it has {few}")
+        if bad and tries.stays != _NOWHERE:
             tries.stays = _NOWHERE
+            here = ", ".join(bad)
             self._node.event(function.name, EventKind.MOVE, f"stays on {here}: {_NOWHERE}")
             self._node.changes.notify()
         return None
 
-    def _may_go(self, function: Function, device: str) -> bool:
-        there = device in function.spec.devices and self._node.usable(device)
+    def _unusable(self, function: Function) -> list[str]:
+        """Those of its devices on which it cannot stay."""
+        return [device for device in function.spec.placed if not self._node.usable(device)]
+
+    def _may_go(self, function: Function, devices: Sequence[str]) -> bool:
+        """Whether a proposal still holds."""
+        there = all(d in function.spec.devices and self._node.usable(d) for d in devices)
         free = function.serving and not function.lock.locked()
-        return self.rested(function.name) and there and free and function.spec.device != device
+        other = set(function.spec.placed) != set(devices)
+        return self.rested(function.name) and there and free and other
 
     async def _see_off(
         self, device: str, names: set[str], stage: Callable[[str, str], None]
@@ -238,8 +251,8 @@ class Moves:
         function = self._supervisor.functions.get(name)
         if function is None:
             return "gone", f"{name}: unloaded"
-        if function.spec.device != device and not function.lock.locked():
-            return "moved", f"{name}: to {function.spec.device}"
+        if device not in function.spec.placed and not function.lock.locked():
+            return "moved", f"{name}: to {', '.join(function.spec.placed)}"
         if function.lock.locked():
             return None
         if function.state == "FAILED":

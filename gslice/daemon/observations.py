@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 # Settings that change neither what an instance takes nor what it is.
 _OUTSIDE = (
-    *("version", "versions", "devices", "share", "instances", "priority", "slo_p99_us", "delay_us"),
+    *(
+        "version",
+        "versions",
+        "devices",
+        "replicas",
+        "also_on",
+        "share",
+        "instances",
+        "priority",
+        "slo_p99_us",
+        "delay_us",
+    ),
     *("queue_max", "side_effects", "residency", "idle_after_us"),
 )
 

@@ -92,7 +92,7 @@ def _result(name: str, profile: Profile, model: str) -> Any:
         device=circumstances.device,
         limiter=circumstances.limiter,
         machine=circumstances.machine,
-        version=circumstances.gslice,
+        version=profile.gslice,
         at_s=profile.at_s or time.time(),
         quick=profile.quick,
         error_percent=fitted.error_percent,

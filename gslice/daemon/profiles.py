@@ -6,25 +6,29 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gslice import __version__
 from gslice.control.latency import LatencyModel
-from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.errors import FailedPrecondition, InvalidArgument, NotFound
 from gslice.core.events import EventKind
 from gslice.daemon.events import forgiving
 from gslice.daemon.observations import identity
 from gslice.device.cpu import cpu_model
 from gslice.ipc.codec import from_json, to_json
+from gslice.ipc.messages import TIMING_VERSION
 from gslice.supervise.profiling import Measuring, measurement_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
+    from gslice.core.config import DeviceConfig
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.daemon.store import Store
+    from gslice.device.cuda import Gpu as FoundGpu
+    from gslice.device.nvml import GpuFacts
     from gslice.supervise.deployment import Deployment
-    from gslice.supervise.node import Node
     from gslice.supervise.profiling import Grid, Profiler
 
 
@@ -37,14 +41,14 @@ class Circumstances:
         device: Its name.
         limiter: What enforced the shares.
         machine: The processor and how much of it the device is.
-        gslice: The version that measured.
+        timing: `TIMING_VERSION` of what measured.
     """
 
     model: str
     device: str
     limiter: str
     machine: str
-    gslice: str
+    timing: int
 
     @property
     def key(self) -> str:
@@ -65,6 +69,7 @@ class Profile:
         quick: It was timed at a load, at one share and in passing.
         padded: Batches are filled up to the next size.
         points: What was measured, by bucket and share.
+        gslice: The version that measured last.
         at_s: When, since the epoch.
     """
 
@@ -72,6 +77,7 @@ class Profile:
     quick: bool
     padded: bool
     points: tuple[Measuring, ...]
+    gslice: str = __version__
     at_s: float = 0.0
 
     @cached_property
@@ -82,7 +88,38 @@ class Profile:
     def to_json(self) -> dict[str, Any]:
         """For the store, which keeps circumstances and time beside it."""
         points = [to_json(each) for each in self.points]
-        return {"quick": self.quick, "padded": self.padded, "points": points}
+        kept = {"quick": self.quick, "padded": self.padded, "gslice": self.gslice}
+        return {**kept, "points": points}
+
+
+class KnownGpu(Protocol):
+    """A GPU, as far as it is known."""
+
+    @property
+    def found(self) -> FoundGpu | None:
+        """What the probe found; None: it is not known yet."""
+
+    @property
+    def facts(self) -> GpuFacts:
+        """What NVML knows of it."""
+
+
+class Place(Protocol):
+    """Where functions are measured: a node, or what can be seen of it without a daemon."""
+
+    @property
+    def gpus(self) -> Mapping[str, KnownGpu]:
+        """Those of the devices that are GPUs, by name."""
+
+    @property
+    def event(self) -> Record:
+        """Records what an operator may want to know."""
+
+    def device(self, name: str) -> DeviceConfig:
+        """A device by name."""
+
+    def limiter(self, device: str) -> str:
+        """What enforces shares on a device."""
 
 
 class Profiles:
@@ -93,7 +130,7 @@ class Profiles:
         node: Where they were taken.
     """
 
-    def __init__(self, store: Store, node: Node) -> None:
+    def __init__(self, store: Store, node: Place) -> None:
         self._store = store
         self._node = node
         self._known: dict[tuple[str, str], tuple[FunctionSpec, Profile | None]] = {}
@@ -147,7 +184,8 @@ class Profiles:
         if machine is None:
             return None
         model = identity(dataclasses.replace(spec, device=""))
-        return Circumstances(model, device, self._node.limiter(device), machine, __version__)
+        limiter = self._node.limiter(device)
+        return Circumstances(model, device, limiter, machine, TIMING_VERSION)
 
     # ---- measuring ---------------------------------------------------------------------------
 
@@ -214,11 +252,15 @@ class Profiles:
         like: Profile | None = None
         with forgiving("what was measured cannot be read"):
             for at_s, key, what in self._store.profiles(name):
-                found = from_json(Circumstances, json.loads(key))
+                try:
+                    found = from_json(Circumstances, json.loads(key))
+                except InvalidArgument:  # written by another gslice
+                    continue
                 if found.elsewhere(wanted.device) != wanted:
                     continue
                 points = tuple(from_json(Measuring, each) for each in what["points"])
-                profile = Profile(found, what["quick"], what["padded"], points, at_s)
+                version = what["gslice"]
+                profile = Profile(found, what["quick"], what["padded"], points, version, at_s)
                 if found == wanted:
                     return profile
                 like = like or profile

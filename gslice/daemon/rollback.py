@@ -49,7 +49,7 @@ async def plan_rollback(daemon: Daemon, name: str, asked: str) -> RollbackPlan:
     if declared.program is not None:
         raise FailedPrecondition(
             f"function {name} is a command, whose versions are its own business",
-            hint="load it with another command: gslice load NAME --file BODY.yaml",
+            hint=f"load it with another command: gslice load {name} --file BODY.yaml",
         )
     serving = (function.deployment or function).spec.version
     target = asked or _before(daemon, name, serving)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from gslice.control.demand import Allotment
     from gslice.core.config import DeviceConfig
+    from gslice.core.types import MemoryTaken
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
@@ -154,16 +156,16 @@ class StatusReader:
 
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:
         functions = self._supervisor.functions.values()
-        deployments = [d for f in functions for d in f.deployments if d.spec.device == name]
+        every = [w for f in functions for d in f.deployments for w in d.workers]
+        workers = [worker for worker in every if worker.device == name]
         programs = [f.program for f in functions if f.program is not None and f.spec.device == name]
-        workers = [w for d in deployments for w in d.workers]
         kept = {w for f in functions for d in f.kept.deployments for w in d.workers}
         message.name = name
         message.kind = device.kind
         message.drained = name in self._supervisor.node.drained
         gpu = self._supervisor.node.gpus.get(name)
         known = device.limiter if gpu is None else gpu.limiter
-        in_force = [d.limiter for d in deployments if d.limiter]
+        in_force = [worker.limiter for worker in workers if worker.ready]
         in_force += [program.note.limiter for program in programs]
         message.limiter = next(iter(in_force), known)
         message.cpus.extend(device.cpus if gpu is None else gpu.cpus())
@@ -184,7 +186,7 @@ class StatusReader:
         message.problem = gpu.problem
         # Others may use it, too; without NVML only what our own workers measured is known.
         ours = together(workers).device_bytes
-        ours += sum(program.memory.device_bytes for program in gpu.clients.programs)
+        ours += sum(program.device_bytes for program in gpu.clients.programs)
         message.memory_used_bytes = now.memory_used_bytes or ours
         if gpu.found is None:
             return
@@ -210,6 +212,8 @@ class StatusReader:
         message.state = function.state
         message.reason = function.reason
         message.device = (deployment or function).spec.device
+        message.devices.extend((deployment or function).spec.placed)
+        message.replicas_min, message.replicas_max = spec.replicas_min, spec.replicas_max
         message.share_requested_percent = _requested_percent(function)
         message.share_min_percent = spec.share.min_percent
         message.share_max_percent = spec.share.max_percent
@@ -241,6 +245,7 @@ class StatusReader:
                 state=_worker_state(worker),
                 rss_bytes=resident_bytes(worker.pid),
                 restarts=function.restarts.count,
+                device=worker.device,
             )
         if deployment.segment is not None:
             self._fill_figures(message, function, deployment.segment)
@@ -266,7 +271,7 @@ def _fill_program(message: Any, function: Function, program: Program) -> None:
     held_bytes = program.resident_bytes
     message.limiter = program.note.limiter
     message.share_effective_percent = program.share_effective_percent
-    message.device_memory_bytes = program.memory.device_bytes
+    message.device_memory_bytes = program.device_bytes
     message.memory.process_bytes = held_bytes
     message.workers.add(
         pid=program.pid,
@@ -284,17 +289,28 @@ def _fill_memory(message: Any, function: Function, deployment: Deployment) -> No
 
 def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str, int]]:
     """What a function takes of `host` and `gpu`, by what for; the GPU only if it is on one."""
-    taken = together(deployment.workers)
-    kept = added(deployment.workers, [w for k in function.kept.deployments for w in k.workers])
+    taken, kept = together(deployment.workers), _kept(function, deployment)
     last = function.resizing.last_shadow or Resized()
     pinned_bytes = deployment.segment.size_bytes if deployment.segment else 0
     host = {**taken.host_parts, "pinned": pinned_bytes, "shadow_peak": last.extra_memory_bytes}
     host["kept"] = kept.host_bytes
-    if not taken.device_bytes and not last.extra_device_memory_bytes and not kept.device_bytes:
-        return {"host": host}
-    gpu = {**taken.device_parts, "shadow_peak": last.extra_device_memory_bytes}
-    gpu["kept"] = kept.device_bytes
-    return {"host": host, "gpu": gpu}
+    gpu = _gpu_parts(function, deployment)
+    return {"host": host, "gpu": gpu} if any(gpu.values()) else {"host": host}
+
+
+def _gpu_parts(function: Function, deployment: Deployment, device: str = "") -> dict[str, int]:
+    """What it takes of the memory of one GPU, or of all that it is on."""
+    workers = [worker for worker in deployment.workers if device in ("", worker.device)]
+    last = function.resizing.last_shadow or Resized()
+    parts = {**together(workers).device_parts, "shadow_peak": last.extra_device_memory_bytes}
+    return {**parts, "kept": _kept(function, deployment, device).device_bytes}
+
+
+def _kept(function: Function, deployment: Deployment, device: str = "") -> MemoryTaken:
+    """What its kept versions take beside what serves."""
+    workers = [worker for kept in function.kept.deployments for worker in kept.workers]
+    there = [worker for worker in workers if device in ("", worker.device)]
+    return added(deployment.workers, there)
 
 
 def _worker_state(worker: Worker) -> str:
@@ -328,6 +344,7 @@ def _function_reading(function: Function, decision: Allotment | None) -> Functio
             "effective": lives.share_effective_percent if lives else 0.0,
         },
         worker_rss_bytes=rss_bytes,
+        instances=Counter(worker.device for worker in workers if worker.ready),
         worker_restarts=function.restarts.count,
         cold_starts=function.residency.cold_starts,
         version=int((deployment or function).spec.version),
@@ -342,11 +359,12 @@ def _function_reading(function: Function, decision: Allotment | None) -> Functio
 
 
 def _by_device(function: Function, deployment: Deployment) -> dict[tuple[str, str], int]:
-    return {
-        ("host" if place == "host" else function.spec.device, part): size
-        for place, parts in memory_of(function, deployment).items()
-        for part, size in parts.items()
-    }
+    memory = memory_of(function, deployment)
+    places = {"host": memory["host"]}
+    if "gpu" in memory:
+        devices = deployment.spec.placed
+        places |= {device: _gpu_parts(function, deployment, device) for device in devices}
+    return {(place, part): size for place, parts in places.items() for part, size in parts.items()}
 
 
 def _gpu_reading(gpu: Gpu) -> GpuFigures:

@@ -6,10 +6,14 @@ event loop.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sqlite3
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gslice.control.versions import Version
@@ -19,7 +23,7 @@ from gslice.core.types import FunctionSpec
 from gslice.ipc.codec import from_json, to_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 EVENTS_MAX = 10_000
 OBSERVATIONS_MAX = 100  # of a function
@@ -158,6 +162,27 @@ class Store:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @classmethod
+    @contextlib.contextmanager
+    def copied(cls, path: Path) -> Iterator[Store]:
+        """A copy of a database, which is gone afterwards; of one that is not there, an empty one.
+
+        SQLite reads none in WAL mode without making files beside it.
+
+        Raises:
+            FailedPrecondition: it cannot be read.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            copy = Path(directory) / path.name
+            try:
+                for suffix in ("", "-wal"):  # with what a daemon that was killed has left
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+            except OSError as error:
+                raise FailedPrecondition(f"{path}: {error.strerror}") from error
+            with cls(copy) as store:
+                yield store
 
     def close(self) -> None:
         """Writes everything back into the one file."""

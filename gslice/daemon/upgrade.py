@@ -105,6 +105,9 @@ class Upgrade:
         except asyncio.CancelledError:
             self._stage("failed", "the daemon is stopping")
             raise
+        except Exception as error:
+            self._stage("failed", f"{type(error).__name__}: {error}")
+            raise
         self._stage(HANDOVER, f"from gslice {__version__} to {new.version}")
         return True
 
@@ -121,6 +124,10 @@ class Upgrade:
             kept = await self._renew()
         except asyncio.CancelledError:
             self._stage("failed", "the daemon is stopping; not all that it runs is new")
+            raise
+        except Exception as error:
+            text = f"the daemon is new, not all that it runs: {type(error).__name__}: {error}"
+            self._stage("failed", text)
             raise
         if kept:
             self._stage("failed", "; ".join(["the daemon is new", *kept]))

@@ -78,9 +78,9 @@ class Versions:
         pinned = _by_number(recorded, spec.versions.serve)
         return restored(spec, pinned) if pinned else spec
 
-    def last_device(self, name: str) -> str:
-        """See `Numbers.last_device`."""
-        return next((v.spec.device for v in by_service(self.recorded(name))), "")
+    def last_placed(self, name: str) -> tuple[str, ...]:
+        """See `Numbers.last_placed`."""
+        return next((v.spec.placed for v in by_service(self.recorded(name))), ())
 
     def has_served(self, spec: FunctionSpec) -> bool:
         """See `Numbers.has_served`."""

@@ -89,8 +89,10 @@ class Watch:
             instances=spec.instances,
             priority=spec.priority,
             bounds=spec.share,
-            models={} if model is None else {spec.device: model},
-            devices=(spec.device,),
+            models={} if model is None else dict.fromkeys(spec.placed, model),
+            devices=spec.placed,
+            replicas_min=len(spec.placed),
+            replicas_max=len(spec.placed),
         )
 
     def _learn(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gslice.core.errors import FailedPrecondition
+from gslice.core.proc import stat_fields
 from gslice.device.tasks import pin
 
 PREFIX = "gslice."
@@ -316,7 +317,6 @@ def remove_stale_in(path: Path) -> list[str]:
 def lives(pid: int) -> bool:
     """Whether a process runs; one that has ended may wait for its parent to take note."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat_fields(pid)[0] not in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"

@@ -79,6 +79,19 @@ class MpsPaths:
             )
 
 
+def resolved_limiter(name: str, pipe: str, library: str) -> str:
+    """The limiter of a GPU that a name stands for; `auto`: MPS, where it can be had.
+
+    Args:
+        name: As configured.
+        pipe: Of an operator's control daemon; may be empty.
+        library: The path of libcuda.
+    """
+    if name != "auto":
+        return name
+    return "mps" if pipe or find_program(CONTROL, library) else "none"
+
+
 def find_program(name: str, library: str = "", environ: Mapping[str, str] = os.environ) -> str:
     """A program of the driver, on the PATH or where drivers keep theirs.
 

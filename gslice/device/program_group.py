@@ -3,14 +3,16 @@
 A worker limits its own compute threads, by their ids. Of a foreign program nobody knows the
 threads, so its first process joins its groups before it becomes the program, and whatever that
 starts is in them from birth. Version 1 has a group for each controller. In version 2 a process has
-one group, and memory can be limited only below a group that was delegated to us and holds no
-process itself; elsewhere the cores alone are limited.
-Kernel documentation: admin-guide/cgroup-v1/memory, admin-guide/cgroup-v2 (delegation, threads).
+one group, and memory can be limited only below a group that was delegated to us, as systemd marks
+it, and holds no process itself; elsewhere the cores alone are limited.
+Kernel documentation: admin-guide/cgroup-v1/memory, admin-guide/cgroup-v2 (delegation, threads);
+of the mark: systemd.io/CGROUP_DELEGATION.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 from dataclasses import dataclass
@@ -31,10 +33,17 @@ from gslice.device.cgroup import (
 )
 
 _LIMIT_FILE = {1: "memory.limit_in_bytes", 2: "memory.max"}
+# Without these a program that reaches its limit is swapped out and goes on taking.
+_SWAP_FILE = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
+_CONTROLLERS = {"cpu", "memory"}
+_MARKS = ("user.delegate", "trusted.delegate")
 
 
+@functools.cache
 def find_memory_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None, str]:
     """Below what group the memory of a program can be limited, and a reason either way.
+
+    Looked for once: a process stays in its group.
 
     Args:
         proc: This process's folder in /proc.
@@ -48,11 +57,12 @@ def find_memory_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None
         # In version 2 ours holds this process, and so can hand no memory on.
         root = CgroupRoot(own.parent if version == 2 else own, version)
         try:
-            _probe(root)
+            ailment = _ailment(root.path) if version == 2 else _probe(root)
         except OSError as error:
-            reasons.append(f"v{version}: {root.path}: {error.strerror}")
-        else:
+            ailment = str(error.strerror)
+        if not ailment:
             return root, f"cgroup v{version} at {root.path}"
+        reasons.append(f"v{version}: {root.path}: {ailment}")
     return None, "; ".join(reasons)
 
 
@@ -62,23 +72,65 @@ def remove_stale_programs() -> list[str]:
     return remove_stale_in(root.path) if root is not None else []
 
 
-def _probe(root: CgroupRoot) -> None:
+def _ailment(path: Path) -> str:
+    """Why no groups of ours can be made in a group of version 2; empty: they can.
+
+    Root may write anywhere, so that alone says nothing; and nothing is changed to find out.
+    """
+    if not any(_mark(path, name) == b"1" for name in _MARKS):
+        return "it is not delegated (no user.delegate or trusted.delegate on it)"
+    lacking = _CONTROLLERS - set((path / "cgroup.controllers").read_text().split())
+    if lacking:
+        return f"it has no controller {', '.join(sorted(lacking))}"
+    control = path / "cgroup.subtree_control"
+    if not (os.access(path, os.W_OK) and os.access(control, os.W_OK)):
+        return "it cannot be written"
+    if _lacking(path) and (path / "cgroup.procs").read_text().strip():
+        return "it holds processes itself, so it can hand no memory on"
+    return ""
+
+
+def _mark(path: Path, name: str) -> bytes:
+    try:
+        return os.getxattr(path, name)
+    except OSError:  # it has none, or such marks are not for us to see
+        return b""
+
+
+def _lacking(path: Path) -> set[str]:
+    """The controllers that a group of version 2 does not hand on yet."""
+    return _CONTROLLERS - set((path / "cgroup.subtree_control").read_text().split())
+
+
+def _probe(root: CgroupRoot) -> str:
+    """Tries it, in version 1, whose groups are in our own; returns no ailment."""
     group = _make_memory_group(root, f"{PREFIX}probe-{os.getpid()}")
     try:
         (group / _LIMIT_FILE[root.version]).write_text(str(1 << 30))
     finally:
         group.rmdir()
+    return ""
 
 
 def _make_memory_group(root: CgroupRoot, name: str) -> Path:
-    if root.version == 2:
+    if root.version == 2 and (lacking := _lacking(root.path)):
         control = root.path / "cgroup.subtree_control"
-        lacking = {"memory", "cpu"} - set(control.read_text().split())
-        if lacking:
-            control.write_text(" ".join(f"+{controller}" for controller in sorted(lacking)))
+        control.write_text(" ".join(f"+{controller}" for controller in sorted(lacking)))
     group = root.path / name
     group.mkdir(exist_ok=True)
     return group
+
+
+def limit_memory(version: int, group: Path, limit_bytes: int) -> None:
+    """Limits what a group takes of the memory, and gives it no swap beside it.
+
+    Raises:
+        OSError: the kernel refuses it.
+    """
+    (group / _LIMIT_FILE[version]).write_text(str(limit_bytes))
+    swap = group / _SWAP_FILE[version]
+    if swap.exists():  # not without swap accounting
+        swap.write_text(str(limit_bytes if version == 1 else 0))  # version 1 counts both together
 
 
 @dataclass(frozen=True)
@@ -115,7 +167,7 @@ class ProgramGroup:
             if memory is not None:
                 path = _make_memory_group(memory, name)
                 group = cls(memory=str(path))
-                (path / _LIMIT_FILE[memory.version]).write_text(str(memory_bytes))
+                limit_memory(memory.version, path, memory_bytes)
             if cores is not None:
                 if memory is not None and memory.version == cores.version == 2:
                     path = Path(group.memory)
@@ -210,7 +262,7 @@ def _processes_in(group: Path) -> set[int]:
 def _process_of(tid: int) -> int:
     """The process of a thread; 0: it has ended."""
     try:
-        lines = Path(f"/proc/{tid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{tid}/status").read_bytes().split(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Tgid:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"Tgid:")), 0)

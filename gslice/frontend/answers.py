@@ -64,7 +64,8 @@ def model_config(function: Function, signature: Signature) -> Any:
     config.max_batch_size = signature.rows_max
     _add_tensors(config.input, signature.inputs, signature.rows_max)
     _add_tensors(config.output, signature.outputs, signature.rows_max)
-    config.instance_group.add(name=spec.device, count=spec.instances, kind=_kind(spec.device))
+    for device in spec.placed:
+        config.instance_group.add(name=device, count=spec.instances, kind=_kind(device))
     config.default_model_filename = spec.model.rpartition("/")[2]
     if signature.rows_max > 1:
         config.dynamic_batching.preferred_batch_size.extend(signature.buckets)

@@ -58,12 +58,20 @@ class Received:
         Raises:
             InvalidArgument: None came, or more than one.
         """
-        if len(self.fds) != 1:
-            count = len(self.fds)
+        return self.take_fds(1)[0]
+
+    def take_fds(self, count: int) -> list[int]:
+        """All descriptors that came along, in order; the caller owns them from now on.
+
+        Raises:
+            InvalidArgument: Not so many came.
+        """
+        if (came := len(self.fds)) != count:
             self.close()
             name = type(self.message).__name__
-            raise InvalidArgument(f"{name} must carry one descriptor, it carried {count}")
-        return self.fds.pop()
+            raise InvalidArgument(f"{name} must carry {count} descriptor(s), it carried {came}")
+        taken, self.fds = self.fds, []
+        return taken
 
     def close(self) -> None:
         """Closes the descriptors that nobody took."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 LISTEN_FD = 3  # where a child finds its listening socket
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
@@ -67,9 +67,9 @@ class Weights:
 class Hello:
     """First message on every connection, from the child.
 
-    A worker with an attached function sends its segment's descriptor along, and that of weights
-    that it shares; a front-end sends its
-    eventfd, so that an adopting daemon holds everything it needs.
+    A worker with an attached function sends its segment's descriptor along, that of its device's
+    turn board, and that of weights that it shares; a front-end sends its eventfd, so that an
+    adopting daemon holds everything it needs.
 
     Attributes:
         protocol: PROTOCOL_VERSION of the child.
@@ -103,6 +103,7 @@ class WorkerState:
         memory: What it takes by now.
         threads: As in Ready.
         weights: As in Loaded.
+        turn: As in Attach.
     """
 
     spec: FunctionSpec | None = None
@@ -117,6 +118,7 @@ class WorkerState:
     memory: MemoryTaken = field(default_factory=MemoryTaken)
     threads: int = 0
     weights: Weights | None = None
+    turn: int = -1
 
 
 @dataclass(frozen=True)
@@ -258,18 +260,21 @@ class Loaded:
 class Attach:
     """Serve this segment (request, with its descriptor; answered by Ready or Failed).
 
-    The worker warms every bucket, starts its pump, which may not pull yet, and answers.
+    The worker warms every bucket, starts its pump, which may not pull yet, and answers. The
+    descriptor of its device's turn board comes after the segment's.
 
     Attributes:
         instance: Index in the segment's instance table.
         context_bytes: What its context takes of its GPU, which only the daemon can measure; the
             worker tells it to daemons to come.
         timed: Batch sizes to time on the way, as far as a fraction of a second goes.
+        turn: Its entry on the turn board; -1: no board comes along.
     """
 
     instance: int
     context_bytes: int = 0
     timed: list[int] = field(default_factory=list)
+    turn: int = -1
 
 
 @dataclass(frozen=True)
@@ -289,6 +294,10 @@ class Ready:
     memory: MemoryTaken
     threads: int = 0
     timed: list[Measured] = field(default_factory=list)
+
+
+TIMING_VERSION = 1
+"""Changes with what `gslice.worker.timing` times; figures of two versions do not compare."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.proc import stat_fields
 from gslice.ipc.messages import (
     LISTEN_FD,
     PROTOCOL_VERSION,
@@ -26,11 +27,9 @@ def start_ticks(pid: int | None = None) -> int:
         NotFound: There is no such process.
     """
     try:
-        stat = Path(f"/proc/{pid or os.getpid()}/stat").read_text()
+        return int(stat_fields(pid or os.getpid())[19])
     except (FileNotFoundError, ProcessLookupError):
         raise NotFound(f"there is no process {pid}") from None
-    # The command name may hold blanks and parentheses; fields are counted from its last ')'.
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def hello(worker: WorkerState | None = None, frontend: FrontendState | None = None) -> Hello:
@@ -54,7 +53,7 @@ def resident_bytes(pid: int | None = None) -> int:
 def own_bytes() -> int:
     """Resident memory of this process without what it shares: segments count for themselves."""
     sizes = dict.fromkeys(("VmRSS", "RssShmem"), 0)
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(errors="replace").splitlines():
         key, _, value = line.partition(":")
         if key in sizes:
             sizes[key] = int(value.split()[0]) * 1024

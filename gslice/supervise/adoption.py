@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
+from gslice.control.versions import where_it_is
 from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.core.events import EventKind
 from gslice.supervise.child import Child
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
+    from gslice.ipc.messages import WorkerState
     from gslice.supervise.node import Node
 
 _END_TIMEOUT_S = 2.0
@@ -62,11 +64,28 @@ class Group:
         """Whether requests are served from it."""
         return any(self.segment.may_pull(w.instance) for w in self.workers)
 
+    @property
+    def share_percent(self) -> float:
+        """What it has of each of its devices, where none of its instances died."""
+        devices = dict.fromkeys(self.spec.placed, 0.0)
+        for worker in self.workers:
+            devices[worker.device] += worker.share_percent
+        return max(devices.values())
+
     def take_surplus(self) -> list[Worker]:
-        """Takes out those beyond its instances: shadows that were warm when the daemon died."""
-        self.workers.sort(key=lambda worker: not self.segment.may_pull(worker.instance))
-        kept, surplus = self.workers[: self.spec.instances], self.workers[self.spec.instances :]
+        """Takes out who is warm and was not to pull when the daemon died; settles its devices.
+
+        These are shadows, and replicas that were about to come or to go.
+        """
+        serves, kept = self.pulling, list[Worker]()
+        for device in dict.fromkeys(worker.device for worker in self.workers):
+            there = [worker for worker in self.workers if worker.device == device]
+            there.sort(key=lambda worker: not self.segment.may_pull(worker.instance))
+            if not serves or self.segment.may_pull(there[0].instance):
+                kept += there[: self.spec.instances]
+        surplus = [worker for worker in self.workers if worker not in kept]
         self.workers = kept
+        self.spec = self.spec.placed_on(list(dict.fromkeys(worker.device for worker in kept)))
         return surplus
 
 
@@ -148,7 +167,11 @@ def recover(group: Group, frontends: Collection[int], event: Record) -> list[int
 
 def best(groups: list[Group], desired: FunctionSpec | None) -> Group:
     """The group that serves a function, if a daemon died between two of them."""
-    return max(groups, key=lambda group: (group.pulling, group.spec == desired))
+    return max(groups, key=lambda group: (group.pulling, _is(group.spec, desired)))
+
+
+def _is(spec: FunctionSpec, desired: FunctionSpec | None) -> bool:
+    return desired is not None and spec == where_it_is(desired, spec)
 
 
 def orphans(found: Found) -> list[Segment]:
@@ -240,6 +263,8 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         text = f"there is no device {state.spec.device} any more"
         node.event(state.spec.name, EventKind.ADOPT, text)
         return False
+    if not _join_board(node, child, state):
+        return False
     worker = Worker.adopted(child, state, node.log_path(state.spec.name))
     group = next((g for g in found.groups if g.segment.generation == segment.generation), None)
     if group is None:
@@ -252,7 +277,7 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
 
 def _segment_of(node: Node, child: Child) -> Segment | None:
     """The segment that a worker handed over with its Hello."""
-    fds = child.take_fds(1)  # weights stay the child's, until somebody takes them
+    fds = child.take_fds(1)  # the others stay the child's, until somebody takes them
     try:
         return Segment.open(fds[0]) if fds else None
     except GsliceError as error:
@@ -262,3 +287,20 @@ def _segment_of(node: Node, child: Child) -> Segment | None:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _join_board(node: Node, child: Child, state: WorkerState) -> bool:
+    """Goes on with the turn board that a worker handed over with its Hello; False: it cannot."""
+    assert state.spec is not None
+    fds = child.take_fds(1) if state.turn >= 0 else []
+    try:
+        for fd in fds:
+            node.turn_boards.adopt(state.spec.device, fd)
+    except GsliceError as error:
+        text = f"{child.name}, of an earlier daemon, cannot be adopted: {error}"
+        node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
+        return False
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return True

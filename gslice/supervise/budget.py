@@ -21,7 +21,7 @@ from gslice.supervise.program_note import program_of
 from gslice.supervise.weights import added, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from gslice.core.types import FunctionSpec
@@ -66,7 +66,7 @@ class Budget(Protocol):
         """How large a new segment may be."""
 
     async def settle_memory(self, spec: FunctionSpec) -> None:
-        """Checks the memory of all workers of a device, as they reported it.
+        """Checks the memory of all workers of some devices, as they reported it.
 
         Others are unloaded, if that helps.
 
@@ -74,14 +74,14 @@ class Budget(Protocol):
             spec: Of the function that was loaded there.
 
         Raises:
-            ResourceExhausted: it is more than the device's limit.
+            ResourceExhausted: it is more than a device's limit.
         """
 
     def recalled(self, spec: FunctionSpec) -> Recalled | None:
         """What the last load of the same model showed."""
 
-    def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
-        """What all instances of a function will take; None: nobody knows."""
+    def needed(self, spec: FunctionSpec, circumstances: str = "") -> list[Need]:
+        """What all instances of a function will take, by device; none: nobody knows."""
 
     async def check(self, need: Need | None) -> None:
         """Checks that a need fits now.
@@ -91,12 +91,12 @@ class Budget(Protocol):
         """
 
     def promised(
-        self, need: Need | None, *, evict: bool = False
+        self, needs: Sequence[Need], *, evict: bool = False
     ) -> AbstractAsyncContextManager[None]:
         """Around a load: nobody else is given meanwhile what it needs.
 
         Args:
-            need: None: it is not known.
+            needs: Empty: they are not known.
             evict: Others that may be are unloaded if it does not fit otherwise.
 
         Raises:
@@ -129,13 +129,13 @@ class NodeBudget:
 
     async def settle_memory(self, spec: FunctionSpec) -> None:
         """See `Budget.settle_memory`."""
-        limit = self._node.device(spec.device).memory_limit_bytes
-        if limit:
-            async with self._deciding:
-                while (over := self._used_bytes(spec.device).total() - limit) > 0:
-                    if not await self._evict_one(spec.name, spec.device, over):
-                        break
-        self.check_memory(spec.device)
+        for device in spec.placed:
+            if limit := self._node.device(device).memory_limit_bytes:
+                async with self._deciding:
+                    while (over := self._used_bytes(device).total() - limit) > 0:
+                        if not await self._evict_one(spec.name, device, over):
+                            break
+            self.check_memory(device)
 
     def check_memory(self, device: str) -> None:
         """Raises ResourceExhausted if a device's workers take more than its limit."""
@@ -153,18 +153,13 @@ class NodeBudget:
         """See `Budget.recalled`."""
         return self._recall(spec)
 
-    def needed(self, spec: FunctionSpec, circumstances: str = "") -> Need | None:
+    def needed(self, spec: FunctionSpec, circumstances: str = "") -> list[Need]:
         """See `Budget.needed`."""
         if spec.program is not None:
-            return self._reservation(spec)
-        recalled = self.recalled(spec)
-        if recalled is None:
-            return None
-        memory = sum([recalled.memory] * spec.instances, MemoryTaken())
-        gpu = self._node.gpus.get(spec.device)
-        if gpu is not None:
-            memory = gpu.weights.to_come(spec, memory)
-        return Need(spec.name, spec.device, memory, circumstances)
+            reserved = self._reservation(spec)
+            return [reserved] if reserved is not None else []
+        found = (self._need(spec.placed_on((device,)), circumstances) for device in spec.placed)
+        return [need for need in found if need is not None]
 
     async def check(self, need: Need | None) -> None:
         """See `Budget.check`."""
@@ -186,27 +181,41 @@ class NodeBudget:
                 )
 
     @contextlib.asynccontextmanager
-    async def promised(self, need: Need | None, *, evict: bool = False) -> AsyncIterator[None]:
+    async def promised(self, needs: Sequence[Need], *, evict: bool = False) -> AsyncIterator[None]:
         """See `Budget.promised`."""
-        if need is None:
-            yield
-            return
-        async with self._deciding:
-            while True:
-                try:
-                    await self._check(need, kept_goes=False)
-                    break
-                except ResourceExhausted:
-                    if not await self._make_room(need, evict):
-                        raise
-            promise = _Promise(need, self._measured(need.function))
-            self._promises.add(promise)
+        promises: list[_Promise] = []
         try:
+            for need in needs:
+                async with self._deciding:
+                    promises.append(await self._promise(need, evict))
             yield
         finally:
-            self._promises.discard(promise)
+            self._promises.difference_update(promises)
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _need(self, spec: FunctionSpec, circumstances: str) -> Need | None:
+        """What the instances on one device will take."""
+        recalled = self.recalled(spec)
+        if recalled is None:
+            return None
+        memory = sum([recalled.memory] * spec.instances, MemoryTaken())
+        gpu = self._node.gpus.get(spec.device)
+        if gpu is not None:
+            memory = gpu.weights.to_come(spec, memory)
+        return Need(spec.name, spec.device, memory, circumstances)
+
+    async def _promise(self, need: Need, evict: bool) -> _Promise:
+        while True:
+            try:
+                await self._check(need, kept_goes=False)
+                break
+            except ResourceExhausted:
+                if not await self._make_room(need, evict):
+                    raise
+        promise = _Promise(need, self._measured(need))
+        self._promises.add(promise)
+        return promise
 
     def _reservation(self, spec: FunctionSpec) -> Need | None:
         """What a program may take beyond what the one before, which ends first, counts for."""
@@ -262,10 +271,8 @@ class NodeBudget:
         return False
 
     def _frees_bytes(self, function: Function, device: str) -> int:
-        if device and function.spec.device != device:
-            return 0
         others = [f for f in self._functions.values() if f is not function]
-        memory = added(_workers(others), _workers([function]))
+        memory = added(_workers(others), _on(device, _workers([function])))
         return memory.device_bytes if device in self._node.gpus else memory.host_bytes
 
     def _kept(self, name: str, device: str) -> list[tuple[Function, Deployment, int]]:
@@ -287,11 +294,11 @@ class NodeBudget:
             if function.name != name and function.lock.locked():
                 continue
             for deployment in reversed(function.kept.warm):
-                if device in ("", deployment.spec.device):
-                    others = (d for d in self._deployments() if d is not deployment)
-                    memory = added((w for d in others for w in d.workers), deployment.workers)
-                    size = memory.device_bytes if on_gpu else memory.host_bytes
-                    found.append((function, deployment, size))
+                others = (d for d in self._deployments() if d is not deployment)
+                there = _on(device, deployment.workers)
+                memory = added((w for d in others for w in d.workers), there)
+                size = memory.device_bytes if on_gpu else memory.host_bytes
+                found.append((function, deployment, size))
         return [each for each in found if each[2]]
 
     async def _rooms(self, device: str) -> list[tuple[Room, bool]]:
@@ -303,9 +310,10 @@ class NodeBudget:
                 await gpu.ready()
                 await gpu.read()
         to_come = sum((self._to_come(p) for p in self._promises_on(device)), MemoryTaken())
-        if limit:
+        # Of a GPU all is counted: a command may take what it was promised long after it started.
+        if whole := limit or (gpu.facts.memory_bytes if gpu is not None else 0):
             taken = to_come.device_bytes if gpu is not None else to_come.host_bytes
-            free_bytes = limit - self._used_bytes(device).total() - taken
+            free_bytes = whole - self._used_bytes(device).total() - taken
             rooms.append((Room(device, free_bytes, limit), gpu is not None))
         if gpu is not None and gpu.memory_free_bytes is not None:
             rooms.append((Room(device, gpu.memory_free_bytes - to_come.device_bytes), True))
@@ -319,26 +327,32 @@ class NodeBudget:
 
     def _to_come(self, promise: _Promise) -> MemoryTaken:
         """What was promised and is not taken yet."""
-        had, has = vars(promise.before), vars(self._measured(promise.need.function))
+        had, has = vars(promise.before), vars(self._measured(promise.need))
         wanted = vars(promise.need.memory)
         return MemoryTaken(**{p: max(0, had[p] + wanted[p] - has[p]) for p in wanted})
 
-    def _measured(self, name: str) -> MemoryTaken:
-        function = self._functions.get(name)
+    def _measured(self, need: Need) -> MemoryTaken:
+        """What its function has by now where it is about to take more."""
+        function = self._functions.get(need.function)
         if function is None:
             return MemoryTaken()
-        return together(_workers([function])) + self._program_memory(function)
+        stands = [worker for worker, name in self._node.stands.items() if name == function.name]
+        there = _on(need.device, [*_workers([function]), *stands])
+        return together(there) + self._program_memory(function)
 
     def _used_bytes(self, device: str) -> Counter[str]:
         """What workers of a device took of its memory: each function what those before did not."""
         on_gpu = device in self._node.gpus
         used: Counter[str] = Counter()
         before: list[Worker] = []
-        for deployment in self._deployments():  # of the same name, while one is loaded anew
-            if deployment.spec.device == device:
-                taken = added(before, deployment.workers)
-                used[deployment.spec.name] += taken.device_bytes if on_gpu else taken.host_bytes
-                before += deployment.workers
+        # Deployments of the same name, while one is loaded anew.
+        running = [(d.spec.name, d.workers) for d in self._deployments()]
+        measured = [(name, [worker]) for worker, name in self._node.stands.items()]
+        for name, workers in running + measured:
+            if there := _on(device, workers):
+                taken = added(before, there)
+                used[name] += taken.device_bytes if on_gpu else taken.host_bytes
+                before += there
         for function in self._functions.values():
             if _where(function) == device:
                 memory = self._program_memory(function)
@@ -374,6 +388,11 @@ def _device_of(room: Room, need: Need) -> str:
 def _where(function: Function) -> str:
     """The device of what runs, which a function that is loaded anew may be about to leave."""
     return (function.program.note if function.program is not None else function).spec.device
+
+
+def _on(device: str, workers: Iterable[Worker]) -> list[Worker]:
+    """Those of a device; empty: all."""
+    return [worker for worker in workers if device in ("", worker.device)]
 
 
 def _workers(functions: Iterable[Function]) -> list[Worker]:

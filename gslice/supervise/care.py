@@ -1,4 +1,4 @@
-"""What no event tells of: hangs, the size of logs, and which engines are in use."""
+"""What no event tells of: hangs, and the size of logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gslice.supervise.logs import SPARES_LOG_NAME, rotate
 from gslice.supervise.renewal import LOG_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
@@ -35,16 +35,3 @@ async def care(node: Node, functions: Mapping[str, Function]) -> None:
             except OSError as error:
                 text = f"its log could not be moved away: {error}"
                 node.event(name, EventKind.DAEMON, text)
-
-
-def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | None:
-    """The engine of every worker that serves; None while any is on its way, or measured."""
-    if node.stands:
-        return None
-    functions = list(functions)
-    workers = [w for f in functions for d in f.deployments for w in d.workers]
-    loading = (f.state == "LOADING" for f in functions if f.spec.program is None)
-    if any(loading) or not all(w.ready for w in workers):
-        return None
-    serving = [f.spec for f in functions if f.serving and f.spec.program is None]
-    return [spec.engine for spec in serving for _ in range(spec.instances)]

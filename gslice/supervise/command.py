@@ -10,28 +10,30 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
-from gslice.control.shares import differs
-from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, NotFound
+from gslice.control.versions import where_it_is
+from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from gslice.core.events import EventKind
 from gslice.core.figures import megabytes
+from gslice.supervise.frontends import Listing
 from gslice.supervise.function import Function
 from gslice.supervise.health import ailment
 from gslice.supervise.logs import last_lines, shortened
 from gslice.supervise.news import unheard
 from gslice.supervise.program import Program, check, runs_as
-from gslice.supervise.program_note import end_all, members, program_of
-from gslice.supervise.resize import Resized, Resizing
+from gslice.supervise.program_note import end_all, members, program_of, to_text
+from gslice.supervise.program_share import ProgramShare
 from gslice.supervise.restarts import LAST_LINES, LINE_MAX_CHARS
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gslice.core.types import FunctionSpec, ShareBounds
+    from gslice.core.types import FunctionSpec
     from gslice.supervise.budget import Budget
     from gslice.supervise.frontends import Frontends
     from gslice.supervise.node import Node
@@ -42,48 +44,7 @@ _RESTARTS = RestartPolicy(window_us=3600 * SECOND_US, settled_us=600 * SECOND_US
 _UNASKED_PERIOD_S = 1.0
 _LOOK_PERIOD_S = 1.0
 _DONE = "exited with code 0"
-
-
-class _Share(Resizing):
-    """Another share for a program: in place, or not at all."""
-
-    def check_possible(self, share: ShareBounds) -> None:
-        """See `Resizing.check_possible`.
-
-        Raises:
-            FailedPrecondition: it does not run, or its share is fixed while it does.
-            InvalidArgument: that is no share for a program.
-        """
-        function, program = self._function, self._function.program
-        if share.min_percent != share.max_percent:
-            raise InvalidArgument(
-                f"function {function.name}: a command needs a share of its own, as in 30%"
-            )
-        if program is None:
-            raise FailedPrecondition(
-                f"function {function.name} is {function.state}; only a program that runs can be"
-                " resized",
-                hint=f"load it: gslice load {function.name}",
-            )
-        if not program.live_resize:
-            raise FailedPrecondition(
-                f"function {function.name}: under {program.note.limiter} the share of a program is"
-                " fixed when it starts, and nothing can take its place while it runs",
-                hint=f"restart it with another: gslice load {function.name} --file BODY.yaml",
-            )
-
-    def path_to(self, share_percent: float) -> str:
-        """See `Resizing.path_to`."""
-        program = self._function.program
-        if program is None or not differs(program.note.share_percent, share_percent):
-            return "none"
-        return "in place"
-
-    async def carry_out(self, stage: Callable[[str, str], None]) -> Resized:
-        """What `Command.grant` did."""
-        function, program = self._function, self._function.program
-        effective = program.share_effective_percent if program is not None else 0.0
-        return Resized("in place", function.share_granted_percent, effective)
+_FINISHED = f"it has finished: {_DONE}"
 
 
 class Command(Function):
@@ -102,8 +63,8 @@ class Command(Function):
         on_failed: Callable[[], None],
     ) -> None:
         super().__init__(node, spec, frontends, budget, on_failed)
-        self.resizing = _Share(node, self, budget)
-        self.restarts.breaker = Breaker(_RESTARTS)
+        self.resizing = ProgramShare(node, self, budget)
+        self._breaker = Breaker(_RESTARTS)
         self._tasks = Tasks(spec.name, node.event)
         self._worry, self._look_s = "", 0.0
 
@@ -130,9 +91,9 @@ class Command(Function):
         check(spec)
         self._check_memory(spec)
         await self._halt()
-        self.restarts.breaker.reset()
+        self._breaker.reset()
+        self.accepting = False
         if self.program is not None:
-            self.accepting = False
             self.set_state("LOADING", "it is being started anew")
             await self.show("LOADING")
             await self._end(stage)
@@ -148,25 +109,31 @@ class Command(Function):
         await self._halt()
         await self.show("UNLOADING")
         await self._end(stage)
+        self._node.run_dir.forget_program(self.name)  # it may have finished before
         await self._frontends.forget(self.name)
 
     async def take_back(self, note: Note) -> bool:
         """Goes on with the program that an earlier daemon started.
 
         Returns:
-            False: it has ended, or its device is gone; then nothing of it is left.
+            False: it has died, or its device is gone; then nothing of it is left.
         """
+        if note.finished:
+            await self._refuse("FINISHED", "UNAVAILABLE", _FINISHED)
+            return True
         device = self._node.devices.get(note.spec.device)
         try:
             if not note.pid:
                 raise NotFound("it was about to be started when the daemon ended")
             program = Program.adopt(self._node, note)
-            if device is None:
-                await program.kill()
-                raise NotFound(f"there is no device {note.spec.device} any more")
         except NotFound as error:
             self._node.event(self.name, EventKind.ADOPT, f"its program is gone: {error.message}")
             await end_all(self._node, note)
+            return False
+        if device is None:
+            text = f"there is no device {note.spec.device} any more: its program is ended"
+            self._node.event(self.name, EventKind.ADOPT, text)
+            await program.kill()
             return False
         self.admitted, self.share_granted_percent = True, note.share_percent
         self.outdated = not device.fits(note.cpus, note.ordered)
@@ -174,6 +141,13 @@ class Command(Function):
         text = f"adopted its program, pid {program.pid}"
         self._node.event(self.name, EventKind.ADOPT, text)
         return True
+
+    def runs(self, spec: FunctionSpec) -> bool:
+        """See `Function.runs`; what has finished does not begin again for another share."""
+        wanted = where_it_is(spec, self.spec)
+        if self.state == "FINISHED" and wanted.program is not None:
+            return runs_as(self.spec, wanted)
+        return super().runs(spec)
 
     def takes_in_place(self, before: FunctionSpec, after: FunctionSpec) -> bool:
         """See `Function.takes_in_place`."""
@@ -183,10 +157,20 @@ class Command(Function):
         return runs_as(before, after) and (before.share == after.share or program.live_resize)
 
     def take_over(self, spec: FunctionSpec) -> None:
-        """See `Function.take_over`."""
-        self.spec = spec
+        """See `Function.take_over`.
+
+        Raises:
+            Unavailable: it cannot be noted, and nothing has changed.
+        """
         if self.program is not None:
             self.program.is_now(spec)
+        self.spec = spec
+
+    async def fail(self, reason: str) -> None:
+        """See `Function.fail`."""
+        if self.program is None:
+            self._node.run_dir.forget_program(self.name)  # it may have finished before
+        await super().fail(reason)
 
     async def grant(self, share_percent: float) -> None:
         """Sets the share, if that can be done while it runs."""
@@ -218,8 +202,12 @@ class Command(Function):
     async def _begin(self) -> Program:
         share = self.share_granted_percent
         program = await Program.start(self._node, self.spec, share)
-        if share != self.share_granted_percent:  # it changed while its GPU was made ready
-            program.set_share(self.share_granted_percent)
+        try:
+            if share != self.share_granted_percent:  # it changed while its GPU was made ready
+                program.set_share(self.share_granted_percent)
+        except GsliceError:
+            await program.kill()
+            raise
         self.outdated = False
         self._look_after(program)
         return program
@@ -244,7 +232,7 @@ class Command(Function):
         await program.clear()
         self.program = None
         if how == _DONE and not program_of(self.spec).health_url:
-            await self._finish()
+            await self._finish(program.note)
             return
         self._node.event(self.name, EventKind.CRASH, f"its program (pid {program.pid}) {how}")
         served_us = 0 if ready_s is None else round((died_s - ready_s) * 1e6)
@@ -283,7 +271,8 @@ class Command(Function):
         """Starts it again, after a while, until it runs or has died too often."""
         delay_us = self._death(served_us)
         while delay_us is not None:
-            await self._show_state("LOADING", f"{how}; it is started again")
+            self._tell_state("LOADING", f"{how}; it is started again")  # at once: it does not run
+            await self.show("LOADING")
             await asyncio.sleep(delay_us / 1e6)
             try:
                 program = await self._begin()
@@ -306,13 +295,19 @@ class Command(Function):
 
     def _death(self, served_us: int) -> int | None:
         now_us = time.monotonic_ns() // 1000
-        return self.restarts.breaker.death(now_us, served_us=served_us)
+        return self._breaker.death(now_us, served_us=served_us)
 
-    async def _finish(self) -> None:
+    async def _finish(self, note: Note) -> None:
         """It did what it was there for: what it had is for others."""
         self._node.event(self.name, EventKind.UNLOAD, f"its program has finished: {_DONE}")
+        try:
+            text = to_text(replace(note, finished=True))
+            self._node.run_dir.note_program(self.name, text)
+        except OSError as error:
+            text = f"the next daemon will start its program again: {error}"
+            self._node.event(self.name, EventKind.FAILED, text)
         self.admitted, self.share_granted_percent = False, 0.0
-        await self._refuse("FINISHED", "UNAVAILABLE", f"it has finished: {_DONE}")
+        await self._refuse("FINISHED", "UNAVAILABLE", _FINISHED)
         self._on_failed()
 
     async def _end(self, stage: Callable[[str, str], None]) -> None:
@@ -333,14 +328,16 @@ class Command(Function):
         await super()._halt()
 
     async def _show_state(self, state: str, reason: str = "") -> None:
-        """Tells of a state, if it is another one."""
+        """Has front-ends go by a state, if it is another one, before anybody can read of it."""
+        if (self.state, self.reason) != (state, shortened(reason)):
+            await self._frontends.show(Listing(self.spec, state, shortened(reason)))
+            self._tell_state(state, reason)
+
+    def _tell_state(self, state: str, reason: str) -> None:
         before = self.state
-        if (before, self.reason) == (state, shortened(reason)):
-            return
         self.set_state(state, reason)
         if state != before and "READY" in (state, before):
             self._node.event(self.name, EventKind.STAGE, f"{state}: {reason}" if reason else state)
-        await self.show(state)
 
     def _check_memory(self, spec: FunctionSpec) -> None:
         """What a program takes of a GPU cannot be measured, so it must be said to be counted.

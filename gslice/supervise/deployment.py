@@ -1,7 +1,7 @@
 """One edition of a function as it runs: its segment, and the workers that serve it.
 
 A function that is loaded anew gets a second deployment beside the first; the swap lies between.
-Where only its share changes, its workers are replaced on the segment that they serve.
+Where only its share changes, or its devices do, workers come and go on the segment that is there.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from gslice._native import Segment
-from gslice.control.slots import slot_classes
 from gslice.core.errors import GsliceError, LoadFailed, Unavailable
 from gslice.core.events import EventKind
-from gslice.supervise.instances import Instances
 from gslice.supervise.news import unheard
+from gslice.supervise.replicas import Replicas
 from gslice.supervise.resize import Swap
+from gslice.supervise.segments import make_segment
 from gslice.supervise.tasks import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
     from gslice.supervise.budget import Budget
     from gslice.supervise.frontends import Frontends
@@ -37,10 +37,11 @@ class Deployment:
     Args:
         node: The node.
         spec: What is deployed.
-        share_percent: The function's share of its device.
+        share_percent: The function's share of each of its devices.
         frontends: Who leases slots and takes answers.
         on_lost: Called after a worker's death that nobody ordered, when its requests are queued
-            again: the deployment, how the worker died, whether it may be to blame itself, and when.
+            again: the deployment, the device, how the worker died, whether it may be to blame
+            itself, and when.
 
     Attributes:
         share_percent: What workers that start from now on get their part of.
@@ -55,15 +56,13 @@ class Deployment:
         spec: FunctionSpec,
         share_percent: float,
         frontends: Frontends,
-        on_lost: Callable[[Deployment, str, bool, float], None],
+        on_lost: Callable[[Deployment, str, str, bool, float], None],
     ) -> None:
         self.node = node
         self.spec = spec
         self.share_percent = share_percent
         self.signature: Signature | None = None
-        self.instances = Instances(
-            node, spec, frontends, lambda how, blamed, died_s: on_lost(self, how, blamed, died_s)
-        )
+        self.instances = Replicas(node, spec, frontends, lambda *death: on_lost(self, *death))
         self._frontends = frontends
 
     @property
@@ -91,17 +90,17 @@ class Deployment:
             GsliceError: why it cannot be served.
         """
         try:
-            stage("start", f"{self.spec.instances} worker(s)")
-            share = self._instance_share
-            await run_all(self.instances.start(share) for _ in range(self.spec.instances))
-            stage("load", self.spec.model or self.spec.python or self.spec.engine)
-            signatures = await run_all(self.instances.load(w) for w in self.instances)
+            stage("start", f"{self.wanted} worker(s)")
+            places = self.spec.placed * self.spec.instances
+            await run_all(self.instances.on(each).start(self._instance_share) for each in places)
+            stage("load", self._source)
+            signatures = await run_all(self.instances.of(w).load(w) for w in self.instances)
             await budget.settle_memory(self.spec)
             self.open_segment(signatures[0], budget.segment_bytes())
             stage("warm", "")
             await self._attach_all(signatures[0])
         except BaseException:
-            await run_all(self.instances.discard(worker) for worker in self.instances)
+            await self.instances.discard_all()
             self._close()
             raise
 
@@ -110,26 +109,30 @@ class Deployment:
         self.instances.segment = segment
         self.signature = signature
         for worker in workers:
-            self.instances.adopt(worker)
+            self.instances.of(worker).adopt(worker)
 
-    async def replace(self) -> None:
+    async def replace(self, device: str) -> None:
         """Starts one more worker on the segment, in place of one that died, and lets it pull.
+
+        Args:
+            device: Where that was.
 
         Raises:
             GsliceError: it could not be started; nothing of it is left.
         """
-        worker = await self.prepare()
-        if self._pulling < self.spec.instances:
+        worker = await self.prepare(device)
+        if self.lacks(device):
             self._flip(None, worker)
-        else:  # a shadow that was prepared at the time took the dead one's place
+        else:  # a shadow took the dead one's place, or the replica is elsewhere by now
             await self.instances.discard(worker)
 
     async def prepare(
-        self, stage: Callable[[str, str], None] = unheard, *, gently: bool = False
+        self, device: str, stage: Callable[[str, str], None] = unheard, *, gently: bool = False
     ) -> Worker:
         """Starts, loads and warms one more worker on the segment; it may not pull yet.
 
         Args:
+            device: Where.
             stage: Told of each stage.
             gently: What serves meanwhile computes first.
 
@@ -137,10 +140,11 @@ class Deployment:
             GsliceError: it could not be started; nothing of it is left.
         """
         stage("start", "")
-        worker = await self.instances.start(self._instance_share)
+        there = self.instances.on(device)
+        worker = await there.start(self._instance_share)
         try:
-            stage("load", self.spec.model or self.spec.python or self.spec.engine)
-            signature = await self.instances.load(worker, self.signature, gently=gently)
+            stage("load", self._source)
+            signature = await there.load(worker, self.signature, gently=gently)
             if signature != self.signature:
                 raise LoadFailed(
                     f"function {self.spec.name}: the model changed its inputs or outputs",
@@ -149,13 +153,18 @@ class Deployment:
             stage("warm", "")
             await self._attach(worker)
         except BaseException:
-            await self.instances.discard(worker)
+            await there.discard(worker)
             raise
         return worker
 
     def serve(self) -> None:
         """Lets all instances pull that are not about to end."""
-        for worker in self.instances:
+        for device in self.spec.placed:
+            self.serve_on(device)
+
+    def serve_on(self, device: str) -> None:
+        """The same of the instances of one device."""
+        for worker in self.instances.on(device):
             if not worker.draining:
                 self._flip(None, worker)
 
@@ -177,7 +186,7 @@ class Deployment:
         """
         assert self.segment is not None
         lives = old in self.workers and not old.death.done()
-        if not lives and self._pulling >= self.spec.instances:
+        if not lives and not self.lacks(shadow.device):
             await self.instances.discard(shadow)
             return None
         stage("swap", f"worker {shadow.pid} for {old.pid}")
@@ -187,7 +196,7 @@ class Deployment:
             await self.instances.discard(shadow)
             raise
         if lives:
-            await self.let_go(old, stage)
+            await self.instances.let_go(old, stage)
         wait_ns = self.segment.instance_stamps(shadow.instance)["first_wait_ns"]
         return Swap(flip_ns / 1000, wait_ns / 1000 if wait_ns >= 0 else -1.0)
 
@@ -199,9 +208,27 @@ class Deployment:
         return sum(worker.ready for worker in self.instances)
 
     @property
+    def wanted(self) -> int:
+        """How many there should be, on all devices."""
+        return self.spec.instances * len(self.spec.placed)
+
+    def lacks(self, device: str) -> bool:
+        """Whether a device should have more that pull than it has."""
+        return device in self.spec.placed and self.instances.pulling(device) < self.spec.instances
+
+    @property
+    def missing(self) -> list[str]:
+        """The device of each instance that there should be, and is not even on its way."""
+        there = [worker.device for worker in self.instances]
+        lacking = ([d] * (self.spec.instances - there.count(d)) for d in self.spec.placed)
+        return [device for devices in lacking for device in devices]
+
+    @property
     def share_effective_percent(self) -> float:
-        """What the limiters of all instances read back, together."""
-        return sum(w.share_effective_percent for w in self.instances if self.instances.pulls(w))
+        """What the limiters of all instances of a device read back, on average over devices."""
+        pulling = [worker for worker in self.instances if self.instances.pulls(worker)]
+        devices = len({worker.device for worker in pulling}) or 1
+        return sum(worker.share_effective_percent for worker in pulling) / devices
 
     @property
     def limiter(self) -> str:
@@ -213,10 +240,11 @@ class Deployment:
         self.share_percent = share_percent
         await run_all(self._correct_share(worker) for worker in self.instances if worker.ready)
 
-    def stale(self) -> list[Worker]:
-        """Workers that must be replaced for the share to be what it should."""
-        share = self._instance_share
-        return [w for w in self.instances if w.ready and self.path(w, share) == "shadow"]
+    def stale(self, device: str = "") -> list[Worker]:
+        """Workers that must be replaced for the share to be what it should: of a device, or all."""
+        share, workers = self._instance_share, [w for w in self.instances if w.ready]
+        there = [worker for worker in workers if worker.device == (device or worker.device)]
+        return [worker for worker in there if self.path(worker, share) == "shadow"]
 
     def path_to(self, share_percent: float) -> str:
         """How it gets to another share: `none`, `in place` or `shadow`."""
@@ -226,30 +254,26 @@ class Deployment:
 
     def path(self, worker: Worker, instance_share_percent: float) -> str:
         """How one of its workers gets to another share; see `Instances.path`."""
-        return self.instances.path(worker, instance_share_percent)
+        return self.instances.of(worker).path(worker, instance_share_percent)
 
     def add_frontend(self, index: int, eventfd: int) -> None:
         """Lets a front-end in; workers that are not attached yet are told when they are."""
         if self.segment is not None:
             self.segment.activate_frontend(index)
-        for worker in self.instances:
-            if worker.instance >= 0:
-                worker.add_frontend(index, eventfd)
+        for worker in self.instances.attached:
+            worker.add_frontend(index, eventfd)
 
     def remove_frontend(self, index: int) -> None:
         """Takes the leases of a dead front-end back."""
         if self.segment is not None:
             self.segment.reap_frontend(index)
-        for worker in self.instances:
-            if worker.instance >= 0:
-                worker.remove_frontend(index)
+        for worker in self.instances.attached:
+            worker.remove_frontend(index)
 
     # ---- end -------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> bool:
         """Has all accepted requests answered; the front-ends must accept no new ones by now.
-
-        If its last worker died, another one is started for what still waits.
 
         Returns:
             False: some were not answered in time. They are answered with an error.
@@ -263,7 +287,7 @@ class Deployment:
         return idle and all(drained)
 
     async def settle(self, deadline_s: float) -> bool:
-        """The first half of `drain`: its workers could go on.
+        """The first half of `drain`: its workers could go on. If all died, one more is started.
 
         Args:
             deadline_s: On the monotonic clock.
@@ -280,14 +304,12 @@ class Deployment:
 
     async def stop(self) -> None:
         """Ends all workers in order; what is still queued is answered with an error."""
-        await self.instances.settle()
-        await run_all(self.instances.stop(worker) for worker in self.instances)
+        await self.instances.stop_all()
         self._close()
 
     async def kill(self) -> None:
         """Ends all workers at once; what is still queued is answered with an error."""
-        await self.instances.settle()
-        await run_all(self.instances.kill(worker) for worker in self.instances)
+        await self.instances.kill_all()
         self._close()
 
     def detach(self) -> None:
@@ -297,8 +319,7 @@ class Deployment:
 
     def forget_weights(self) -> None:
         """Nobody takes a dead worker's place: what its weights took is free, too."""
-        if not self.instances:
-            self.instances.forget_weights()
+        self.instances.forget_weights()
 
     def fail_queued(self, reason: str) -> None:
         """Answers everything that is queued with UNAVAILABLE."""
@@ -320,22 +341,14 @@ class Deployment:
             ResourceExhausted: the budget is too small for it.
         """
         self.signature = signature
-        plan = slot_classes(self.signature, self.spec, budget_bytes)
-        segment = Segment.create(
-            self.spec.name,
-            [(c.payload_bytes, c.count) for c in plan.classes],
-            plan.block_bytes,
-            plan.block_count,
-        )
-        # Without a delay a batch is whatever queued while the lanes were busy.
-        segment.set_limits(self.signature.rows_max, max(0, self.spec.delay_us) * 1000)
+        segment = make_segment(self.spec, signature, budget_bytes)
         for index in self._frontends.eventfds():
             segment.activate_frontend(index)
         self.instances.segment = segment
 
     @property
-    def _pulling(self) -> int:
-        return sum(self.instances.pulls(worker) for worker in self.instances)
+    def _source(self) -> str:
+        return self.spec.model or self.spec.python or self.spec.engine
 
     def _flip(self, old: Worker | None, new: Worker) -> int:
         """Returns how long it took, in ns."""
@@ -345,13 +358,6 @@ class Deployment:
             old.ready, old.draining = False, True
         return took_ns
 
-    async def let_go(self, old: Worker, stage: Callable[[str, str], None] = unheard) -> None:
-        """Ends a worker that may not pull any more, when it has finished what it claimed."""
-        stage("drain", "")
-        drained = await old.drain(self.node.config.drain_timeout_us / 1e6)
-        stage("exit", "" if drained else "it did not finish in time; others run what it had")
-        await self.instances.stop(old)
-
     async def _attach_all(self, signature: Signature) -> None:
         """Where times of its batches are wanted, one takes them when the others are warm."""
         one = 1 if self.node.times_wanted(self.spec) else 0
@@ -359,22 +365,23 @@ class Deployment:
         await run_all(self._attach(worker, signature.sizes) for worker in self.workers[:one])
 
     async def _attach(self, worker: Worker, timed: Sequence[int] = ()) -> None:
-        await self.instances.attach(worker, timed)
+        await self.instances.of(worker).attach(worker, timed)
         await self._correct_share(worker)
 
     async def _correct_share(self, worker: Worker) -> None:
         """In place, and again if it changed meanwhile."""
         while self.path(worker, self._instance_share) == "in place":
-            await self.instances.set_share(worker, self._instance_share)
+            await self.instances.of(worker).set_share(worker, self._instance_share)
 
     @property
     def _instance_share(self) -> float:
         return self.share_percent / self.spec.instances
 
     async def _replaced(self, timeout_s: float) -> bool:
+        device = next(filter(self.node.usable, self.spec.placed), self.spec.device)
         try:
             async with asyncio.timeout(timeout_s):
-                await self.replace()
+                await self.replace(device)
         except TimeoutError:
             reason = "another worker takes too long"
         except GsliceError as error:

@@ -50,9 +50,8 @@ class Function:
         source: Where it was asked for: `file` or `overlay`.
         accepting: Front-ends take requests for it: it serves, or has them wait for a worker.
         admitted: It counts when its device is divided.
-        share_granted_percent: Its part of the device.
-        outdated: What serves was loaded for other cores, or for another limiter, than its device
-            has now.
+        share_granted_percent: Its part of each of its devices.
+        outdated: What serves was loaded for other cores or limiters than its devices have now.
         restarts: What follows a worker's death.
         resizing: What follows another share.
         residency: Whether it is loaded, or rests.
@@ -159,7 +158,7 @@ class Function:
         Raises:
             GsliceError: it could not be loaded; what served before serves on.
         """
-        self.restarts.breaker.reset()
+        self.restarts.reset()
         begun_s = time.monotonic()
         old = self._deployment
         other = old is not None and old.spec.version != spec.version
@@ -257,14 +256,13 @@ class Function:
             self._deployment.spec = unknown_to_workers(self._deployment.spec, spec)
 
     async def grant(self, share_percent: float) -> None:
-        """Sets the share, on what serves and on what is being loaded.
+        """Sets the share of what serves and of what is being loaded, but not of what moves away.
 
-        Workers that cannot change theirs in place are replaced after any other order. What is about
-        to leave another device keeps its share of that.
+        Workers that cannot change theirs in place are replaced after any other order.
         """
         self.share_granted_percent = share_percent
         for deployment in self.lasting:
-            if deployment.spec.device == self.spec.device:
+            if not set(deployment.spec.placed).isdisjoint(self.spec.placed):
                 await deployment.set_share(share_percent)
         self.resizing.order()
 
@@ -348,9 +346,11 @@ class Function:
         share = self.share_granted_percent
         return Deployment(self._node, spec, share, self._frontends, self._worker_lost)
 
-    def _worker_lost(self, deployment: Deployment, how: str, blamed: bool, died_s: float) -> None:
+    def _worker_lost(
+        self, deployment: Deployment, device: str, how: str, blamed: bool, died_s: float
+    ) -> None:
         if not self.kept.lost(deployment, how):
-            self.restarts.worker_lost(deployment, how, blamed, died_s)
+            self.restarts.worker_lost(deployment, device, how, blamed, died_s)
 
     async def _retire(
         self, old: Deployment, stage: Callable[[str, str], None], *, keep: bool = False

@@ -22,7 +22,7 @@ from gslice.core.errors import (
 from gslice.core.events import EventKind
 from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
-from gslice.device.mps import NOWHERE, client_environment, find_program
+from gslice.device.mps import NOWHERE, client_environment, resolved_limiter
 from gslice.device.nvml import GpuFacts, GpuReading, Nvml
 from gslice.ipc.messages import GpuGrant
 from gslice.supervise.clients import Burial, Clients, noted
@@ -269,13 +269,12 @@ class Gpu:
             self._event(self.name, EventKind.DEVICE, text)
 
     def _chosen_limiter(self, library: str) -> str:
-        if self.config.limiter != "auto":
-            return self.config.limiter
-        if self.config.mps_pipe or find_program(MPS_CONTROL, library):
-            return "mps"
-        text = f"shares are not enforced: there is no {MPS_CONTROL}"
-        self._event(self.name, EventKind.SHARE, text)
-        return "none"
+        ordered = self.config.limiter
+        chosen = resolved_limiter(ordered, self.config.mps_pipe, library)
+        if chosen == "none" != ordered:
+            text = f"shares are not enforced: there is no {MPS_CONTROL}"
+            self._event(self.name, EventKind.SHARE, text)
+        return chosen
 
     @property
     def usable(self) -> bool:

@@ -65,6 +65,7 @@ class Instances:
         self._watches: dict[Worker, HangWatch] = {}
         self._device = node.device(spec.device)
         self._gpu = node.gpus.get(spec.device)
+        self._board = node.turn_boards.of(spec.device)
         self._burying = Tasks(spec.name, node.event)
 
     def __iter__(self) -> Iterator[Worker]:
@@ -126,7 +127,7 @@ class Instances:
         eventfds = self._frontends.eventfds()
         async with self._alone_on_gpu():
             instance = self.segment.add_instance()
-            await worker.attach(self._spec, self.segment, instance, eventfds, timed)
+            await worker.attach(self._spec, self.segment, instance, self._board, eventfds, timed)
         if self._gpu is not None:
             self._gpu.check_share(worker, self._spec.name)
         self._watch(worker)
@@ -176,10 +177,12 @@ class Instances:
         """Changes its share where that can be done in place."""
         if self.path(worker, share_percent) != "in place":
             return
+        self._count_turn(worker, max(worker.share_percent, share_percent))
         if self._gpu is not None:  # nothing limits it there: only the books change
             worker.share_percent = share_percent
         else:
             await worker.set_share(share_percent)
+        self._count_turn(worker, share_percent)
 
     def pulls(self, worker: Worker) -> bool:
         """Whether it may claim requests."""
@@ -220,7 +223,7 @@ class Instances:
         hung = [
             worker
             for worker, watch in self._watches.items()
-            if watch.hangs(now_ns, queued * self.pulls(worker), self._stamps(worker))
+            if watch.hangs(now_ns, queued * self._may_claim(worker), self._stamps(worker))
         ]
         for worker in hung:
             del self._watches[worker]
@@ -230,6 +233,15 @@ class Instances:
             self._burying.start(worker.abort())
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _may_claim(self, worker: Worker) -> bool:
+        """Whether it ignores requests that wait: others have the turn that it waits for."""
+        return self.pulls(worker) and not (worker.turn >= 0 and self._board.waits(worker.turn))
+
+    def _count_turn(self, worker: Worker, share_percent: float) -> None:
+        """What its batches count for on the turn board, if it is there."""
+        if worker.turn >= 0:
+            self._board.set_share(worker.turn, share_percent)
 
     def _alone_on_gpu(self) -> AbstractAsyncContextManager[object]:
         return contextlib.nullcontext() if self._gpu is None else self._gpu.measuring
@@ -321,6 +333,9 @@ class Instances:
         self._workers.remove(worker)
         self._node.oom.forget(worker.pid)
         self._watches.pop(worker, None)
+        if worker.turn >= 0:
+            self._board.remove(worker.turn)
+            worker.turn = -1
         if self.segment is None or worker.instance < 0:
             return
         gone = burial.device_gone

@@ -14,6 +14,7 @@ from gslice.supervise.gpu import Gpu, GpuLibrary
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
+from gslice.supervise.turn_board import TurnBoards
 from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
@@ -66,9 +67,11 @@ class Node:
         event: Records something that an operator may want to know later.
         gpus: Those of the devices that are GPUs, by name.
         turns: By device: the order in which shares change there.
+        turn_boards: By device: who may run a batch now, where shares over-commit it.
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
-        stands: Workers that are measured; nothing else is begun beside them that can wait.
+        stands: Workers that are measured, with the names of their functions; nothing else is begun
+            beside them that can wait.
         drained: Devices on which nothing new is placed.
         times_wanted: Whether a function's batches should be timed at its load.
     """
@@ -80,10 +83,11 @@ class Node:
     event: Record
     gpus: dict[str, Gpu] = field(default_factory=dict)
     turns: dict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))
+    turn_boards: TurnBoards = field(default_factory=TurnBoards)
     changes: Changes = field(default_factory=Changes)
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
-    stands: list[Worker] = field(default_factory=list)
+    stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 
@@ -130,9 +134,12 @@ class Node:
 
     def usable(self, name: str) -> bool:
         """Whether functions may be placed on a device, as far as is known."""
+        return name in self.devices and name not in self.drained and not self.lost(name)
+
+    def lost(self, name: str) -> bool:
+        """Whether a device is a GPU that cannot be used, as far as is known."""
         gpu = self.gpus.get(name)
-        lost = gpu is not None and bool(gpu.problem)
-        return name in self.devices and name not in self.drained and not lost
+        return gpu is not None and bool(gpu.problem)
 
     def limiter(self, device: str) -> str:
         """What enforces shares on a device; `auto` while a GPU's is not known yet."""

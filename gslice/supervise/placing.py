@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from gslice.control.choice import choose
@@ -22,51 +21,91 @@ class Placing:
     Args:
         node: The node.
         functions: What runs, by name; read when asked.
-        last_device: Where a function served last; empty: nowhere yet.
+        last_placed: The devices on which a function served last; empty: nobody knows.
     """
 
     def __init__(
-        self, node: Node, functions: Mapping[str, Function], last_device: Callable[[str], str]
+        self,
+        node: Node,
+        functions: Mapping[str, Function],
+        last_placed: Callable[[str], Sequence[str]],
     ) -> None:
         self._node = node
         self._functions = functions
-        self._last_device = last_device
+        self._last_placed = last_placed
 
-    def place(self, function: Function, spec: FunctionSpec, device: str = "") -> FunctionSpec:
-        """A function as wanted, with the device that it gets: where it is, if it can stay.
+    def place(
+        self, function: Function, spec: FunctionSpec, devices: Sequence[str] = ()
+    ) -> FunctionSpec:
+        """A function as wanted, with the devices that it gets: where it is, if it can stay.
 
         Args:
             function: What there is of it.
             spec: As wanted.
-            device: An order; empty: none.
+            devices: An order; empty: none.
 
         Raises:
             FailedPrecondition: it may not run there, or all its devices are drained.
         """
-        if device and device not in spec.devices:
+        if not set(devices) <= set(spec.devices):
             raise FailedPrecondition(
                 f"function {spec.name} is pinned to {spec.device}",
                 hint="`device: auto` lets it move",
             )
         if not spec.devices:
-            return spec
-        return dataclasses.replace(spec, device=device or self._device(function, spec))
+            return spec.placed_on((spec.device,))
+        return spec.placed_on(devices or self._devices(function, spec))
 
-    def elsewhere(self, function: Function) -> str:
-        """Another device for a function, the best there is; empty: there is none."""
+    def adopted(self, spec: FunctionSpec) -> Sequence[str]:
+        """The devices of a function that is taken over, those too whose workers have all died.
+
+        Args:
+            spec: As it was found.
+        """
+        last = [d for d in self._last_placed(spec.name) if d in self._node.devices]
+        if set(last).isdisjoint(spec.placed):
+            return spec.placed
+        return [*last, *(device for device in spec.placed if device not in last)]
+
+    def elsewhere(self, function: Function) -> tuple[str, ...]:
+        """The devices for a function that cannot stay on all of its own, or has too few.
+
+        Returns:
+            Those on which it can stay, and others up to its minimum, as far as there are; empty:
+            there is none at all.
+        """
         spec = function.spec
-        others = [device for device in spec.devices if device != spec.device]
-        usable = [device for device in others if self._node.usable(device)]
-        return self._choose(spec, usable) if usable else ""
+        stays = [device for device in spec.placed if self._node.usable(device)]
+        others = [d for d in spec.devices if d not in spec.placed and self._node.usable(d)]
+        if not stays and not others:
+            return ()
+        return self._filled(spec, stays or [self._choose(spec, others)], others)
 
-    def _device(self, function: Function, spec: FunctionSpec) -> str:
+    def _devices(self, function: Function, spec: FunctionSpec) -> tuple[str, ...]:
         known = [device for device in spec.devices if device in self._node.devices]
         if not known:
-            return spec.device  # whoever loads it there is told
+            return (spec.device,)  # whoever loads it there is told
         usable = [device for device in known if self._node.usable(device)]
-        for before in (_now(function), self._last_device(spec.name)):
-            if before in usable:
-                return before
+        for before in (_now(function), self._last_placed(spec.name)):
+            if stays := [device for device in before if device in usable]:
+                return self._filled(spec, stays[: spec.replicas_max], usable)
+        return self._filled(spec, [self._first(spec, known, usable)], usable)
+
+    def _filled(
+        self, spec: FunctionSpec, devices: Sequence[str], usable: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Devices, and others like the first of them up to the minimum, as far as there are."""
+        placed = list(devices)
+        first = self._node.device(placed[0])
+        while len(placed) < spec.replicas_min:
+            others = [d for d in usable if d not in placed and self._node.device(d).is_like(first)]
+            if not others:
+                break
+            placed.append(self._choose(spec, others))
+        return tuple(placed)
+
+    def _first(self, spec: FunctionSpec, known: Sequence[str], usable: Sequence[str]) -> str:
+        """The device of one that runs nowhere."""
         # A GPU that cannot be used is tried again by whoever loads something there.
         open_ = usable or [device for device in known if device not in self._node.drained]
         if not open_:
@@ -85,7 +124,7 @@ class Placing:
             device: {
                 other.name: other.spec.share
                 for other in self._functions.values()
-                if other.admitted and other.spec.device == device and other.name != spec.name
+                if other.admitted and device in other.spec.placed and other.name != spec.name
             }
             for device in alike
         }
@@ -93,8 +132,8 @@ class Placing:
         return choose(spec.name, spec.share, alike, there, limits, self._node.config.packing)
 
 
-def _now(function: Function) -> str:
+def _now(function: Function) -> tuple[str, ...]:
     """Where it runs, or is about to."""
     if function.deployment is not None:
-        return function.deployment.spec.device
-    return function.spec.device if function.admitted else ""
+        return function.deployment.spec.placed
+    return function.spec.placed if function.admitted else ()

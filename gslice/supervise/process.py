@@ -82,9 +82,9 @@ class Process:
         return not self.death.done()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal, if it is still there."""
+        """Sends a signal, if it is still there; what has become another user's gets none."""
         if self.alive:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
     async def wait(self, timeout_s: float) -> bool:

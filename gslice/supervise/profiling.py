@@ -21,7 +21,7 @@ from gslice.supervise.stand import Stand
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gslice.core.types import FunctionSpec, Signature
+    from gslice.core.types import FunctionSpec
     from gslice.ipc.messages import Measured
     from gslice.supervise.budget import Budget, Need
     from gslice.supervise.deployment import Deployment
@@ -38,7 +38,7 @@ DURATION_US = 500_000
 BATCHES_MIN = 10
 """How many are timed at least, however long they take."""
 
-_STEP_PERCENT = 10
+_PARTS = 10  # of a device whose limiter knows smaller ones than cores
 _OUTLINE_POINTS = 7  # as many are measured before it is asked where the curve bends
 _PART_MAX = 0.5  # of the others: on a noisy machine no number would do
 _BESIDE = "measured beside what serves"
@@ -167,7 +167,8 @@ class Profiler:
                     f"function {name} cannot be measured at {share:g}%:"
                     f" the share limit of {spec.device} is {limit:g}%"
                 )
-        _check_buckets(name, signature, buckets)
+        for bucket in buckets:
+            signature.check_batch(name, bucket)
         return Grid(
             tuple(sorted(set(shares))) or self._usual_shares(spec, limit),
             tuple(sorted(set(buckets))) or signature.sizes,
@@ -181,7 +182,7 @@ class Profiler:
         granted = (
             f.share_granted_percent
             for f in self._functions.values()
-            if f.admitted and f.spec.device == device
+            if f.admitted and device in f.spec.placed
         )
         free = max(0.0, self._node.device(device).share_limit_percent - sum(granted))
         return max(0.0, grid.shares[-1] - free)
@@ -210,7 +211,7 @@ class Profiler:
         self._running.add(name)
         self._tell_excess(name, grid)
         try:
-            async with self._budget.promised(_need(function, deployment)):
+            async with self._budget.promised([_need(function, deployment)]):
                 try:
                     while point := grid.following(done):
                         if self._functions.get(name) is not function:
@@ -254,9 +255,10 @@ class Profiler:
         limiter, device = self._node.limiter(spec.device), self._node.device(spec.device)
         if limiter == "none":
             return (limit_percent,)
-        step_percent = 100 / len(device.cpus) if limiter == "threads" else _STEP_PERCENT
-        steps = (step_percent * step for step in range(1, int(limit_percent / step_percent) + 1))
-        return tuple(sorted({*steps, limit_percent}))
+        parts = len(device.cpus) if limiter == "threads" else _PARTS
+        count = int(limit_percent * parts / 100 + 1e-9)
+        # In this order all parts are exactly 100: n times the nth part may not be.
+        return tuple(sorted({*(100 * part / parts for part in range(1, count + 1)), limit_percent}))
 
 
 def measurement_of(measured: Measured) -> Measurement:
@@ -271,21 +273,9 @@ def measurement_of(measured: Measured) -> Measurement:
 
 
 def _need(function: Function, deployment: Deployment) -> Need:
-    need = function.resizing.shadow_need(deployment)
+    need = function.resizing.shadow_need(deployment, deployment.spec.device)
     return dataclasses.replace(need, circumstances=_BESIDE)
 
 
 async def _energy_j(gpu: Gpu | None) -> float:
     return await gpu.energy_j() if gpu is not None else 0.0
-
-
-def _check_buckets(name: str, signature: Signature, buckets: Sequence[int]) -> None:
-    most = max(1, signature.rows_max)
-    for bucket in buckets:
-        if signature.buckets and bucket not in signature.buckets:
-            sizes = ", ".join(map(str, signature.buckets))
-            raise InvalidArgument(f"function {name} prepares batches of {sizes}, none of {bucket}")
-        if not 1 <= bucket <= most:
-            raise InvalidArgument(
-                f"function {name} takes 1 to {most} rows in a batch, not {bucket}"
-            )

@@ -11,23 +11,34 @@ import secrets
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed
+from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, Unavailable
 from gslice.core.types import FunctionSpec, MemoryTaken
 from gslice.device.limiter import NICENESS, WEIGHTS, whole_cores
 from gslice.device.program_group import ProgramGroup
 from gslice.ipc.process import resident_bytes
 from gslice.supervise import launcher
 from gslice.supervise.process import Process, spawn
-from gslice.supervise.program_note import MARK, Note, end_all, members, program_of, to_text
+from gslice.supervise.program_note import (
+    KILL_TIMEOUT_S,
+    MARK,
+    Note,
+    end_all,
+    members,
+    program_of,
+    to_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gslice.supervise.gpu import Gpu
     from gslice.supervise.node import Node
+
+_MEMBERS_S = 1.0
 
 
 class Program:
@@ -43,6 +54,7 @@ class Program:
         self.inherited = inherited
         self._node = node
         self._process = process
+        self._seen: tuple[float, set[int]] = 0.0, set()
         if (gpu := self._gpu) is not None:
             gpu.clients.programs.add(self)
 
@@ -62,7 +74,13 @@ class Program:
             await gpu.ready()
             cpus = tuple(gpu.cpus())
             environment |= {**spec.environment, **gpu.environment(spec, share_percent)}
-        return cls._spawn(node, spec, share_percent, cpus, environment)
+        program = cls._spawn(node, spec, share_percent, cpus, environment)
+        try:
+            program._change_note(pid=program.pid, started=program._process.started)
+        except GsliceError:  # a later daemon would not know it, and start another beside it
+            await program.kill()
+            raise
+        return program
 
     @classmethod
     def _spawn(
@@ -105,9 +123,7 @@ class Program:
             if isinstance(error, GsliceError):
                 raise
             raise LoadFailed(f"function {spec.name}: it cannot be started: {error}") from error
-        program = cls(node, note, process, inherited=False)
-        program._change_note(pid=process.pid, started=process.started)
-        return program
+        return cls(node, note, process, inherited=False)
 
     @classmethod
     def adopt(cls, node: Node, note: Note) -> Program:
@@ -159,15 +175,19 @@ class Program:
     @property
     def resident_bytes(self) -> int:
         """What all of its processes hold of the host's memory."""
-        return sum(resident_bytes(pid) for pid in members(self.note))
+        return sum(resident_bytes(pid) for pid in self._members())
+
+    @property
+    def device_bytes(self) -> int:
+        """What counts as taken of a GPU: all that it may take."""
+        return self.memory_limit_bytes if self._gpu is not None else 0
 
     @property
     def memory(self) -> MemoryTaken:
         """What counts as taken: all that it may take, and without a limit what it holds."""
-        held, limit = self.resident_bytes, self.memory_limit_bytes
         if self._gpu is not None:
-            return MemoryTaken(process_bytes=held, weights_bytes=limit)
-        return MemoryTaken(process_bytes=limit or held)
+            return MemoryTaken(self.resident_bytes, weights_bytes=self.device_bytes)
+        return MemoryTaken(self.memory_limit_bytes or self.resident_bytes)
 
     @property
     def memory_is_limited(self) -> bool:
@@ -181,15 +201,20 @@ class Program:
 
         Raises:
             FailedPrecondition: the kernel refuses it.
+            Unavailable: it cannot be noted, and is as it was.
         """
         if not self.live_resize:
             return
+        self._change_note(share_percent=share_percent)
         if self.note.limiter == "cgroup":
             self.note.group.set_share(len(self.note.cpus), share_percent)
-        self._change_note(share_percent=share_percent)
 
     def is_now(self, spec: FunctionSpec) -> None:
-        """Settings have changed that it need not know of."""
+        """Settings have changed that it need not know of.
+
+        Raises:
+            Unavailable: that cannot be noted.
+        """
         self._change_note(spec=spec)
 
     async def stop(self) -> bool:
@@ -200,7 +225,7 @@ class Program:
         """
         wanted = program_of(self.note.spec)
         if self._process.alive:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.Signals[wanted.stop_signal])
         in_time = await self._process.wait(wanted.stop_timeout_us / 1e6)
         await self.kill()
@@ -214,7 +239,8 @@ class Program:
         """Ends all of it at once, and forgets it."""
         if self._process.alive:
             await self._leave_gpu()
-            await self._process.kill()
+            self._process.signal(signal.SIGKILL)
+            await self._process.wait(KILL_TIMEOUT_S)
         await self.clear()
 
     async def clear(self) -> None:
@@ -230,14 +256,30 @@ class Program:
     def _gpu(self) -> Gpu | None:
         return self._node.gpus.get(self.note.spec.device)
 
+    def _members(self) -> set[int]:
+        """Its processes, for figures: without control groups all of /proc is read to find them."""
+        now_s, (seen_s, found) = time.monotonic(), self._seen
+        if not found or now_s - seen_s >= _MEMBERS_S:
+            found = members(self.note)
+            self._seen = now_s, found
+        return found
+
     async def _leave_gpu(self) -> None:
         """A process that is killed while it computes may leave MPS in disorder."""
         if (gpu := self._gpu) is not None and (pids := members(self.note)):
             await gpu.clients.take_out(pids)
 
     def _change_note(self, **changes: object) -> None:
-        self.note = dataclasses.replace(self.note, **changes)  # type: ignore[arg-type]
-        self._node.run_dir.note_program(self.note.spec.name, to_text(self.note))
+        note = dataclasses.replace(self.note, **changes)  # type: ignore[arg-type]
+        try:
+            self._node.run_dir.note_program(note.spec.name, to_text(note))
+        except OSError as error:
+            raise Unavailable(
+                f"function {note.spec.name}: the note of its program cannot be written:"
+                f" {error.strerror}",
+                hint=f"is there space in {self._node.run_dir.path}?",
+            ) from error
+        self.note = note
 
 
 def on_mps(note: Note) -> bool:

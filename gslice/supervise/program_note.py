@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError, NotFound
 from gslice.core.events import EventKind
+from gslice.core.proc import stat_fields
 from gslice.core.types import FunctionSpec
 from gslice.device.cgroup import lives
 from gslice.device.program_group import ProgramGroup
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 MARK = "GSLICE_PROGRAM"
-_KILL_TIMEOUT_S = 10.0
+KILL_TIMEOUT_S = 10.0
 _RELEASE_TRIES = 200
 _RELEASE_POLL_S = 0.005
 
@@ -48,6 +49,7 @@ class Note:
         share_percent: Of its device.
         pid: Of its first process; 0: it was about to be started.
         started: Start ticks of that.
+        finished: It did what it was there for, and is not started again.
     """
 
     spec: FunctionSpec
@@ -59,6 +61,7 @@ class Note:
     share_percent: float
     pid: int = 0
     started: int = 0
+    finished: bool = False
 
 
 def program_of(spec: FunctionSpec) -> ProgramSpec:
@@ -107,7 +110,7 @@ def members(note: Note) -> set[int]:
 async def _kill(note: Note) -> set[int]:
     """Returns those that would not die."""
     try:
-        async with asyncio.timeout(_KILL_TIMEOUT_S):
+        async with asyncio.timeout(KILL_TIMEOUT_S):
             while members(note):  # whoever is killed may just have started another
                 await asyncio.gather(*_kill_once(note))
     except TimeoutError:
@@ -126,7 +129,7 @@ def _kill_once(note: Note) -> list[asyncio.Future[None]]:
     for pid, pidfd in pidfds.items():
         ends.append(_end_of(pidfd))
         if pid in still:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's stays
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         else:
             ends[-1].cancel()
@@ -158,8 +161,8 @@ def _marked(note: Note) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):  # it has ended, or is another user's
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(stat[3]) == session or mark in (entry / "environ").read_bytes().split(b"\0"):
+                of_session = int(stat_fields(int(entry.name))[3]) == session
+                if of_session or mark in (entry / "environ").read_bytes().split(b"\0"):
                     found.add(int(entry.name))
     return found
 

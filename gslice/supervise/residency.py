@@ -119,7 +119,7 @@ class Residency:
         deployment = function.deployment
         if deployment is None or function.state != "READY" or list(function.restarts.tasks):
             return False
-        return deployment.ready == deployment.spec.instances and deployment.idle
+        return deployment.ready == deployment.wanted and deployment.idle
 
     def _is_idle(self) -> bool:
         spec = self._function.spec
@@ -161,7 +161,7 @@ class Residency:
         return True
 
     async def _let_go(self, deployment: Deployment) -> None:
-        await run_all(deployment.let_go(worker) for worker in deployment.workers)
+        await run_all(deployment.instances.let_go(worker) for worker in deployment.workers)
         await self._function.kept.drop_all("the function rests")
         if not deployment.idle:  # a worker died with a request that nobody will tell of any more
             self.wake()
@@ -180,8 +180,8 @@ class Residency:
         begun_s = time.monotonic()
         function.set_state("LOADING", "a request wants it")
         try:
-            need = self._budget.needed(deployment.spec)
-            async with self._budget.promised(need, evict=True):
+            needs = self._budget.needed(deployment.spec)
+            async with self._budget.promised(needs, evict=True):
                 await _start_workers(deployment, self._budget)
         except GsliceError as error:
             await self._not_loaded(deployment, error)
@@ -239,7 +239,8 @@ def _settle(worker: Worker, goes_on: bool) -> None:
 async def _start_workers(deployment: Deployment, budget: Budget) -> None:
     """Starts all workers on the segment that is there; on failure none of them is left."""
     try:
-        await run_all(deployment.prepare() for _ in range(deployment.spec.instances))
+        places = deployment.spec.placed * deployment.spec.instances
+        await run_all(deployment.prepare(device) for device in places)
         await budget.settle_memory(deployment.spec)
     except BaseException:
         new = [worker for worker in deployment.workers if not worker.draining]

@@ -22,7 +22,7 @@ from gslice.supervise.recall import largest
 from gslice.supervise.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from gslice.core.types import ShareBounds
     from gslice.supervise.budget import Budget
@@ -55,7 +55,7 @@ class Resized:
 
     Attributes:
         path: `shadow`, `in place`, or `none`.
-        share_granted_percent: The function's share of its device.
+        share_granted_percent: The function's share of each of its devices.
         share_effective_percent: As read back.
         excess_percent: Share that a shadow took of the device beside what it replaced, at most.
         prepare_ms: From the start of shadows until they were warm, together.
@@ -130,19 +130,21 @@ class Resizing:
             self._waiting = True
             self._tasks.start(self._follow())
 
-    def supersede(self) -> int:
+    @contextlib.asynccontextmanager
+    async def ordered(self) -> AsyncIterator[None]:
         """A newer order has come: what is being prepared is dropped, what waits never begins.
 
-        Returns:
-            The order's number, for `begin`.
+        Inside, the function's lock is held. An order that is given up while it waits is over, too.
         """
         self._ordered += 1
+        order = self._ordered
         self._newer.set()
-        return self._ordered
-
-    def begin(self, order: int) -> None:
-        """An order is being carried out, by whoever holds the function's lock."""
-        self._begun = order
+        try:
+            async with self._function.lock:
+                self._begun = order
+                yield
+        finally:
+            self._begun = max(self._begun, order)
 
     def check_newest(self) -> None:
         """Raises Cancelled if an order has come after the one that was begun."""
@@ -176,13 +178,13 @@ class Resizing:
         deployment = self._function.deployment
         return deployment.path_to(share_percent) if deployment is not None else "none"
 
-    def shadow_need(self, deployment: Deployment) -> Need:
-        """What a shadow takes while it is beside the worker that it replaces."""
+    def shadow_need(self, deployment: Deployment, device: str) -> Need:
+        """What a shadow takes on a device while it is beside the worker that it replaces."""
         memory = largest([worker.memory for worker in deployment.workers if worker.ready])
-        gpu = self._node.gpus.get(deployment.spec.device)
+        gpu = self._node.gpus.get(device)
         if gpu is not None:
             memory = gpu.weights.to_come(deployment.spec, memory)
-        return Need(self._function.name, deployment.spec.device, memory, _BESIDE)
+        return Need(self._function.name, device, memory, _BESIDE)
 
     # ---- the resize --------------------------------------------------------------------------
 
@@ -203,11 +205,12 @@ class Resizing:
         resized = Resized(share_granted_percent=share)
         self.check_newest()
         self._newer.clear()
-        grows = share > sum(worker.share_percent for worker in deployment.stale())
-        async with self._node.turns[deployment.spec.device].take(grows=grows):
-            while stale := deployment.stale():
-                async with self._budget.promised(self.shadow_need(deployment)):
-                    await self._replace(deployment, stale[0], resized, stage)
+        for device in deployment.spec.placed:
+            grows = share > sum(worker.share_percent for worker in deployment.stale(device))
+            async with self._node.turns[device].take(grows=grows):
+                while stale := deployment.stale(device):
+                    async with self._budget.promised([self.shadow_need(deployment, device)]):
+                        await self._replace(deployment, stale[0], resized, stage)
         resized.share_effective_percent = deployment.share_effective_percent
         if resized.path == "shadow":
             self.last_shadow = resized
@@ -235,16 +238,17 @@ class Resizing:
 
     async def _renew_one(self, stage: Callable[[str, str], None]) -> None:
         deployment, name = self._function.deployment, self._function.name
-        if deployment is None:
+        if deployment is None or not (inherited := self._inherited()):
             return
         self.check_newest()
         self._newer.clear()
+        device = inherited[0].device
         # Others who change their shares go first: a renewal makes no room, and nobody waits for it.
-        async with self._node.turns[deployment.spec.device].take(grows=True):
-            if not (old := self._inherited()):
+        async with self._node.turns[device].take(grows=True):
+            if not (old := [each for each in self._inherited() if each.device == device]):
                 return
             stage("worker", f"{name}: another for {old[0].pid}")
-            async with self._budget.promised(self.shadow_need(deployment)):
+            async with self._budget.promised([self.shadow_need(deployment, device)]):
                 tell = recorded(self._node.event, name)
                 await self._replace(deployment, old[0], Resized(), tell)
 
@@ -263,7 +267,7 @@ class Resizing:
         stage: Callable[[str, str], None],
     ) -> None:
         begun_s = time.monotonic()
-        shadow = await self._unless_newer(deployment.prepare(stage, gently=True))
+        shadow = await self._unless_newer(deployment.prepare(old.device, stage, gently=True))
         resized.path = "shadow"
         resized.prepare_ms += (time.monotonic() - begun_s) * 1000
         resized.excess_percent = max(resized.excess_percent, shadow.share_percent)

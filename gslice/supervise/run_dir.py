@@ -75,12 +75,20 @@ class RunDir:
     # ---- programs, which have no socket --------------------------------------------------------
 
     def note_program(self, name: str, text: str) -> None:
-        """Records what a later daemon must know of a program that is not ours."""
+        """Records what a later daemon must know of a program that is not ours.
+
+        Raises:
+            OSError: it cannot be written; what was recorded before stands.
+        """
         path = self._program(name)
         new = path.with_suffix(".new")
-        new.touch(mode=0o600)  # its environment may hold secrets
-        new.write_text(text)
-        new.replace(path)
+        try:
+            new.touch(mode=0o600)  # its environment may hold secrets
+            new.write_text(text)
+            new.replace(path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
 
     def programs(self) -> dict[str, str]:
         """What was recorded of programs, by name; they may be gone."""

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
-from gslice.control.shares import allocate, differs, shrinks_first
+from gslice.control.shares import allocate_all, differs, shrinks_first
 from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.core.events import EventKind
 from gslice.core.types import ShareBounds
@@ -14,7 +14,7 @@ from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.resize import ResizePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from gslice.core.types import FunctionSpec
     from gslice.supervise.budget import NodeBudget
@@ -37,6 +37,7 @@ class Sharing:
         self._functions = functions
         self._budget = budget
         self._decided: dict[str, float] = {}
+        self._in_turns: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
 
     def admit(self, function: Function, spec: FunctionSpec) -> None:
@@ -77,8 +78,9 @@ class Sharing:
         path = function.resizing.path_to(shares[name])
         if path != "shadow" or deployment is None:
             return ResizePlan(path, shares[name], changes)
-        need = function.resizing.shadow_need(deployment)
-        await self._budget.check(need)
+        for device in deployment.spec.placed:
+            need = function.resizing.shadow_need(deployment, device)
+            await self._budget.check(need)
         on_gpu = need.device in self._node.gpus
         parts = need.memory.device_parts if on_gpu else need.memory.host_parts
         return ResizePlan(path, shares[name], changes, parts)
@@ -108,15 +110,35 @@ class Sharing:
             self._node.changes.notify()
         return dataclasses.replace(resized, path=plan.path)
 
-    async def follow(self, decided: Mapping[str, float]) -> None:
+    async def follow(
+        self, decided: Mapping[str, float], in_turns: Collection[str] = frozenset()
+    ) -> None:
         """Has functions get what was decided for them, as far as bounds and limits allow.
+
+        Turns begin before shares over-commit a device, and end when what serves there fits again:
+        a shadow may be needed for that, so this is to be called again and again.
 
         Args:
             decided: Shares by name; others get what is left, max-min fairly.
+            in_turns: Devices on which decided shares may add up to more than there is.
         """
-        if decided != self._decided:
-            self._decided = dict(decided)
+        before = self._decided, self._in_turns
+        self._decided, self._in_turns = dict(decided), frozenset(in_turns)
+        self._see_to_turns()
+        if before != (self._decided, self._in_turns):
             await self.share_out()
+
+    async def adopt(self) -> None:
+        """Divides what was adopted, the first time.
+
+        What an earlier daemon's controller decided holds until this one's has.
+        """
+        if self._node.config.controller == "auto":
+            boards, admitted = self._node.turn_boards, self._admitted()
+            self._decided = {f.name: f.share_granted_percent for f in admitted}
+            over = (d for d in self._node.devices if boards.of(d).limit_percent is not None)
+            self._in_turns = frozenset(over)
+        await self.share_out()
 
     async def share_out(self) -> None:
         """Divides the devices among all that are admitted; shrinks go before grows."""
@@ -135,32 +157,79 @@ class Sharing:
                 # It may have failed, or been unloaded, while another took its share.
                 if function.admitted and self._functions.get(name) is function:
                     await self._grant(function, share_percent)
+            self._see_to_turns()
         self._node.changes.notify()
 
     def _admitted(self) -> list[Function]:
         return [f for f in self._functions.values() if f.admitted]
 
     def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
-        """The share of each function on its device."""
-        by_device: dict[str, dict[str, FunctionSpec]] = {}
+        """The share of each function on each of its devices."""
+        asked: dict[str, dict[str, ShareBounds]] = {}
+        names = set()
         for spec in specs:
-            by_device.setdefault(spec.device, {})[spec.name] = spec
-        division: dict[str, float] = {}
-        for device, functions in by_device.items():
-            limit = self._node.device(device).share_limit_percent
-            requests = {name: self._request(spec) for name, spec in functions.items()}
-            shares = allocate({**self._leaving(device), **requests}, limit, device)
-            division |= {name: shares[name] for name in functions}
-        return division
+            names.add(spec.name)
+            for device in spec.placed:
+                asked.setdefault(device, {})[spec.name] = self._request(spec)
+        limits = {device: self._node.device(device).share_limit_percent for device in asked}
+        for device, functions in asked.items():
+            room = limits[device] - sum(bounds.min_percent for bounds in functions.values())
+            for name, share_percent in self._leaving(device).items():
+                kept = min(share_percent, max(0.0, room))  # what others need they have
+                functions[f"{name}, which leaves"] = ShareBounds(kept, kept)
+                room -= kept
+        shares = allocate_all(asked, limits)
+        return {name: shares[name] for name in names} | self._in_turn(asked)
 
-    def _leaving(self, device: str) -> dict[str, ShareBounds]:
-        """What functions have of a device that serve there until they serve on another."""
+    def _in_turn(self, asked: Mapping[str, Mapping[str, ShareBounds]]) -> dict[str, float]:
+        """What those get that were decided to take turns, wherever they are."""
+        alone: dict[str, float] = {}
+        side_by_side: set[str] = set()
+        for device, functions in asked.items():
+            if device not in self._in_turns:
+                side_by_side.update(functions)
+                continue
+            most = self._turns_limit(device)
+            for name in functions.keys() & self._decided.keys():
+                share = min(functions[name].max_percent, most)
+                alone[name] = min(share, alone.get(name, share))
+        return {name: share for name, share in alone.items() if name not in side_by_side}
+
+    def _see_to_turns(self) -> None:
+        for device in self._node.devices:
+            limit_percent = self._turns_limit(device) if device in self._in_turns else None
+            if limit_percent is None and self._is_over_committed(device):
+                continue
+            if self._node.turn_boards.set_turns(device, limit_percent):
+                text = f"device {device}: its functions take no turns any more"
+                if limit_percent is not None:
+                    text = f"device {device}: its functions take turns, {limit_percent:g}% at once"
+                self._node.event(DAEMON_LOG_NAME, EventKind.SHARE, text)
+
+    def _turns_limit(self, device: str) -> float:
+        """What those that take turns can have of a device: commands run all the time."""
+        commands = (f for f in self._admitted() if device in f.spec.placed and f.spec.program)
+        limit = self._node.device(device).share_limit_percent
+        return limit - sum(command.share_granted_percent for command in commands)
+
+    def _is_over_committed(self, device: str) -> bool:
+        """Whether turns are on, and are needed for what serves there by now."""
+        if self._node.turn_boards.of(device).limit_percent is None:
+            return False
+        deployments = (d for f in self._functions.values() for d in f.deployments)
+        workers = ((d, w) for d in deployments for w in d.workers if w.device == device)
+        shares = (worker.share_percent for d, worker in workers if d.instances.pulls(worker))
+        total, limit = sum(shares), self._turns_limit(device)
+        return total > limit and differs(total, limit)
+
+    def _leaving(self, device: str) -> dict[str, float]:
+        """What functions have of a device on which they serve, or finish what they have, and go."""
         return {
-            function.name: ShareBounds(0.0, deployment.share_percent)
+            function.name: deployment.share_percent
             for function in self._admitted()
-            if function.spec.device != device
-            and (deployment := function.deployment) is not None
-            and deployment.spec.device == device
+            if device not in function.spec.placed
+            for deployment in function.deployments
+            if device in deployment.spec.placed and deployment not in function.kept.deployments
         }
 
     def _request(self, spec: FunctionSpec) -> ShareBounds:

@@ -25,10 +25,11 @@ from gslice.supervise.tasks import run_all
 from gslice.supervise.worker import start_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gslice.core.types import FunctionSpec
     from gslice.supervise.child import Child
+    from gslice.supervise.function import Function
     from gslice.supervise.node import Node
 
 AUTO_MAX = 2
@@ -183,6 +184,19 @@ class Spares:
         self._not_before_us[engine] = now_us + (_GIVEN_UP_US if delay_us is None else delay_us)
         self._node.event(SPARES_LOG_NAME, kind, text)
         self._node.changes.notify()
+
+
+def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | None:
+    """The engine of every worker that serves; None while any is on its way, or measured."""
+    if node.stands:
+        return None
+    functions = list(functions)
+    workers = [w for f in functions for d in f.deployments for w in d.workers]
+    loading = (f.state == "LOADING" for f in functions if f.spec.program is None)
+    if any(loading) or not all(w.ready for w in workers):
+        return None
+    serving = [f.spec for f in functions if f.serving and f.spec.program is None]
+    return [spec.engine for spec in serving for _ in range(spec.instances * len(spec.placed))]
 
 
 def wanted(engines: Sequence[str], limit: int | None) -> Counter[str]:

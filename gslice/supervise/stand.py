@@ -36,7 +36,9 @@ class Stand:
         self._spec = spec
         self._signature = signature
         # Whoever asks for a measurement hears of a death by it.
-        self._instances = Instances(node, spec, frontends, lambda how, blamed, died_s: None)
+        self._instances = Instances(
+            node, spec.placed_on((spec.device,)), frontends, lambda how, blamed, died_s: None
+        )
         self._worker: Worker | None = None
 
     async def bring_to(self, share_percent: float) -> None:
@@ -68,12 +70,12 @@ class Stand:
         if (worker := self._worker) is not None:
             await self._instances.discard(worker)  # cancelled, it is closed again
             self._worker = None
-            self._node.stands.remove(worker)
+            del self._node.stands[worker]
             self._node.changes.notify()
 
     async def _load(self, share_percent: float) -> None:
         worker = self._worker = await self._instances.start(share_percent)
-        self._node.stands.append(worker)
+        self._node.stands[worker] = self._spec.name
         signature = await self._instances.load(worker, self._signature, gently=True)
         if signature != self._signature:
             raise LoadFailed(

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, InvalidArgument, NotFound
+from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
-from gslice.ipc.channel import MAX_PACKET_BYTES
-from gslice.ipc.codec import to_json
 from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
 from gslice.supervise.budget import NodeBudget
-from gslice.supervise.care import care, engines_in_use
+from gslice.supervise.care import care
 from gslice.supervise.command import Command
 from gslice.supervise.frontends import Frontends, Listing
 from gslice.supervise.function import Function
-from gslice.supervise.loading import Loading
-from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME
+from gslice.supervise.loading import Loading, check_settings
+from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import recorded, unheard
 from gslice.supervise.placing import Placing
 from gslice.supervise.profiling import Profiler
+from gslice.supervise.program import check
 from gslice.supervise.program_note import end_all, read_notes
 from gslice.supervise.recall import nothing
-from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized, ResizePlan
 from gslice.supervise.sharing import Sharing
+from gslice.supervise.spares import engines_in_use
 from gslice.supervise.tasks import Tasks
 from gslice.supervise.versions import AsDeclared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from gslice.core.types import FunctionSpec, ShareBounds
     from gslice.ipc.channel import Received
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from gslice.supervise.recall import Recall
     from gslice.supervise.versions import Numbers
 
-SPEC_MAX_BYTES = MAX_PACKET_BYTES // 2  # the rest is for its signature and its reason
 _LOST = "its workers died while no daemon ran; starting others"
 
 
@@ -78,7 +75,7 @@ class Supervisor:
         self.found: list[Child] = []
         self.profiler = Profiler(node, self.functions, self.frontends, self._budget)
         self._sharing = Sharing(node, self.functions, self._budget)
-        self.placing = Placing(node, self.functions, self._numbers.last_device)
+        self.placing = Placing(node, self.functions, self._numbers.last_placed)
         self._loading = Loading(self._budget, self._sharing, self._numbers, self.placing)
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
@@ -100,6 +97,7 @@ class Supervisor:
         self.frontends.check_address([c.hello.frontend for c in found.frontends])
         # What they have claimed must be theirs no more when it is queued again.
         await asyncio.gather(*(child.kill() for child in found.useless))
+        self.node.turn_boards.keep((w.device, w) for g in found.groups for w in g.workers)
         for child in found.frontends:
             assert child.hello.frontend is not None
             await self.frontends.adopt(child, child.hello.frontend)
@@ -119,7 +117,7 @@ class Supervisor:
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
-        await self._sharing.share_out()
+        await self._sharing.adopt()
         await asyncio.gather(
             *(self.unload(n, unheard) for n in {*by_name, *programs} if n not in desired)
         )
@@ -127,9 +125,11 @@ class Supervisor:
     async def _adopt_function(self, groups: list[Group], desired: FunctionSpec | None) -> None:
         chosen = best(groups, desired)
         versions = desired.versions if desired else chosen.spec.versions
-        function = self._new_function(dataclasses.replace(chosen.spec, versions=versions))
+        placed = self.placing.adopted(chosen.spec)
+        spec = dataclasses.replace(chosen.spec, versions=versions).placed_on(placed)
+        function = self._new_function(spec)
         function.admitted = True
-        function.share_granted_percent = sum(w.share_percent for w in chosen.workers)
+        function.share_granted_percent = chosen.share_percent
         function.outdated = chosen.outdated
         self.functions[function.name] = function
         for group in groups:
@@ -140,7 +140,7 @@ class Supervisor:
                 keep = versions.keep > 1 and self._numbers.has_served(group.spec)
                 await function.retire(group, keep=keep and not group.outdated)
         await function.kept.trim(function.spec)
-        served = f"{len(chosen.workers)} of {chosen.spec.instances} worker(s)"
+        served = f"{len(chosen.workers)} of {spec.instances * len(placed)} worker(s)"
         self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
     async def _adopt_programs(self) -> list[str]:
@@ -174,23 +174,22 @@ class Supervisor:
             lazily: One whose residency is `cold` may wait for a request, if its signature is known.
 
         Raises:
-            GsliceError: why it does not serve. What served before serves on.
+            GsliceError: why it does not serve. What served before serves on, unless a program takes
+                the place of a model or a model that of a program: one ends before the other starts.
         """
-        self._refuse_reserved(spec.name)
-        self._refuse_long(spec)
+        check_settings(spec)
         stage = recorded(self.node.event, spec.name, stage)
         stage("plan", "")
         while True:
             function = self.functions.get(spec.name)
             if function is None:
                 function = self.functions[spec.name] = self._new_function(spec)
-            order = function.resizing.supersede()
-            async with function.lock:
-                function.resizing.begin(order)
+            async with function.resizing.ordered():
                 # It may have been unloaded while we waited for its lock.
                 if self.functions.get(spec.name) is not function:
                     continue
                 if (function.spec.program is None) is not (spec.program is None):
+                    self._check_possible(function, spec)
                     await function.unload(stage)  # a program and a model are led differently
                     self.functions.pop(spec.name, None)
                 else:
@@ -206,21 +205,23 @@ class Supervisor:
             NotFound: there is none of that name.
         """
         function = self.function(name)
-        order = function.resizing.supersede()
-        async with function.lock:
-            function.resizing.begin(order)
+        async with function.resizing.ordered():
             self._check_present(function)
             await function.unload(recorded(self.node.event, name, stage))
             self.functions.pop(name, None)  # a stop forgets all
         await self._sharing.share_out()
         self.node.changes.notify()
 
-    async def move(self, name: str, device: str, stage: Callable[[str, str], None]) -> None:
-        """Has a function serve on another device: a load beside what serves, then the swap.
+    async def move(
+        self, name: str, devices: Sequence[str], stage: Callable[[str, str], None]
+    ) -> None:
+        """Has a function serve on other devices.
+
+        Where it keeps one, replicas come and go beside that; else it is loaded beside what serves.
 
         Args:
             name: The function's.
-            device: One that it may run on.
+            devices: All that it is to run on, the first first.
             stage: Told of each stage.
 
         Raises:
@@ -229,13 +230,12 @@ class Supervisor:
             GsliceError: why it cannot be loaded there. What served before serves on.
         """
         function = self.function(name)
-        order = function.resizing.supersede()
-        async with function.lock:
-            function.resizing.begin(order)
+        async with function.resizing.ordered():
             self._check_present(function)
             tell = recorded(self.node.event, name, stage)
-            tell("plan", f"from {function.spec.device} to {device}")
-            await self._loading.carry_out(function, function.spec, tell, device=device)
+            before, after = ", ".join(function.spec.placed), ", ".join(devices)
+            tell("plan", f"from {before} to {after}")
+            await self._loading.carry_out(function, function.spec, tell, devices=devices)
             self.node.changes.notify()
 
     async def resize(
@@ -256,9 +256,7 @@ class Supervisor:
             GsliceError: why no shadow could be prepared. What served before serves on.
         """
         function = self.function(name)
-        order = function.resizing.supersede()
-        async with function.lock:
-            function.resizing.begin(order)
+        async with function.resizing.ordered():
             function.resizing.check_newest()
             self._check_present(function)
             plan = await self.plan_resize(name, share)
@@ -266,9 +264,11 @@ class Supervisor:
             tell("plan", plan.text)
             return await self._sharing.resize(function, share, plan, tell)
 
-    async def follow(self, decided: Mapping[str, float]) -> None:
+    async def follow(
+        self, decided: Mapping[str, float], in_turns: Collection[str] = frozenset()
+    ) -> None:
         """Has functions get the shares that the controller decided: `Sharing.follow`."""
-        await self._sharing.follow(decided)
+        await self._sharing.follow(decided, in_turns)
 
     async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
@@ -356,21 +356,11 @@ class Supervisor:
     async def _close_gpus(self) -> None:
         await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
 
-    def _refuse_reserved(self, name: str) -> None:
-        if name in (LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME):
-            raise InvalidArgument(
-                f"function {name}: the name is taken by a log of gslice",
-                hint="choose another name",
-            )
-
-    def _refuse_long(self, spec: FunctionSpec) -> None:
-        """Every order about a function carries its settings, and must fit into a message."""
-        size = len(json.dumps(to_json(spec)))
-        if size > SPEC_MAX_BYTES:
-            raise InvalidArgument(
-                f"function {spec.name}: its settings take {size} bytes, at most {SPEC_MAX_BYTES}",
-                hint="pass large args as the path of a file",
-            )
+    def _check_possible(self, function: Function, spec: FunctionSpec) -> None:
+        """What can be known before what serves is given up for it."""
+        if spec.program is not None:
+            check(spec)
+        self._sharing.plan(function, self.placing.place(function, spec))
 
     def _new_function(self, spec: FunctionSpec) -> Function:
         kind = Function if spec.program is None else Command

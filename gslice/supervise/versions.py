@@ -54,8 +54,8 @@ class Numbers(Protocol):
     def likely(self, spec: FunctionSpec) -> FunctionSpec:
         """The same without a look at any file: a guess."""
 
-    def last_device(self, name: str) -> str:
-        """Where a function served last; empty: nobody knows."""
+    def last_placed(self, name: str) -> tuple[str, ...]:
+        """The devices on which a function served last; empty: nobody knows."""
 
     def has_served(self, spec: FunctionSpec) -> bool:
         """Whether a version was recorded."""
@@ -77,9 +77,9 @@ class AsDeclared:
         """See `Numbers.likely`."""
         return spec
 
-    def last_device(self, name: str) -> str:
-        """See `Numbers.last_device`."""
-        return ""
+    def last_placed(self, name: str) -> tuple[str, ...]:
+        """See `Numbers.last_placed`."""
+        return ()
 
     def has_served(self, spec: FunctionSpec) -> bool:
         """See `Numbers.has_served`."""
@@ -116,7 +116,8 @@ class Kept:
         """The one that could serve as a function is wanted, at once."""
         for deployment in self.warm:
             same = deployment.spec.version == spec.version and is_served_as(deployment.spec, spec)
-            if same and deployment.ready == spec.instances:
+            there = set(deployment.spec.placed) == set(spec.placed)
+            if same and there and deployment.ready == deployment.wanted:
                 return deployment
         return None
 
@@ -142,7 +143,7 @@ class Kept:
         Returns:
             False: it cannot be kept; not all of its workers are warm.
         """
-        if deployment.segment is None or deployment.ready != deployment.spec.instances:
+        if deployment.segment is None or deployment.ready != deployment.wanted:
             return False
         try:
             for worker in deployment.workers:
@@ -182,7 +183,7 @@ class Kept:
     async def leave(self, device: str) -> None:
         """Ends those on a device from which the function has moved."""
         for deployment in list(self.warm):
-            if deployment.spec.device == device:
+            if device in deployment.spec.placed:
                 await self.drop(deployment, f"the function moved away from {device}")
 
     async def drop_inherited(self, why: str) -> None:

@@ -121,10 +121,14 @@ def together(workers: Iterable[Worker]) -> MemoryTaken:
     return added((), workers)
 
 
+def _blocks(workers: Iterable[Worker]) -> set[tuple[str, Weights | None]]:
+    return {(worker.device, worker.weights) for worker in workers}
+
+
 def added(there: Iterable[Worker], more: Iterable[Worker]) -> MemoryTaken:
     """What more workers take beside those that are there: shared weights of those are no more."""
     more = list(more)
     each = sum((worker.memory for worker in more), MemoryTaken())
-    blocks = {worker.weights for worker in more} - {worker.weights for worker in there}
-    shared_bytes = sum(weights.size_bytes for weights in blocks if weights is not None)
+    blocks = _blocks(more) - _blocks(there)
+    shared_bytes = sum(weights.size_bytes for _, weights in blocks if weights is not None)
     return dataclasses.replace(each, shared_bytes=shared_bytes)

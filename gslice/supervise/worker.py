@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from gslice._native import Segment
+    from gslice._native import Segment, TurnBoard
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
     from gslice.ipc.messages import Message, Weights, WorkerState
@@ -59,7 +59,9 @@ class Worker:
     """One instance and the process it lives in. Made by `start`, or from an adopted child.
 
     Attributes:
+        device: The name of its device.
         instance: Its index in the segment's instance table; -1 before it is attached.
+        turn: Its entry on its device's turn board; -1 before it is attached.
         share_percent: The share last ordered; before it is loaded, the one that it starts with.
         share_effective_percent: The share as its limiter read it back.
         limiter: What enforces the share.
@@ -79,10 +81,11 @@ class Worker:
         before_kill: Takes its work off its device, which a kill may leave in disorder.
     """
 
-    def __init__(self, child: Child, log: Path) -> None:
+    def __init__(self, child: Child, log: Path, device: str) -> None:
         self.child = child
+        self.device = device
         self.log = log
-        self.instance = -1
+        self.instance = self.turn = -1
         self.share_percent = 0.0
         self.share_effective_percent = 0.0
         self.limiter = "none"
@@ -109,7 +112,7 @@ class Worker:
 
         Args:
             node: The node.
-            spec: Of its function.
+            spec: Of its function, on its device.
             environment: What binds it to its device; wins over the function's own.
 
         Raises:
@@ -119,13 +122,14 @@ class Worker:
         child = await node.spares.take(spec, environment)
         if child is None:
             child = await start_process(node, log, {**spec.environment, **environment})
-        return cls(child, log)
+        return cls(child, log, spec.device)
 
     @classmethod
     def adopted(cls, child: Child, state: WorkerState, log: Path) -> Worker:
         """A worker that was serving already."""
-        worker = cls(child, log)
-        worker.instance = state.instance
+        assert state.spec is not None
+        worker = cls(child, log, state.spec.device)
+        worker.instance, worker.turn = state.instance, state.turn
         worker.share_percent = state.share_percent or state.share_effective_percent
         worker.share_effective_percent = state.share_effective_percent
         worker.limiter = state.limiter
@@ -191,15 +195,17 @@ class Worker:
         spec: FunctionSpec,
         segment: Segment,
         instance: int,
+        board: TurnBoard,
         eventfds: Mapping[int, int],
         timed: Sequence[int] = (),
     ) -> None:
-        """Gives it the segment; it warms up and starts its pump.
+        """Gives it the segment and a place on the board; it warms up and starts its pump.
 
         Args:
             spec: For the error.
             segment: The function's.
             instance: Its index there.
+            board: Its device's.
             eventfds: The front-ends to wake, by index.
             timed: Batch sizes to time.
 
@@ -207,10 +213,12 @@ class Worker:
             LoadFailed: warming up failed, or the process died over it.
         """
         self.instance = instance
+        self.turn = board.add(segment.generation, instance, self.pid, self.share_percent)
         for index, eventfd in eventfds.items():
             self.add_frontend(index, eventfd)
-        order = Attach(instance, self.memory.context_bytes, list(timed))
-        ready = await self._prepare(spec, "warming up", order, Ready, (segment.fd,))
+        order = Attach(instance, self.memory.context_bytes, list(timed), self.turn)
+        fds = (segment.fd, board.fd)
+        ready = await self._prepare(spec, "warming up", order, Ready, fds)
         self.share_effective_percent = ready.share_effective_percent
         self.limiter = ready.limiter
         self.threads = ready.threads

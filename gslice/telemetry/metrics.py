@@ -38,6 +38,7 @@ class FunctionReading:
         slots: `Segment.counts()`.
         share_percent: By kind: `requested`, `granted`, `effective`.
         worker_rss_bytes: By process id.
+        instances: Those that are warm, by device.
         worker_restarts: Workers started in place of dead ones.
         cold_starts: Loads because of a request.
         version: The number of the one that serves.
@@ -56,6 +57,7 @@ class FunctionReading:
     slots: Mapping[str, int] = field(default_factory=dict)
     share_percent: Mapping[str, float] = field(default_factory=dict)
     worker_rss_bytes: Mapping[int, int] = field(default_factory=dict)
+    instances: Mapping[str, int] = field(default_factory=dict)
     worker_restarts: int = 0
     cold_starts: int = 0
     version: int = 1
@@ -215,11 +217,12 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
     in_flight = _gauge("gslice_in_flight", "Requests that an instance has claimed.")
     slots = _gauge("gslice_slots", "Slots of the function's segment.", "state")
     blocks = _gauge("gslice_overflow_blocks_in_use", "Overflow blocks that hold outputs.")
-    shares = _gauge("gslice_share_percent", "Share of the device.", "kind")
+    shares = _gauge("gslice_share_percent", "Share of each of its devices.", "kind")
     rss = _gauge("gslice_worker_rss_bytes", "Resident memory of a worker.", "pid")
     segment = _gauge("gslice_segment_bytes", "Size of the function's shared memory.")
     on_gpu = _gauge("gslice_device_memory_bytes", "Memory of its GPU that its workers took.")
     taken = _gauge("gslice_memory_bytes", "Memory by what took it.", "device", "part")
+    warm = _gauge("gslice_instances", "Instances that are warm.", "device")
     restarts = _counter("gslice_worker_restarts", "Workers started in place of dead ones.")
     version = _gauge("gslice_function_version", "Number of the version that serves.")
     kept = _gauge("gslice_kept_versions", "Versions that are warm beside it.")
@@ -235,6 +238,8 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
             on_gpu.add_metric([name], function.device_memory_bytes)
         for kind, percent in function.share_percent.items():
             shares.add_metric([name, kind], percent)
+        for device, count in function.instances.items():
+            warm.add_metric([name, device], count)
         for place, size in function.memory_bytes.items():
             taken.add_metric([name, *place], size)
         for pid, size in function.worker_rss_bytes.items():
@@ -250,7 +255,8 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
             else:
                 slots.add_metric([name, state], count)
     sizes = (rss, segment, on_gpu, taken)
-    return (ready, version, kept, queue, in_flight, slots, blocks, shares, *sizes, restarts, cold)
+    requests = (queue, in_flight, slots, blocks)
+    return (ready, version, kept, *requests, shares, *sizes, warm, restarts, cold)
 
 
 def _promises(functions: list[FunctionReading], bounds_us: NDArray[np.float64]) -> Iterable[Metric]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from gslice.core.types import Signature
-    from gslice.ipc.messages import Load, Measure
+    from gslice.ipc.messages import Attach, Load, Measure
     from gslice.worker.engines.base import Device
     from gslice.worker.timing import Times
     from gslice.worker.weights import WeightStore
@@ -59,7 +59,9 @@ class ServedFunction:
         self.order = order
         self.spec = order.spec
         self.index = -1
+        self.turn = -1
         self.segment: _native.Segment | None = None
+        self.board: _native.TurnBoard | None = None
         self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
         self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
@@ -112,35 +114,28 @@ class ServedFunction:
         reach = self._engine.threads or len(self._cpus)
         return min(self._limiter.read_effective(), 100.0 * reach / len(self._cpus))
 
-    def attach(
-        self,
-        segment_fd: int,
-        index: int,
-        eventfds: Mapping[int, int],
-        context_bytes: int = 0,
-        timed: Sequence[int] = (),
-    ) -> None:
+    def attach(self, order: Attach, fds: Sequence[int], eventfds: Mapping[int, int]) -> None:
         """Warms up, starts the pump (which may not pull yet) and enforces the share.
 
         Args:
-            segment_fd: Of the function's segment; stays the caller's.
-            index: In the segment's instance table.
+            order: What to attach to.
+            fds: Of the function's segment, and of the turn board if there is one; stay the
+                caller's.
             eventfds: Of the front-ends known by now; stay the caller's.
-            context_bytes: What the daemon measured of its memory.
-            timed: Batch sizes to time, quickly.
 
         Raises:
             LoadFailed: Warming up failed.
-            GsliceError: The segment or the limiter refused.
+            GsliceError: The segment, the board or the limiter refused.
         """
         if self._instance is not None or self._timing is not None:
             raise FailedPrecondition(f"function {self.spec.name} is attached already, or measured")
-        segment = _native.Segment.open(segment_fd)
-        self.memory = dataclasses.replace(self.memory, context_bytes=context_bytes)
+        segment = _native.Segment.open(fds[0])
+        self.board = _native.TurnBoard.open(fds[1]) if order.turn >= 0 else None
+        self.memory = dataclasses.replace(self.memory, context_bytes=order.context_bytes)
         with self._taking("warm_bytes", "workspace_bytes"):
-            self._instance = self._started(segment, index, eventfds, timed)
+            self._instance = self._started(segment, order, eventfds)
         restore(self._niceness)
-        self.segment, self.index = segment, index
+        self.segment, self.index, self.turn = segment, order.instance, order.turn
         # A share of a GPU is enforced there, and the identity engine has no compute thread.
         if self._gpu is None and not self._engine.native:
             self._limit()
@@ -236,21 +231,20 @@ class ServedFunction:
     def _started(
         self,
         segment: _native.Segment,
-        index: int,
+        order: Attach,
         eventfds: Mapping[int, int],
-        timed: Sequence[int],
     ) -> _native.Instance:
         cuda = self._gpu.cuda if self._gpu else None
         if not self._engine.native:
             warm = warm_up(self._engine, self.spec, self.signature, cuda)
-            if timed:  # now, for a lane belongs to the pump once there is one
+            if order.timed:  # now, for a lane belongs to the pump once there is one
                 timing = Timing(self._engine, self.spec, self.signature, cuda, warm)
                 self.timed = self._under_limit(
-                    lambda: [self._measured(each) for each in timing.measure_quickly(timed)]
+                    lambda: [self._measured(each) for each in timing.measure_quickly(order.timed)]
                 )
         instance = _native.Instance(
             segment,
-            index,
+            order.instance,
             native_signature(self.signature),
             self.spec.lanes,
             None if self._engine.native else self._engine.prepare,
@@ -258,6 +252,8 @@ class ServedFunction:
         )
         for frontend, eventfd in eventfds.items():
             instance.add_frontend(frontend, eventfd)
+        if self.board is not None:
+            instance.take_turns(self.board, order.turn)
         instance.start()
         return instance
 
@@ -305,5 +301,6 @@ class ServedFunction:
 
     def _compute_tids(self) -> list[int]:
         """The lanes, and what the engine has made: at load, or from a lane while it ran."""
-        pump = {self._instance.pump_tid()} if self._instance is not None else set()
+        one = self._instance
+        pump = {one.pump_tid(), one.turn_tid()} if one is not None else set()
         return sorted(thread_ids() - self._control_tids - pump)

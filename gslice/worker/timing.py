@@ -2,7 +2,8 @@
 
 A batch is timed from its inputs in host memory until its work has ended: copy in and compute, and
 on a GPU the copy of its outputs to the host. What a request pays besides is not in it: waiting,
-the pump, and other lanes that compute at the same time.
+the pump, and other lanes that compute at the same time. Whoever changes that changes
+`gslice.ipc.messages.TIMING_VERSION`: profiles are kept from one gslice to the next.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gslice._native import WarmBatch
-from gslice.core.errors import InvalidArgument, LoadFailed
+from gslice.core.errors import GsliceError, LoadFailed
 from gslice.ipc.messages import Measure
 from gslice.ipc.native import native_signature
 from gslice.worker.engines.base import Captures
@@ -101,7 +102,7 @@ class Timing:
             InvalidArgument: The function has no batches of that size.
             LoadFailed: It fails, or does not run without a sample.
         """
-        self._check_size(order.bucket)
+        self._signature.check_batch(self._spec.name, order.bucket)
         inputs = self._inputs(order.bucket)
         try:
             return self._timed(order, inputs)
@@ -121,12 +122,13 @@ class Timing:
         row_us = 0.0
         for place, bucket in enumerate(sorted(buckets)):
             left_us = (end_ns - time.perf_counter_ns()) / 1000
-            if left_us < 2 * row_us * bucket:  # one to warm up, one to time
+            runs = 2 if bucket in self._warm else 3  # the last is timed
+            if left_us < runs * row_us * bucket:
                 break
             part_us = max(0, round(left_us / (len(buckets) - place)))
             try:
                 measured.append(self.measure(Measure(bucket, 1, _QUICK_BATCHES_MAX, part_us)))
-            except LoadFailed as error:
+            except GsliceError as error:
                 _log.warning("batches of %d are not timed: %s", bucket, error)
             else:
                 row_us = float(np.mean(measured[-1].each_us)) / bucket
@@ -172,12 +174,3 @@ class Timing:
                     batch.output_host(index)
 
         return run
-
-    def _check_size(self, bucket: int) -> None:
-        signature, name = self._signature, self._spec.name
-        if signature.buckets and bucket not in signature.buckets:
-            sizes = ", ".join(map(str, signature.buckets))
-            raise InvalidArgument(f"function {name} prepares batches of {sizes}, none of {bucket}")
-        if not 1 <= bucket <= max(1, signature.rows_max):
-            most = max(1, signature.rows_max)
-            raise InvalidArgument(f"function {name} takes 1 to {most} rows, not {bucket}")

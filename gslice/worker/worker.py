@@ -219,14 +219,13 @@ class Worker:
 
     def _on_attach(self, order: Attach, received: Received) -> Message:
         function = self._loaded()
-        segment_fd = received.take_fd()
+        fds = received.take_fds(1 if order.turn < 0 else 2)
         try:
             with self._passing_to("ready"):
-                function.attach(
-                    *(segment_fd, order.instance, self._eventfds, order.context_bytes, order.timed)
-                )
+                function.attach(order, fds, self._eventfds)
         finally:
-            os.close(segment_fd)
+            for fd in fds:
+                os.close(fd)
         if function.fault_fd >= 0:
             self._poll.register(function.fault_fd, select.POLLIN)
         return Ready(
@@ -292,12 +291,13 @@ class Worker:
     # ---- life --------------------------------------------------------------------------------
 
     def _descriptors(self) -> list[int]:
-        """What goes along with Hello: of the segment first, then of weights."""
+        """What goes along with Hello: of the segment first, then of the turn board and weights."""
         function = self._function
         if function is None or function.segment is None:
             return []
+        board = function.board.fd if function.board is not None else -1
         shared = function.weights.fd if function.weights is not None else -1
-        return [function.segment.fd, *([shared] if shared >= 0 else [])]
+        return [function.segment.fd, *(fd for fd in (board, shared) if fd >= 0)]
 
     def _told(self) -> WorkerState:
         function = self._function
@@ -316,6 +316,7 @@ class Worker:
             memory=function.memory,
             threads=function.threads,
             weights=function.weights.shared if function.weights else None,
+            turn=function.turn,
         )
 
     def _catch_signals(self) -> None:

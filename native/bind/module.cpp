@@ -12,5 +12,6 @@ NB_MODULE(_native, module) {
   gslice::bind_cuda(module);
   gslice::bind_weights(module);
   gslice::bind_dlpack(module);
+  gslice::bind_turns(module);
   gslice::bind_pump(module);
 }

@@ -49,6 +49,9 @@ class PyInstance {
     if (instance_) stop();
   }
 
+  void take_turns(std::shared_ptr<TurnBoard> board, std::uint32_t entry) {
+    raise_if(instance_->take_turns(std::move(board), entry));
+  }
   void start() {
     Status status;
     {
@@ -72,6 +75,7 @@ class PyInstance {
   void remove_frontend(std::uint32_t frontend) { instance_->frontends().remove(frontend); }
   std::vector<int> lane_tids() const { return instance_->lane_tids(); }
   int pump_tid() const { return instance_->pump_tid(); }
+  int turn_tid() const { return instance_->turn_tid(); }
   int fault_fd() const { return instance_->fault().fd(); }
   std::string fault() const { return instance_->fault().line(); }
   nb::dict counters() const {
@@ -102,9 +106,11 @@ void bind_pump(nb::module_& module) {
            nb::arg("prepared").none(), nb::arg("device").none() = nb::none())
       .def("add_frontend", &PyInstance::add_frontend, nb::arg("frontend"), nb::arg("eventfd"))
       .def("remove_frontend", &PyInstance::remove_frontend, nb::arg("frontend"))
+      .def("take_turns", &PyInstance::take_turns, nb::arg("board"), nb::arg("entry"))
       .def("start", &PyInstance::start)
       .def("lane_tids", &PyInstance::lane_tids)
       .def("pump_tid", &PyInstance::pump_tid)
+      .def("turn_tid", &PyInstance::turn_tid)
       .def("drain", &PyInstance::drain, nb::arg("timeout_s"))
       .def("stop", &PyInstance::stop)
       .def_prop_ro("fault_fd", &PyInstance::fault_fd)

@@ -135,6 +135,9 @@ nb::dict demand(Segment& segment) {
   out["rows"] = stats.rows.load_relaxed();
   out["executions"] = stats.executions.load_relaxed();
   out["compute_busy_ns"] = stats.compute_busy_ns.load_relaxed();
+  const Histogram& turns = stats.stage[static_cast<std::size_t>(Stage::kTurn)];
+  out["turns"] = turns.count.load_relaxed();
+  out["turn_wait_ns"] = turns.sum_ns.load_relaxed();
   out["batch_rows"] = uint64_array(stats.batch_rows);
   return out;
 }
@@ -143,7 +146,7 @@ nb::dict stats(Segment& segment) {
   static constexpr std::array<const char*, static_cast<std::size_t>(Outcome::kCount)> kOutcomes{
       "ok", "invalid", "rejected", "expired", "cancelled", "failed", "requeued", "poisoned"};
   static constexpr std::array<const char*, static_cast<std::size_t>(Stage::kCount)> kStages{
-      "queue", "copy_in", "compute", "copy_out", "total", "dispatch"};
+      "queue", "copy_in", "compute", "copy_out", "total", "dispatch", "turn"};
   const Stats& stats = segment.header().stats;
   nb::dict outcome;
   for (std::size_t i = 0; i < kOutcomes.size(); ++i)

@@ -66,7 +66,9 @@ void Instance::pump_main() {
   prctl(PR_SET_TIMERSLACK, 1);  // ns: what it waits for is tens of microseconds away
   pump_tid_.store(gettid());
   pump_tid_.notify_all();
+  turn_.begin();
   while (!ended()) turn();
+  turn_.end();
   if (faulted_)
     report_fault();
   else
@@ -124,20 +126,68 @@ bool Instance::complete_finished() {
 std::int64_t Instance::launch_next() {
   if (draining_.load()) {
     entry().ready_since_ns.store_relaxed(0);
+    if (in_flight_ == 0) turn_.give_back();
     return kNever;
   }
+  if (const std::int64_t until_ns = await_turn(); until_ns != 0) return until_ns;
   const auto free = std::ranges::find(lanes_, false, &Lane::busy);
   if (free == lanes_.end()) return kNever;
-  // What would only wait for its turn does so in the queue, and can grow; a full batch copies in.
-  const ClaimLimits limits{.rows_max = signature_.rows_max,
-                           .in_flight = in_flight_,
-                           .full_only = in_flight_ > 0 && device_->computes_in_turn(),
-                           .last = in_flight_ + 1 >= batches_at_once()};
-  segment_->claim(index_, limits, now_ns(), claim_, wake_);
+  segment_->claim(index_, claim_limits(), now_ns(), claim_, wake_);
   frontends_.ring(wake_);  // of requests that expired in the queue
-  if (claim_.slots.empty()) return claim_.wait_until_ns;
+  if (claim_.slots.empty()) {
+    turn_.give_back();
+    return claim_.wait_until_ns;
+  }
+  turn_.use();
   launch(*free, static_cast<std::uint32_t>(free - lanes_.begin()));
   return 0;
+}
+
+// What would only wait for its turn does so in the queue, and can grow; a full batch copies in.
+ClaimLimits Instance::claim_limits() const {
+  return {.rows_max = signature_.rows_max,
+          .in_flight = in_flight_,
+          .full_only = in_flight_ > 0 && device_->computes_in_turn(),
+          .last = in_flight_ + 1 >= batches_at_once()};
+}
+
+// Where shares over-commit the device, a batch needs its turn there: one at a time, for what is due
+// first. 0: it may be claimed. Else until when to sleep; the doorbell tells of the turn.
+std::int64_t Instance::await_turn() {
+  if (!turn_.needed()) {
+    turn_.give_back();
+    return 0;
+  }
+  if (in_flight_ > 0) {
+    turn_.run_anyway();
+    return kNever;
+  }
+  if (turn_.is_ours()) return 0;
+  const std::int64_t now = now_ns();
+  const bool found = segment_->peek(index_, claim_limits(), now, claim_, wake_);
+  frontends_.ring(wake_);
+  if (!found) {
+    turn_.give_back();
+    return claim_.wait_until_ns;
+  }
+  if (const std::int64_t until_ns = turn_.ask(claim_.due_ns, now); until_ns != 0) {
+    entry().ready_since_ns.store_relaxed(0);  // for nothing can be claimed
+    return until_ns;
+  }
+  histogram_add(segment_->header().stats.stage[static_cast<std::size_t>(Stage::kTurn)],
+                turn_.waited_ns());
+  note_ready(turn_.granted_ns());
+  return 0;
+}
+
+// The turn of a batch that is done goes to what is due first, perhaps of ours again. Before its
+// answers: they take nothing of the device.
+void Instance::pass_turn_on() {
+  if (in_flight_ > 0) return;
+  if (draining_.load())
+    turn_.give_back();
+  else
+    await_turn();
 }
 
 void Instance::launch(Lane& lane, std::uint32_t index) {
@@ -160,11 +210,13 @@ void Instance::launch(Lane& lane, std::uint32_t index) {
     }
     counters_.lane_buffer_allocations += assembly.buffer_grown();
   }
-  if (!lane.busy) note_ready();
+  if (!lane.busy) note_ready(now_ns());
   frontends_.ring(wake_);
 }
 
 void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& report) {
+  --in_flight_;
+  pass_turn_on();
   Assembly& assembly = *lane.assembly;
   if (report.status.ok()) {
     record_batch(segment_->header(), assembly, report);
@@ -174,8 +226,7 @@ void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& repor
   for (const Member& member : assembly.members())
     answer(member, report.status.ok() ? member.status : report.status, report);
   lane.busy = false;
-  --in_flight_;
-  note_ready();
+  note_ready(now_ns());
   restart_waiting();
   entry().lane_started_ns[index].store_relaxed(0);
   frontends_.ring(wake_);
@@ -192,15 +243,15 @@ void Instance::restart_waiting() {
 
 // Where lanes compute in turn, what is launched beside a running batch only copies in early.
 std::size_t Instance::batches_at_once() const {
-  return device_->computes_in_turn() ? 1 : lanes_.size();
+  return device_->computes_in_turn() || turn_.needed() ? 1 : lanes_.size();
 }
 
 // From now on requests wait for nobody but us, if they did not before. The claim ends that; a flip
 // at this very moment may leave a stamp on an instance that it retired, which drain() clears.
-void Instance::note_ready() {
+void Instance::note_ready(std::int64_t now) {
   auto& since_ns = entry().ready_since_ns;
-  if (since_ns.load_relaxed() != 0 || in_flight_ >= batches_at_once()) return;
-  if (entry().may_pull.load_relaxed() == 1 && !draining_.load()) since_ns.store_relaxed(now_ns());
+  if (since_ns.load_relaxed() != 0 || in_flight_ >= batches_at_once() || turn_.waits()) return;
+  if (entry().may_pull.load_relaxed() == 1 && !draining_.load()) since_ns.store_relaxed(now);
 }
 
 void Instance::answer(const Member& member, const Status& status, const LaneReport& report) {
@@ -237,6 +288,9 @@ Status Instance::start() {
   if (pump_.joinable() || stopping_.load())
     return Status::Error(Code::kFailedPrecondition, "the pump can be started once only");
   if (Status status = open_lanes(); !status.ok()) return status;
+  if (Status status = turn_.listen([this] { segment_->ring(index_); }, device_->runs_by_itself());
+      !status.ok())
+    return status;
   try {
     pump_ = std::thread([this] { pump_main(); });
   } catch (const std::system_error& error) {
@@ -282,6 +336,7 @@ void Instance::stop() {
     segment_->ring(index_);
     pump_.join();
   }
+  turn_.stop_listening();
   close_lanes(static_cast<std::uint32_t>(lanes_.size()));
 }
 

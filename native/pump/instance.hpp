@@ -16,6 +16,7 @@
 #include "pump/fault.hpp"
 #include "pump/frontend_bells.hpp"
 #include "segment/segment.hpp"
+#include "turns/turn.hpp"
 
 namespace gslice {
 
@@ -41,9 +42,15 @@ class Instance {
   const Signature& signature() const { return signature_; }
   const PumpCounters& counters() const { return counters_; }
 
+  // Before start(): batches need a turn while the board has turns on. kInvalidArgument: no such
+  // entry.
+  Status take_turns(std::shared_ptr<TurnBoard> board, std::uint32_t entry) {
+    return turn_.join(std::move(board), entry);
+  }
   // Opens the lanes and starts the pump.
   Status start();
   int pump_tid() const { return pump_tid_.load(); }
+  int turn_tid() const { return turn_.listener_tid(); }  // of the thread that hears of turns; or 0
   // The device was lost: nothing more is claimed or answered, and what was claimed stays so for
   // whoever recovers this instance.
   const Fault& fault() const { return fault_; }
@@ -79,11 +86,14 @@ class Instance {
   void stamp();
   bool complete_finished();
   std::int64_t launch_next();
+  ClaimLimits claim_limits() const;
+  std::int64_t await_turn();
+  void pass_turn_on();
   void launch(Lane& lane, std::uint32_t index);
   void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
   void restart_waiting();
   std::size_t batches_at_once() const;
-  void note_ready();
+  void note_ready(std::int64_t now);
   void answer(const Member& member, const Status& status, const LaneReport& report);
   void report_drained();
   void report_fault();
@@ -100,6 +110,7 @@ class Instance {
   // The pump's own.
   std::vector<Lane> lanes_;
   std::uint32_t in_flight_ = 0;
+  Turn turn_;
   Claim claim_;
   std::vector<std::uint16_t> wake_;
   bool faulted_ = false;

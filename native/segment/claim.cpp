@@ -74,6 +74,41 @@ bool Segment::Candidates::keep_batch(std::uint32_t rows_max) {
   return full || rows >= rows_max;
 }
 
+// What `instance` would claim now. False: nothing, or not before `out.wait_until_ns`.
+bool Segment::choose(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now,
+                     Candidates& batch, Claim& out, std::vector<std::uint16_t>& wake) {
+  if (header_->instances[instance].may_pull.load() != 1) return false;
+  if (limits.in_flight > 0 && runs_alone(instance)) return false;
+  scan_queue(instance, now, batch, wake);
+  if (batch.count == 0) return false;
+  const std::uint32_t published = header_->batch_rows_max.load_relaxed();
+  const std::uint32_t rows_max =
+      published == 0 ? limits.rows_max : std::min(published, limits.rows_max);
+  const bool full = batch.keep_batch(rows_max);
+  // What runs alone is next, once this instance has nothing else.
+  if (batch.begin()->alone() && limits.in_flight > 0) return false;
+  if (!full && limits.full_only) return false;
+  if (full) return true;
+  out.wait_until_ns = delayed_until(batch, now);
+  return out.wait_until_ns <= now;
+}
+
+bool Segment::peek(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
+                   std::vector<std::uint16_t>& wake) {
+  out.slots.clear();
+  out.wait_until_ns = kNever;
+  if (instance >= kMaxInstances) return false;
+  const FunctionLock lock(header_->lock, kPatienceNs);
+  if (!lock.held()) {
+    out.wait_until_ns = now;
+    return false;
+  }
+  Candidates batch;
+  if (!choose(instance, limits, now, batch, out, wake)) return false;
+  out.due_ns = batch.begin()->due_ns;
+  return true;
+}
+
 void Segment::claim(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
                     std::vector<std::uint16_t>& wake) {
   out.slots.clear();
@@ -84,24 +119,10 @@ void Segment::claim(std::uint16_t instance, const ClaimLimits& limits, std::int6
     out.wait_until_ns = now;
     return;
   }
-  InstanceEntry& entry = header_->instances[instance];
-  if (entry.may_pull.load() != 1) return;
-  if (limits.in_flight > 0 && runs_alone(instance)) return;
-
   Candidates batch;
-  scan_queue(instance, now, batch, wake);
-  if (batch.count == 0) return;
-  const std::uint32_t published = header_->batch_rows_max.load_relaxed();
-  const std::uint32_t rows_max =
-      published == 0 ? limits.rows_max : std::min(published, limits.rows_max);
-  const bool full = batch.keep_batch(rows_max);
+  if (!choose(instance, limits, now, batch, out, wake)) return;
+  InstanceEntry& entry = header_->instances[instance];
   const bool alone = batch.begin()->alone();
-  if (alone && limits.in_flight > 0) return;  // it is next, once this instance has nothing else
-  if (!full && limits.full_only) return;
-  if (!full) {
-    out.wait_until_ns = delayed_until(batch, now);
-    if (out.wait_until_ns > now) return;
-  }
 
   for (const Candidate& candidate : batch) {
     if (!take(candidate, instance)) continue;

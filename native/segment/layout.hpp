@@ -20,7 +20,7 @@
 namespace gslice {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31306563696c7367;  // "gslice01", little endian
-inline constexpr std::uint32_t kLayoutVersion = 5;
+inline constexpr std::uint32_t kLayoutVersion = 6;
 inline constexpr std::size_t kMaxSlots = 1024;
 inline constexpr std::size_t kMaxClasses = 3;
 inline constexpr std::size_t kMaxFrontends = 16;  // eight, successors, those that retire
@@ -186,9 +186,18 @@ struct Histogram {
   Shared<std::uint64_t> sum_ns;
 };
 
-// All but the last are of a request. The dispatch wait is of a claim: how long its oldest request
-// waited although the claimant was ready.
-enum class Stage : std::size_t { kQueue, kCopyIn, kCompute, kCopyOut, kTotal, kDispatch, kCount };
+// The first five are of a request. The dispatch wait is of a claim: how long its oldest request
+// waited although the claimant was ready. A turn's is from asking for it to having it.
+enum class Stage : std::size_t {
+  kQueue,
+  kCopyIn,
+  kCompute,
+  kCopyOut,
+  kTotal,
+  kDispatch,
+  kTurn,
+  kCount,
+};
 enum class Outcome : std::size_t {
   kOk,
   kInvalid,

@@ -44,4 +44,30 @@ int FunctionLock::initialise(pthread_mutex_t& mutex) {
   return error;
 }
 
+namespace presence {
+
+namespace {
+
+// Nobody but its owner holds it for longer than a look.
+constexpr std::int64_t kPatienceNs = 1'000'000'000;
+
+}  // namespace
+
+bool begin(pthread_mutex_t& mutex) {
+  const int locked = lock_within(mutex, kPatienceNs);
+  if (locked == EOWNERDEAD) pthread_mutex_consistent(&mutex);
+  return locked == 0 || locked == EOWNERDEAD;
+}
+
+void end(pthread_mutex_t& mutex) { pthread_mutex_unlock(&mutex); }
+
+bool take_death(pthread_mutex_t& mutex) {
+  const int locked = pthread_mutex_trylock(&mutex);
+  if (locked == EOWNERDEAD) pthread_mutex_consistent(&mutex);
+  if (locked == 0 || locked == EOWNERDEAD) pthread_mutex_unlock(&mutex);
+  return locked == EOWNERDEAD;
+}
+
+}  // namespace presence
+
 }  // namespace gslice

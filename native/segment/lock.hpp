@@ -1,5 +1,5 @@
-// The function's robust lock. The interleaving tests compile their own lock.cpp, whose waiting is a
-// fiber that yields.
+// Robust locks in shared memory: a function's, a device's turn board's. The interleaving tests
+// compile their own lock.cpp, whose waiting is a fiber that yields.
 #pragma once
 
 #include <pthread.h>
@@ -11,7 +11,7 @@ namespace gslice {
 class FunctionLock {
  public:
   // Waits at most `patience_ns`: a holder that was stopped must not stop everybody else. A holder's
-  // death is repaired here by doing nothing, since the slot words are the truth.
+  // death is repaired here by doing nothing, since the words that it guards are the truth.
   FunctionLock(pthread_mutex_t& mutex, std::int64_t patience_ns);
   ~FunctionLock();
   FunctionLock(const FunctionLock&) = delete;
@@ -26,5 +26,16 @@ class FunctionLock {
   pthread_mutex_t& mutex_;
   bool held_ = false;
 };
+
+// Whether a thread lives, without asking the kernel: it holds a robust lock for as long as it does.
+namespace presence {
+
+// By the thread itself. False: another holds the lock, and lives.
+bool begin(pthread_mutex_t& mutex);
+void end(pthread_mutex_t& mutex);
+// True, once: who began has died without an end.
+bool take_death(pthread_mutex_t& mutex);
+
+}  // namespace presence
 
 }  // namespace gslice

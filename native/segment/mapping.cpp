@@ -1,11 +1,5 @@
 // Creation and opening of a segment: every bound that later code relies on is checked here, once.
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <new>
 #include <random>
@@ -65,10 +59,7 @@ std::string fault_of(std::span<const SlotClassSpec> classes, std::uint64_t block
   return {};
 }
 
-Status system_error(std::string_view what, int error = errno) {
-  return Status::Error(Code::kInternal,
-                       "segment: " + std::string(what) + ": " + std::strerror(error));
-}
+Status failed(const std::string& why) { return Status::Error(Code::kInternal, "segment: " + why); }
 
 Status refused(std::string_view why) {
   return Status::Error(Code::kInternal, "not a segment of this build: " + std::string(why));
@@ -76,17 +67,10 @@ Status refused(std::string_view why) {
 
 }  // namespace
 
-Status Segment::map(int fd, std::uint64_t size_bytes) {
-  void* address = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (address == MAP_FAILED) return system_error("mmap");
-  base_ = static_cast<std::byte*>(address);
-  size_bytes_ = size_bytes;
-  return Status::Ok();
-}
-
-Segment::~Segment() {
-  if (base_ != nullptr) munmap(base_, size_bytes_);
-  if (fd_ >= 0) close(fd_);
+void Segment::hold(SharedMemory memory) {
+  memory_ = std::move(memory);
+  base_ = memory_.base();
+  size_bytes_ = memory_.size_bytes();
 }
 
 Result<std::shared_ptr<Segment>> Segment::create(const SegmentSpec& spec) {
@@ -98,16 +82,12 @@ Result<std::shared_ptr<Segment>> Segment::create(const SegmentSpec& spec) {
 
   std::shared_ptr<Segment> segment(new Segment());
   const Plan plan = plan_of(spec.classes, spec.block_bytes, spec.block_count);
-  segment->fd_ = memfd_create(("gslice:" + spec.name).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (segment->fd_ < 0) return system_error("memfd_create");
-  if (ftruncate(segment->fd_, static_cast<off_t>(plan.total_bytes)) != 0)
-    return system_error("ftruncate");
-  if (fcntl(segment->fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-    return system_error("sealing");
-  if (Status mapped = segment->map(segment->fd_, plan.total_bytes); !mapped.ok()) return mapped;
+  auto memory = SharedMemory::create("gslice:" + spec.name, plan.total_bytes);
+  if (!memory.ok()) return failed(memory.status().message);
+  segment->hold(memory.take());
   segment->describe(spec);
   if (const int error = FunctionLock::initialise(segment->header_->lock); error != 0)
-    return system_error("robust mutex", error);
+    return failed("robust mutex: " + std::string(std::strerror(error)));
   if (Status checked = segment->check_header(); !checked.ok()) return checked;
   segment->rebuild_hints();
   return segment;
@@ -153,17 +133,9 @@ void Segment::describe(const SegmentSpec& spec) {
 
 Result<std::shared_ptr<Segment>> Segment::open(int fd) {
   std::shared_ptr<Segment> segment(new Segment());
-  segment->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (segment->fd_ < 0) return system_error("cannot duplicate the descriptor");
-  struct stat file{};
-  if (fstat(segment->fd_, &file) != 0) return system_error("fstat");
-  const int seals = fcntl(segment->fd_, F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0)
-    return refused("it is not sealed against shrinking");
-  if (file.st_size < static_cast<off_t>(sizeof(SegmentHeader))) return refused("it is too short");
-  if (Status mapped = segment->map(segment->fd_, static_cast<std::uint64_t>(file.st_size));
-      !mapped.ok())
-    return mapped;
+  auto memory = SharedMemory::open(fd, sizeof(SegmentHeader));
+  if (!memory.ok()) return refused(memory.status().message);
+  segment->hold(memory.take());
   if (Status checked = segment->check_header(); !checked.ok()) return checked;
   if (Status checked = segment->check_slots(); !checked.ok()) return checked;
   return segment;

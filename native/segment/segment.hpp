@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "base/shared_memory.hpp"
 #include "base/status.hpp"
 #include "segment/layout.hpp"
 
@@ -39,6 +40,7 @@ struct Ticket {
 struct Claim {
   std::vector<Ticket> slots;       // CLAIMED by the caller, one shape, in due order
   std::int64_t wait_until_ns = 0;  // no slots yet: when the batch delay ends; kNever: empty queue
+  std::int64_t due_ns = 0;         // after peek(): of the request that is due first
 };
 
 struct ClaimLimits {
@@ -70,11 +72,10 @@ class Segment {
   // Maps a duplicate of `fd`. Refuses wrong magic, version, layout size, or a file that is shorter
   // than its header says or not sealed against shrinking.
   static Result<std::shared_ptr<Segment>> open(int fd);
-  ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
-  int fd() const { return fd_; }
+  int fd() const { return memory_.fd(); }
   std::uint64_t size_bytes() const { return size_bytes_; }
   SegmentHeader& header() { return *header_; }
   std::string_view name() const { return name_; }
@@ -115,6 +116,9 @@ class Segment {
   // only when limits.in_flight == 0, and by itself.
   void claim(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
              std::vector<std::uint16_t>& wake);
+  // As claim(), but claims nothing. True: it would, and `out.due_ns` is when that is due.
+  bool peek(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now, Claim& out,
+            std::vector<std::uint16_t>& wake);
   // The output area of a CLAIMED slot as its header has it, if it is the slot's own: of its
   // payload, or a block that was taken for it.
   std::optional<Area> output_area(std::uint32_t index);
@@ -174,7 +178,7 @@ class Segment {
   Segment() = default;
 
   // ---- mapping.cpp ----
-  Status map(int fd, std::uint64_t size_bytes);
+  void hold(SharedMemory memory);
   void describe(const SegmentSpec& spec);
   Status check_header();
   Status check_slots();
@@ -214,6 +218,8 @@ class Segment {
   bool owns_block(std::uint16_t instance);
 
   // ---- claim.cpp ----
+  bool choose(std::uint16_t instance, const ClaimLimits& limits, std::int64_t now,
+              Candidates& batch, Claim& out, std::vector<std::uint16_t>& wake);
   void scan_queue(std::uint16_t instance, std::int64_t now, Candidates& found,
                   std::vector<std::uint16_t>& wake);
   void consider(std::uint32_t index, std::uint16_t instance, std::int64_t now, Candidates& found,
@@ -239,7 +245,7 @@ class Segment {
   bool release_slot(std::uint32_t index, std::uint16_t instance);
   bool owns_anything(std::uint16_t instance);
 
-  int fd_ = -1;
+  SharedMemory memory_;
   std::byte* base_ = nullptr;
   SegmentHeader* header_ = nullptr;
   SlotHeader* slots_ = nullptr;

@@ -57,6 +57,9 @@ class FakeControl:
 
     def Drain(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)
+        if request.device == "broken":
+            yield control_message("Stage", name="failed", detail="the daemon is stopping")
+            return
         if not request.undo:
             yield control_message("Stage", name="moved", detail="detector: to cpu:1-1")
             yield control_message("Stage", name="stay", detail="tagger: pinned to it")

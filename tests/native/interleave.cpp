@@ -287,4 +287,8 @@ FunctionLock::~FunctionLock() { interleave::scheduler().locks.erase(&mutex_); }
 
 int FunctionLock::initialise(pthread_mutex_t&) { return 0; }
 
+bool presence::begin(pthread_mutex_t&) { return true; }
+void presence::end(pthread_mutex_t&) {}
+bool presence::take_death(pthread_mutex_t&) { return false; }  // none dies in the middle of a step
+
 }  // namespace gslice

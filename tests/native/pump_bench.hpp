@@ -20,6 +20,7 @@
 #include "pump/instance.hpp"
 #include "segment/segment.hpp"
 #include "tensor_spec.hpp"
+#include "turns/board.hpp"
 
 namespace gslice::test {
 
@@ -171,6 +172,16 @@ class PumpBench {
     return *instances.back();
   }
 
+  // Has an instance that is not started yet take turns, on a device that is its alone.
+  void take_turns(Instance& instance) {
+    auto board = TurnBoard::create("cpu");
+    CHECK(board.ok());
+    board.value()->set_limit(kWholePpm);
+    auto entry = board.value()->add(segment->header().generation, last_index, 0, kWholePpm);
+    CHECK(entry.ok());
+    CHECK(instance.take_turns(board.take(), entry.value()).ok());
+  }
+
   Ticket submit(const Dims& dims, const std::vector<float>& data,
                 std::int64_t deadline_ns = kNever) {
     return submit_bytes(dims,
@@ -186,7 +197,7 @@ class PumpBench {
     slot.shape_key = 1;
     for (std::size_t i = signature.rows_max == 0 ? 0 : 1; i < dims.size(); ++i)
       slot.shape_key = slot.shape_key * 1000 + static_cast<std::uint64_t>(dims[i]);
-    slot.deadline_ns = deadline_ns;
+    slot.due_ns = slot.deadline_ns = deadline_ns;
     slot.input_count = 1;
     TensorRecord& record = slot.inputs[0];
     record.offset = slot.output_offset;

@@ -257,6 +257,7 @@ TEST(figures_tell_of_every_stage) {
     });
     return status.ok() ? twice_there(batch) : status;
   });
+  bench.take_turns(instance);
   CHECK(instance.start().ok());
   for (int i = 0; i < 3; ++i) bench.answer(bench.submit({1, 1}, {1}));
   instance.stop();

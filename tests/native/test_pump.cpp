@@ -233,6 +233,7 @@ TEST(the_plain_twin_gives_the_same_answers_without_threads) {
 TEST(figures_tell_of_every_stage) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 8));
   Instance& instance = bench.serve(twice);
+  bench.take_turns(instance);
   CHECK(instance.start().ok());
   for (int i = 0; i < 3; ++i) bench.answer(bench.submit({1, 1}, {1}));
   instance.stop();

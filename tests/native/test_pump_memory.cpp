@@ -22,11 +22,11 @@ std::unique_ptr<Instance> identity(PumpBench& bench) {
   return created.take();
 }
 
-}  // namespace
-
-TEST(no_allocation_once_warm) {
+// Without turns, and with them.
+void allocates_nothing_once_warm(const std::shared_ptr<TurnBoard>& board) {
   PumpBench bench(signature({-1, 4}, {-1, 4}, 8, {4, 8}));
   const auto instance = identity(bench);
+  if (board) CHECK(instance->take_turns(board, board->add(1, 0, 0, kWholePpm).value()).ok());
   const Floats row(4, 1), rows(12, 2);
   const auto turn = [&] {
     const Ticket first = bench.submit({1, 4}, row), second = bench.submit({3, 4}, rows);
@@ -46,6 +46,16 @@ TEST(no_allocation_once_warm) {
   for (int i = 0; i < 100; ++i) CHECK_EQ(turn(), 0u);
   CHECK_EQ(instance->counters().zero_copy_batches.load(), 0u);  // identity gives by value
   CHECK_EQ(instance->counters().lane_buffer_allocations.load(), 1u);
+}
+
+}  // namespace
+
+TEST(no_allocation_once_warm) {
+  allocates_nothing_once_warm(nullptr);
+  const auto board = TurnBoard::create("cpu").take();
+  allocates_nothing_once_warm(board);
+  board->set_limit(kWholePpm);
+  allocates_nothing_once_warm(board);
 }
 
 TEST(no_memory_for_a_lane_buffer_is_an_answer) {

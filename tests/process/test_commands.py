@@ -155,6 +155,22 @@ def test_the_next_daemon_adopts_it(start_node, command: Command) -> None:
     wait_gone(pid)
 
 
+def test_what_has_finished_does_not_begin_again_with_the_next_daemon(start_node, home) -> None:
+    job = {"command": ["sh", "-c", f"echo ran >> {home}/runs"], "share": "5%"}
+    node = start_node({"job": job}, node={"connection_age": "500ms"})
+    node.wait_function("job", lambda f: f.state == "FINISHED")
+    node.kill_daemon()
+    node.start()
+    assert node.function("job").state == "FINISHED"
+    with node.control() as control:
+        assert stages(control.upgrade())[-1] == "done"
+        assert node.function("job").state == "FINISHED"
+        assert (home / "runs").read_text() == "ran\n"
+        assert stages(control.load("job", ""))[-1] == "done"
+    node.wait_function("job", lambda f: f.state == "FINISHED")
+    assert (home / "runs").read_text() == "ran\nran\n"
+
+
 def test_its_share_changes_in_place_and_none_is_given_twice(
     start_node, command: Command, identity
 ) -> None:

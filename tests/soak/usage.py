@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 MIB = 1 << 20
-_SEGMENT = "/memfd:gslice"
+_SEGMENT = "/memfd:gslice:"
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,21 @@ class Running:
     def serve(self) -> None:
         """Nothing pulls."""
 
+    @property
+    def wanted(self) -> int:
+        return self.spec.instances * len(self.spec.placed)
+
+    @property
+    def missing(self) -> list[str]:
+        return [self.spec.device] * (self.wanted - self.ready)
+
     def forget_weights(self) -> None:
         """There are none."""
 
     def stale(self) -> list[str]:
         return []
 
-    async def replace(self) -> None:
+    async def replace(self, device: str) -> None:
         await self.may_start.wait()
         self.workers.append("another")
 
@@ -70,7 +78,7 @@ class Broken(Running):
     async def start(self, *_: object) -> None:
         raise LoadFailed("no such model")
 
-    async def replace(self) -> None:
+    async def replace(self, device: str) -> None:
         raise LoadFailed("no such model")
 
 

@@ -32,6 +32,7 @@ class FakeWorker:
 
     def __init__(self, pid: int, share_percent: float = 0.0, effective_percent: float = 0.0):
         self.pid = pid
+        self.device = "cuda:0"
         self.share_percent = share_percent
         self.share_effective_percent = effective_percent
         self.memory = MemoryTaken()

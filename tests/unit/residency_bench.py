@@ -36,7 +36,7 @@ class Resting:
         shape = native_signature(SIGNATURE)
         self.frontend.add_function(spec.name, "1", self.segment, shape, 0)
         self.workers: list[Any] = []
-        self.instances = SimpleNamespace(discard=self._discard)
+        self.instances = SimpleNamespace(discard=self._discard, let_go=self._let_go)
         self.failure: Exception | None = None
         self.on_let_go: Callable[[], None] = lambda: None
         self.failed: list[str] = []
@@ -46,6 +46,10 @@ class Resting:
     @property
     def ready(self) -> int:
         return sum(worker.ready for worker in self.workers)
+
+    @property
+    def wanted(self) -> int:
+        return self.spec.instances
 
     @property
     def idle(self) -> bool:
@@ -65,12 +69,12 @@ class Resting:
         for worker in self.workers:
             self.segment.flip(None, worker.instance)
 
-    async def prepare(self) -> None:
+    async def prepare(self, device: str) -> None:
         if self.failure is not None:
             raise self.failure
         self._start()
 
-    async def let_go(self, worker: Any) -> None:
+    async def _let_go(self, worker: Any) -> None:
         self.on_let_go()
         self.workers.remove(worker)
         self.segment.remove_instance(worker.instance)
@@ -90,6 +94,7 @@ class Resting:
         self.workers.append(
             SimpleNamespace(
                 instance=instance,
+                device=self.spec.device,
                 ready=True,
                 draining=False,
                 expected_to_end=False,

@@ -131,6 +131,12 @@ def test_a_report_names_the_command_and_not_where_it_wrote(monkeypatch, given):
     assert command == "python -m benchmarks.swap --resizes 126 --quick"
 
 
+def test_a_report_of_a_package_names_the_package(monkeypatch):
+    argv = ["/there/benchmarks/goodput/__main__.py", "--mode", "live", "--plot", "/somewhere/x.png"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert Report("Why?", {}).command == "python -m benchmarks.goodput --mode live"
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_have_the_common_format(path):
     result = json.loads(path.read_text())

@@ -100,7 +100,7 @@ def test_too_many_descriptors_are_refused(pair: tuple[socket.socket, socket.sock
 
 def test_a_missing_descriptor_is_named(pair: tuple[socket.socket, socket.socket]) -> None:
     Channel(pair[0]).send(Attach(0), [0, 1], seq=1)
-    with pytest.raises(InvalidArgument, match="Attach must carry one descriptor, it carried 2"):
+    with pytest.raises(InvalidArgument, match="Attach must carry 1 descriptor"):
         Channel(pair[1]).recv().take_fd()
 
 

@@ -148,7 +148,7 @@ def test_status_as_json_has_every_field_as_a_number(control: FakeControl, comman
     assert shown["pid"] == 7
     assert shown["functions"][0]["ok"] == 2**40
     assert shown["functions"][0]["workers"] == [
-        {"pid": 9, "state": "READY", "rss_bytes": 0, "restarts": 2, "address": ""}
+        {"pid": 9, "state": "READY", "rss_bytes": 0, "restarts": 2, "address": "", "device": ""}
     ]
     assert shown["functions"][1]["reason"] == "no module named tags"
 
@@ -189,6 +189,13 @@ def test_a_drain_tells_who_went_and_who_stays(control: FakeControl) -> None:
     assert [(asked.device, asked.undo) for asked in control.asked[1:]] == [
         ("cpu:0-0", False),
         ("cpu:0-0", True),
+    ]
+
+
+def test_a_drain_that_fails_says_where_to_read_of_moves(control: FakeControl) -> None:
+    assert gslice("drain", "broken", status=1).stderr.splitlines() == [
+        "error: broken: the daemon is stopping",
+        "hint: see more with `gslice events --kind move`",
     ]
 
 
@@ -276,7 +283,9 @@ def test_a_rollback_shows_its_stages(control: FakeControl) -> None:
     shown = gslice("rollback", "f", "3").stdout.splitlines()
     assert shown == [" 0.500 ms  plan      share 40%", "   1.23 s  done"]
     gslice("rollback", "f")
+    done = control.stages.pop()
     gslice("rollback", "f", "latest", "--dry-run", "--json")
+    control.stages.append(done)
     asked = [(each.name, each.version, each.dry_run) for each in control.asked]
     assert asked == [("f", "3", False), ("f", "", False), ("f", "latest", True)]
     control.stages[-1] = control_message("Stage", name="failed", detail="function f: no such file")
@@ -305,6 +314,16 @@ def test_a_load_that_fails(control: FakeControl) -> None:
         "error: f: m.onnx is empty",
         "hint: see more with `gslice logs f`",
     ]
+
+
+@pytest.mark.parametrize("stages", [0, 1], ids=["nothing", "a stage"])
+def test_an_order_that_nobody_answers_has_not_been_done(control: FakeControl, stages: int) -> None:
+    del control.stages[stages:]
+    for order in ("load f", "unload f", "resize f 4% --wait", "rollback f"):
+        assert gslice(*order.split(), status=1).stderr.splitlines() == [
+            "error: f: the daemon does not say what became of it",
+            "hint: see `gslice events`",
+        ]
 
 
 def test_errors_of_the_daemon_come_through(control: FakeControl) -> None:

@@ -62,6 +62,27 @@ def problems(path: Path, text: str) -> list[str]:
             )
             for wrong in ("-1", "17", "true", "one", "'1'", "")
         ),
+        *(
+            (
+                "version: 1\ndevices: {cuda:0: {}, cuda:1: {}}\n"
+                f"functions: {{f: {{model: m, {wrong}}}}}\n",
+                f"node.yaml:3: functions.f.replicas: {told}",
+            )
+            for wrong, told in (
+                ("replicas: 3", "asks for 3 devices that are alike; there are 2 for it"),
+                ("replicas: 9", "must be a number from 1 to 8, `auto`, or {min: 1, max: 4}"),
+                ("replicas: {min: 3, max: 2}", "min is above max"),
+                (
+                    "instances: 5, replicas: 2",
+                    "2 replicas of 5 instances are 10 workers; at most 8 serve a function",
+                ),
+                (
+                    "device: cuda:1, replicas: auto",
+                    "replicas are on several devices, and it is pinned to cuda:1;"
+                    " write device: auto",
+                ),
+            )
+        ),
         (
             "version: 1\nfunctions: {f: {model: m, share: 40}}\n",
             "node.yaml:2: functions.f.share: '40' has no percent sign; write it as 40%;"

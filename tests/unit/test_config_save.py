@@ -13,7 +13,7 @@ from gslice.core.config import (
     function_to_yaml,
     save_functions,
 )
-from gslice.core.types import FunctionSpec, ShareBounds, VersionPolicy
+from gslice.core.types import FunctionSpec, ReplicaBounds, ShareBounds, VersionPolicy
 from tests.unit.conftest import NODE, load
 
 shares = st.one_of(
@@ -28,6 +28,7 @@ specs = st.builds(
         VersionPolicy, st.integers(1, 8), st.just("latest") | st.integers(1, 10**17).map(str)
     ),
     model=st.sampled_from(["/base/m.onnx", "/base/sub dir/m: x.onnx", "/else/#1.onnx"]),
+    replicas=st.integers(1, 8).map(lambda most: ReplicaBounds(1, most)),
     share=shares,
     instances=st.integers(1, 8),
     priority=st.sampled_from(["low", "normal", "high"]),

@@ -209,10 +209,10 @@ def test_a_lost_device_moves_its_functions_and_no_others() -> None:
 def test_where_nobody_can_go_from_the_worst_device_the_next_is_relieved() -> None:
     pinned = ShareBounds(90.0, 90.0, auto=False)
     stuck = [replace(anywhere(name, 10, bounds=pinned), devices=("cuda:0",)) for name in "xy"]
-    movers = [anywhere(name, 1_100) for name in "ab"]
+    movers = [anywhere(name, 1_100, replicas_max=1) for name in "ab"]
     current = {each.name: [Allotment("cuda:0", 90.0)] for each in stuck}
     current |= {each.name: [Allotment("cuda:1", 50.0)] for each in movers}
-    where = Planner(Policy(replicas_max=1)).place([*stuck, *movers], GPUS, current)
+    where = Planner().place([*stuck, *movers], GPUS, current)
     assert where["x"] == where["y"] == {"cuda:0": 1.0}
     assert sorted(device for name in "ab" for device in where[name]) == ["cuda:1", "cuda:2"]
 
@@ -268,3 +268,51 @@ def test_divisions_fit_and_keep_bounds(first: list[Demand], second: list[Demand]
         for each in demands:
             low, high = each.bounds.min_percent, each.bounds.max_percent
             assert low - 1e-6 <= shares[each.name] <= max(low, high, 2.5) + 1e-6
+
+
+# ---- replicas ------------------------------------------------------------------------------------
+
+
+def test_a_replicated_function_has_one_share_and_the_rest_goes_to_others() -> None:
+    planner = Planner()
+    both = anywhere("r", 600, count=2, replicas_min=2, replicas_max=2)
+    tight = replace(
+        anywhere("tight", 10, bounds=ShareBounds(70.0, 70.0, auto=False)), devices=("cuda:0",)
+    )
+    hungry = replace(anywhere("hungry", 300), devices=("cuda:1",))
+    gpus = {name: GPUS[name] for name in ("cuda:0", "cuda:1")}
+    current: dict[str, list[Allotment]] = {}
+    for now_s in (0.0, 100.0, 200.0):
+        decided = planner.plan(now_s, [both, tight, hungry], gpus, current)
+        shares = {each.share_percent for each in decided["r"]}
+        assert len(shares) == 1
+        assert max(shares) <= 30
+        assert decided["hungry"][0].share_percent > 60, "what r leaves on its other device"
+        assert current in ({}, decided), "nothing changes any more, so nothing rests in vain"
+        current = decided
+
+
+def test_who_does_not_fit_a_whole_device_gets_more_of_them() -> None:
+    planner = Planner()
+    alone = anywhere("a", 3_500)
+    current = {"a": [Allotment("cuda:0", 100.0)]}
+    where = planner.place([alone], GPUS, current)
+    assert len(where["a"]) > 1
+    assert "cuda:0" in where["a"], "what runs stays"
+    whole = replace(alone, replicas_max=1)
+    assert planner.place([whole], GPUS, current)["a"] == {"cuda:0": 1.0}
+    busy = [
+        replace(anywhere(name, 10, bounds=ShareBounds(95.0, 95.0, auto=False)), devices=(gpu,))
+        for name, gpu in (("x", "cuda:1"), ("y", "cuda:2"))
+    ]
+    current |= {each.name: [Allotment(each.devices[0], 95.0)] for each in busy}
+    assert planner.place([alone, *busy], GPUS, current)["a"] == {"cuda:0": 1.0}, "no room for it"
+
+
+def test_fewer_devices_hold_if_all_slos_are_kept_there() -> None:
+    planner = Planner()
+    mine = replace(anywhere("a", 500), devices=("cuda:0",))
+    neighbour = replace(anywhere("b", 500), devices=("cuda:0", "cuda:1"))
+    assert planner.holds([mine, neighbour], ["cuda:0"], GPUS)
+    assert not planner.holds([replace(mine, rate_per_s=1_500), neighbour], ["cuda:0"], GPUS)
+    assert not planner.holds([replace(mine, rate_per_s=5_000)], ["cuda:0"], GPUS)

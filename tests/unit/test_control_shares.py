@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gslice.control.shares import allocate, shrinks_first
+from gslice.control.shares import allocate, allocate_all, shrinks_first
 from gslice.core.errors import ResourceExhausted
 from gslice.core.types import ShareBounds
 
@@ -93,3 +93,60 @@ def test_a_maximum_passes_its_rest_on() -> None:
 def test_over_commit_shows_the_sum() -> None:
     with pytest.raises(ResourceExhausted, match=r"a 60% \+ b 50% = 110%.*limit of 100%"):
         allocate({"a": fixed(60), "b": fixed(50)})
+
+
+# ---- several devices -----------------------------------------------------------------------------
+
+by_device = st.dictionaries(st.sampled_from("xyz"), requests_strategy, min_size=1)
+
+
+def tied(drawn: dict[str, dict[str, ShareBounds]]) -> dict[str, dict[str, ShareBounds]]:
+    """The same, where each function asks for the same on all of its devices."""
+    first: dict[str, ShareBounds] = {}
+    for functions in drawn.values():
+        for name, bounds in functions.items():
+            first.setdefault(name, bounds)
+    return {device: {n: first[n] for n in functions} for device, functions in drawn.items()}
+
+
+@given(drawn=by_device, limit=st.integers(1, 100))
+def test_a_replicated_function_has_one_share_that_every_device_can_give(
+    drawn: dict[str, dict[str, ShareBounds]], limit: int
+) -> None:
+    requests = tied(drawn)
+    for functions in requests.values():
+        assume(sum(b.min_percent for b in functions.values()) <= limit)
+    shares = allocate_all(requests, dict.fromkeys(requests, float(limit)))
+    for functions in requests.values():
+        for name, bounds in functions.items():
+            assert bounds.min_percent - 1e-6 <= shares[name] <= bounds.max_percent + 1e-6
+        assert sum(shares[name] for name in functions) <= limit + 1e-6
+    # Nothing is left over where somebody who is only there could have it.
+    for device, functions in requests.items():
+        elsewhere = {n for d, others in requests.items() if d != device for n in others}
+        alone = [n for n in functions if n not in elsewhere]
+        hungry = [n for n in alone if shares[n] < functions[n].max_percent - 1e-6]
+        assert not hungry or sum(shares[n] for n in functions) >= limit - 1e-6
+
+
+@given(drawn=by_device, limit=st.integers(1, 100))
+def test_without_replicas_each_device_is_divided_by_itself(
+    drawn: dict[str, dict[str, ShareBounds]], limit: int
+) -> None:
+    requests = {
+        device: {f"{name} on {device}": bounds for name, bounds in functions.items()}
+        for device, functions in drawn.items()
+    }
+    for functions in requests.values():
+        assume(sum(b.min_percent for b in functions.values()) <= limit)
+    alone = [allocate(functions, limit, device) for device, functions in requests.items()]
+    expected = {name: share for shares in alone for name, share in shares.items()}
+    assert allocate_all(requests, dict.fromkeys(requests, float(limit))) == expected
+
+
+def test_what_a_replicated_function_leaves_goes_to_the_others_there() -> None:
+    requests = {"x": {"a": AUTO, "f": fixed(70)}, "y": {"a": AUTO, "b": AUTO}}
+    limits = {"x": 100.0, "y": 100.0}
+    assert allocate_all(requests, limits) == {"f": 70, "a": 30, "b": 70}
+    with pytest.raises(ResourceExhausted, match="device y"):
+        allocate_all({**requests, "y": {"a": AUTO, "b": fixed(100)}}, limits)

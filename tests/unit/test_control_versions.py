@@ -17,8 +17,9 @@ from gslice.control.versions import (
     number_of,
     restored,
     surplus,
+    where_it_is,
 )
-from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds, VersionPolicy
+from gslice.core.types import FunctionSpec, ProgramSpec, ReplicaBounds, ShareBounds, VersionPolicy
 
 SPEC = FunctionSpec("f", engine="python", python="m:C", python_path="/p", args={"tag": 1})
 
@@ -41,6 +42,8 @@ SAME_MODEL = {
     "idle_after_us": 1,
     "versions": VersionPolicy(3, "2"),
     "version": "17",
+    "replicas": ReplicaBounds(2, 3),
+    "also_on": ("cpu:1",),
 }
 OTHER_MODEL = {
     "engine": "torch",
@@ -125,8 +128,18 @@ def test_a_restored_version_is_served_as_declared() -> None:
 
 def test_a_worker_must_know_of_most_settings() -> None:
     unknown = {"devices", "share", "residency", "idle_after_us", "versions"}
+    unknown |= {"replicas", "also_on"}
     for setting, value in {**SAME_MODEL, **OTHER_MODEL}.items():
         assert is_served_as(SPEC, changed(**{setting: value})) == (setting in unknown), setting
+
+
+def test_where_replicas_are_is_no_difference_as_long_as_one_can_stay() -> None:
+    on_two = SPEC.placed_on(("a", "b"))
+    assert is_served_as(on_two, SPEC.placed_on(("b", "c")))
+    assert not is_served_as(on_two, SPEC.placed_on(("c",)))
+    wanted = changed(device="a", devices=("a", "b", "c"), replicas=ReplicaBounds(2, 2))
+    assert where_it_is(wanted, SPEC.placed_on(("c", "b"))) == wanted.placed_on(("c", "b"))
+    assert where_it_is(wanted, SPEC.placed_on(("c", "d"))) == wanted, "it may not stay on d"
 
 
 @given(

@@ -169,6 +169,24 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
     asyncio.run(scenario())
 
 
+def test_an_order_that_breaks_is_answered(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        daemon = make_daemon(tmp_path, store)
+
+        async def load(spec: FunctionSpec, stage: object) -> None:
+            raise OSError("no space left")
+
+        monkeypatch.setattr(daemon, "load", load)
+        body = "{command: [sleep, 1000], share: 10%}"
+        request = message("gslice.v1.LoadRequest")(name="f", function_yaml=body)
+        (stage,) = [stage async for stage in Servicer(daemon).Load(request, None)]
+        assert (stage.name, stage.detail) == ("failed", "OSError: no space left")
+
+    asyncio.run(scenario())
+
+
 def test_a_stop_in_the_middle_of_adoption_ends_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

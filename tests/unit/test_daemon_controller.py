@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 from gslice.control.arrivals import SECOND_NS
-from gslice.control.demand import Policy
 from gslice.control.explain import predicted_p99_us
 from gslice.control.latency import LatencyModel, Measurement
 from gslice.control.plan import Planner
@@ -93,8 +93,8 @@ class FakeMover:
     def rested(self, name: str) -> bool:
         return name not in self.moved
 
-    def propose(self, name: str, device: str, why: str) -> None:
-        self.proposed.append((name, device))
+    def propose(self, name: str, devices: Sequence[str], why: str) -> None:
+        self.proposed.append((name, ", ".join(devices)))
         self.reasons.add(why)
 
 
@@ -119,7 +119,7 @@ class Bench:
         self.controller = Controller(
             self.supervisor,  # type: ignore[arg-type]
             lambda spec, device: MODEL if device in known else None,
-            Planner(Policy(replicas_max=1)),
+            Planner(),
             self.mover,
         )
         self.now_ns = 0
@@ -164,7 +164,7 @@ def test_while_shadows_are_on_their_way_shares_stay() -> None:
     bench = Bench(spec("a"), spec("b"))
     bench.run(20, a=100, b=100)
     before, deployment = bench.share("a"), bench.supervisor.functions["b"].deployment
-    deployment.stale = lambda: ["its worker"]
+    deployment.stale = lambda: [SimpleNamespace(device="cpu")]
     bench.run(5, a=1_200, b=100)
     assert bench.share("a") == before
     assert bench.limits("a")[-1][2] > 0  # what the share cannot serve is shed at once
@@ -244,7 +244,7 @@ def test_nothing_is_decided_of_those_that_were_adopted_just_now() -> None:
 def test_what_if_is_not_kept_by_shadows_on_their_way() -> None:
     bench = Bench(spec("a"), spec("b"))
     bench.run(10, a=100, b=100)
-    bench.supervisor.functions["b"].deployment.stale = lambda: ["its worker"]
+    bench.supervisor.functions["b"].deployment.stale = lambda: [SimpleNamespace(device="cpu")]
     (decision,) = bench.controller.what_if(["a.rate=1200"]).plan["a"]
     assert decision.capacity_per_s > 1_200
 

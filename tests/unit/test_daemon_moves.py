@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import pytest
 
 from gslice.core.errors import LoadFailed, NotFound
-from gslice.core.types import FunctionSpec
+from gslice.core.types import FunctionSpec, ReplicaBounds
 from gslice.daemon.moves import REST_S, Move, Moves
 from gslice.daemon.store import Store
 from gslice.supervise.node import Changes
 
 BOTH = ("one", "other")
+THREE = (*BOTH, "third")
 
 
 class Bench:
@@ -31,7 +31,7 @@ class Bench:
         self.moved: list[tuple[str, str]] = []
         self.node = SimpleNamespace(
             drained=set(),
-            devices=dict.fromkeys(BOTH),
+            devices=dict.fromkeys(THREE),
             device=self._device,
             usable=lambda name: name not in self.node.drained | self.lost,
             changes=Changes(),
@@ -50,21 +50,24 @@ class Bench:
         return self.functions[name]
 
     def _device(self, name: str) -> None:
-        if name not in BOTH:
+        if name not in THREE:
             raise NotFound(f"there is no device {name}")
 
-    def _elsewhere(self, function: Any) -> str:
-        others = (d for d in function.spec.devices if d != function.spec.device)
-        return next((device for device in others if self.node.usable(device)), "")
+    def _elsewhere(self, function: Any) -> tuple[str, ...]:
+        spec = function.spec
+        usable = [device for device in spec.devices if self.node.usable(device)]
+        stays = [device for device in spec.placed if device in usable]
+        others = [device for device in usable if device not in stays]
+        return tuple([*stays, *others][: max(len(stays), spec.replicas_min)])
 
-    async def _move(self, name: str, device: str, stage: Any) -> None:
+    async def _move(self, name: str, devices: Sequence[str], stage: Any) -> None:
         if self.fails:
             raise LoadFailed(f"function {name}: {self.fails}")
         function = self.functions[name]
         async with function.lock:
             await asyncio.sleep(0)
-            function.spec = replace(function.spec, device=device)
-        self.moved.append((name, device))
+            function.spec = function.spec.placed_on(devices)
+        self.moved.append((name, ", ".join(devices)))
 
     async def drain(self, device: str) -> list[tuple[str, str]]:
         """Drains a device, while the loop runs; the stages."""
@@ -138,7 +141,7 @@ def test_what_cannot_be_moved_stays_and_is_tried_again_later_and_later(run: Run)
             assert bench.moves.due() is None
             bench.now_s += 1
             due = bench.moves.due()
-            assert due == Move("a", "other", "one is drained")
+            assert due == Move("a", ("other",), "one is drained")
             await bench.moves.carry_out(due)
         bench.fails = ""
         assert (await bench.drain("one"))[0] == ("moved", "a: to other"), "an order waits for none"
@@ -155,7 +158,7 @@ def test_where_no_other_device_is_left_it_stays_and_says_so_once(run: Run) -> No
             "stays on one: no other device can take it"
         ]
         bench.lost = set()
-        assert bench.moves.due() == Move("a", "other", "one is drained")
+        assert bench.moves.due() == Move("a", ("other",), "one is drained")
 
     run(test, auto("a"))
 
@@ -166,7 +169,7 @@ def test_what_failed_leaves_a_device_that_is_lost_and_no_other(run: Run) -> None
         assert (await bench.drain("one"))[0] == ("stay", "a: it has failed")
         bench.moves.undrain("one")
         bench.lost = {"one"}
-        assert bench.moves.due() == Move("a", "other", "one cannot be used")
+        assert bench.moves.due() == Move("a", ("other",), "one cannot be used")
 
     run(test, auto("a"))
 
@@ -174,18 +177,18 @@ def test_what_failed_leaves_a_device_that_is_lost_and_no_other(run: Run) -> None
 def test_a_proposal_is_taken_once_and_then_the_function_rests(run: Run) -> None:
     async def test(bench: Bench) -> None:
         moves = bench.moves
-        moves.propose("a", "other", "small")
-        moves.propose("b", "other", "small")
+        moves.propose("a", ["other"], "small")
+        moves.propose("b", ["other"], "small")
         due = moves.due()
-        assert due == Move("a", "other", "small")
+        assert due == Move("a", ("other",), "small")
         assert moves.due() is None
         await moves.carry_out(due)
         assert not moves.rested("a")
-        moves.propose("a", "one", "small")
+        moves.propose("a", ["one"], "small")
         assert moves.due() is None
         bench.now_s += REST_S
-        moves.propose("a", "one", "small")
-        assert moves.due() == Move("a", "one", "small")
+        moves.propose("a", ["one"], "small")
+        assert moves.due() == Move("a", ("one",), "small")
 
     run(test, auto("a"), auto("b"))
 
@@ -203,7 +206,7 @@ def test_a_proposal_is_taken_once_and_then_the_function_rests(run: Run) -> None:
 )
 def test_a_proposal_that_holds_no_more_is_dropped(run: Run, spoil: Any) -> None:
     async def test(bench: Bench) -> None:
-        bench.moves.propose("a", "other", "small")
+        bench.moves.propose("a", ["other"], "small")
         spoil(bench)
         assert bench.moves.due() is None
 
@@ -216,9 +219,48 @@ def test_who_is_being_loaded_is_left_alone(run: Run) -> None:
         async with bench.functions["a"].lock:
             assert bench.moves.due() is None
             bench.lost = set()
-            bench.moves.propose("a", "other", "small")
+            bench.moves.propose("a", ["other"], "small")
             assert bench.moves.due() is None
         bench.lost = {"one"}
         assert bench.moves.due() is not None
 
     run(test, auto("a"))
+
+
+# ---- replicas ------------------------------------------------------------------------------------
+
+
+def twice(*placed: str) -> FunctionSpec:
+    spec = FunctionSpec("a", devices=THREE, replicas=ReplicaBounds(2, 3))
+    return spec.placed_on(placed)
+
+
+def test_a_replica_leaves_a_device_and_the_others_stay(run: Run) -> None:
+    async def test(bench: Bench) -> None:
+        assert (await bench.drain("one"))[0] == ("moved", "a: to other, third")
+        bench.lost = {"other"}
+        due = bench.moves.due()
+        assert due == Move("a", ("third",), "other cannot be used")
+        await bench.moves.carry_out(due)
+        assert bench.moves.due() is None, "nothing is left for another"
+        bench.lost = {"other", "third"}
+        assert bench.moves.due() is None
+        assert bench.events[-1] == ("a", "stays on third: no other device can take it")
+
+    run(test, twice("one", "other"))
+
+
+def test_who_has_too_few_replicas_gets_one_where_there_is_a_device(run: Run) -> None:
+    async def test(bench: Bench) -> None:
+        bench.node.drained |= {"one", "third"}
+        assert bench.moves.due() is None
+        bench.moves.undrain("third")
+        assert bench.moves.due() == Move("a", ("other", "third"), "it has 1 of 2 replicas")
+        bench.fails = "no memory is left"
+        await bench.moves.carry_out(Move("a", ("other", "third"), ""))
+        assert bench.moves.due() is None, "it waits before it tries again"
+        bench.functions["a"].serving = False
+        bench.now_s += 1000
+        assert bench.moves.due() is None, "whoever loads it decides"
+
+    run(test, twice("other"))

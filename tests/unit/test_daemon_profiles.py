@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import gslice
 from gslice.control.latency import Measurement
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
@@ -21,7 +22,7 @@ from gslice.daemon import store as store_module
 from gslice.daemon.profiles import Profile, Profiles
 from gslice.daemon.store import SCHEMA_VERSION, Store
 from gslice.ipc.messages import Measured
-from gslice.supervise.profiling import Grid, Measuring
+from gslice.supervise.profiling import Grid, Measuring, Profiler
 
 SPEC = FunctionSpec("f", engine="python", slo_p99_us=1000)
 X = (TensorSpec("x", "FP32", (-1,)),)
@@ -139,6 +140,18 @@ def test_a_point_counts_as_ordered_whatever_was_read_back() -> None:
     assert sorted(each.point for each in done) == [(1, 10), (1, 50)]
 
 
+@pytest.mark.parametrize("cores", [1, 3, 39, 78, 97])
+def test_all_cores_are_all_of_the_device_once(node: Any, cores: int) -> None:
+    node.limiter = lambda device: "threads"
+    node.device = lambda device: SimpleNamespace(cpus=tuple(range(cores)))
+    profiler = Profiler(node, {}, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    shares = profiler._usual_shares(SPEC, 100.0)
+    assert len(shares) == cores
+    assert shares[-1] == 100.0
+    node.limiter = lambda device: "cgroup"
+    assert profiler._usual_shares(SPEC, 75.0) == (*TENTHS[:7], 75.0)
+
+
 # ---- kept ----------------------------------------------------------------------------------------
 
 
@@ -192,11 +205,15 @@ def test_of_a_gpu_nothing_is_known_until_it_is(profiles: Profiles, node: Any) ->
     assert (found.machine, found.limiter) == ("H100, 132 SMs, driver 580.1", "mps")
 
 
-def test_it_holds_for_the_version_that_measured(
+def test_it_holds_for_every_version_that_measures_the_same(
     profiles: Profiles, store: Store, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure(profiles, measuring(1, 50))
     monkeypatch.setattr(profiles_module, "__version__", "999")
+    assert Profiles(store, node).shown(SPEC).gslice == gslice.__version__
+    store.put_profile("f", '{"model": "of an older gslice"}', {})  # it hides nothing
+    assert Profiles(store, node).shown(SPEC).points == (measuring(1, 50),)
+    monkeypatch.setattr(profiles_module, "TIMING_VERSION", 999)
     with pytest.raises(NotFound, match=r"no profile that holds for it.*gslice profile f"):
         Profiles(store, node).shown(SPEC)
 

@@ -248,6 +248,25 @@ def test_specs_survive_the_store(store: Store) -> None:
     assert store.overlay() == {"a": OverlayEntry(spec, None)}
 
 
+def test_a_copy_has_all_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "gslice.db"
+    with Store.copied(path) as empty:
+        assert empty.drained() == set()
+    assert list(tmp_path.iterdir()) == []
+    with Store(path) as store:
+        store.put_drained("cpu")
+        live = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        assert "gslice.db-wal" in live  # where it still is
+        with Store.copied(path) as copy:
+            assert copy.drained() == {"cpu"}
+            copy.drop_drained("cpu")
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == live
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(FailedPrecondition, match=r"gslice\.db: Is a directory"), Store.copied(path):
+        pass
+
+
 def test_a_later_schema_and_garbage_are_refused(tmp_path: Path) -> None:
     later, garbage = tmp_path / "later.db", tmp_path / "garbage.db"
     database = sqlite3.connect(later)

@@ -13,11 +13,13 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gslice.core.errors import FailedPrecondition, LoadFailed, Unavailable
+from gslice.daemon import upgrade as upgrade_module
 from gslice.daemon.handover import VARIABLE, Handover, release_signals
 from gslice.daemon.http import HttpServer, hand_over, health
 from gslice.daemon.lock import StateLock
@@ -166,6 +168,7 @@ class Supervisor:
         self.node = self.frontends = self
         self.functions = functions
         self.told: list[str] = []
+        self.config: Any = None
 
     def all(self) -> list[Any]:
         return []
@@ -243,6 +246,27 @@ def test_what_fails_keeps_no_other_worker_from_being_replaced() -> None:
         )
         assert "its worker is not replaced: it is broken (mend it)" in supervisor.told
         assert all(function.dropped for function in functions.values())
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("part", ["prepare", "finish"])
+def test_one_that_breaks_has_ended(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def breaks(*_: object) -> None:
+        raise OSError("no space left")
+
+    async def run() -> None:
+        for function in ("check_command", "renew_frontends"):
+            monkeypatch.setattr(upgrade_module, function, breaks)
+        supervisor = Supervisor()
+        supervisor.config = SimpleNamespace(state_dir=Path("/state"))
+        upgrade = Upgrade(supervisor, ["gslice"])  # type: ignore[arg-type]
+        upgrade.begin("SERVING")
+        with pytest.raises(OSError, match="no space left"):
+            await getattr(upgrade, part)()
+        last = [passed async for passed in upgrade.follow()][-1]
+        assert (last.name, "OSError: no space left" in last.detail) == ("failed", True)
+        assert not upgrade.running
 
     asyncio.run(run())
 

@@ -50,10 +50,11 @@ NATIVE: dict[str, set[str]] = {
     "base": set(),
     "segment": {"base"},
     "wire": {"base"},
-    "pump": {"base", "segment"},
+    "turns": {"base", "segment"},
+    "pump": {"base", "segment", "turns"},
     "cuda": {"base", "pump"},
     "frontend": {"base", "segment", "wire"},
-    "bind": {"base", "segment", "wire", "pump", "cuda", "frontend"},
+    "bind": {"base", "segment", "turns", "wire", "pump", "cuda", "frontend"},
 }
 
 LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 600}

@@ -10,7 +10,7 @@ import pytest
 from gslice.core.errors import FailedPrecondition
 from gslice.device import program_group
 from gslice.device.cgroup import CgroupRoot
-from gslice.device.program_group import ProgramGroup, find_memory_root
+from gslice.device.program_group import ProgramGroup, find_memory_root, limit_memory
 
 LIMIT = 2 << 30
 
@@ -96,21 +96,98 @@ def test_processes_are_found_by_their_threads_where_only_those_are_told(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "line", "place"),
-    [("cgroup", "rw,memory", "4:memory:/a/b", "a/b"), ("cgroup2", "rw", "0::/a/b", "a")],
+    ("version", "file", "told"),
+    [(1, "memory.memsw.limit_in_bytes", str(LIMIT)), (2, "memory.swap.max", "0")],
 )
-def test_where_memory_can_be_limited(
-    tmp_path: Path, kind: str, options: str, line: str, place: str
-) -> None:
-    mount, proc = tmp_path / "mount", tmp_path / "proc"
-    (mount / "a/b").mkdir(parents=True)
+def test_swap_is_no_way_around_a_limit(tmp_path: Path, version: int, file: str, told: str) -> None:
+    limit_memory(version, tmp_path, LIMIT)
+    assert not (tmp_path / file).exists()  # a kernel that does not count it
+    (tmp_path / file).touch()
+    limit_memory(version, tmp_path, LIMIT)
+    assert (tmp_path / file).read_text() == told
+
+
+# ---- where ---------------------------------------------------------------------------------------
+
+
+def fake_proc(tmp_path: Path, mount: str, line: str) -> Path:
+    proc = tmp_path / "proc"
     proc.mkdir()
-    for name in ("a", "a/b"):
-        (mount / name / "cgroup.controllers").write_text("cpu memory\n")
-    (mount / "a/cgroup.subtree_control").write_text("cpu memory\n")
-    (proc / "mounts").write_text(f"c {mount} {kind} {options} 0 0\n")
+    (proc / "mounts").write_text(f"c {tmp_path}/mount {mount} 0 0\n")
     (proc / "cgroup").write_text(f"{line}\n")
+    return proc
+
+
+def test_v1_is_tried_in_our_own_group(tmp_path: Path) -> None:
+    (tmp_path / "mount/a/b").mkdir(parents=True)
+    root, reason = find_memory_root(fake_proc(tmp_path, "cgroup rw,memory", "4:memory:/a/b"))
     # A plain directory keeps the file that was written to try it, and so cannot be removed.
-    root, reason = find_memory_root(proc)
     assert root is None
-    assert f"{mount / place}: Directory not empty" in reason
+    assert f"{tmp_path}/mount/a/b: Directory not empty" in reason
+
+
+@pytest.fixture
+def delegated(tmp_path: Path) -> Path:
+    """A group of version 2 that its user may divide, with a group in it for the daemon."""
+    group = tmp_path / "mount/a"
+    (group / "b").mkdir(parents=True)
+    for each in (group, group / "b"):
+        (each / "cgroup.controllers").write_text("cpu memory pids\n")
+    (group / "cgroup.subtree_control").write_text("")
+    (group / "cgroup.procs").write_text("")
+    os.setxattr(group, "user.delegate", b"1")
+    return group
+
+
+def files(group: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in group.iterdir() if path.is_file()}
+
+
+def found(tmp_path: Path) -> tuple[CgroupRoot | None, str]:
+    return find_memory_root(fake_proc(tmp_path, "cgroup2 rw", "0::/a/b"))
+
+
+def test_v2_is_where_it_was_delegated_and_nothing_is_tried(tmp_path: Path, delegated: Path) -> None:
+    before = files(delegated)
+    assert found(tmp_path) == (CgroupRoot(delegated, 2), f"cgroup v2 at {delegated}")
+    assert files(delegated) == before
+    assert [path.name for path in delegated.iterdir() if path.is_dir()] == ["b"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"0"], ids=["none", "no"])
+def test_v2_is_never_in_a_group_that_is_somebody_elses(
+    tmp_path: Path, delegated: Path, mark: bytes
+) -> None:
+    os.removexattr(delegated, "user.delegate")
+    if mark:
+        os.setxattr(delegated, "user.delegate", mark)
+    root, reason = found(tmp_path)
+    assert root is None
+    assert f"v2: {delegated}: it is not delegated" in reason
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("cgroup.controllers", "memory\n", "it has no controller cpu"),
+        ("cgroup.procs", "1\n", "it holds processes itself"),
+        ("cgroup.subtree_control", None, "it cannot be written"),
+    ],
+)
+def test_v2_says_what_is_lacking(
+    tmp_path: Path, delegated: Path, file: str, text: str | None, told: str
+) -> None:
+    if text is None:
+        (delegated / file).unlink()
+    else:
+        (delegated / file).write_text(text)
+    root, reason = found(tmp_path)
+    assert root is None
+    assert f"v2: {delegated}: {told}" in reason
+
+
+def test_it_is_looked_for_once(tmp_path: Path, delegated: Path) -> None:
+    proc = fake_proc(tmp_path, "cgroup2 rw", "0::/a/b")
+    first = find_memory_root(proc)
+    (proc / "mounts").unlink()
+    assert find_memory_root(proc) is first

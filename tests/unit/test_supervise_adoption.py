@@ -56,9 +56,31 @@ def test_what_the_dead_had_claimed_is_told_in_sum() -> None:
     assert events == [("a", "requeue", told)]
 
 
+def test_replicas_that_were_about_to_come_or_to_go_are_too_many() -> None:
+    segment = MagicMock(may_pull=lambda instance: instance in (1, 2))
+    workers: Any = [
+        SimpleNamespace(instance=instance, device=device, share_percent=share)
+        for instance, device, share in ((0, "c", 30), (1, "b", 30), (2, "a", 30), (3, "a", 30))
+    ]
+    comes, on_b, on_a, shadow = workers
+    group = Group(segment, FunctionSpec("f", device="c"), Signature((), ()), list(workers))
+    assert group.take_surplus() == [comes, shadow]
+    assert group.workers == [on_b, on_a]
+    assert group.spec.placed == ("b", "a")
+    assert group.share_percent == 30
+
+
+def test_of_a_kept_version_nobody_pulls_and_nobody_is_too_many() -> None:
+    segment = MagicMock(may_pull=lambda instance: False)
+    workers: Any = [SimpleNamespace(instance=i, device=d) for i, d in enumerate("ab")]
+    group = Group(segment, FunctionSpec("f"), Signature((), ()), list(workers))
+    assert group.take_surplus() == []
+    assert group.spec.placed == ("a", "b")
+
+
 def test_a_shadow_that_was_warm_is_one_too_many() -> None:
     segment = MagicMock(may_pull=lambda instance: instance == 3)
-    shadow, serves = SimpleNamespace(instance=1), SimpleNamespace(instance=3)
+    shadow, serves = (SimpleNamespace(instance=i, device="cpu") for i in (1, 3))
     workers: Any = [shadow, serves]
     group = Group(segment, FunctionSpec("a"), Signature((), ()), workers)
     assert group.take_surplus() == [shadow]

@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 
 from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
-from gslice.core.errors import FailedPrecondition, InvalidArgument, LoadFailed, ResourceExhausted
+from gslice.core.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+)
 from gslice.core.types import FunctionSpec, MemoryTaken, ProgramSpec, ShareBounds
 from gslice.device.program_group import ProgramGroup
 from gslice.supervise import command as module
 from gslice.supervise.command import Command
+from gslice.supervise.frontends import Listing
 from gslice.supervise.program import Program, check, runs_as
 from gslice.supervise.program_note import Note
 from gslice.supervise.supervisor import Supervisor
@@ -80,12 +87,15 @@ class Bench:
         self.ailment = ""
         self.dies_at_once = ""
         self.refusals: list[Exception] = []
+        self.share_meanwhile: float | None = None
         monkeypatch.setattr(Program, "start", self._start)
         monkeypatch.setattr(module, "ailment", self._asked)
 
     async def _start(self, node: object, spec: FunctionSpec, share_percent: float) -> FakeProgram:
         if self.refusals:
             raise self.refusals.pop()
+        if self.share_meanwhile is not None:
+            self.supervisor.function(spec.name).share_granted_percent = self.share_meanwhile
         program = FakeProgram(spec, share_percent, len(self.programs) + 1)
         if self.dies_at_once:
             program.death.set_result(self.dies_at_once)
@@ -245,6 +255,91 @@ def test_a_job_that_ends_well_has_finished(run) -> None:
     run(test)
 
 
+def test_what_has_finished_is_so_for_the_next_daemon(run) -> None:
+    async def test(bench: Bench) -> None:
+        node = bench.supervisor.node
+        await bench.load(JOB)
+        await bench.state("READY")
+        bench.programs[0].death.set_result("exited with code 0")
+        await bench.state("FINISHED")
+        successor = Supervisor(node, lambda child, received: None)
+        await successor.adopt({"llm": JOB})
+        function = successor.function("llm")
+        assert (function.state, function.admitted, function.accepting) == ("FINISHED", False, False)
+        assert function.runs(JOB)
+        assert function.runs(dataclasses.replace(JOB, share=ShareBounds(9, 9, auto=False)))
+        assert not function.runs(dataclasses.replace(JOB, environment={"A": "1"}))
+        assert not function.runs(FunctionSpec("llm", model="/a.onnx"))
+        another = Supervisor(node, lambda child, received: None)
+        await another.adopt({})  # nobody wants it any more
+        assert another.functions == {}
+        assert node.run_dir.programs() == {}
+
+    run(test)
+
+
+@pytest.mark.parametrize("order", ["unload", "load"])
+def test_an_order_ends_that_it_has_finished(run, order: str) -> None:
+    async def test(bench: Bench) -> None:
+        await bench.load(JOB)
+        await bench.state("READY")
+        bench.programs[0].death.set_result("exited with code 0")
+        await bench.state("FINISHED")
+        assert list(bench.supervisor.node.run_dir.programs()) == ["llm"]
+        if order == "unload":
+            await bench.supervisor.unload("llm", unheard)
+        else:
+            bench.refusals = [LoadFailed("not now")]
+            with pytest.raises(LoadFailed):
+                await bench.load(JOB)
+        assert bench.supervisor.node.run_dir.programs() == {}
+
+    run(test)
+
+
+def test_front_ends_go_by_a_state_before_it_is_shown(run, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        seen: list[tuple[str, str, str]] = []
+
+        async def show(listing: Listing) -> None:
+            state = bench.supervisor.function("llm").state
+            seen.append((listing.state, listing.reason, state))
+
+        monkeypatch.setattr(bench.supervisor.frontends, "show", show)
+        bench.ailment = "it is not well"
+        function = await bench.load()
+        await bench.until(lambda: function.reason == "it is not well")
+        bench.ailment = ""
+        await bench.state("READY")
+        bench.ailment = "ill"
+        await bench.state("UNAVAILABLE")
+        assert seen[-2:] == [("READY", "", "LOADING"), ("UNAVAILABLE", "ill", "READY")]
+        bench.ailment = ""
+        await bench.state("READY")
+        bench.programs[0].death.set_result("killed by SIGKILL")
+        await bench.until(lambda: len(bench.programs) == 2)
+        assert ("LOADING", "READY") not in [(listing, state) for listing, _, state in seen]
+
+    run(test)
+
+
+def test_one_whose_device_is_gone_is_ended(run, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        note = dataclasses.replace(
+            Note(JOB, "m", ProgramGroup(), "cgroup", "auto", (0,), 1.0), pid=7
+        )
+        program = FakeProgram(JOB, 1.0, 7)
+        monkeypatch.setattr(Program, "adopt", lambda node, note: program)
+        command = bench.supervisor._new_function(JOB)
+        assert isinstance(command, Command)
+        monkeypatch.delitem(bench.supervisor.node.devices, "cpu")
+        assert not await command.take_back(note)
+        assert program.cleared
+        assert bench.events[-1] == "there is no device cpu any more: its program is ended"
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("spec", "how"), [(SPEC, "exited with code 0"), (JOB, "exited with code 1"), (JOB, "ended")]
 )
@@ -297,6 +392,56 @@ def test_settings_that_the_program_need_not_know_of_change_in_place(run) -> None
         assert function.spec.program == patient
         assert bench.programs[0].note.spec.program == patient
         assert bench.programs[0].share_effective_percent == 20
+
+    run(test)
+
+
+def test_settings_that_cannot_be_noted_are_not_taken_over(run, monkeypatch) -> None:
+    def full(program: FakeProgram, spec: FunctionSpec) -> None:
+        raise Unavailable("no space")
+
+    async def test(bench: Bench) -> None:
+        function = await bench.load()
+        before = function.spec
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeProgram, "is_now", full)
+            with pytest.raises(Unavailable):
+                await bench.supervisor.resize("llm", ShareBounds(50, 50, auto=False), unheard)
+            with pytest.raises(Unavailable):
+                await bench.load(dataclasses.replace(SPEC, share=ShareBounds(9, 9, auto=False)))
+        assert (function.spec, function.share_granted_percent) == (before, 30)
+        assert not bench.programs[0].cleared
+
+    run(test)
+
+
+def test_one_that_does_not_get_its_share_does_not_run(run, monkeypatch) -> None:
+    def refused(program: FakeProgram, share_percent: float) -> None:
+        raise FailedPrecondition("cannot limit it")
+
+    async def test(bench: Bench) -> None:
+        bench.share_meanwhile = 20.0
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeProgram, "set_share", refused)
+            with pytest.raises(FailedPrecondition, match="cannot limit it"):
+                await bench.load()
+        assert [program.cleared for program in bench.programs] == [True]
+        assert bench.supervisor.function("llm").state == "FAILED"
+
+    run(test)
+
+
+def test_a_load_that_fails_while_it_is_about_to_be_restarted_has_failed(run) -> None:
+    async def test(bench: Bench) -> None:
+        function = await bench.load()
+        await bench.state("READY")
+        bench.refusals = [LoadFailed("not now")] * 3
+        bench.programs[0].death.set_result("killed by SIGKILL")
+        await bench.until(lambda: len(bench.refusals) < 3)
+        bench.refusals = [LoadFailed("not now, either")]
+        with pytest.raises(LoadFailed, match="not now, either"):
+            await bench.load()
+        assert (function.state, function.admitted, function.accepting) == ("FAILED", False, False)
 
     run(test)
 

@@ -13,6 +13,7 @@ import pytest
 
 from gslice._native import Segment
 from gslice.core.errors import (
+    Cancelled,
     InvalidArgument,
     LoadFailed,
     ResourceExhausted,
@@ -45,7 +46,7 @@ def test_a_restart_goes_on_through_a_load_that_fails(
         function = add(make_supervisor(tmp_path, []), SPEC)
         running = serves(function, Running())
         monkeypatch.setattr(function, "_make", lambda spec: Broken())
-        function.restarts.worker_lost(running, "killed by SIGKILL")
+        function.restarts.worker_lost(running, "cpu", "killed by SIGKILL")
         (restart,) = function.restarts.tasks
         with pytest.raises(LoadFailed):
             await function.load(SPEC, unheard)
@@ -67,7 +68,7 @@ def test_what_cannot_take_over_ends_and_the_old_one_serves_on(
         new = OutOfReach(wanted)
         function.kept.warm.append(new)  # type: ignore[arg-type]
         monkeypatch.setattr(function, "_make", lambda spec: new)
-        function.restarts.worker_lost(running, "killed by SIGKILL")
+        function.restarts.worker_lost(running, "cpu", "killed by SIGKILL")
         with pytest.raises(Unavailable, match="hangs"):
             await function.load(wanted, unheard, warm=warm)
         assert (function.lasting, new.workers) == ([running], [])
@@ -82,14 +83,40 @@ def test_a_function_that_was_given_up_does_not_come_back_by_itself(tmp_path: Pat
     async def scenario() -> None:
         function = add(make_supervisor(tmp_path, []), dataclasses.replace(SPEC, instances=2))
         running = serves(function, Running(function.spec, ready=0))
-        function.restarts.worker_lost(running, "died")  # another is on its way
+        function.restarts.worker_lost(running, "cpu", "died")  # another is on its way
         await asyncio.sleep(0)
-        await function.restarts.give_up(running, "died")
+        await function.restarts.give_up(running, running.spec.device, "died")
         running.may_start.set()
         await function.restarts.cancel()
         assert list(function.restarts.tasks) == []
         assert (function.state, function.accepting, running.workers) == ("FAILED", False, [])
         assert "workers keep dying" in running.answered[0]
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_kills_everything_gives_up_nothing_elsewhere(tmp_path: Path) -> None:
+    class OnTwo(Running):
+        async def replace(self, device: str) -> None:
+            if device == "bad":
+                raise LoadFailed("no such model")
+            await super().replace(device)
+
+    async def scenario() -> None:
+        spec = dataclasses.replace(SPEC, device="bad", also_on=("good",))
+        function = add(make_supervisor(tmp_path, []), spec)
+        running = serves(function, OnTwo(spec, ready=0))
+        for _ in range(5):
+            function.restarts.worker_lost(running, "bad", "died")
+        function.restarts.worker_lost(running, "good", "died")
+        function.restarts.worker_lost(running, "neither", "died")  # it leaves, or is to come
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (function.state, function.accepting) == ("LOADING", True)
+        running.may_start.set()
+        await asyncio.gather(*function.restarts.tasks)
+        assert (function.state, running.ready) == ("READY", 1)
+        assert function.admitted
 
     asyncio.run(scenario())
 
@@ -100,7 +127,7 @@ def test_deaths_of_all_instances_at_once_are_no_crash_loop(tmp_path: Path) -> No
         running = serves(function, Running(function.spec, ready=0))
         running.may_start.set()
         for _ in range(5):
-            function.restarts.worker_lost(running, "killed by SIGKILL")
+            function.restarts.worker_lost(running, "cpu", "killed by SIGKILL")
         await asyncio.gather(*function.restarts.tasks)
         assert (function.state, function.restarts.count, running.ready) == ("READY", 5, 5)
 
@@ -127,7 +154,7 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
     class Short(Running):
         tries = 0
 
-        async def replace(self) -> None:
+        async def replace(self, device: str) -> None:
             self.tries += 1
             if self.tries == 1:
                 raise OSError(errno.EMFILE, "Too many open files")
@@ -136,7 +163,7 @@ def test_a_restart_outlives_a_shortage(tmp_path: Path) -> None:
     async def scenario() -> None:
         events: list[str] = []
         function = add(make_supervisor(tmp_path, events), SPEC)
-        function.restarts.worker_lost(serves(function, Short(ready=0)), "died")
+        function.restarts.worker_lost(serves(function, Short(ready=0)), "cpu", "died")
         await asyncio.gather(*function.restarts.tasks)
         assert (function.state, function.restarts.count) == ("READY", 1)
         assert events == [
@@ -193,7 +220,7 @@ def test_a_crash_loop_does_not_take_the_share_of_a_load_that_begins(
         running, loaded_with = serves(function, Running(ready=0)), []
 
         async def dies_meanwhile() -> None:
-            await function.restarts.give_up(running, "died")
+            await function.restarts.give_up(running, running.spec.device, "died")
 
         async def load(spec: FunctionSpec, stage: object, *, warm: bool) -> None:
             loaded_with.append((function.admitted, function.state))
@@ -267,7 +294,9 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
 def test_what_is_loaded_anew_counts_beside_what_serves(tmp_path: Path) -> None:
     limit = 100 << 20
     worker = SimpleNamespace(
-        memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20), weights=None
+        memory=MemoryTaken(process_bytes=20 << 20, model_bytes=40 << 20),
+        weights=None,
+        device="cpu",
     )
 
     async def scenario() -> None:
@@ -294,7 +323,7 @@ def test_a_drain_does_not_wait_longer_for_another_worker_than_it_may(
         deployment = Deployment(node, SPEC, 50, frontends, lambda *_: None)
         deployment.instances.segment = Segment.create("a", [(4096, 1)], 4096, 1)
         monkeypatch.setattr(Deployment, "idle", False)
-        monkeypatch.setattr(deployment, "replace", asyncio.Event().wait)
+        monkeypatch.setattr(deployment, "replace", lambda device: asyncio.Event().wait())
         assert not await asyncio.wait_for(deployment.drain(0.01), 10)
         assert events == ["nobody can answer what still waits: another worker takes too long"]
 
@@ -344,3 +373,45 @@ def test_a_frontend_that_refuses_an_order_is_started_anew(code: int, tmp_path: P
 
 def test_a_process_that_is_gone_holds_no_segments() -> None:
     assert list(_segments_of(1 << 30)) == []
+
+
+# ---- orders --------------------------------------------------------------------------------------
+
+
+def test_an_order_that_is_given_up_while_it_waits_is_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        function = add(make_supervisor(tmp_path, []), SPEC)
+        resizing = function.resizing
+
+        async def ordered() -> None:
+            async with resizing.ordered():
+                pass
+
+        async with function.lock:
+            given_up = asyncio.create_task(ordered())
+            await asyncio.sleep(0)
+            with pytest.raises(Cancelled):
+                resizing.check_newest()  # whoever has the lock makes room for it
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            resizing.check_newest()
+        await ordered()
+        resizing.check_newest()
+
+    asyncio.run(scenario())
+
+
+def test_what_was_decided_holds_for_the_next_daemon_until_it_decides(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        supervisor = make_supervisor(tmp_path, [])
+        shares = {"a": 70.0, "b": 10.0}
+        for name, share_percent in shares.items():
+            function = add(supervisor, dataclasses.replace(SPEC, name=name, share=ShareBounds()))
+            serves(function, Running(function.spec))
+            function.share_granted_percent = share_percent
+        await supervisor._sharing.adopt()
+        assert {n: f.share_granted_percent for n, f in supervisor.functions.items()} == shares
+        await supervisor.follow({})
+        assert {f.share_granted_percent for f in supervisor.functions.values()} == {50}
+
+    asyncio.run(scenario())

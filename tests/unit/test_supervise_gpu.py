@@ -194,7 +194,7 @@ def test_a_gpu_that_is_lost_and_comes_back(on_gpu) -> None:
 
 
 def test_without_programs_auto_means_none(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("gslice.supervise.gpu.find_program", lambda name, library: "")
+    monkeypatch.setattr("gslice.device.mps.find_program", lambda name, library: "")
 
     async def test() -> None:
         bench = Bench(tmp_path, limiter="auto")

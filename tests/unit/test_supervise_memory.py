@@ -67,7 +67,7 @@ def observations(tmp_path: Path) -> Iterator[Observations]:
 
 
 def deployed(spec: FunctionSpec, *taken: MemoryTaken) -> Any:
-    workers = [SimpleNamespace(memory=memory, weights=None) for memory in taken]
+    workers = [SimpleNamespace(memory=memory, weights=None, device="cpu") for memory in taken]
     segment = SimpleNamespace(size_bytes=4096)
     return SimpleNamespace(spec=spec, workers=workers, segment=segment, signature=SIGNATURE)
 
@@ -190,26 +190,61 @@ def test_the_node_s_own_memory_counts_for_all(machine: Machine) -> None:
 
 def test_all_instances_are_needed_together(machine: Machine) -> None:
     spec = FunctionSpec("b", instances=3)
-    assert machine.budget.needed(spec) is None
+    assert machine.budget.needed(spec) == []
     asyncio.run(machine.budget.check(None))
     machine.recalled["b"] = Recalled(TAKEN, 1, SIGNATURE)
-    assert machine.budget.needed(spec, "how") == Need("b", "cpu", TAKEN + TAKEN + TAKEN, "how")
+    assert machine.budget.needed(spec, "how") == [Need("b", "cpu", TAKEN + TAKEN + TAKEN, "how")]
+
+
+def test_each_device_of_a_function_needs_memory_of_its_own(machine: Machine) -> None:
+    cpu = machine.node.devices["cpu"]
+    machine.node.devices["more"] = dataclasses.replace(cpu, memory_limit_bytes=100 * MIB)
+    machine.recalled["b"] = Recalled(TAKEN, 1, SIGNATURE)
+    spec = FunctionSpec("b", device="cpu", also_on=("more",))
+    needs = machine.budget.needed(spec)
+    assert needs == [Need("b", "cpu", TAKEN), Need("b", "more", TAKEN)]
+
+    async def scenario() -> None:
+        with pytest.raises(ResourceExhausted, match=r"more has 100\.0 MiB free of its limit"):
+            async with machine.budget.promised(needs):
+                raise AssertionError("it does not fit")
+        await machine.budget.check(Need("c", "cpu", MemoryTaken(400 * MIB)))  # nothing is kept
+        machine.runs("a", TAKEN)[0].device = "more"
+        await machine.budget.check(Need("c", "cpu", MemoryTaken(400 * MIB)))
+
+    asyncio.run(scenario())
 
 
 def test_what_is_promised_is_not_promised_again(machine: Machine) -> None:
     workers = machine.runs("a")
 
     async def scenario() -> None:
-        async with machine.budget.promised(Need("a", "cpu", TAKEN)):
+        async with machine.budget.promised([Need("a", "cpu", TAKEN)]):
             await machine.budget.check(Need("b", "cpu", TAKEN))
             with pytest.raises(ResourceExhausted, match=r"cpu has 250\.0 MiB free"):
                 await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))
             workers.append(
-                SimpleNamespace(memory=MemoryTaken(100 * MIB), weights=None)
+                SimpleNamespace(memory=MemoryTaken(100 * MIB), weights=None, device="cpu")
             )  # half of the way
             with pytest.raises(ResourceExhausted, match=r"cpu has 250\.0 MiB free"):
                 await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))
         await machine.budget.check(Need("b", "cpu", TAKEN + TAKEN))  # it took less in the end
+
+    asyncio.run(scenario())
+
+
+def test_what_is_measured_takes_what_it_was_promised(machine: Machine) -> None:
+    machine.runs("a", TAKEN)
+
+    async def scenario() -> None:
+        async with machine.budget.promised([Need("a", "cpu", TAKEN)]):
+            await machine.budget.check(Need("b", "cpu", MemoryTaken(100 * MIB)))
+            stand: Any = Made(memory=TAKEN, weights=None, device="cpu")
+            machine.node.stands[stand] = "a"
+            await machine.budget.check(Need("b", "cpu", MemoryTaken(100 * MIB)))
+            with pytest.raises(ResourceExhausted, match=r"cpu has 100\.0 MiB free"):
+                await machine.budget.check(Need("b", "cpu", MemoryTaken(101 * MIB)))
+            del machine.node.stands[stand]
 
     asyncio.run(scenario())
 
@@ -224,7 +259,7 @@ def test_kept_versions_go_when_their_memory_is_needed(machine: Machine) -> None:
     async def scenario() -> None:
         too_much = Need("b", "cpu", MemoryTaken(260 * MIB))
         with pytest.raises(ResourceExhausted):  # nothing is ended for nothing
-            async with machine.budget.promised(too_much):
+            async with machine.budget.promised([too_much]):
                 raise AssertionError("it does not fit")
         need = Need("b", "cpu", MemoryTaken(240 * MIB))
         await machine.budget.check(need)  # a plan counts on them, and ends none
@@ -232,9 +267,9 @@ def test_kept_versions_go_when_their_memory_is_needed(machine: Machine) -> None:
         async with changing:  # its lock is held: it may be about to serve what it kept
             with pytest.raises(ResourceExhausted):
                 await machine.budget.check(need)
-        async with machine.budget.promised(Need("b", "cpu", MemoryTaken(100 * MIB))):
+        async with machine.budget.promised([Need("b", "cpu", MemoryTaken(100 * MIB))]):
             assert machine.dropped == [("a", "its memory went to b")]
-        async with machine.budget.promised(need), machine.functions["b"].lock:
+        async with machine.budget.promised([need]), machine.functions["b"].lock:
             assert machine.dropped[1:] == [("b", "its memory went to b")]
 
     asyncio.run(scenario())
@@ -244,7 +279,7 @@ def test_a_load_that_is_refused_was_promised_nothing(machine: Machine) -> None:
     async def scenario() -> None:
         too_much = Need("a", "cpu", MemoryTaken(500 * MIB))
         with pytest.raises(ResourceExhausted):
-            async with machine.budget.promised(too_much):
+            async with machine.budget.promised([too_much]):
                 raise AssertionError("it does not fit")
         await machine.budget.check(Need("b", "cpu", MemoryTaken(400 * MIB)))
 
@@ -255,10 +290,39 @@ def test_nobody_knows_what_nobody_loaded(machine: Machine) -> None:
     assert nothing(FunctionSpec("f")) is None
 
     async def scenario() -> None:
-        async with machine.budget.promised(None):
+        async with machine.budget.promised([]):
             await machine.budget.check(Need("b", "cpu", MemoryTaken(400 * MIB)))
 
     asyncio.run(scenario())
+
+
+def test_what_a_program_has_not_taken_yet_is_not_free_on_its_gpu(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_to_do() -> None:
+        """It is ready, and was read."""
+
+    facts, free = GpuFacts(memory_bytes=80 * GIB), 79 * GIB
+    gpu: Any = SimpleNamespace(
+        facts=facts, memory_free_bytes=free, ready=nothing_to_do, read=nothing_to_do
+    )
+    cpu = dataclasses.replace(machine.node.devices["cpu"], memory_limit_bytes=0)
+    monkeypatch.setitem(machine.node.devices, "cuda:0", cpu)
+    monkeypatch.setitem(machine.node.gpus, "cuda:0", gpu)
+    machine.runs("llm")
+    machine.functions["llm"].program = SimpleNamespace(
+        note=SimpleNamespace(spec=FunctionSpec("llm", device="cuda:0")),
+        memory=MemoryTaken(weights_bytes=20 * GIB),
+        resident_bytes=GIB,
+    )
+
+    def check(gib: int) -> None:
+        need = Need("b", "cuda:0", MemoryTaken(weights_bytes=gib * GIB))
+        asyncio.run(machine.budget.check(need))
+
+    check(60)
+    with pytest.raises(ResourceExhausted, match=r"cuda:0 has 60\.0 GiB free"):
+        check(61)
 
 
 # ---- a GPU ---------------------------------------------------------------------------------------

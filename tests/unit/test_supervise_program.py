@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from gslice.core.errors import NotFound
+from gslice.core.errors import NotFound, Unavailable
 from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds
 from gslice.device import program_group
 from gslice.device.program_group import ProgramGroup
+from gslice.ipc.codec import from_json
+from gslice.supervise import program as program_module
+from gslice.supervise import program_note
 from gslice.supervise.command import Command
 from gslice.supervise.node import Node
 from gslice.supervise.process import spawn
@@ -104,11 +111,13 @@ def test_under_mps_its_helpers_are_not_killed_before_they_have_left(tmp_path: Pa
 
 
 async def started(node: Node, wanted: FunctionSpec, processes: int = 3) -> Program:
-    """A program that has started all that it starts."""
+    """A program that has started all that it starts; a family has said so."""
     program = await Program.start(node, wanted, 1.0)
     async with asyncio.timeout(20):
         # Neither /proc nor its log has an event for what it does.
-        while len(members(program.note)) < processes or not node.log_path("p").read_text():
+        while len(members(program.note)) < processes or not (
+            processes == 1 or node.log_path("p").read_text()
+        ):
             await asyncio.wait([program.death], timeout=0.005)
             assert not program.death.done(), node.log_path("p").read_text()
     return program
@@ -125,6 +134,33 @@ def test_it_starts_where_and_as_it_should(run: Run, known_by: str, tmp_path: Pat
         assert program.death.result() == "killed by SIGTERM"
         assert node.log_path("p").read_text() == f"value {tmp_path} 1\n"
         assert not any(path.exists() for path in program.note.group.paths)
+
+    run(test)
+
+
+def test_its_processes_are_looked_for_once_a_second(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        program = await started(node, spec(tmp_path))
+        found, looks, now_s = members(program.note), 0, 5.0
+
+        def look(note: Note) -> set[int]:
+            nonlocal looks
+            looks += 1
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(program_module, "members", look)
+            patch.setattr(program_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+            assert program.resident_bytes == program.memory.process_bytes > 0
+            assert looks == 1
+            now_s += 1
+            found = set()
+            assert program.resident_bytes == 0
+            assert program.resident_bytes == 0  # it may just be about to start
+            assert looks == 3
+        await program.kill()
 
     run(test)
 
@@ -151,6 +187,74 @@ def test_another_daemon_finds_it(run: Run, known_by: str, tmp_path: Path) -> Non
         await again.kill()
         with pytest.raises(NotFound):
             Program.adopt(node, note)
+
+    run(test)
+
+
+def test_one_that_cannot_be_noted_does_not_run(
+    run: Run, known_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        notes: list[str] = []
+        note_program = node.run_dir.note_program
+
+        def full(name: str, text: str) -> None:
+            if notes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            notes.append(text)
+            note_program(name, text)
+
+        monkeypatch.setattr(node.run_dir, "note_program", full)
+        with pytest.raises(Unavailable, match=r"function p: the note .* No space left on device"):
+            await Program.start(node, spec(tmp_path), 1.0)
+        note = from_json(Note, json.loads(notes[0]))
+        assert members(note) == set()
+        assert not any(path.exists() for path in note.group.paths)
+
+    run(test)
+
+
+def test_a_share_that_cannot_be_noted_stays(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        node.devices["cpu"] = dataclasses.replace(node.devices["cpu"], limiter="none")
+        program = await Program.start(node, spec(tmp_path, "sleep", "1000"), 1.0)
+        before = program.note
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+            for change in (lambda: program.set_share(2.0), lambda: program.is_now(spec(tmp_path))):
+                with pytest.raises(Unavailable, match="cannot be written: full"):
+                    change()
+        assert program.note == before
+        assert read_notes(node) == {"p": before}
+        assert [path.suffix for path in node.run_dir.path.iterdir()] == [".program"]
+        await program.kill()
+
+    run(test)
+
+
+def test_one_that_became_another_users_is_told_and_left(
+    run: Run,
+    known_by: str,
+    tmp_path: Path,
+    events: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(pidfd: int, number: int) -> None:
+        raise PermissionError
+
+    async def test(node: Node) -> None:
+        program = await started(node, spec(tmp_path, "sh", "-c", "echo up; exec sleep 1000"), 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "pidfd_send_signal", refused)
+            for module in (program_note, program_module):
+                patch.setattr(module, "KILL_TIMEOUT_S", 0.05)
+            await program.kill()
+        assert f"processes {program.pid} of its program cannot be killed" in events[-1]
+        os.kill(program.pid, signal.SIGKILL)
+        await program.death
+        await end_all(node, program.note)
 
     run(test)
 

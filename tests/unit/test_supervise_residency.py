@@ -97,7 +97,7 @@ def test_a_restart_does_not_outlive_a_load_that_failed(run) -> None:
     async def scenario(case: Case) -> None:
         assert await case.rest()
 
-        async def dies_and_fails() -> None:
+        async def dies_and_fails(device: str) -> None:
             case.function.restarts.tasks.start(asyncio.sleep(60))
             raise LoadFailed("function f: no such model")
 
@@ -244,7 +244,7 @@ def test_an_eviction_goes_on_without_whoever_wanted_it(run) -> None:
             await ended.wait()
             case.deployment.workers.remove(worker)
 
-        case.deployment.let_go = slow  # type: ignore[method-assign]
+        case.deployment.instances.let_go = slow
         eviction = asyncio.create_task(case.rest())
         await goes_on.wait()
         eviction.cancel()
@@ -303,7 +303,7 @@ def test_background_work_ends_with_the_function(run) -> None:
         assert await case.rest()
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        async def hangs() -> None:
+        async def hangs(device: str) -> None:
             await never
 
         case.deployment.prepare = hangs  # type: ignore[method-assign]

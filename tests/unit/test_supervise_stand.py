@@ -52,10 +52,10 @@ def test_one_that_is_given_up_while_its_worker_ends_is_closed_again(
         change.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await change
-        assert node.stands == instances.lives == [100.0]
+        assert list(node.stands) == instances.lives == [100.0]
         instances.ends.set()
         await stand.close()
-        assert node.stands == instances.lives == []
+        assert list(node.stands) == instances.lives == []
         await stand.close()
 
     monkeypatch.setattr(module, "Instances", FakeInstances)

@@ -34,10 +34,10 @@ def is_open(fd: int) -> bool:
     return Path(f"/proc/self/fd/{fd}").exists()
 
 
-def worker(weights: Weights | None, own_bytes: int = 0) -> Any:
+def worker(weights: Weights | None, own_bytes: int = 0, device: str = "cuda:0") -> Any:
     shared_bytes = weights.size_bytes if weights else 0
     memory = MemoryTaken(weights_bytes=own_bytes, shared_bytes=shared_bytes)
-    return SimpleNamespace(memory=memory, weights=weights)
+    return SimpleNamespace(memory=memory, weights=weights, device=device)
 
 
 def test_copies_of_a_model_are_known_by_what_makes_its_weights(tmp_path: Path) -> None:
@@ -131,6 +131,8 @@ def test_shared_weights_count_once() -> None:
     taken = together([first, worker(other), worker(None, 9 * MIB)])
     assert taken == MemoryTaken(weights_bytes=9 * MIB + 1, shared_bytes=57 * MIB)
     assert added([first], [second, worker(other)]).shared_bytes == 7 * MIB
+    elsewhere = worker(shared, 4, "cuda:1")
+    assert together([first, second, elsewhere]).shared_bytes == 100 * MIB, "each GPU has its own"
     assert (first.memory + second.memory).device_parts["shared_weights"] == 50 * MIB
     assert together([]) == MemoryTaken()
 

@@ -156,7 +156,7 @@ def test_orders_out_of_place_are_refused(affine: FunctionSpec) -> None:
         with pytest.raises(FailedPrecondition, match="Serve is no order for a worker"):
             worker.request(messages.Serve("x"), messages.Serving)
         worker.request(messages.Load(affine, 100.0, "none", CPUS), messages.Loaded)
-        with pytest.raises(InvalidArgument, match="Attach must carry one descriptor"):
+        with pytest.raises(InvalidArgument, match="Attach must carry 1 descriptor"):
             worker.request(messages.Attach(0), messages.Ready)
 
 

@@ -93,7 +93,7 @@ def test_what_is_refused(tmp_path: Path, log_fd: int) -> None:
         worker.connect()
         with pytest.raises(FailedPrecondition, match="there is no engine 'nothing'"):
             worker.request(messages.Prepare("nothing"), messages.Ok)
-        with pytest.raises(InvalidArgument, match="Assign must carry one descriptor"):
+        with pytest.raises(InvalidArgument, match="Assign must carry 1 descriptor"):
             worker.request(messages.Assign({}), messages.Ok)
         worker.request(messages.Load(spec, 100.0, "none", CPUS), messages.Loaded)
         for order, fds in ((messages.Prepare("python"), ()), (messages.Assign({}), (log_fd,))):

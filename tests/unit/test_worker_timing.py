@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,8 +117,8 @@ def test_under_a_quota_long_batches_count_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("signature", "bucket", "told"),
     [
-        (ANY_SIZE, 17, "function f takes 1 to 16 rows, not 17"),
-        (ANY_SIZE, 0, "function f takes 1 to 16 rows, not 0"),
+        (ANY_SIZE, 17, "function f takes 1 to 16 rows in a batch, not 17"),
+        (ANY_SIZE, 0, "function f takes 1 to 16 rows in a batch, not 0"),
         (Signature(*TENSORS, 4, (1, 4)), 2, "function f prepares batches of 1, 4, none of 2"),
     ],
 )
@@ -167,6 +168,33 @@ def test_in_passing_only_as_long_as_it_may_take() -> None:
     assert [times.bucket for times in measured][:1] == [1]
     assert 16 not in counted.runs
     assert 8 not in counted.runs
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_in_passing_a_size_that_is_not_warm_takes_a_run_more(
+    monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    now_ns = 0
+
+    def call(batch: Batch) -> None:
+        nonlocal now_ns
+        now_ns += batch.bucket * 100_000_000
+        batch.set_output(0, np.zeros(batch.bucket, np.float32))
+
+    inputs = timing(call)._inputs(2)
+    now_ns = 0
+    monkeypatch.setattr("gslice.worker.timing.QUICK_US", 1_200_000)
+    clock = SimpleNamespace(perf_counter_ns=lambda: now_ns)
+    monkeypatch.setattr("gslice.worker.timing.time", clock)
+    timed = Timing(
+        PlainEngine(ANY_SIZE, call), FunctionSpec("f"), ANY_SIZE, None, {2: inputs} if warm else {}
+    )
+    # The size of 1 takes 0.8 s: to warm up, for this thread, and six times in its half.
+    assert [times.bucket for times in timed.measure_quickly((1, 2))] == [1, *warm * [2]]
+
+
+def test_in_passing_a_size_that_it_does_not_take_is_left_out() -> None:
+    assert [times.bucket for times in timing(Counted()).measure_quickly((1, 17))] == [1]
 
 
 def test_in_passing_a_size_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

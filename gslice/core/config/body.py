@@ -14,7 +14,13 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gslice.core.config.document import new_yaml
 from gslice.core.config.types import SettingChange
-from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds
+from gslice.core.types import (
+    INSTANCES_MAX,
+    FunctionSpec,
+    ProgramSpec,
+    ReplicaBounds,
+    ShareBounds,
+)
 from gslice.core.units import format_duration, format_percent, format_size
 
 Leaves = dict[tuple[str, ...], Any]
@@ -66,6 +72,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("versions", "keep")] = spec.versions.keep
     settings[("versions", "serve")] = serve if serve == "latest" else int(serve)
     settings[("device",)] = "auto" if spec.devices else spec.device
+    settings[("replicas",)] = _replicas(spec.replicas)
     settings[("share",)] = _share(spec.share)
     settings[("instances",)] = spec.instances
     settings[("residency",)] = spec.residency
@@ -200,6 +207,13 @@ def _share(share: ShareBounds) -> Any:
     if share.min_percent == share.max_percent:
         return format_percent(share.min_percent)
     return {"min": format_percent(share.min_percent), "max": format_percent(share.max_percent)}
+
+
+def _replicas(replicas: ReplicaBounds) -> Any:
+    low, high = replicas.min_count, replicas.max_count
+    if low == high:
+        return low
+    return "auto" if (low, high) == (1, INSTANCES_MAX) else {"min": low, "max": high}
 
 
 def _relative(path: str, base_dir: Path | None) -> str:

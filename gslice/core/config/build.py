@@ -20,9 +20,17 @@ from gslice.core.config.places import (
     parse_cores,
 )
 from gslice.core.config.problems import nearest
+from gslice.core.config.ranges import ShareRange
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
-from gslice.core.types import FunctionSpec, ProgramSpec, ShareBounds, VersionPolicy
+from gslice.core.types import (
+    INSTANCES_MAX,
+    FunctionSpec,
+    ProgramSpec,
+    ReplicaBounds,
+    ShareBounds,
+    VersionPolicy,
+)
 from gslice.core.units import format_size
 
 _MIB = 1 << 20
@@ -115,6 +123,7 @@ class Builder:
             )
         engine, module, python_path = self._engine(function)
         suitable = self._suitable(name, function.device, engine, devices)
+        self._check_replicas(name, function, suitable, devices)
         return FunctionSpec(
             name=name,
             versions=VersionPolicy(function.versions.keep, function.versions.serve),
@@ -125,6 +134,7 @@ class Builder:
             args=_arguments(function),
             device=suitable[0],
             devices=suitable if len(suitable) > 1 else (),
+            replicas=ReplicaBounds(function.replicas.min, function.replicas.max),
             share=share_bounds(function.share),
             instances=function.instances,
             priority=function.priority,
@@ -295,6 +305,36 @@ class Builder:
             )
         return (device,)
 
+    def _check_replicas(
+        self,
+        name: str,
+        function: model.Function,
+        suitable: Sequence[str],
+        devices: Mapping[str, DeviceConfig],
+    ) -> None:
+        """More than one needs the choice of that many devices that are alike."""
+        path, wanted = ("functions", name, "replicas"), function.replicas.min
+        if function.device != "auto":
+            if function.replicas.max > 1:
+                self._problem(
+                    f"replicas are on several devices, and it is pinned to {function.device};"
+                    " write device: auto",
+                    *path,
+                )
+        elif wanted * function.instances > INSTANCES_MAX:
+            self._problem(
+                f"{wanted} replicas of {function.instances} instances are"
+                f" {wanted * function.instances} workers; at most {INSTANCES_MAX} serve a function",
+                *path,
+            )
+        else:
+            known = [devices[each] for each in suitable]
+            alike = max((sum(one.is_like(other) for other in known) for one in known), default=0)
+            if wanted > alike:
+                self._problem(
+                    f"asks for {wanted} devices that are alike; there are {alike} for it", *path
+                )
+
 
 def _over(below: _Section, above: _Section) -> _Section:
     """`above` where it was written, else `below`."""
@@ -307,7 +347,7 @@ def _resident(below: model.Resident, above: model.Resident) -> model.Resident:
     return model.Resident.model_construct(**{key: getattr(below, key) for key in keys} | given)
 
 
-def share_bounds(share: model.ShareRange) -> ShareBounds:
+def share_bounds(share: ShareRange) -> ShareBounds:
     """A share as the rest of gslice knows it."""
     return ShareBounds(share.min, share.max, auto=share.min < share.max)
 

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gslice.core.config.build import Builder, share_bounds
 from gslice.core.config.document import Document, KeyPath, Problem, parse_document
-from gslice.core.config.model import Defaults, Function, FunctionName, NodeFile, Share
+from gslice.core.config.model import Defaults, Function, FunctionName, NodeFile
 from gslice.core.config.overrides import environment_overrides
 from gslice.core.config.problems import problems_of
+from gslice.core.config.ranges import Share
 from gslice.core.config.types import Config, Override
 from gslice.core.errors import ConfigError, NotFound
 from gslice.core.types import FunctionSpec, ShareBounds

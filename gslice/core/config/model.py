@@ -7,14 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
 )
 
+from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
 from gslice.core.config.words import (
     Address,
     CountOrAuto,
@@ -30,24 +29,16 @@ from gslice.core.config.words import (
     argument_texts,
     at_least,
     environment_text,
-    parsed,
     served_version,
     wrong,
 )
-from gslice.core.types import ELEMENT_BYTES
-from gslice.core.units import parse_percent
+from gslice.core.types import ELEMENT_BYTES, INSTANCES_MAX
 
 # The bounds of queue, front-ends, instances and lanes are the segment's: native/segment/layout.hpp.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class _Section(BaseModel):
-    """A mapping of the file: unknown keys are errors, numbers are not text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Node(_Section):
+class Node(Section):
     """`node`: the daemon."""
 
     grpc: Address = "127.0.0.1:8001"
@@ -74,14 +65,14 @@ class Node(_Section):
     spares: SpareCount = None
 
 
-class Limits(_Section):
+class Limits(Section):
     """`devices.<name>.limits`: up to where gslice manages the device."""
 
     share: Percent = 100.0
     memory: SizeOrNone = 0
 
 
-class Device(_Section):
+class Device(Section):
     """`devices.<name>`."""
 
     limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green"] = "auto"
@@ -99,20 +90,20 @@ class Device(_Section):
     )
 
 
-class Slo(_Section):
+class Slo(Section):
     """`slo`: the promise."""
 
     p99: DurationOrNone = 0
 
 
-class Batch(_Section):
+class Batch(Section):
     """`batch`: how requests are put together."""
 
     max: CountOrAuto = 0
     delay: DurationOrAuto = -1
 
 
-class Queue(_Section):
+class Queue(Section):
     """`queue`: how much may wait."""
 
     max: int = Field(default=256, ge=1, le=1024)
@@ -126,7 +117,7 @@ Residency = Annotated[
 IdleAfter = Annotated[Duration, at_least(100_000, "100ms")]
 
 
-class Resident(_Section):
+class Resident(Section):
     """When a function is loaded."""
 
     residency: Residency = "warm"
@@ -141,45 +132,7 @@ class Defaults(Resident):
     queue: Queue = Queue()
 
 
-class ShareRange(_Section):
-    """`share: {min: 20%, max: 60%}`."""
-
-    min: Percent = 1.0
-    max: Percent = 100.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ShareRange:
-        if self.min > self.max:
-            raise wrong("min is above max")
-        return self
-
-
-def _share(value: Any) -> Any:
-    if value == "auto":
-        return ShareRange()
-    if isinstance(value, dict):
-        return value
-    forms = "auto, 40% or {min: 20%, max: 60%}"
-    parsed(value, parse_percent, forms, f"; a share is {forms}")
-    return {"min": value, "max": value}
-
-
-Share = Annotated[
-    ShareRange,
-    BeforeValidator(_share),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": "auto"},
-                {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"},
-                ShareRange.model_json_schema(),
-            ]
-        }
-    ),
-]
-
-
-class Tensor(_Section):
+class Tensor(Section):
     """A tensor of an `identity` function."""
 
     name: str = Field(min_length=1)
@@ -195,14 +148,14 @@ class Tensor(_Section):
         return self
 
 
-class Identity(_Section):
+class Identity(Section):
     """`identity`: output i is input i."""
 
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[Tensor] | None = None
 
 
-class Versions(_Section):
+class Versions(Section):
     """`versions`: which models of a function the node holds."""
 
     keep: int = Field(default=1, ge=1, le=8, description="Kept warm, the one that serves included.")
@@ -213,7 +166,7 @@ class Versions(_Section):
     ] = "latest"
 
 
-class Health(_Section):
+class Health(Section):
     """`health`: how a command is asked whether it serves."""
 
     url: WebAddress
@@ -221,7 +174,7 @@ class Health(_Section):
     timeout: Annotated[Duration, at_least(1_000, "1ms")] = 2_000_000
 
 
-class Stop(_Section):
+class Stop(Section):
     """`stop`: how a command is ended."""
 
     signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
@@ -283,8 +236,9 @@ class Function(Resident):
     args: dict[str, Any] = Field(default_factory=dict)
     versions: Versions = Versions()
     device: str = "auto"
+    replicas: Replicas = ReplicaRange(min=1, max=1)
     share: Share = ShareRange()
-    instances: int = Field(default=1, ge=1, le=8)
+    instances: int = Field(default=1, ge=1, le=INSTANCES_MAX)
     priority: Literal["low", "normal", "high"] = "normal"
     slo: Slo = Slo()
     batch: Batch = Batch()
@@ -357,7 +311,7 @@ def _or_auto_schema(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [mapping, {"const": "auto"}]
 
 
-class NodeFile(_Section):
+class NodeFile(Section):
     """The whole of node.yaml."""
 
     version: Literal[1]

@@ -76,6 +76,11 @@ class DeviceConfig:
     mps_pipe: str = ""
     share_weights: bool = True
 
+    def is_like(self, other: DeviceConfig) -> bool:
+        """Whether a share is worth the same on both, as far as the configuration says."""
+        kinds = self.kind == other.kind
+        return kinds and (self.kind == "cuda" or len(self.cpus) == len(other.cpus))
+
     def fits(self, cpus: Sequence[int], limiter: str) -> bool:
         """Whether a worker that was loaded with these settings is as one loaded now would be."""
         if self.kind == "cpu":

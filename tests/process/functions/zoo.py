@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,15 @@ class Tagged(Numbers):
 
     def infer(self, inputs):
         return {"y": inputs["x"], "tag": np.full_like(inputs["x"], self.tag)}
+
+
+class Signed(Numbers):
+    """y = x, and the process that answered."""
+
+    outputs = (("y", "INT64", [-1, 1]), ("tag", "INT64", [-1, 1]))
+
+    def infer(self, inputs):
+        return {"y": inputs["x"], "tag": np.full_like(inputs["x"], os.getpid())}
 
 
 class Says(Echo):
@@ -182,3 +192,20 @@ class Burns(Numbers):
     def infer(self, inputs):
         hashlib.pbkdf2_hmac("sha256", b"password", b"salt", self.iterations)
         return {"y": np.ascontiguousarray(inputs["x"])}
+
+
+class Spans(Numbers):
+    """When it began and when it ended, with some time between."""
+
+    batch_max = 1
+    outputs = (("began_ns", "INT64", [-1, 1]), ("ended_ns", "INT64", [-1, 1]))
+
+    def setup(self, takes_ms: int = 3) -> None:
+        self.takes_s = takes_ms / 1000
+
+    def infer(self, inputs):
+        began_ns = time.monotonic_ns()
+        time.sleep(self.takes_s)  # as if a device were busy
+        ended_ns = time.monotonic_ns()
+        x = inputs["x"]
+        return {"began_ns": np.full_like(x, began_ns), "ended_ns": np.full_like(x, ended_ns)}
