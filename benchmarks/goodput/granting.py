@@ -24,7 +24,8 @@ class Granting:
         self.resizes = 0
         self._number = {function.name: i for i, function in enumerate(scene.functions)}
         self._device = {name: i for i, name in enumerate(scene.devices)}
-        self._limited = service == "shares"
+        self._limited = service in ("shares", "edf")
+        self._turns: set[str] = set()
         self._pending: dict[str, tuple[float, list[Grant]]] = {}
 
     @property
@@ -34,13 +35,13 @@ class Granting:
 
     def begin(self, state: State, plan: Plan) -> State:
         """The first plan is in effect before the first request."""
-        self._check(plan)
+        self._take(plan)
         self.granted = {name: list(grants) for name, grants in plan.items()}
         return self._install(state, 0.0)
 
     def decide(self, state: State, plan: Plan, now_us: float, prepare_us: float) -> None:
         """Takes a new plan: limits now, shares later."""
-        self._check(plan)
+        self._take(plan)
         for name, grants in plan.items():
             new = list(grants)
             if _same_shares(new, self.granted.get(name, [])):
@@ -51,6 +52,7 @@ class Granting:
             else:
                 self._pending[name] = (now_us + prepare_us, new)
             self._limit(state, name, new)
+        self._switch(state)
 
     def due(self, from_us: float, until_us: float) -> list[float]:
         """When something is prepared in an interval."""
@@ -77,13 +79,23 @@ class Granting:
     def _fits(self, name: str, new: Sequence[Grant]) -> bool:
         after = {**self.granted, name: list(new)}
         return not self._limited or all(
-            _sum_on(after, grant.device) <= 100 + _ROUNDING for grant in new
+            grant.device in self._turns or _sum_on(after, grant.device) <= 100 + _ROUNDING
+            for grant in new
         )
 
-    def _check(self, plan: Plan) -> None:
-        for device in self._device if self._limited else ():
+    def _take(self, plan: Plan) -> None:
+        """Notes which devices take turns; others cannot have more than they have."""
+        grants = [grant for grants in plan.values() for grant in grants]
+        self._turns = {grant.device for grant in grants if grant.turns}
+        for device in self._device.keys() - self._turns if self._limited else ():
             if (total := _sum_on(plan, device)) > 100 + _ROUNDING:
                 raise ValueError(f"the plan gives away {total:g} % of {device}")
+
+    def _switch(self, state: State) -> None:
+        """Turns begin before shares over-commit a device, and end when they do no more."""
+        for device, number in self._device.items():
+            over = self._limited and _sum_on(self.granted, device) > 100 + _ROUNDING
+            state.at_once[number] = 100.0 if over or device in self._turns else 0.0
 
     def _limit(self, state: State, name: str, grants: Sequence[Grant]) -> None:
         """Batch limits and shedding; a function's queue knows those of its first grant."""
@@ -114,6 +126,7 @@ class Granting:
         for name, grants in self.granted.items():
             limited = self._pending[name][1] if name in self._pending else grants
             self._limit(after, name, limited)
+        self._switch(after)
         return after
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from gslice.control.latency import Measurement
 
-Service = Literal["shares", "turns", "crowd"]
-"""How devices serve: by shares; one batch of one function at a time; everybody at once."""
+Service = Literal["shares", "edf", "turns", "crowd"]
+"""How devices serve: by shares; by shares that may take turns, earliest deadline first; one batch
+of one function at a time; everybody at once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Grant:
         batch_rows_max: Largest batch.
         delay_us: How long a batch that is not full waits.
         shed_us: Only what is predicted to be answered within that time is admitted; 0: all is.
+        turns: Shares of this device may add up to more than there is; functions take turns.
     """
 
     device: str
@@ -69,6 +71,7 @@ class Grant:
     batch_rows_max: int
     delay_us: float = 0.0
     shed_us: float = 0.0
+    turns: bool = False
 
 
 Plan = Mapping[str, Sequence[Grant]]

@@ -34,7 +34,7 @@ def advance(state: State, from_us: float, until_us: float) -> None:
         now_us = starts[function]
         if now_us >= until_us:
             return
-        _serve(state, function, chosen[function], now_us)
+        serve(state, function, chosen[function], now_us)
         starts[function], chosen[function] = _next_start(state, function, now_us, until_us)
 
 
@@ -71,7 +71,7 @@ def _start(state: State, function: int, free_us: float, rows_max: int) -> float:
 
 
 @compiled
-def _serve(state: State, function: int, server: int, now_us: float) -> None:
+def serve(state: State, function: int, server: int, now_us: float) -> None:
     """Begins a batch, whose end is known at once."""
     drop_expired(state, function, now_us)
     rows = min(state.length[function], state.rows_max[server])

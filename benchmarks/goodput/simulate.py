@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.goodput import crowd, profile, queues, shares, turns
+from benchmarks.goodput import crowd, edf, profile, queues, shares, turns
 from benchmarks.goodput.granting import Granting
 from benchmarks.goodput.scene import Policy, Scene, Seen, Traffic
 from benchmarks.goodput.state import (
@@ -30,7 +30,12 @@ STEP_PERCENT = 2.5
 EXPIRE_US = 1_000_000.0
 NOISE = 0.03
 _LONG_US = 1e9
-_ADVANCE = {"shares": shares.advance, "turns": turns.advance, "crowd": crowd.advance}
+_ADVANCE = {
+    "shares": shares.advance,
+    "edf": edf.advance,
+    "turns": turns.advance,
+    "crowd": crowd.advance,
+}
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class State(NamedTuple):
         free_us: By server: when its batch is done.
         begun_us: By server: when it was begun.
         rows: By server: rows of that batch.
+        at_once: By device: percent that may run at a time, when servers take turns; 0: they do not.
     """
 
     arrivals: Floats
@@ -80,6 +81,7 @@ class State(NamedTuple):
     free_us: Floats
     begun_us: Floats
     rows: Ints
+    at_once: Floats
 
 
 def fresh(
@@ -126,6 +128,7 @@ def fresh(
         free_us=np.zeros(0),
         begun_us=np.zeros(0),
         rows=np.zeros(0, np.int64),
+        at_once=np.zeros(devices),
     )
 
 

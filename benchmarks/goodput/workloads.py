@@ -124,6 +124,15 @@ def _mix(count: int, load: float, curves: Iterable[Curve] = ()) -> tuple[Asked, 
     )
 
 
+_TIGHT = (
+    Asked("vgg19", "vgg19", 10, 80),
+    Asked("vgg16-a", "vgg16", 9, 80),
+    Asked("vgg16-b", "vgg16", 9, 80),
+    Asked("resnet50", "resnet50", 14, 80),
+)
+"""SLOs of about twice the latency at the knee: a large share is needed, for a short time."""
+
+
 def _hour() -> tuple[Asked, ...]:
     """Sixty functions, of small ones more than of large ones, each with its own day."""
     rng = np.random.default_rng(60)
@@ -165,6 +174,7 @@ def workloads() -> dict[str, Workload]:
             Workload(f"contended{n}", "contended", "A100", 1, _mix(n, load), 60)
             for n, load in CONTENDED_LOADS.items()
         ),
+        Workload("tight", "contended", "A100", 1, _TIGHT, 60),
         Workload("step", "dynamic", "A100", 1, _mix(4, 0.8, steps), 120, POISSON, after_step),
         Workload("diurnal", "dynamic", "A100", 1, _mix(5, 0.75, days), 600),
         Workload("burst", "dynamic", "A100", 1, _mix(4, 0.7), 120, MMPP),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from gslice.control.division import Part
     from gslice.control.latency import LatencyModel
+    from gslice.control.waiting import Wait
 
 PRIORITIES = ("high", "normal", "low")
 """In the order in which they are served when not everybody can be."""
@@ -108,6 +109,7 @@ class Allotment:
         capacity_per_s: Requests that this share serves within the SLO.
         shed_us: Only what should be answered within that time is admitted; 0: everything is.
         effective_percent: What serves until the share is in effect; 0: that is so at once.
+        turn: How long batches wait where functions take turns; None: they do not.
         part: What it was decided of; None: it was not decided, but is so.
         replicas: How many devices it is about; more than one only where `together` made it.
     """
@@ -119,8 +121,14 @@ class Allotment:
     capacity_per_s: float = 0.0
     shed_us: float = 0.0
     effective_percent: float = 0.0
+    turn: Wait | None = None
     part: Part | None = field(default=None, repr=False)
     replicas: int = 1
+
+    @property
+    def turns(self) -> bool:
+        """Whether shares on its device may add up to more than it has: what runs must not."""
+        return self.turn is not None
 
     @property
     def short(self) -> bool:
@@ -141,6 +149,7 @@ class Policy:
         headroom_max: What is left over first raises everybody's capacity to the rate times this.
         dead_band: Part of a share below which a change that nobody needs is not worth it.
         packing: `fewest` devices, or most `headroom`.
+        turns: Functions may take turns on a device where shares side by side do not keep all SLOs.
     """
 
     margin: float = 0.15
@@ -149,6 +158,7 @@ class Policy:
     headroom_max: float = 2.0
     dead_band: float = 0.25
     packing: str = "headroom"
+    turns: bool = False
 
 
 def together(demand: Demand, allotments: Sequence[Allotment]) -> Allotment:

@@ -145,10 +145,10 @@ def _spread(
     promised = [part for part in parts if part.promised]
     others = [part for part in parts if not part.promised]
     left_percent -= _raise(shares, promised, left_percent, policy.headroom_max)
-    left_percent -= _level(shares, others, left_percent, device)
+    left_percent -= raise_smallest(shares, others, left_percent, device)
     left_percent -= _raise(shares, promised, left_percent, math.inf)
     short = [part for part in promised if part.headroom(shares[part.demand.name]) < 1]
-    _level(shares, short, left_percent, device)
+    raise_smallest(shares, short, left_percent, device)
 
 
 def _raise(
@@ -175,7 +175,7 @@ def _raise(
     return taken
 
 
-def _level(
+def raise_smallest(
     shares: dict[str, float], parts: Sequence[Part], left_percent: float, device: DeviceShares
 ) -> float:
     """Raises the smallest share by a step, as long as there is something left.

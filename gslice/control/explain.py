@@ -17,6 +17,9 @@ def predicted_p99_us(allotment: Allotment) -> float:
     if part is None or part.ladder is None:
         return math.inf
     rate = min(allotment.rate_per_s, allotment.capacity_per_s) / allotment.replicas
+    if allotment.turn is not None:
+        share, rows_max = allotment.share_percent, allotment.batch_rows_max
+        return part.ladder.prediction(share, rows_max, rate, allotment.turn).percentile_us(0.99)
     return part.ladder.predicted_p99_us(allotment.share_percent, rate)
 
 
@@ -29,6 +32,8 @@ def reason(allotment: Allotment) -> str:
     demand = part.demand
     if demand.pinned:
         share = f"pinned to {share}"
+    if allotment.turns:
+        share = f"{share} in turns"
     if not demand.slo_us:
         return f"{share}: no SLO, so it has what the others leave"
     if part.ladder is None:

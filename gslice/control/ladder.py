@@ -9,13 +9,16 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from gslice.control.queueing import capacity_per_s, predicted_p99_us
+from gslice.control.waiting import Load, Prediction
 
 if TYPE_CHECKING:
     from gslice.control.demand import Demand, DeviceShares
     from gslice.control.latency import LatencyModel
+    from gslice.control.waiting import Wait
 
 _ROWS_DIGITS = 2
 _KEPT_EACH = 64
+_FREE = 1.05  # of the time of the smallest batch
 _NEEDS_MAX = 256  # rates hold still, and there are some multiples of each
 _RISE = 1.005  # of capacity, for which more share is worth having
 
@@ -58,13 +61,33 @@ class Ladder:
         """The largest batch that is in time even where all are full: one under way, then it.
 
         It is the rule of gpulet (saturated: 2 L(b) <= SLO). Larger ones serve more while they are
-        not full, and make everybody late once they are.
+        not full, and make everybody late once they are. Rows that cost nothing are always welcome.
         """
+        curve = self._model.p99_curve(share_percent / self._instances)
+        return self._rows_within(share_percent, max(within_us / 2, _FREE * curve.time_us(1)))
+
+    def rows_after_one(self, share_percent: float, within_us: float) -> int:
+        """The largest batch that is in time after a smallest one."""
+        one_us = self._model.p99_curve(share_percent / self._instances).time_us(1)
+        return self._rows_within(share_percent, max(within_us - one_us, _FREE * one_us))
+
+    def _rows_within(self, share_percent: float, batch_us: float) -> int:
         curve = self._model.p99_curve(share_percent / self._instances)
         sizes = self._model.buckets if self._model.padded else range(1, self._rows_max + 1)
         allowed = [rows for rows in sizes if rows <= self._rows_max]
-        fitting = bisect_right(allowed, within_us, key=lambda rows: 2 * curve.time_us(rows))
+        fitting = bisect_right(allowed, batch_us, key=curve.time_us)
         return allowed[max(0, fitting - 1)] if allowed else self._rows_max
+
+    def enough_percent(self, faster: float) -> float:
+        """The smallest share above which no other makes a batch of two requests faster by that."""
+        rows = min(2 * self._rows, self._rows_max)
+        times = [
+            self._model.p99_curve(share / self._instances).time_us(rows)
+            for share in self.shares_percent
+        ]
+        return next(
+            s for s, t in zip(self.shares_percent, times, strict=True) if t <= faster * times[-1]
+        )
 
     def need_percent(self, rate_per_s: float) -> float | None:
         """The smallest legal share that serves a rate; None: not even the largest does."""
@@ -86,6 +109,14 @@ class Ladder:
     def next_better(self, share_percent: float) -> float | None:
         """The next larger share that serves more; None: there is none."""
         return self.need_percent(max(self.capacity_per_s(share_percent) * _RISE, 1e-9))
+
+    def prediction(
+        self, share_percent: float, rows_max: int, rate_per_s: float, turn: Wait
+    ) -> Prediction:
+        """Latency at a rate where each batch waits for its turn."""
+        load = Load(rate_per_s, self._instances, self._rows)
+        share = share_percent / self._instances
+        return Prediction(self._model, share, rows_max, load, turn)
 
     def predicted_p99_us(self, share_percent: float, rate_per_s: float) -> float:
         """Latency at a rate, with the batches that this share is for."""
@@ -126,6 +157,7 @@ class Ladders:
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[tuple[object, ...], Ladder]] = {}
+        self._last: dict[tuple[str, str], tuple[Demand, DeviceShares, float, Ladder | None]] = {}
 
     def of(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
         """The ladder of a function on a device; None: nobody has measured it there.
@@ -135,6 +167,15 @@ class Ladders:
             device: The device.
             margin: Part of the SLO that is kept free.
         """
+        where = demand.name, device.name
+        last = self._last.get(where)
+        # The very same demand comes several times in a decision: that is quicker than to compare.
+        if last is None or not (last[0] is demand and last[1] is device and last[2] == margin):
+            last = demand, device, margin, self._find(demand, device, margin)
+            self._last[where] = last
+        return last[3]
+
+    def _find(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
         model = demand.models.get(device.name)
         if model is None:
             return None

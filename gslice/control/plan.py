@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from gslice.control.demand import Allotment, Policy
 from gslice.control.division import divide
@@ -12,6 +12,7 @@ from gslice.control.ladder import Ladders
 from gslice.control.level import level
 from gslice.control.placement import Site, holds, place
 from gslice.control.settle import settle
+from gslice.control.turns import rows_in_turns, turns_of, waits_in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,17 @@ if TYPE_CHECKING:
     from gslice.control.division import Part
     from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
+    from gslice.control.waiting import Wait
 
     _Asked = dict[str, tuple[list[Part], dict[str, Allotment]]]
     """By device: who asks for a share there, and what they have of it by now."""
+
+
+class _Division(NamedTuple):
+    """Shares of a device by name, and how long their batches wait where they take turns."""
+
+    shares: dict[str, float]
+    waits: dict[str, Wait]
 
 
 @dataclass
@@ -37,6 +46,8 @@ class Planner:
     _ladders: Ladders = field(default_factory=Ladders)
     _changed_s: dict[str, float] = field(default_factory=dict)
     _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
+    _in_turns: set[str] = field(default_factory=set)
+    _turns: dict[str, tuple[object, _Division]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -71,14 +82,16 @@ class Planner:
                 if allotment.device == device.name
             }
             asked[device.name] = parts, has
-        shares = self._divided(now_s, asked, site)
+        divided = self._divided(now_s, asked, site)
         for device_name, (parts, has) in asked.items():
+            device, (shares, waits) = devices[device_name], divided[device_name]
             for part in parts:
-                name, share = part.demand.name, shares[device_name][part.demand.name]
+                name = part.demand.name
                 effective_percent = has[name].effective_percent if name in has else 0.0
-                plan.setdefault(name, []).append(
-                    _allotment(part, share, effective_percent, devices[device_name], self.policy)
-                )
+                allotment = _allotment(part, shares[name], effective_percent, device, self.policy)
+                if waits:
+                    allotment = _in_turns(allotment, waits[name], self.policy)
+                plan.setdefault(name, []).append(allotment)
         return {name: plan[name] for name in by_name if name in plan}
 
     def place(
@@ -103,7 +116,7 @@ class Planner:
         """Whether devices can keep the SLOs of all that are there; see `placement.holds`."""
         return holds(demands, on, Site(devices, self._ladder, self.policy))
 
-    def _divided(self, now_s: float, asked: _Asked, site: Site) -> dict[str, dict[str, float]]:
+    def _divided(self, now_s: float, asked: _Asked, site: Site) -> dict[str, _Division]:
         """The shares on each device; of a function on several devices the same on each."""
         before = {
             device: {name: allotment.share_percent for name, allotment in has.items()}
@@ -113,15 +126,47 @@ class Planner:
             device: self._shares(now_s, parts, before[device], site.devices[device])
             for device, (parts, _) in asked.items()
         }
-        shares = dict(first)
+        divided: dict[str, _Division] = {}
         for device, (parts, _) in asked.items():
-            levelled = level(parts, device, first, site)
+            levelled, shares = level(parts, device, first, site), first[device]
+            args = now_s, levelled, before[device], site.devices[device]
             if levelled != parts:
-                args = now_s, levelled, before[device], site.devices[device]
-                shares[device] = self._shares(*args, "levelled")
-            if shares[device] != before[device]:
+                shares = self._shares(*args, "levelled")
+            divided[device] = _Division(shares, {})
+            if self.policy.turns and all(_is_here_only(p, device, asked) for p in parts):
+                divided[device] = self._turned(*args, shares)
+            if divided[device].shares != before[device]:
                 self._changed_s[device] = now_s
-        return shares
+        return divided
+
+    def _turned(
+        self,
+        now_s: float,
+        parts: Sequence[Part],
+        before: Mapping[str, float],
+        device: DeviceShares,
+        side_by_side: dict[str, float],
+    ) -> _Division:
+        """The division of a device with turns, if they are better than what it is without."""
+        rested = self._rested(now_s, device)
+        asked = parts, before, device, side_by_side, rested
+        if device.name not in self._turns or self._turns[device.name][0] != asked:
+            shares = side_by_side
+            if not device.changing:
+                target, taking = divide(parts, device, self.policy), device.name in self._in_turns
+                taken = turns_of(
+                    parts, target, before, device, self.policy, taking=taking, rested=rested
+                )
+                (self._in_turns.discard if taken is None else self._in_turns.add)(device.name)
+                shares = taken or side_by_side
+            waits = {}
+            if device.name in self._in_turns:
+                waits = waits_in_turns(parts, shares, device, self.policy)
+            self._turns[device.name] = asked, _Division(shares, waits)
+        return self._turns[device.name][1]
+
+    def _rested(self, now_s: float, device: DeviceShares) -> bool:
+        return now_s - self._changed_s.get(device.name, -math.inf) >= device.rest_s
 
     def _shares(
         self,
@@ -131,12 +176,12 @@ class Planner:
         device: DeviceShares,
         how: str = "",
     ) -> dict[str, float]:
-        rested_s = now_s - self._changed_s.get(device.name, -math.inf)
-        asked = parts, before, device, rested_s >= device.rest_s
+        rested = self._rested(now_s, device)
+        asked = parts, before, device, rested
         known = device.name, how
         if known not in self._answers or self._answers[known][0] != asked:
             target = divide(parts, device, self.policy)
-            shares = settle(parts, target, before, device, self.policy, rested_s=rested_s)
+            shares = settle(parts, target, before, device, self.policy, rested=rested)
             if device.changing:
                 shares = {name: before.get(name, share) for name, share in shares.items()}
             self._answers[known] = asked, shares
@@ -144,6 +189,12 @@ class Planner:
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
+
+
+def _is_here_only(part: Part, device: str, asked: _Asked) -> bool:
+    """Whether a function is on no other device: replicas have the same share everywhere."""
+    others = (parts for name, (parts, _) in asked.items() if name != device)
+    return not any(part.demand.name == each.demand.name for parts in others for each in parts)
 
 
 def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:
@@ -184,3 +235,12 @@ def _allotment(
         effective_percent=serving if grows else 0.0,
         part=part,
     )
+
+
+def _in_turns(allotment: Allotment, turn: Wait, policy: Policy) -> Allotment:
+    """The same where batches wait for their turn, and others for their end."""
+    part = allotment.part
+    if part is None or not part.promised or allotment.shed_us:
+        return replace(allotment, turn=turn)
+    rows_max = rows_in_turns(part, allotment.share_percent, policy)
+    return replace(allotment, turn=turn, batch_rows_max=rows_max)

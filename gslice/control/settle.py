@@ -21,7 +21,7 @@ def settle(
     device: DeviceShares,
     policy: Policy,
     *,
-    rested_s: float,
+    rested: bool,
 ) -> dict[str, float]:
     """The division that is carried out.
 
@@ -35,12 +35,12 @@ def settle(
         current: The division as it is; functions may be missing.
         device: What is divided.
         policy: How careful to be.
-        rested_s: Since shares changed there last.
+        rested: Whether it is long ago that shares changed there.
 
     Returns:
         By name; within the device's limit if `target` is.
     """
-    if rested_s >= device.rest_s and any(
+    if rested and any(
         differs_much(current.get(name, 0.0), share, policy.dead_band)
         for name, share in target.items()
     ):

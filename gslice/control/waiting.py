@@ -42,6 +42,16 @@ class Load:
     delay_us: float = 0.0
 
 
+class Wait(NamedTuple):
+    """How long something waits: on average, and at the 99th percentile."""
+
+    mean_us: float
+    p99_us: float
+
+
+NO_WAIT = Wait(0.0, 0.0)
+
+
 class _Case(NamedTuple):
     """One of the ways a request can meet the function: its probability, and what follows."""
 
@@ -82,12 +92,23 @@ class Prediction:
         share_percent: Of one instance.
         batch_rows_max: The most rows that a batch may have.
         load: What arrives.
+        turn: How long a batch waits until it may begin: it then takes so much longer.
+
+    Attributes:
+        batch_us: Time of a typical batch, once it has begun.
+        batches_per_s: How many begin.
     """
 
     def __init__(
-        self, model: LatencyModel, share_percent: float, batch_rows_max: int, load: Load
+        self,
+        model: LatencyModel,
+        share_percent: float,
+        batch_rows_max: int,
+        load: Load,
+        turn: Wait = NO_WAIT,
     ) -> None:
         self._load = load
+        self._turn = turn
         self._mean: Curve = model.mean_curve(share_percent)
         self._tail: Curve = model.p99_curve(share_percent)
         self._rate = load.rate_per_s / 1e6
@@ -130,16 +151,21 @@ class Prediction:
         return high_us
 
     def _mean_us(self, requests: float) -> float:
-        return self._mean.time_us(requests * self._load.rows_per_request)
+        return self._turn.mean_us + self._mean.time_us(requests * self._load.rows_per_request)
 
     def _deviation_us(self, requests: float) -> float:
         rows = requests * self._load.rows_per_request
-        return max(0.0, self._tail.time_us(rows) - self._mean.time_us(rows)) / _Z99
+        own_us = max(0.0, self._tail.time_us(rows) - self._mean.time_us(rows))
+        if self._turn is NO_WAIT:
+            return own_us / _Z99
+        return hypot(own_us, self._turn.p99_us - self._turn.mean_us) / _Z99
 
     def _set_up(self) -> None:
         full, instances = self._full, self._load.instances
         delay_us = self._delay_us()
         typical = self._typical_batch()
+        self.batch_us = self._mean_us(typical) - self._turn.mean_us
+        self.batches_per_s = self._load.rate_per_s / typical
         claimed = min(full, self._rate * self._mean_us(typical) / instances)
         busy = min(1.0, self._rate * self._mean_us(typical) / (instances * typical))
         self._idle_cases = self._cases_of_idle(delay_us, busy)

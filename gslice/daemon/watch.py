@@ -107,6 +107,6 @@ class Watch:
         if self._learner is None or share_percent <= 0:
             return
         ran = after["batch_rows"].astype(int) - before["batch_rows"].astype(int)
-        sizes = {max(1, size): int(count) for size, count in enumerate(ran) if count > 0}
+        sizes = {max(1, size): int(ran[size]) for size in (ran > 0).nonzero()[0].tolist()}
         busy_us = (after["compute_busy_ns"] - before["compute_busy_ns"]) / 1e3
         self._learner.observe(sizes, busy_us / max(1, batches), share_percent)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cores import ROOT
-from benchmarks.goodput import crowd, published, queues, shares, tables, turns
+from benchmarks.goodput import crowd, edf, published, queues, shares, tables, turns
 from benchmarks.goodput.policies.common import Fixed
 from benchmarks.goodput.policies.gslice2020 import gslice2020
 from benchmarks.goodput.policies.oracle import STEPS, capacities, even, most
@@ -33,7 +33,12 @@ from benchmarks.goodput.workloads import Asked, Workload, workloads
 SERVICE_US = 1000.0
 LONG_US = 1e12
 PLACES = round(100 / tables.STEP_PERCENT) + 1
-ADVANCES = {"shares": shares.advance, "turns": turns.advance, "crowd": crowd.advance}
+ADVANCES = {
+    "shares": shares.advance,
+    "edf": edf.advance,
+    "turns": turns.advance,
+    "crowd": crowd.advance,
+}
 
 
 def queue(arrivals, *, functions=1, rows_max=1, noise=0.0, slo_us=1e9, expire_us=1e9, device=None):
@@ -103,6 +108,48 @@ def test_turns_go_round():
     state = queue(arrivals, functions=3)
     turns.advance(state, 0.0, 90.5 * SERVICE_US)
     assert state.batches[:, 0] == pytest.approx([31, 30, 30], abs=1)
+
+
+def over_committed(arrivals, *, shares_percent, slos_us):
+    """Functions on one device that take turns; batches take `SERVICE_US`."""
+    state = queue(arrivals, functions=len(arrivals))
+    state.slo_us[:] = slos_us
+    state.share[:] = shares_percent
+    state.at_once[:] = 100.0
+    edf.advance(state, 0.0, LONG_US)
+    return state.begun_us.tolist()
+
+
+def test_turns_are_taken_by_deadline_and_nobody_passes_the_head():
+    # The wide one is due first of those that wait, so the narrow one waits although it would fit.
+    begun = over_committed([[0.0], [1.0], [2.0]], shares_percent=[60, 60, 30], slos_us=[9, 10, 50])
+    assert begun == [0.0, SERVICE_US, SERVICE_US]
+    begun = over_committed([[0.0], [1.0], [2.0]], shares_percent=[60, 60, 30], slos_us=[9, 50, 10])
+    assert begun == [0.0, SERVICE_US, 2.0]
+
+
+def test_what_runs_at_once_never_passes_the_limit():
+    rng = np.random.default_rng(2)
+    state = queue([poisson(2e-4, 3_000, seed) for seed in range(4)], functions=4)
+    state.share[:] = [60, 50, 40, 20]
+    state.at_once[:] = 100.0
+    now_us, running = 0.0, []
+    while now_us < 3e6:
+        until_us = now_us + rng.exponential(SERVICE_US / 3)
+        edf.advance(state, now_us, until_us)
+        now_us = until_us
+        running.append(state.share[state.free_us > now_us].sum())
+    assert max(running) == 100
+    assert len(set(running)) > 6
+
+
+def test_without_turns_it_is_service_by_shares():
+    answers = []
+    for advance in (edf.advance, shares.advance):
+        state = queue([poisson(3e-4, 2_000, seed) for seed in range(3)], functions=3, rows_max=4)
+        advance(state, 0.0, LONG_US)
+        answers.append(state.batches.tolist())
+    assert answers[0] == answers[1]
 
 
 def test_batches_fill_up_to_their_limit_and_wait_for_their_delay():

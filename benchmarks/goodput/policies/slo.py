@@ -10,26 +10,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.goodput import scene
 from benchmarks.goodput.policies.common import models
-from benchmarks.goodput.scene import Grant, Plan, Policy, Seen, Service, Traffic
+from benchmarks.goodput.scene import Grant, Plan, Seen, Service, Traffic
 from benchmarks.goodput.simulate import LOOK_US, Setting
-from gslice.control.demand import Allotment, Demand, DeviceShares
+from gslice.control.demand import Allotment, Demand, DeviceShares, Policy
 from gslice.control.plan import Planner
 from gslice.core.types import FunctionSpec
 from gslice.daemon.watch import LOOK_PERIOD_S, Watch
 
 
 class Slo:
-    """Watches and planner of a node."""
+    """Watches and planner of a node.
 
-    name = "slo"
+    Args:
+        given: The setting.
+        turns: Whether functions may take turns on a device.
+    """
+
     service: Service = "shares"
     prepared_us: float | None = None
     looks = round(LOOK_PERIOD_S * 1e6 / LOOK_US)
 
-    def __init__(self, given: Setting) -> None:
+    def __init__(self, given: Setting, *, turns: bool = False) -> None:
+        self.name = "turns" if turns else "slo"
+        if turns:
+            self.service = "edf"
         self._scene = given.scene
-        self._planner = Planner()
+        self._planner = Planner(Policy(turns=turns))
         self._devices = {
             name: DeviceShares(name, step_percent=given.scene.step_percent)
             for name in given.scene.devices
@@ -91,6 +99,7 @@ class Slo:
             share_percent=allotment.share_percent,
             batch_rows_max=rows,
             shed_us=allotment.shed_us,
+            turns=allotment.turns,
         )
 
 
@@ -120,6 +129,11 @@ def _counters(traffic: Traffic) -> Mapping[str, Any]:
     }
 
 
-def slo(given: Setting) -> Policy:
+def slo(given: Setting) -> scene.Policy:
     """The controller."""
     return Slo(given)
+
+
+def turns(given: Setting) -> scene.Policy:
+    """The controller where functions may take turns."""
+    return Slo(given, turns=True)
