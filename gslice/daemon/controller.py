@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -128,7 +129,8 @@ class Controller:
         self._tell(shares)
         self._shares = shares
         self._propose(now_ns, demands)
-        await self._supervisor.follow(shares)
+        turns = {each.device for each in itertools.chain(*decided.values()) if each.turns}
+        await self._supervisor.follow(shares, turns)
 
     def look(self, now_ns: int) -> None:
         """Reads what every segment has counted."""

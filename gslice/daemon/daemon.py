@@ -95,7 +95,7 @@ class Daemon:
         self.desired = Desired(config, store, self.events.record)
         self._loads = Loads(self.supervisor, self.desired, observations, self.profiles)
         self.moves = Moves(self.supervisor, store, self._loads.move)
-        policy = Policy(packing=config.node.packing)
+        policy = Policy(packing=config.node.packing, turns=True)
         self.controller = Controller(
             self.supervisor, self.profiles.model, Planner(policy), self.moves
         )

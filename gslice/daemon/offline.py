@@ -96,7 +96,7 @@ def offline_plan(path: Path, changes: Sequence[str], overrides: Iterable[Overrid
             (_demand(spec, profiles, observations) for spec in config.functions.values()), wanted
         )
     devices = {n: DeviceShares(n, d.share_limit_percent) for n, d in config.devices.items()}
-    planner = Planner(Policy(packing=config.node.packing))
+    planner = Planner(Policy(packing=config.node.packing, turns=True))
     return plan_reply(Proposal(demands, {}, planner.plan(0.0, demands, devices, {})))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gslice.control.arrivals import SECOND_NS
-from gslice.control.explain import predicted_p99_us
+from gslice.control.demand import Policy
+from gslice.control.explain import predicted_p99_us, reason
 from gslice.control.latency import LatencyModel, Measurement
 from gslice.control.plan import Planner
 from gslice.core.config import DeviceConfig
@@ -51,6 +52,7 @@ class FakeSupervisor:
 
     def __init__(self, *specs: FunctionSpec, devices: tuple[str, ...] = ("cpu",)) -> None:
         self.drained: set[str] = set()
+        self.in_turns: set[str] = set()
         self.events: list[tuple[str, str]] = []
         self.functions = {spec.name: self._function(spec, len(specs)) for spec in specs}
         self.node = SimpleNamespace(
@@ -77,7 +79,8 @@ class FakeSupervisor:
             share_granted_percent=share,
         )
 
-    async def follow(self, shares: dict[str, float]) -> None:
+    async def follow(self, shares: dict[str, float], in_turns: Collection[str] = ()) -> None:
+        self.in_turns = set(in_turns)
         for name, share in shares.items():
             self.functions[name].share_granted_percent = share
 
@@ -119,7 +122,7 @@ class Bench:
         self.controller = Controller(
             self.supervisor,  # type: ignore[arg-type]
             lambda spec, device: MODEL if device in known else None,
-            Planner(),
+            Planner(Policy(turns=True)),
             self.mover,
         )
         self.now_ns = 0
@@ -215,6 +218,20 @@ def test_limits_are_told_again_to_another_segment_only() -> None:
     segment.generation = 2
     bench.run(1, a=50)
     assert segment.limits
+
+
+def test_where_slos_are_too_tight_for_shares_side_by_side_functions_take_turns() -> None:
+    bench = Bench(*(FunctionSpec(name, slo_p99_us=2_600) for name in "abc"))
+    bench.run(15, a=20, b=20, c=20)
+    assert bench.supervisor.in_turns == {"cpu"}
+    assert sum(map(bench.share, "abc")) > 100
+    reasons = [reason(decision) for decision in bench.controller.decisions.values()]
+    assert all("% of cpu in turns: " in each for each in reasons), reasons
+    for function in bench.supervisor.functions.values():
+        function.spec = replace(function.spec, slo_p99_us=50_000)
+    bench.run(30, a=20, b=20, c=20)
+    assert bench.supervisor.in_turns == set()
+    assert sum(map(bench.share, "abc")) <= 100
 
 
 def test_another_segment_is_no_rest() -> None:
@@ -369,7 +386,7 @@ def test_nobody_moves_where_it_would_be_worse() -> None:
 def test_a_decision_that_cannot_be_granted_is_told_once() -> None:
     bench = Bench(spec("a"), spec("b"))
 
-    async def refused(shares: dict[str, float]) -> None:
+    async def refused(shares: dict[str, float], in_turns: Collection[str]) -> None:
         """Somebody who is leaving still has a part of the device."""
 
     bench.supervisor.follow = refused  # type: ignore[method-assign]
