@@ -7,9 +7,10 @@
 (`benchmarks.goodput.published`), with co-run interference and noise; policies get a noisy profile
 at a few points and what a daemon would see. It yields no figure of any machine.
 
-`slo` is the product's controller; `turns` the same where functions may take turns on a device:
-earliest deadline first, the sum of the shares that run at a time within the device, nobody passes
-the head, and taking turns costs nothing. `timeshare` runs one batch at a time, round robin.
+`slo` is the product's controller. Where it has functions take turns on a device, that is earliest
+deadline first, the sum of the shares that run at a time within the device, nobody passes the head,
+and taking turns costs nothing; `side_by_side` is the same controller without turns. `timeshare`
+runs one batch at a time, round robin.
 
 `live` measures this machine: a daemon, two models and one load step on the CPU device
 (`benchmarks.goodput.live`). `slo` is the controller; `fixed A:B` are shares of the two functions

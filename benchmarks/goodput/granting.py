@@ -29,9 +29,9 @@ class Granting:
         self._pending: dict[str, tuple[float, list[Grant]]] = {}
 
     @property
-    def preparing(self) -> bool:
-        """Whether new shares are being prepared."""
-        return bool(self._pending)
+    def preparing(self) -> frozenset[str]:
+        """Devices for which new shares are being prepared."""
+        return frozenset(g.device for _, grants in self._pending.values() for g in grants)
 
     def begin(self, state: State, plan: Plan) -> State:
         """The first plan is in effect before the first request."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -107,13 +107,13 @@ class Seen:
         now_us: The time.
         traffic: By function.
         granted: What is in effect.
-        preparing: Whether new shares are being prepared.
+        preparing: Devices for which new shares are being prepared.
     """
 
     now_us: float
     traffic: Mapping[str, Traffic]
     granted: Plan = field(default_factory=dict)
-    preparing: bool = False
+    preparing: Collection[str] = frozenset()
 
 
 class Policy(Protocol):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gslice.supervise.supervisor import Supervisor
 
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
-_SHADOW_REST_S = 60.0
+SHADOW_REST_S = 20.0  # a swap takes a load at low priority, and memory for two
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Controller:
             name: DeviceShares(
                 name,
                 device.share_limit_percent,
-                rest_s=_SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
+                rest_s=SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
                 changing=name in changing,
             )
             for name, device in node.devices.items()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from benchmarks.goodput.policies.fixed import equal, static, timeshare, uncontrolled
 from benchmarks.goodput.policies.gslice2020 import gslice2020
 from benchmarks.goodput.policies.oracle import oracle
-from benchmarks.goodput.policies.slo import slo, turns
+from benchmarks.goodput.policies.slo import side_by_side, slo
 from benchmarks.goodput.simulate import Make
 
 POLICIES: dict[str, Make] = {
     "slo": slo,
-    "turns": turns,
+    "side_by_side": side_by_side,
     "gslice2020": gslice2020,
     "equal": equal,
     "static": static,

@@ -17,6 +17,7 @@ from benchmarks.goodput.simulate import LOOK_US, Setting
 from gslice.control.demand import Allotment, Demand, DeviceShares, Policy
 from gslice.control.plan import Planner
 from gslice.core.types import FunctionSpec
+from gslice.daemon.controller import SHADOW_REST_S
 from gslice.daemon.watch import LOOK_PERIOD_S, Watch
 
 
@@ -28,18 +29,16 @@ class Slo:
         turns: Whether functions may take turns on a device.
     """
 
-    service: Service = "shares"
     prepared_us: float | None = None
     looks = round(LOOK_PERIOD_S * 1e6 / LOOK_US)
 
-    def __init__(self, given: Setting, *, turns: bool = False) -> None:
-        self.name = "turns" if turns else "slo"
-        if turns:
-            self.service = "edf"
+    def __init__(self, given: Setting, *, turns: bool = True) -> None:
+        self.name = "slo" if turns else "side_by_side"
+        self.service: Service = "edf" if turns else "shares"
         self._scene = given.scene
         self._planner = Planner(Policy(turns=turns))
         self._devices = {
-            name: DeviceShares(name, step_percent=given.scene.step_percent)
+            name: DeviceShares(name, step_percent=given.scene.step_percent, rest_s=SHADOW_REST_S)
             for name in given.scene.devices
         }
         self._models = models(given.scene)
@@ -62,6 +61,10 @@ class Slo:
     def decide(self, seen: Seen) -> Plan:
         """Looks, and decides."""
         now_ns = round(seen.now_us * 1e3)
+        self._devices = {
+            name: replace(device, changing=name in seen.preparing)
+            for name, device in self._devices.items()
+        }
         self._current = {
             name: _in_effect(allotments, seen.granted.get(name, ()))
             for name, allotments in self._current.items()
@@ -134,6 +137,6 @@ def slo(given: Setting) -> scene.Policy:
     return Slo(given)
 
 
-def turns(given: Setting) -> scene.Policy:
-    """The controller where functions may take turns."""
-    return Slo(given, turns=True)
+def side_by_side(given: Setting) -> scene.Policy:
+    """The controller where functions take no turns."""
+    return Slo(given, turns=False)
