@@ -98,7 +98,7 @@ def test_orders_it_cannot_follow(own, tmp_path):
     order = messages.AddFunction(FunctionSpec("echo"), signature())
     with (tmp_path / "no-segment").open("r+b") as file, pytest.raises(SegmentError.__base__):
         own.request(order, [file.fileno()])
-    with pytest.raises(InvalidArgument, match="one descriptor"):
+    with pytest.raises(InvalidArgument, match="must carry 1 descriptor"):
         own.request(order)
     with pytest.raises(InvalidArgument, match="takes no Drain"):
         own.request(messages.Drain(1))
