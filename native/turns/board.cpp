@@ -25,7 +25,6 @@ Status refused(const std::string& why) {
 }  // namespace
 
 // ---- life
-// ----------------------------------------------------------------------------------------
 
 Result<std::shared_ptr<TurnBoard>> TurnBoard::create(const std::string& device) {
   auto memory = SharedMemory::create("gslice-turns:" + device, sizeof(TurnBoardHeader));
@@ -62,7 +61,6 @@ Result<std::shared_ptr<TurnBoard>> TurnBoard::open(int fd) {
 }
 
 // ---- granting
-// ------------------------------------------------------------------------------------
 
 std::uint32_t TurnBoard::used() const {
   return std::min(header_->used.load(), static_cast<std::uint32_t>(kMaxTurns));
@@ -145,7 +143,6 @@ void TurnBoard::look(std::uint32_t index, std::int64_t now) {
 }
 
 // ---- bells
-// ---------------------------------------------------------------------------------------
 
 void TurnBoard::ring(std::uint32_t index) {
   entry(index).bell.fetch_add(1);
@@ -160,7 +157,6 @@ std::uint32_t TurnBoard::await_ring(std::uint32_t index, std::uint32_t seen) {
 }
 
 // ---- the daemon
-// ----------------------------------------------------------------------------------
 
 void TurnBoard::set_limit(std::uint32_t limit_ppm) {
   if (header_->limit_ppm.exchange(limit_ppm) == limit_ppm) return;

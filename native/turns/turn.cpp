@@ -29,7 +29,6 @@ Status Turn::join(std::shared_ptr<TurnBoard> board, std::uint32_t index) {
 }
 
 // ---- the pump's part
-// -----------------------------------------------------------------------------
 
 void Turn::begin() {
   present_ = board_ != nullptr && presence::begin(board_->entry(index_).presence);
@@ -79,7 +78,6 @@ void Turn::give_back() {
 }
 
 // ---- the listener
-// --------------------------------------------------------------------------------
 
 Status Turn::listen(std::function<void()> ring, bool real_time) {
   if (board_ == nullptr) return Status::Ok();
