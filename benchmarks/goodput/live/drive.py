@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -117,19 +118,30 @@ def _parts(
 
 async def _watched(node: ServedNode, start_s: float, seconds: float) -> list[Sample]:
     """Looks at the node as often as the simulation looks."""
-    samples = [await _look(node, start_s)]
+    busy_s: dict[int, float] = {}
+    samples = [await _look(node, start_s, busy_s)]
     while (at_s := samples[-1].at_s) < seconds:
         await asyncio.sleep(min(LOOK_US / 1e6, max(0.0, seconds - at_s)))
-        samples.append(await _look(node, start_s))
+        samples.append(await _look(node, start_s, busy_s))
     return samples
 
 
-async def _look(node: ServedNode, start_s: float) -> Sample:
+async def _look(node: ServedNode, start_s: float, busy_s: dict[int, float]) -> Sample:
+    """One sample.
+
+    Args:
+        node: The node.
+        start_s: When the run began.
+        busy_s: Processor time of every worker that there was, as last seen, by process id.
+    """
     status = await node.refresh()
+    for pid in worker_pids(status):
+        with contextlib.suppress(psutil.NoSuchProcess):  # another has taken its place
+            busy_s[pid] = _processor_s(pid)
     return Sample(
         at_s=time.perf_counter() - start_s,
         shares_percent={f.name: f.share_effective_percent for f in status.functions},
-        busy_s=sum(_processor_s(pid) for pid in worker_pids(status)),
+        busy_s=sum(busy_s.values()),
         control_s=_processor_s(status.pid),
     )
 
