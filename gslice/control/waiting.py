@@ -325,7 +325,7 @@ def _decay(arrived: float, full: float, again: float, service: float) -> float:
             high = middle
         else:
             low = middle
-    return low
+    return low or high  # service that varies beyond measure: it falls off, if hardly
 
 
 @lru_cache(maxsize=len(_GROUP_LEVELS))

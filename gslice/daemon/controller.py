@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from gslice.control.whatif import WhatIf, what_if
 from gslice.core.events import EventKind
 from gslice.daemon.relief import Relief
 from gslice.daemon.watch import LOOK_PERIOD_S, Watch
+from gslice.supervise.logs import DAEMON_LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.supervisor import Supervisor
 
+_log = logging.getLogger("gslice")
 _IN_PLACE_REST_S = 10.0  # between changes that nobody needs
 SHADOW_REST_S = 20.0  # a swap takes a load at low priority, and memory for two
 
@@ -101,11 +104,21 @@ class Controller:
         Args:
             decides: False: it only looks, so that `what_if` knows what comes.
         """
+        failed = ""
         while True:
             await asyncio.sleep(LOOK_PERIOD_S)
-            self.look(time.monotonic_ns())
-            if decides:
-                await self.decide(time.monotonic_ns())
+            try:
+                self.look(time.monotonic_ns())
+                if decides:
+                    await self.decide(time.monotonic_ns())
+            except Exception as error:  # what one look meets must not be the last of all
+                text = f"the controller cannot decide: {type(error).__name__}: {error}"
+                if text != failed:
+                    _log.exception("%s", text)
+                    self._supervisor.node.event(DAEMON_LOG_NAME, EventKind.FAILED, text)
+                failed = text
+            else:
+                failed = ""
 
     async def decide(self, now_ns: int) -> None:
         """Decides of what was seen, and has it carried out."""

@@ -316,3 +316,29 @@ def test_fewer_devices_hold_if_all_slos_are_kept_there() -> None:
     assert planner.holds([mine, neighbour], ["cuda:0"], GPUS)
     assert not planner.holds([replace(mine, rate_per_s=1_500), neighbour], ["cuda:0"], GPUS)
     assert not planner.holds([replace(mine, rate_per_s=5_000)], ["cuda:0"], GPUS)
+
+
+wild_times = st.tuples(
+    st.floats(0.1, 1e6), st.sampled_from([0.0, 0.1, 3.0, 100.0, 1e5]), st.sampled_from([1, 5, 50])
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(wild_times, min_size=4, max_size=4),
+    st.sampled_from([0.0, 1.0, 50.0, 5_000.0, 1e5]),
+    st.sampled_from([0.5, 20.0, 500.0]),
+)
+def test_whatever_was_measured_something_is_decided(
+    times: list[tuple[float, float, int]], rate_per_s: float, slo_ms: float
+) -> None:
+    measured = [
+        Measurement(rows, 100.0, median_us, median_us * (1 + spread), batches)
+        for rows, (median_us, spread, batches) in zip(BUCKETS, times, strict=True)
+    ]
+    asked = [
+        demand(name, rate_per_s, slo_ms, models={"cpu": LatencyModel.fit(measured)})
+        for name in "ab"
+    ]
+    plan = Planner(Policy(turns=True)).plan(0.0, asked, CPU, {})
+    assert [bool(reason(each)) for allotments in plan.values() for each in allotments] == [True] * 2

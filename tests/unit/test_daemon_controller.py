@@ -278,6 +278,29 @@ def test_what_if_changes_nothing() -> None:
     assert (bench.share("a"), bench.controller.decisions) == before
 
 
+def test_a_look_that_fails_is_told_once_and_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, looks, went_on = Bench(spec("a")), [], asyncio.Event()
+
+    def look(now_ns: int) -> None:
+        looks.append(now_ns)
+        if len(looks) < 4:
+            raise ZeroDivisionError("nobody thought of it")
+        went_on.set()
+
+    async def scenario() -> None:
+        running = asyncio.create_task(bench.controller.run())
+        await asyncio.wait_for(went_on.wait(), 10)
+        running.cancel()
+
+    monkeypatch.setattr("gslice.daemon.controller.LOOK_PERIOD_S", 0)
+    monkeypatch.setattr(bench.controller, "look", look)
+    asyncio.run(scenario())
+    text = "the controller cannot decide: ZeroDivisionError: nobody thought of it"
+    assert bench.supervisor.events == [("daemon", text)]
+
+
 def test_a_function_that_goes_is_forgotten() -> None:
     bench = Bench(spec("a"), spec("b"))
     bench.run(5, a=100, b=100)
