@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -82,9 +82,16 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def finish(report: Report, path: Path | None) -> None:
-    """Shows a report, and writes it when a path was given."""
-    report.show()
+def finish(report: Report, path: Path | None, shown: Sequence[str] = ()) -> None:
+    """Shows a report, and writes it when a path was given.
+
+    Args:
+        report: The report.
+        path: Where to; None: nowhere.
+        shown: The columns that fit on a screen; empty: all. The file has all.
+    """
+    rows = [{key: row[key] for key in shown or row if key in row} for row in report.rows]
+    replace(report, rows=rows).show()
     if path is not None:
         report.write(path)
 

@@ -57,6 +57,10 @@ QUEUE = {"queue": {"request_max": "64KiB", "max": 1024}}
 FILE_BYTES = np.zeros((1, 2048), np.int32)
 ROW = np.zeros((1, 256), np.float32)
 NUMBERS = {"x": np.zeros((1, 8), np.int32)}
+_SHOWN = (
+    *("name", "path", "resizes", "requests", "waiting_max", "lost", "errors", "p99_ms_steady"),
+    *("p99_ms_during", "hole_us_p50", "hole_us_p99", "hole_us_max", "flip_us_p50"),
+)
 IDENTITY = {"inputs": [{"name": "x", "dtype": "FP32", "dims": [-1, ROW.shape[1]]}]}
 
 
@@ -206,7 +210,7 @@ def main() -> None:
     settings = {**vars(plan), "repeats": 1, "concurrency_of_capacity": CONCURRENCY}
     report = Report(QUESTION, settings)
     report.rows = [uvloop.run(measure(arm, plan)) for arm in arms()]
-    finish(report, options.json)
+    finish(report, options.json, _SHOWN)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common import Report, Row, arguments
+from benchmarks.common import Report, Row, arguments, finish
 from benchmarks.goodput import simulate
 from benchmarks.goodput.policies import POLICIES
 from benchmarks.goodput.report import JUDGED_S, PERCENTILE, figures, row
@@ -114,9 +114,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     options = _arguments()
     report = (_live if options.mode == "live" else _simulation)(options)
-    replace(report, rows=[_shown(row) for row in report.rows]).show()
-    if options.json is not None:
-        report.write(options.json)
+    finish(report, options.json, _SHOWN)
 
 
 def _simulation(options: argparse.Namespace) -> Report:
@@ -150,11 +148,6 @@ def _live(options: argparse.Namespace) -> Report:
         else Plan.full(options.seconds, options.seeds, GRID_PERCENT, options.plot)
     )
     return measure(plan)
-
-
-def _shown(row: Row) -> Row:
-    """The columns that fit on a screen; the file has all."""
-    return {key: row[key] for key in _SHOWN if key in row}
 
 
 if __name__ == "__main__":
