@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,19 +45,36 @@ def find_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None, str]:
     Args:
         proc: The process's folder in /proc.
     """
+    return find_usable(proc, "cpu", CgroupRoot, _probe)
+
+
+def find_usable(
+    proc: Path,
+    controller: str,
+    root_of: Callable[[Path, int], CgroupRoot],
+    probe: Callable[[CgroupRoot], None],
+) -> tuple[CgroupRoot | None, str]:
+    """The first group that can be used, of version 2 before version 1, and a reason either way.
+
+    Args:
+        proc: The process's folder in /proc.
+        controller: What it must control.
+        root_of: Where to look, from the process's own group and the version.
+        probe: Raises OSError where it cannot be used.
+    """
     reasons = []
     for version in (2, 1):
-        path, reason = own_group(proc, version, "cpu")
-        if path is None:
+        own, reason = own_group(proc, version, controller)
+        if own is None:
             reasons.append(f"v{version}: {reason}")
             continue
-        root = CgroupRoot(path, version)
+        root = root_of(own, version)
         try:
-            _probe(root)
+            probe(root)
         except OSError as error:
-            reasons.append(f"v{version}: {path}: {error.strerror}")
+            reasons.append(f"v{version}: {root.path}: {error.strerror}")
         else:
-            return root, f"cgroup v{version} at {path}"
+            return root, f"cgroup v{version} at {root.path}"
     return None, "; ".join(reasons)
 
 

@@ -12,6 +12,7 @@ of the mark: systemd.io/CGROUP_DELEGATION.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -23,9 +24,9 @@ from gslice.device.cgroup import (
     PREFIX,
     CgroupRoot,
     find_root,
+    find_usable,
     group_name,
     make_group,
-    own_group,
     read_share,
     remove_stale_in,
     write_share,
@@ -48,28 +49,18 @@ def find_memory_root(proc: Path = Path("/proc/self")) -> tuple[CgroupRoot | None
     Args:
         proc: This process's folder in /proc.
     """
-    reasons = []
-    for version in (2, 1):
-        own, reason = own_group(proc, version, "memory")
-        if own is None:
-            reasons.append(f"v{version}: {reason}")
-            continue
-        # In version 2 ours holds this process, and so can hand no memory on.
-        root = CgroupRoot(own.parent if version == 2 else own, version)
-        try:
-            ailment = _ailment(root.path) if version == 2 else _probe(root)
-        except OSError as error:
-            ailment = str(error.strerror)
-        if not ailment:
-            return root, f"cgroup v{version} at {root.path}"
-        reasons.append(f"v{version}: {root.path}: {ailment}")
-    return None, "; ".join(reasons)
+    return find_usable(proc, "memory", _root_of, _probe)
 
 
 def remove_stale_programs() -> list[str]:
     """Removes the empty memory groups of which the daemon is gone; returns their names."""
     root, _ = find_memory_root()
     return remove_stale_in(root.path) if root is not None else []
+
+
+def _root_of(own: Path, version: int) -> CgroupRoot:
+    """In version 2 ours holds this process, and so can hand no memory on."""
+    return CgroupRoot(own.parent if version == 2 else own, version)
 
 
 def _ailment(path: Path) -> str:
@@ -102,14 +93,17 @@ def _lacking(path: Path) -> set[str]:
     return _CONTROLLERS - set((path / "cgroup.subtree_control").read_text().split())
 
 
-def _probe(root: CgroupRoot) -> str:
-    """Tries it, in version 1, whose groups are in our own; returns no ailment."""
+def _probe(root: CgroupRoot) -> None:
+    """Version 1, whose groups are in our own, is tried; version 2 is looked at."""
+    if root.version == 2:
+        if ailment := _ailment(root.path):
+            raise OSError(errno.EPERM, ailment)
+        return
     group = _make_memory_group(root, f"{PREFIX}probe-{os.getpid()}")
     try:
         (group / _LIMIT_FILE[root.version]).write_text(str(1 << 30))
     finally:
         group.rmdir()
-    return ""
 
 
 def _make_memory_group(root: CgroupRoot, name: str) -> Path:

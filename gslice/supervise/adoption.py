@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
 from gslice.control.versions import where_it_is
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
-    from gslice.ipc.messages import WorkerState
     from gslice.supervise.node import Node
 
+_T = TypeVar("_T")
 _END_TIMEOUT_S = 2.0
 _SEGMENT_FILE = "/memfd:gslice:"
 
@@ -253,7 +254,7 @@ async def _end(node: Node, name: str) -> bool:
 def _join_group(node: Node, found: Found, child: Child) -> bool:
     """Puts a worker to the others of its segment; False: it serves nothing."""
     state = child.hello.worker
-    segment = _segment_of(node, child)
+    segment = _handed_over(node, child, Segment.open)
     if segment is None or state is None or state.spec is None or state.signature is None:
         return False
     if state.state != "ready" or state.instance < 0:
@@ -263,7 +264,8 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         text = f"there is no device {state.spec.device} any more"
         node.event(state.spec.name, EventKind.ADOPT, text)
         return False
-    if not _join_board(node, child, state):
+    adopt_board = functools.partial(node.turn_boards.adopt, state.spec.device)
+    if state.turn >= 0 and _handed_over(node, child, adopt_board) is None:
         return False
     worker = Worker.adopted(child, state, node.log_path(state.spec.name))
     group = next((g for g in found.groups if g.segment.generation == segment.generation), None)
@@ -275,11 +277,11 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
     return True
 
 
-def _segment_of(node: Node, child: Child) -> Segment | None:
-    """The segment that a worker handed over with its Hello."""
+def _handed_over(node: Node, child: Child, take: Callable[[int], _T]) -> _T | None:
+    """What a worker handed over next with its Hello, as it is taken; None: it cannot be."""
     fds = child.take_fds(1)  # the others stay the child's, until somebody takes them
     try:
-        return Segment.open(fds[0]) if fds else None
+        return take(fds[0]) if fds else None
     except GsliceError as error:
         text = f"{child.name}, of an earlier daemon, cannot be adopted: {error}"
         node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
@@ -287,20 +289,3 @@ def _segment_of(node: Node, child: Child) -> Segment | None:
     finally:
         for fd in fds:
             os.close(fd)
-
-
-def _join_board(node: Node, child: Child, state: WorkerState) -> bool:
-    """Goes on with the turn board that a worker handed over with its Hello; False: it cannot."""
-    assert state.spec is not None
-    fds = child.take_fds(1) if state.turn >= 0 else []
-    try:
-        for fd in fds:
-            node.turn_boards.adopt(state.spec.device, fd)
-    except GsliceError as error:
-        text = f"{child.name}, of an earlier daemon, cannot be adopted: {error}"
-        node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
-        return False
-    finally:
-        for fd in fds:
-            os.close(fd)
-    return True

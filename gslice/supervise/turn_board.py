@@ -29,7 +29,7 @@ class TurnBoards:
             self._boards[device] = TurnBoard.create(device)
         return self._boards[device]
 
-    def adopt(self, device: str, fd: int) -> None:
+    def adopt(self, device: str, fd: int) -> TurnBoard:
         """Goes on with the board of an earlier daemon, before anybody asks for another.
 
         Args:
@@ -43,6 +43,7 @@ class TurnBoards:
         board = TurnBoard.open(fd)
         if self._boards.setdefault(device, board).generation != board.generation:
             raise FailedPrecondition(f"device {device} has another turn board")
+        return board
 
     def keep(self, workers: Iterable[tuple[str, Worker]]) -> None:
         """Takes everybody off the boards but these workers, each with its device."""

@@ -59,6 +59,17 @@ class Function {
   Ticket submit(std::int64_t due_in_ns = kLongNs) {
     return bench.submit({1, 1}, {1}, now_ns() + due_in_ns);
   }
+  // One whose batch has begun, and one whose batch waits for its turn.
+  Ticket running() {
+    const Ticket ticket = submit();
+    gate.await_visitor();
+    return ticket;
+  }
+  Ticket waiting(std::int64_t due_in_ns = kLongNs) {
+    const Ticket ticket = submit(due_in_ns);
+    await(TurnState::kWaiting);
+    return ticket;
+  }
   void answered(Ticket ticket) { CHECK(bench.answer(ticket).floats() == Floats{2}); }
   InstanceEntry& entry() { return bench.segment->header().instances[bench.last_index]; }
   std::uint64_t turns_taken() {
@@ -80,10 +91,8 @@ class Function {
 TEST(batches_of_functions_that_do_not_fit_run_one_after_the_other) {
   Device device;
   Function a(device, 60), b(device, 60);
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
-  const Ticket second = b.submit();
-  b.await(TurnState::kWaiting);
+  const Ticket first = a.running();
+  const Ticket second = b.waiting();
   CHECK_EQ(b.bench.count(SlotState::kQueued), 1u);  // it can grow in the queue
   a.gate.open();
   b.gate.open();
@@ -110,12 +119,9 @@ TEST(the_batch_that_is_due_first_runs_first) {
   Function holder(device, 60), late(device, 60), early(device, 60);
   late.gate.open();
   early.gate.open();
-  const Ticket held = holder.submit();
-  holder.gate.await_visitor();
-  const Ticket second = late.submit(9 * kSecondNs);
-  late.await(TurnState::kWaiting);
-  const Ticket first = early.submit(8 * kSecondNs);
-  early.await(TurnState::kWaiting);
+  const Ticket held = holder.running();
+  const Ticket second = late.waiting(9 * kSecondNs);
+  const Ticket first = early.waiting(8 * kSecondNs);
   holder.gate.open();
   holder.answered(held);
   early.answered(first);
@@ -128,12 +134,9 @@ TEST(a_more_urgent_request_moves_its_function_forward) {
   Function holder(device, 60), late(device, 60), early(device, 60);
   late.gate.open();
   early.gate.open();
-  const Ticket held = holder.submit();
-  holder.gate.await_visitor();
-  const Ticket third = late.submit(9 * kSecondNs);
-  late.await(TurnState::kWaiting);
-  const Ticket second = early.submit(8 * kSecondNs);
-  early.await(TurnState::kWaiting);
+  const Ticket held = holder.running();
+  const Ticket third = late.waiting(9 * kSecondNs);
+  const Ticket second = early.waiting(8 * kSecondNs);
   const Ticket first = late.submit(7 * kSecondNs);
   const std::int64_t due_ns = device.board->entry(early.turn).due_ns.load();
   while (device.board->entry(late.turn).due_ns.load() >= due_ns) std::this_thread::yield();
@@ -151,8 +154,7 @@ TEST(who_ends_a_turn_and_is_still_the_most_urgent_goes_on) {
   other.gate.open();
   const Ticket first = urgent.submit(2 * kSecondNs);
   urgent.gate.await_visitor();
-  const Ticket last = other.submit(9 * kSecondNs);
-  other.await(TurnState::kWaiting);
+  const Ticket last = other.waiting(9 * kSecondNs);
   const Ticket second = urgent.submit(3 * kSecondNs);
   urgent.gate.open();
   urgent.answered(first);
@@ -164,8 +166,7 @@ TEST(who_ends_a_turn_and_is_still_the_most_urgent_goes_on) {
 TEST(one_batch_at_a_time_whatever_the_lanes) {
   Device device;
   Function a(device, 60, 2);
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
+  const Ticket first = a.running();
   const std::int64_t submitted_ns = now_ns();
   const Ticket second = a.submit();
   while (a.entry().pump_stamp_ns.load_relaxed() < submitted_ns) std::this_thread::yield();
@@ -177,15 +178,12 @@ TEST(one_batch_at_a_time_whatever_the_lanes) {
 }
 
 // ---- what waiting is not
-// -------------------------------------------------------------------------
 
 TEST(waiting_for_a_turn_is_neither_running_nor_a_late_dispatch) {
   Device device;
   Function a(device, 60), b(device, 60);
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
-  const Ticket second = b.submit();
-  b.await(TurnState::kWaiting);
+  const Ticket first = a.running();
+  const Ticket second = b.waiting();
   while (b.entry().ready_since_ns.load() != 0) std::this_thread::yield();
   CHECK_EQ(b.entry().lane_started_ns[0].load(), 0);
   std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the wait that is measured
@@ -206,12 +204,9 @@ TEST(a_turn_for_nothing_is_given_back_at_once) {
   Function a(device, 60), b(device, 60), c(device, 60);
   b.gate.open();
   c.gate.open();
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
-  const Ticket given_up = b.submit(8 * kSecondNs);
-  b.await(TurnState::kWaiting);
-  const Ticket third = c.submit(9 * kSecondNs);
-  c.await(TurnState::kWaiting);
+  const Ticket first = a.running();
+  const Ticket given_up = b.waiting(8 * kSecondNs);
+  const Ticket third = c.waiting(9 * kSecondNs);
   CHECK(b.bench.segment->cancel(given_up));
   a.gate.open();
   a.answered(first);
@@ -221,20 +216,16 @@ TEST(a_turn_for_nothing_is_given_back_at_once) {
 }
 
 // ---- ends
-// ----------------------------------------------------------------------------------------
 
 TEST(who_drains_waits_for_no_turn) {
   Device device;
   Function a(device, 60), b(device, 60), c(device, 60);
   c.gate.open();
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
-  const Ticket left = b.submit(8 * kSecondNs);
-  b.await(TurnState::kWaiting);
+  const Ticket first = a.running();
+  const Ticket left = b.waiting(8 * kSecondNs);
   CHECK(b.instance().drain(kLongNs));
   b.await(TurnState::kIdle);
-  const Ticket third = c.submit(9 * kSecondNs);
-  c.await(TurnState::kWaiting);
+  const Ticket third = c.waiting(9 * kSecondNs);
   a.gate.open();
   a.answered(first);
   c.answered(third);
@@ -245,10 +236,8 @@ TEST(who_stops_ends_its_turn) {
   Device device;
   Function a(device, 60), b(device, 60);
   b.gate.open();
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
-  const Ticket second = b.submit();
-  b.await(TurnState::kWaiting);
+  const Ticket first = a.running();
+  const Ticket second = b.waiting();
   a.gate.open();
   a.instance().stop();
   b.answered(second);
@@ -256,15 +245,12 @@ TEST(who_stops_ends_its_turn) {
 }
 
 // ---- on and off
-// ----------------------------------------------------------------------------------
 
 TEST(switched_off_while_some_wait) {
   Device device;
   Function a(device, 60), b(device, 60);
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
-  const Ticket second = b.submit();
-  b.await(TurnState::kWaiting);
+  const Ticket first = a.running();
+  const Ticket second = b.waiting();
   device.set_limit(0);
   b.gate.await_visitor();  // beside the other
   b.gate.open();
@@ -277,13 +263,11 @@ TEST(switched_off_while_some_wait) {
 TEST(switched_on_while_batches_run) {
   Device device(0);
   Function a(device, 60), b(device, 60);
-  const Ticket first = a.submit();
-  a.gate.await_visitor();
+  const Ticket first = a.running();
   CHECK(a.state() == TurnState::kIdle);  // nothing is looked at while turns are off
   device.set_limit(100);
   a.await(TurnState::kRunning);
-  const Ticket second = b.submit();
-  b.await(TurnState::kWaiting);
+  const Ticket second = b.waiting();
   a.gate.open();
   b.gate.open();
   a.answered(first);

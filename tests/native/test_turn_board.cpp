@@ -63,7 +63,6 @@ void die_after(const std::function<void()>& work) {
 }  // namespace
 
 // ---- who is next
-// ---------------------------------------------------------------------------------
 
 TEST(what_is_due_first_goes_first) {
   Bench bench;
@@ -142,7 +141,6 @@ TEST(a_share_that_shrinks_lets_others_in) {
 }
 
 // ---- on and off
-// ----------------------------------------------------------------------------------
 
 TEST(switching_rings_everybody) {
   Bench bench;
@@ -168,7 +166,6 @@ TEST(what_ran_before_counts) {
 }
 
 // ---- deaths
-// --------------------------------------------------------------------------------------
 
 TEST(the_daemon_frees_the_turn_of_the_dead) {
   Bench bench;
@@ -230,7 +227,6 @@ TEST(the_lock_of_the_dead_stops_nobody) {
 }
 
 // ---- what is shared
-// ------------------------------------------------------------------------------
 
 TEST(another_process_sees_the_same_board) {
   Bench bench;
@@ -272,7 +268,6 @@ TEST(a_full_board_says_so) {
 }
 
 // ---- many at once
-// --------------------------------------------------------------------------------
 
 // Random shares, deadlines and pauses. Nobody looks by itself, so a lost wake-up would last for
 // ever, and the sum is checked by what runs, not by what the board says.

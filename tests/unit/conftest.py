@@ -11,6 +11,7 @@ import pytest
 
 from gslice import _native
 from gslice.core.config import Config, load_config
+from tests.unit import command_bench
 from tests.unit.gpu_bench import Bench
 
 NODE = """\
@@ -62,6 +63,22 @@ def on_gpu(tmp_path: Path) -> Callable[..., None]:
             bench = Bench(tmp_path, **settings)
             await bench.gpu.ready()
             await test(bench)
+
+        asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def on_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a test on a loop, over commands whose programs are made up."""
+
+    def run(test: Callable[[command_bench.Bench], Awaitable[None]]) -> None:
+        async def main() -> None:
+            bench = command_bench.Bench(tmp_path, monkeypatch)
+            await test(bench)
+            await bench.supervisor.stop(1.0)
+            assert all(program.cleared for program in bench.programs)
 
         asyncio.run(main())
 
