@@ -150,7 +150,8 @@ def _facts(uuid: str) -> GpuFacts:
         return GpuFacts()
     try:
         return nvml.facts(uuid)
-    except GsliceError:
+    except GsliceError as error:
+        _log.warning("what NVML knows of a GPU is left out: %s", error)
         return GpuFacts()
     finally:
         nvml.close()
