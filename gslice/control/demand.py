@@ -150,6 +150,7 @@ class Policy:
         dead_band: Part of a share below which a change that nobody needs is not worth it.
         packing: `fewest` devices, or most `headroom`.
         turns: Functions may take turns on a device where shares side by side do not keep all SLOs.
+        turns_held_s: How long turns that began or ended stay so, whatever estimates say.
     """
 
     margin: float = 0.15
@@ -159,6 +160,7 @@ class Policy:
     dead_band: float = 0.25
     packing: str = "headroom"
     turns: bool = False
+    turns_held_s: float = 5.0
 
 
 def together(demand: Demand, allotments: Sequence[Allotment]) -> Allotment:

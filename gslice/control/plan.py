@@ -47,6 +47,7 @@ class Planner:
     _changed_s: dict[str, float] = field(default_factory=dict)
     _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
     _in_turns: set[str] = field(default_factory=set)
+    _turned_s: dict[str, float] = field(default_factory=dict)
     _turns: dict[str, tuple[object, _Division]] = field(default_factory=dict)
 
     def plan(
@@ -149,15 +150,17 @@ class Planner:
     ) -> _Division:
         """The division of a device with turns, if they are better than what it is without."""
         rested = self._rested(now_s, device)
-        asked = parts, before, device, side_by_side, rested
+        held = now_s - self._turned_s.get(device.name, -math.inf) < self.policy.turns_held_s
+        asked = parts, before, device, side_by_side, rested, held
         if device.name not in self._turns or self._turns[device.name][0] != asked:
             shares = side_by_side
             if not device.changing:
                 target, taking = divide(parts, device, self.policy), device.name in self._in_turns
-                taken = turns_of(
-                    parts, target, before, device, self.policy, taking=taking, rested=rested
-                )
-                (self._in_turns.discard if taken is None else self._in_turns.add)(device.name)
+                how = {"taking": taking, "rested": rested, "held": held}
+                taken = turns_of(parts, target, before, device, self.policy, **how)
+                if taking != (taken is not None):
+                    self._turned_s[device.name] = now_s
+                    self._in_turns ^= {device.name}
                 shares = taken or side_by_side
             waits = {}
             if device.name in self._in_turns:

@@ -61,12 +61,14 @@ def turns_of(
     *,
     taking: bool,
     rested: bool,
+    held: bool = False,
 ) -> dict[str, float] | None:
     """Shares of a device whose functions take turns.
 
     Side by side is better: nobody waits for anybody. So turns begin only where that keeps not all
     SLOs, and turns do, with room for error. They go on, with the same shares, while they keep
-    them; and end after a rest, when there would be ample room side by side.
+    them; and end after a rest, when there would be ample room side by side. What was just begun or
+    ended stays so: after a step of the load, its estimate overshoots and comes back.
 
     Args:
         parts: Who is on the device.
@@ -76,22 +78,24 @@ def turns_of(
         policy: How careful to be.
         taking: Whether they take turns now.
         rested: Whether shares may change although nobody needs it.
+        held: Whether turns began or ended just now.
 
     Returns:
         By name; the sum may pass the limit. None: they take no turns.
     """
     if not taking:
-        if keeps_all(parts, side_by_side):
+        if held or keeps_all(parts, side_by_side):
             return None
         return best_turns(parts, device, policy)
-    if rested:
+    if rested and not held:
         ample = replace(policy, headroom=policy.headroom * (1 + policy.dead_band))
         if keeps_all(parts, divide(parts, device, ample), 1 + policy.dead_band):
             return None
     known = current.keys() == {part.demand.name for part in parts} and can_take_turns(parts)
     if known and late_in_turns(parts, current, device, policy) <= _LATE_MAX * _TO_END:
         return dict(current)
-    return best_turns(parts, device, policy)
+    found = best_turns(parts, device, policy)
+    return dict(current) if found is None and held and known else found
 
 
 def keeps_all(parts: Sequence[Part], shares: Mapping[str, float], headroom: float = 1.0) -> bool:

@@ -132,6 +132,16 @@ def test_turns_begin_and_end_seldom() -> None:
     assert not any(turns for turns, _ in seen[161:])
 
 
+def test_an_estimate_that_overshoots_does_not_end_turns() -> None:
+    planner, current, seen = Planner(POLICY), {}, []
+    for tick in range(24):
+        rate = 400.0 if 2 <= tick < 6 or tick >= 16 else 55.0
+        current = plan(planner, *tight(rate), now_s=tick / 2, **current)
+        seen.append(current["f0"][0].turns)
+    assert all(seen[:16])
+    assert not any(seen[16:])  # what lasts, ends them
+
+
 @pytest.mark.parametrize(("rate_per_s", "swing"), [(8, 4), (62, 8)])
 def test_a_load_around_an_edge_does_not_switch_to_and_fro(rate_per_s: float, swing: float) -> None:
     """Peaks are told as `ArrivalEstimator` does: for 100 s."""
