@@ -22,7 +22,7 @@ TESTERS ?= $(shell echo $$(($(JOBS) + 1)))  # tests side by side: each waits eve
 # Tests start thousands of processes: each would compile gslice again.
 export PYTHONDONTWRITEBYTECODE :=
 
-NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name '*.cmake' -o -name CMakeLists.txt)
 CXX_FILES := $(shell find native tests/native tests/fakes -name '*.cpp' -o -name '*.hpp')
 OUT ?= build/overhead.json
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 LAYOUT_VERSION: int
+GRPC_SERVER: bool  # built with the native front-end
+GRPC_SERVER_TLS: bool
 MAX_FRONTENDS: int
 MAX_INSTANCES: int
 

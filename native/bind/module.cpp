@@ -3,6 +3,12 @@
 
 #include "segment/layout.hpp"
 
+#ifdef GSLICE_TLS
+constexpr bool kTls = true;
+#else
+constexpr bool kTls = false;
+#endif
+
 NB_MODULE(_native, module) {
   module.attr("LAYOUT_VERSION") = gslice::kLayoutVersion;
   module.attr("MAX_FRONTENDS") = gslice::kMaxFrontends;
@@ -14,4 +20,6 @@ NB_MODULE(_native, module) {
   gslice::bind_dlpack(module);
   gslice::bind_turns(module);
   gslice::bind_pump(module);
+  module.attr("GRPC_SERVER") = nanobind::hasattr(module, "GrpcServer");
+  module.attr("GRPC_SERVER_TLS") = nanobind::hasattr(module, "GrpcServer") && kTls;
 }
