@@ -137,6 +137,64 @@ class Frontend:
     @property
     def in_flight(self) -> int: ...
 
+class GrpcServer:
+    """The native front-end: a thread that speaks KServe v2 over gRPC. Only where `GRPC_SERVER`.
+
+    Inference is answered there. What is not comes as notes, to be answered by `send`, `finish`,
+    `admit` and `refuse`; these ignore calls that have ended meanwhile.
+
+    Args:
+        index: The front-end's place in every segment's table.
+        message_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
+        memory_max_bytes: Of messages outside slots, in all.
+        certificate: PEM, with its chain, for TLS; empty: none.
+        key: Likewise.
+        client_authority: Likewise; clients must show a certificate that it signed.
+
+    Raises:
+        InvalidArgument: these cannot be used.
+        Unimplemented: TLS was not built in.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        message_max_bytes: int,
+        memory_max_bytes: int,
+        certificate: bytes = b"",
+        key: bytes = b"",
+        client_authority: bytes = b"",
+    ) -> None: ...
+    @property
+    def doorbell(self) -> int: ...  # an eventfd, which workers ring
+    @property
+    def desk_fd(self) -> int: ...  # an eventfd, which rings when there are notes
+    @property
+    def in_flight(self) -> int: ...
+    def add_function(
+        self, name: str, version: str, segment: Segment, signature: Signature, slo_ns: int
+    ) -> None: ...  # as of Frontend
+    def remove_function(self, name: str) -> None: ...
+    def listen(self, fd: int) -> None: ...  # takes a listening socket
+    def leave(self) -> None: ...  # clients are told to connect anew; calls they began go on
+    def drain(self) -> None: ...  # requests are refused; a note tells when none is left
+    def close(self, timeout_ns: int) -> None: ...  # connections end when all is sent, or then
+    def take_notes(
+        self,
+    ) -> list[tuple[int, int, int, int | None, str, bytes, bool]]:
+        """(kind, call, number, deadline_ns, text, bytes, compressed): see native/grpc/desk.hpp."""
+    def send(self, call: int, message: bytes) -> None: ...
+    def finish(self, call: int, code: int, text: str, retry_after_ms: int = -1) -> None: ...
+    def admit(self, call: int, number: int, message: bytes) -> int | None:
+        """Submits a request that a note brought. Its deadline.
+
+        Raises:
+            As of `Frontend.submit`; FailedPrecondition: the call has ended.
+        """
+    def refuse(
+        self, call: int, number: int, code: int, text: str, retry_after_ms: int = -1
+    ) -> None: ...  # or gives one up that was admitted
+
 def parse_infer_request(request: bytes) -> dict[str, Any]:
     """For tests and tools: the parsed request as plain values. Raises InvalidArgument."""
 

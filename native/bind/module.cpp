@@ -15,6 +15,9 @@ NB_MODULE(_native, module) {
   module.attr("MAX_INSTANCES") = gslice::kMaxInstances;
   gslice::bind_segment(module);
   gslice::bind_frontend(module);
+#ifdef GSLICE_GRPC_SERVER
+  gslice::bind_grpc_server(module);
+#endif
   gslice::bind_cuda(module);
   gslice::bind_weights(module);
   gslice::bind_dlpack(module);

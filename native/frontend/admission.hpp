@@ -40,6 +40,10 @@ struct Admission {
 // expected. The caller puts the function's name in front.
 Status admit(const Signature& signature, const wire::Request& request, Admission& admission);
 
+// Gives a request that was cut before its tensors the raw_input_contents that should follow: sizes
+// without an address. False: these cannot be told from what it says.
+bool expect_raw_inputs(const Signature& signature, wire::Request& request);
+
 struct Load {
   std::int64_t batch_estimate_ns = 0;  // 0: unknown
   std::int64_t queued_rows = 0;        // requests if the function is not batchable

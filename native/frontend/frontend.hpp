@@ -41,11 +41,23 @@ class Frontend {
   // Unknown to clients from now on. Its segment is let go when its last request is answered.
   void remove_function(std::string_view name);
 
-  // `deadline_ns`: the caller's, kNever if none. Every error leaves nothing behind.
-  Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns);
+  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every error
+  // leaves nothing behind.
+  Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag = 0);
+  // A request whose tensors are still on their way: `head` is its message up to the first of its
+  // raw_input_contents. `areas` are where these belong, in their order: of the ticket's slot, and
+  // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot be
+  // done so: `submit` the whole message to hear why.
+  Result<TicketId> reserve(wire::Bytes head, std::int64_t deadline_ns,
+                           std::vector<std::span<std::byte>>& areas);
+  // All tensors of a reserved request are there: queues it. An error gives it up.
+  Status commit(TicketId id, std::uint64_t tag);
+  // The client's id of the request that was submitted last, as long as its message is there.
+  std::string_view last_id() const { return request_.id; }
   // kNotFound for all of these: the ticket is not, or no longer, in flight.
   Result<std::int64_t> deadline_ns(TicketId id) const;
   Result<std::string_view> request_id(TicketId id) const;
+  Result<std::uint64_t> tag(TicketId id) const;
 
   // The tickets that turned DONE since the last call, and arms the wake-up for the next ones.
   void take_done(std::vector<TicketId>& done);
@@ -55,6 +67,10 @@ class Frontend {
   Result<std::size_t> begin_answer(TicketId id, bool stream);
   // Writes the answer that begin_answer has measured; `out` has exactly its size. Frees the slot.
   void write_answer(std::span<std::byte> out);
+  // Or lends it: `text` gets what is not tensors, `pieces` the whole answer in order, in `text` and
+  // in the slot, which stays as it is until `give_back`. `text` must not move meanwhile.
+  void lend_answer(std::vector<std::byte>& text, std::vector<wire::Bytes>& pieces);
+  void give_back(TicketId id);
 
   // The request is given up, and counted as expired if its deadline has passed; stale tickets are
   // ignored.
@@ -69,7 +85,8 @@ class Frontend {
 
   Result<std::uint32_t> new_index();
   Place place(TicketId id) const;
-  Status admit_and_queue(Function& function, std::int64_t deadline_ns, TicketId& id);
+  Status admit_and_lease(Function& function, std::int64_t deadline_ns, Ticket& ticket);
+  Status queue(Place place);
   void forget(Place place);
   void retire_if_idle(Function& function);
 

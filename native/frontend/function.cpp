@@ -167,7 +167,7 @@ Status Function::fill(Ticket ticket, const wire::Request& request, const Admissi
     const auto target = payload.subspan(input.offset, input.bytes);
     if (input.typed)
       wire::write_contents(request, *input.view, record.dtype, target);
-    else if (!input.raw.empty())
+    else if (input.raw.data() != nullptr)
       std::memcpy(target.data(), input.raw.data(), input.raw.size());
     copied_bytes += input.bytes;
   }

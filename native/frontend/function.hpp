@@ -21,8 +21,10 @@ namespace gslice {
 // What the front-end keeps of a request: never in shared memory, where a worker could change it.
 struct Pending {
   bool live = false;
+  bool reserved = false;  // its tensors are on their way
   std::uint32_t generation = 0;
   std::int64_t deadline_ns = kNever;
+  std::uint64_t tag = 0;  // the caller's
   OutputChoice outputs;
   std::string id;  // the client's; keeps its capacity
 };
@@ -58,7 +60,11 @@ class Function {
   // kDeadlineExceeded: past, or behind others in the queue and predicted to finish too late.
   Status check_deadline(std::uint32_t rows, std::int64_t deadline_ns, std::int64_t now);
 
-  // Writes the admitted request into its leased slot: header, records and tensors.
+  // Whether one more request may hold a slot while its tensors are on their way: clients that send
+  // slowly, or stop, must leave room for others.
+  bool may_reserve() const { return reserved < segment_->slot_count() / 2; }
+  // Writes the admitted request into its leased slot: header, records and those tensors that are
+  // there (`raw` with an address).
   Status fill(Ticket ticket, const wire::Request& request, const Admission& admission,
               std::int64_t deadline_ns, std::int64_t now);
   // Reads a DONE slot. The answer's error if it is one; kInternal if what lies there is no answer.
@@ -70,6 +76,7 @@ class Function {
   Status named(const Status& status) const;
 
   std::uint32_t in_flight = 0;
+  std::uint32_t reserved = 0;  // of them: those whose tensors are on their way
   bool retired = false;  // replaced or removed: forgotten when its last request is
 
  private:
