@@ -44,6 +44,14 @@ check:  ## name what this machine lacks, with the apt line
 	case $$($${CXX:-g++} --version 2>/dev/null) in *clang*) oldest=15;; *) oldest=12;; esac; \
 	[ "$${compiler%%.*}" -ge $$oldest ] || missing+=(g++); \
 	command -v flock >/dev/null || missing+=(util-linux); \
+	optional=(); \
+	for header in nghttp2/nghttp2.h openssl/ssl.h; do \
+	  echo "#include <$$header>" | $${CXX:-g++} -E -x c++ - >/dev/null 2>&1 && continue; \
+	  case $$header in nghttp2/*) optional+=(libnghttp2-dev);; *) optional+=(libssl-dev);; esac; \
+	done; \
+	if [ $${#optional[@]} -gt 0 ]; then \
+	  echo "The native front-end, or its TLS, is not built without $${optional[*]}." >&2; \
+	fi; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  echo "gslice needs Python 3.11 to 3.14 with venv and headers, make, and g++ 12 or newer." >&2; \
 	  echo "Missing here: $${missing[*]}. On Debian and Ubuntu:" >&2; \

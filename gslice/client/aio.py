@@ -10,6 +10,7 @@ import grpc
 
 from gslice.client import calls
 from gslice.client.calls import Call, FunctionState, Inputs, Outputs
+from gslice.client.tls import Tls, channel_credentials
 from gslice.core.errors import FailedPrecondition, InvalidArgument, Unavailable
 from gslice.core.types import Signature
 from gslice.protos.rpc import Stub
@@ -26,12 +27,19 @@ class Client:
     Args:
         url: host:port of its gRPC address; None: the variable GSLICE_URL, else 127.0.0.1:8001.
         timeout_s: For calls that are given none; None: no limit.
+        tls: Encrypts the connection; True: the server is known by the public authorities.
     """
 
-    def __init__(self, url: str | None = None, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        timeout_s: float | None = None,
+        *,
+        tls: Tls | bool = False,
+    ) -> None:
         self.url = calls.server_url(url)
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(self.url, options=calls.OPTIONS)
+        self._channel = _connect(self.url, tls)
         self._closed = False
         self._stub = Stub(self._channel, calls.SERVICE)
         self._signatures: dict[str, Signature] = {}
@@ -191,3 +199,10 @@ async def _each(requests: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIter
     else:
         for inputs in requests:
             yield inputs
+
+
+def _connect(url: str, tls: Tls | bool) -> grpc.aio.Channel:
+    credentials = channel_credentials(tls)
+    if credentials is None:
+        return grpc.aio.insecure_channel(url, options=calls.OPTIONS)
+    return grpc.aio.secure_channel(url, credentials, options=calls.OPTIONS)

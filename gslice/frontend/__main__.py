@@ -5,7 +5,6 @@ Descriptor 3 is the listening control socket that the daemon left (gslice.ipc.me
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -22,40 +21,31 @@ from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.readiness import Readiness
-from gslice.frontend.server import Limits, Server
+from gslice.frontend.server import Server
 from gslice.frontend.servicer import InferenceServicer
+from gslice.frontend.settings import Settings, parse
 from gslice.ipc import messages, process
-
-MESSAGE_LIMIT_BYTES = (2 << 30) - 1  # protobuf's own
 
 
 def main() -> None:
     """Parses the arguments and runs until the daemon, a signal or the end of the grace ends it."""
-    parser = argparse.ArgumentParser(prog="python -m gslice.frontend", description=__doc__)
-    parser.add_argument("--index", type=int, required=True, help="place in front-end tables")
-    parser.add_argument("--orphan-grace-us", type=int, default=300_000_000)
-    parser.add_argument("--request-max-bytes", type=int, default=MESSAGE_LIMIT_BYTES)
-    parser.add_argument("--connection-age-us", type=int, default=30_000_000)
-    args = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
     )
-    keep_freed_memory()
-    limits = Limits(
-        min(args.request_max_bytes, MESSAGE_LIMIT_BYTES), args.connection_age_us // 1000
-    )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(run(args.index, args.orphan_grace_us / 1e6, limits))
-        except GsliceError as error:
-            sys.exit(f"gslice.frontend: {error}")
+    try:
+        settings = parse(__doc__)
+        keep_freed_memory()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings))
+    except GsliceError as error:
+        sys.exit(f"gslice.frontend: {error}")
 
 
-async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
+async def run(settings: Settings) -> None:
     """Builds the front-end and keeps it until it is told to end; then drains and closes."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    native = _native.Frontend(index)
+    native = _native.Frontend(settings.index)
     completions = Completions(native, loop)
     catalogue = Catalogue(native, completions.drain)
     readiness = Readiness(catalogue)
@@ -67,21 +57,30 @@ async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
         link.wake(name)
 
     inference = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
-    server = Server(inference, completions, catalogue, readiness, limits)
+    server = Server(
+        inference, completions, catalogue, readiness, settings.limits, settings.tls
+    )
     orders = Orders(server, catalogue, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(
-            index=index,
+            index=settings.index,
             address=server.address,
             functions=[function.spec.name for function in catalogue],
             state=server.state,
             in_flight=native.in_flight,
+            kind=settings.kind,
+            tls=settings.tls.digest if settings.tls is not None else "",
         )
         return process.hello(frontend=state)
 
     link = DaemonLink(
-        process.adopt_listener(), completions.eventfd, hello, orders.obey, ended.set, orphan_grace_s
+        process.adopt_listener(),
+        completions.eventfd,
+        hello,
+        orders.obey,
+        ended.set,
+        settings.orphan_grace_s,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,10 +13,12 @@ from gslice.frontend import health, reflection, servicer, sockets
 from gslice.protos.rpc import generic_handler
 
 if TYPE_CHECKING:
+    from gslice.core.tls import TlsContent
     from gslice.frontend.catalogue import Catalogue
     from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.servicer import InferenceServicer
+    from gslice.frontend.settings import Limits
 
 SERVICES = (
     servicer.SERVICE,
@@ -29,21 +30,6 @@ SERVICES = (
 _LEFT_POLL_S = 0.05
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What clients may not exceed.
-
-    Attributes:
-        request_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
-        connection_age_ms: After about that long a client is told (GOAWAY) to connect anew. Calls
-            that it has begun go on. gRPC offers no other way to part from a client without a call
-            that fails.
-    """
-
-    request_max_bytes: int
-    connection_age_ms: int
-
-
 class Server:
     """One gRPC server, started at most once.
 
@@ -53,6 +39,7 @@ class Server:
         catalogue: What health answers from.
         readiness: Turned to not ready when the server drains.
         limits: Of requests and connections.
+        tls: Encrypts the port; None: nothing does.
     """
 
     def __init__(
@@ -62,12 +49,14 @@ class Server:
         catalogue: Catalogue,
         readiness: Readiness,
         limits: Limits,
+        tls: TlsContent | None = None,
     ) -> None:
         self._inference = inference
         self._completions = completions
         self._catalogue = catalogue
         self._readiness = readiness
         self._limits = limits
+        self._tls = tls
         self._retiring = False
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -102,7 +91,7 @@ class Server:
         server = grpc.aio.server(options=_options(self._limits))
         server.add_generic_rpc_handlers(self._handlers())
         try:
-            port = server.add_insecure_port(address)
+            port = self._add_port(server, address)
         except RuntimeError as error:
             raise Unavailable(
                 f"cannot listen on {address}: {error}", hint="choose another address, or free it"
@@ -157,6 +146,11 @@ class Server:
         if self._server is not None:
             await self._server.stop(max(0.0, ends - time.monotonic()))
 
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self._tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, _credentials(self._tls))
+
     @property
     def _port(self) -> int:
         return int(self.address.rpartition(":")[2] or 0)
@@ -175,6 +169,14 @@ class Server:
                 for version in reflection.VERSIONS
             ),
         )
+
+
+def _credentials(tls: TlsContent) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)],
+        root_certificates=tls.client_authority or None,
+        require_client_auth=bool(tls.client_authority),
+    )
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
