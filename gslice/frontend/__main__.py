@@ -15,14 +15,10 @@ import uvloop
 
 from gslice import _native
 from gslice.core.errors import GsliceError
-from gslice.frontend.catalogue import Catalogue
-from gslice.frontend.completions import Completions
 from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
-from gslice.frontend.readiness import Readiness
-from gslice.frontend.server import Server
-from gslice.frontend.servicer import InferenceServicer
+from gslice.frontend.parts import aio_parts, native_parts
 from gslice.frontend.settings import Settings, parse
 from gslice.ipc import messages, process
 
@@ -45,10 +41,6 @@ async def run(settings: Settings) -> None:
     """Builds the front-end and keeps it until it is told to end; then drains and closes."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    native = _native.Frontend(settings.index)
-    completions = Completions(native, loop)
-    catalogue = Catalogue(native, completions.drain)
-    readiness = Readiness(catalogue)
 
     async def repository(call: messages.RepositoryCall) -> None:
         await link.repository(call)
@@ -56,19 +48,17 @@ async def run(settings: Settings) -> None:
     def wake(name: str) -> None:
         link.wake(name)
 
-    inference = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
-    server = Server(
-        inference, completions, catalogue, readiness, settings.limits, settings.tls
-    )
-    orders = Orders(server, catalogue, _native.Segment.open, ended.set)
+    build = native_parts if settings.kind == "native" else aio_parts
+    parts = build(settings, repository, wake)
+    orders = Orders(parts.server, parts.catalogue, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(
             index=settings.index,
-            address=server.address,
-            functions=[function.spec.name for function in catalogue],
-            state=server.state,
-            in_flight=native.in_flight,
+            address=parts.server.address,
+            functions=[function.spec.name for function in parts.catalogue],
+            state=parts.server.state,
+            in_flight=parts.data_path.in_flight,
             kind=settings.kind,
             tls=settings.tls.digest if settings.tls is not None else "",
         )
@@ -76,7 +66,7 @@ async def run(settings: Settings) -> None:
 
     link = DaemonLink(
         process.adopt_listener(),
-        completions.eventfd,
+        parts.doorbell,
         hello,
         orders.obey,
         ended.set,
@@ -87,9 +77,9 @@ async def run(settings: Settings) -> None:
     gc.freeze()  # what start-up made lives as long as the process
 
     await ended.wait()
-    await server.drain(orders.drain_timeout_s)
+    await parts.server.drain(orders.drain_timeout_s)
     link.close()
-    completions.close()
+    parts.close()
     gc.unfreeze()
 
 

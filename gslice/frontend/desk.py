@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from google.protobuf.message import DecodeError
 
 from gslice.core.errors import GsliceError, Internal, NotFound, ResourceExhausted, Unimplemented
-from gslice.protos import message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -275,21 +274,3 @@ class Admission:
         """Answers it with an error."""
         pushback = () if error.retry_after_ms is None else (error.retry_after_ms,)
         self._native.refuse(*self._place, error.code, str(error), *pushback)
-
-
-def explain_or_load(
-    catalogue: Any, wake: Callable[[str], None]
-) -> Callable[[Admission, bytes, int | None], None]:
-    """For `Desk`: queues a request to a function that is cold, and says what is the matter else."""
-    from gslice.frontend.cold import ColdStarts
-
-    def submit(admission: Admission, request: bytes, deadline_ns: int | None) -> None:
-        asked = message("inference.ModelInferRequest").FromString(request)
-        function = catalogue.find(asked.model_name, asked.model_version)
-        if function.cold:
-            ColdStarts(admission, catalogue, wake).submit(function, request, deadline_ns)
-        else:
-            catalogue.explain(asked.model_name, asked.model_version)
-            admission.submit(request, deadline_ns)  # it has come meanwhile
-
-    return submit

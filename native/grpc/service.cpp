@@ -282,6 +282,7 @@ void Service::hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message
   desk_.put({.kind = kind,
              .call = exchange.call->id,
              .number = exchange.number,
+             .compressed = kind == Note::Kind::kCompressed,
              .deadline_ns = exchange.call->deadline_ns,
              .text = exchange.call->encoding,
              .bytes = {message.begin(), message.end()}});
