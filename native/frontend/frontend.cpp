@@ -108,6 +108,7 @@ void Frontend::remove_function(std::string_view name) {
 void Frontend::retire_if_idle(Function& function) {
   if (!function.retired || function.in_flight != 0) return;
   by_index_[function.index()] = nullptr;
+  std::erase(to_ring_, &function);
   std::erase_if(functions_, [&](const auto& each) { return each.get() == &function; });
 }
 
@@ -208,10 +209,22 @@ Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, T
 }
 
 Status Frontend::queue(Place place) {
-  if (place.function->segment().queue(place.ticket)) return Status::Ok();
+  if (place.function->segment().queue(place.ticket, rings_)) {
+    if (!rings_ && !std::exchange(place.function->to_ring, true))
+      to_ring_.push_back(place.function);
+    return Status::Ok();
+  }
   forget(place);
   return Status::Error(Code::kUnavailable,
                        "the front-end was removed while it wrote the request");
+}
+
+void Frontend::ring() {
+  for (Function* function : to_ring_) {
+    function->to_ring = false;
+    function->segment().ring_pullers();
+  }
+  to_ring_.clear();
 }
 
 Result<TicketId> Frontend::reserve(wire::Bytes head, std::int64_t deadline_ns,

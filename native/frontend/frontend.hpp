@@ -28,8 +28,9 @@ using TicketId = std::int64_t;
 
 class Frontend {
  public:
-  // `index`: its place in every segment's front-end table.
-  explicit Frontend(std::uint16_t index) : index_(index) {}
+  // `index`: its place in every segment's front-end table. `rings`: at each request that is queued;
+  // otherwise when the caller says `ring`.
+  explicit Frontend(std::uint16_t index, bool rings = true) : index_(index), rings_(rings) {}
   ~Frontend();  // gives every request in flight up
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
@@ -54,6 +55,8 @@ class Frontend {
   Status commit(TicketId id, std::uint64_t tag);
   // The client's id of the request that was submitted last, as long as its message is there.
   std::string_view last_id() const { return request_.id; }
+  // Wakes the pumps for what was queued since the last call.
+  void ring();
   // kNotFound for all of these: the ticket is not, or no longer, in flight.
   Result<std::int64_t> deadline_ns(TicketId id) const;
   Result<std::string_view> request_id(TicketId id) const;
@@ -91,6 +94,7 @@ class Frontend {
   void retire_if_idle(Function& function);
 
   std::uint16_t index_;
+  bool rings_;
   std::vector<std::unique_ptr<Function>> functions_;         // in no order
   std::vector<Function*> by_index_;                          // null: free
   std::unordered_map<std::string_view, Function*> by_name_;  // keys live in their functions
@@ -101,6 +105,7 @@ class Frontend {
   wire::Request request_;
   Admission admission_;
   std::vector<Ticket> taken_;
+  std::vector<Function*> to_ring_;
   Answer answer_;
   Place answering_;
 };

@@ -69,6 +69,8 @@ struct Call {
   std::vector<std::byte> backlog;  // of a stream with too many requests in flight
   std::size_t backlog_taken = 0;   // of it
 
+  std::size_t charged_bytes = 0;   // of Intake::Bounds::memory_bytes, for what is at the desk
+
   std::vector<std::unique_ptr<Exchange>> exchanges;  // oldest first
   std::vector<std::unique_ptr<Outgoing>> out;
   bool half_closed = false;   // by the client

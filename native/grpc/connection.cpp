@@ -165,6 +165,11 @@ struct Connection::Callbacks {
     return 0;
   }
 
+  static ssize_t frame_length(nghttp2_session*, std::uint8_t, std::int32_t, std::int32_t window,
+                              std::int32_t stream_window, std::uint32_t frame_max_bytes, void*) {
+    return std::min<ssize_t>({window, stream_window, frame_max_bytes, kFrameBytes});
+  }
+
   static nghttp2_session* session(Connection& connection) {
     nghttp2_session_callbacks* callbacks = nullptr;
     nghttp2_session_callbacks_new(&callbacks);
@@ -176,6 +181,7 @@ struct Connection::Callbacks {
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, closed);
     nghttp2_session_callbacks_set_send_callback(callbacks, send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, send_data);
+    nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, frame_length);
     nghttp2_option* option = nullptr;
     nghttp2_option_new(&option);
     nghttp2_option_set_no_auto_window_update(option, 1);

@@ -32,7 +32,7 @@ std::optional<std::size_t> head_bytes(wire::Bytes message) {
 }  // namespace
 
 void Intake::forget() {
-  bounds_.memory_bytes -= std::exchange(charged_, 0);
+  bounds_.give(std::exchange(charged_, 0));
   heap_.clear();
   if (heap_.capacity() > kRoomBytes) heap_.shrink_to_fit();
   prefix_count_ = taken_ = 0;
@@ -70,6 +70,7 @@ Intake::Event Intake::take_body(wire::Bytes& chunk, Frontend* frontend, std::int
     in_body_ = false;
     return Event::kMessage;
   }
+  if (chunk.empty()) return Event::kMore;
   if (frontend != nullptr && !tried_slot_ && size_ >= kSlotBytes && !compressed_)
     try_slot(chunk, *frontend, deadline_ns);
   const wire::Bytes bytes = chunk.first(std::min(chunk.size(), size_ - taken_));
@@ -97,10 +98,8 @@ Intake::Event Intake::end_body(Frontend* frontend) {
 
 bool Intake::charge() {
   if (charged_ != 0) return true;
-  if (size_ > bounds_.memory_max_bytes - std::min(bounds_.memory_bytes, bounds_.memory_max_bytes))
-    return false;
+  if (!bounds_.take(size_)) return false;
   charged_ = size_;
-  bounds_.memory_bytes += charged_;
   heap_.reserve(size_);
   return true;
 }
@@ -138,7 +137,7 @@ void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadl
   }
   if (fill(seen.subspan(*head))) {
     heap_.resize(*head);
-    bounds_.memory_bytes -= std::exchange(charged_, 0);
+    bounds_.give(std::exchange(charged_, 0));
   } else {  // the heap has all of it still
     frontend.cancel(std::exchange(ticket_, kNoTicket));
   }

@@ -2,6 +2,7 @@
 // large request's tensors go straight into their slot; anything else is put together on the heap.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -32,6 +33,14 @@ class Intake {
     std::size_t message_max_bytes = 0;
     std::size_t memory_max_bytes = 0;
     std::size_t memory_bytes = 0;  // taken of it
+
+    // False: there is not so much left.
+    bool take(std::size_t bytes) {
+      if (bytes > memory_max_bytes - std::min(memory_bytes, memory_max_bytes)) return false;
+      memory_bytes += bytes;
+      return true;
+    }
+    void give(std::size_t bytes) { memory_bytes -= bytes; }
   };
 
   explicit Intake(Bounds& bounds) : bounds_(bounds) {}

@@ -117,6 +117,7 @@ void Server::loop() {
 }
 
 void Server::turn() {
+  service_.frontend().ring();  // before answers are sent: pumps work meanwhile
   // What turns done from here on rings the doorbell.
   const bool answered = service_.take_done();
   flush_all();

@@ -58,7 +58,7 @@ Status draining() { return Status::Error(Code::kUnavailable, "the server is drai
 
 Service::Service(std::uint16_t index, Limits limits, nghttp2_mem* memory,
                  std::function<void(Connection&)> wants_flush)
-    : frontend_(index),
+    : frontend_(index, false),
       bounds_{limits.message_max_bytes, limits.memory_max_bytes, 0},
       memory_(memory),
       wants_flush_(std::move(wants_flush)) {}
@@ -119,6 +119,7 @@ void Service::closed(Call& call) {
   if (at_desk)
     desk_.put({.kind = Note::Kind::kClosed, .call = call.id, .text = {}, .bytes = {}});
   give_up(call);
+  bounds_.give(std::exchange(call.charged_bytes, 0));
   for (auto& outgoing : call.out) sent(std::move(outgoing));
   call.out.clear();
   call.kind = Kind::kRefused;
@@ -175,9 +176,8 @@ void Service::received(Call& call, wire::Bytes bytes) {
     call.connection->consumed(call, came - bytes.size());
   }
   if (!bytes.empty()) {  // the client's window bounds it, and memory in all
-    if (bounds_.memory_bytes + bytes.size() > bounds_.memory_max_bytes)
+    if (!bounds_.take(bytes.size()))
       return call.connection->reset(call, NGHTTP2_ENHANCE_YOUR_CALM);
-    bounds_.memory_bytes += bytes.size();
     call.backlog.insert(call.backlog.end(), bytes.begin(), bytes.end());
   }
   if (call.intake.within()) {
@@ -190,21 +190,13 @@ void Service::received(Call& call, wire::Bytes bytes) {
 void Service::take_messages(Call& call, wire::Bytes& bytes) {
   while (!bytes.empty() && !call.finished) {
     if (call.kind == Kind::kStream && call.exchanges.size() >= kInFlight) return;
-    Frontend* slots = is_request(call) && !draining_ ? &frontend_ : nullptr;
+    Frontend* slots = is_request(call) ? &frontend_ : nullptr;
     switch (call.intake.take(bytes, slots, call.deadline_ns)) {
       case Event::kMore:
         return;
       case Event::kMessage:
-        if (is_request(call)) {
-          take_request(call, call.intake.message());
-        } else {
-          const wire::Bytes message = call.intake.message();
-          desk_.put({.kind = Note::Kind::kMessage,
-                     .call = call.id,
-                     .compressed = call.intake.compressed(),
-                     .text = call.encoding,
-                     .bytes = {message.begin(), message.end()}});
-        }
+        is_request(call) ? take_request(call, call.intake.message())
+                         : hand_over(call, call.intake.message());
         break;
       case Event::kReserved:
         take_reserved(call);
@@ -215,15 +207,18 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
                                           " bytes, of at most ", bounds_.message_max_bytes)));
         break;
       case Event::kNoMemory:
-        finish(call,
-               Status::Error(Code::kResourceExhausted,
-                             concat("no memory for a message of ", call.intake.message_bytes(),
-                                    " bytes: others on their way in have ", bounds_.memory_bytes,
-                                    " of ", bounds_.memory_max_bytes, " bytes; try again later")));
+        finish(call, no_memory(call.intake.message_bytes()));
         break;
     }
   }
   bytes = call.finished ? wire::Bytes{} : bytes;
+}
+
+Status Service::no_memory(std::size_t bytes) const {
+  return Status::Error(
+      Code::kResourceExhausted,
+      concat("no memory for a message of ", bytes, " bytes: others on their way have ",
+             bounds_.memory_bytes, " of ", bounds_.memory_max_bytes, " bytes; try again later"));
 }
 
 Exchange& Service::new_exchange(Call& call) {
@@ -256,6 +251,10 @@ void Service::take_reserved(Call& call) {
     return finish(call, Status::Error(Code::kInternal, "a unary call has one request"));
   }
   Exchange& exchange = new_exchange(call);
+  if (draining_) {
+    frontend_.cancel(ticket);
+    return fail(exchange, draining());
+  }
   if (const auto id = frontend_.request_id(ticket); id.ok() && call.kind == Kind::kStream)
     exchange.id = id.value();
   Status status = frontend_.commit(ticket, reinterpret_cast<std::uintptr_t>(&exchange));
@@ -277,7 +276,19 @@ void Service::fail(Exchange& exchange, Status status, std::int64_t retry_after_m
   exchange.retry_after_ms = retry_after_ms;
 }
 
+void Service::hand_over(Call& call, wire::Bytes message) {
+  if (!bounds_.take(message.size())) return finish(call, no_memory(message.size()));
+  call.charged_bytes += message.size();
+  desk_.put({.kind = Note::Kind::kMessage,
+             .call = call.id,
+             .compressed = call.intake.compressed(),
+             .text = call.encoding,
+             .bytes = {message.begin(), message.end()}});
+}
+
 void Service::hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message) {
+  if (!bounds_.take(message.size())) return fail(exchange, no_memory(message.size()));
+  exchange.call->charged_bytes += message.size();
   exchange.state = Exchange::State::kAtDesk;
   desk_.put({.kind = kind,
              .call = exchange.call->id,
@@ -338,7 +349,7 @@ void Service::read_on(Call& call) {
   call.connection->consumed(call, taken);
   call.backlog_taken += taken;
   if (call.backlog_taken < call.backlog.size()) return;
-  bounds_.memory_bytes -= call.backlog.size();
+  bounds_.give(call.backlog.size());
   shrink(call.backlog);
   call.backlog_taken = 0;
 }
@@ -409,7 +420,7 @@ std::unique_ptr<Outgoing> Service::new_outgoing() {
 
 void Service::sent(std::unique_ptr<Outgoing> outgoing) {
   if (outgoing->lent != kNoTicket) frontend_.give_back(outgoing->lent);
-  bounds_.memory_bytes -= outgoing->charged_bytes;
+  bounds_.give(outgoing->charged_bytes);
   shrink(outgoing->text);
   outgoing->pieces.clear();
   outgoing->piece = outgoing->left_bytes = outgoing->charged_bytes = 0;
@@ -436,7 +447,7 @@ void Service::give_up(Call& call) {
   while (!call.exchanges.empty()) drop_first(call);
   if (call.intake.ticket() != kNoTicket) frontend_.cancel(call.intake.take_ticket());
   call.intake.forget();
-  bounds_.memory_bytes -= call.backlog.size();
+  bounds_.give(call.backlog.size());
   shrink(call.backlog);
   call.backlog_taken = 0;
 }
@@ -495,8 +506,7 @@ std::int64_t Service::leave_slots(Call& call, std::int64_t now_ns) {
 
 // Its slot is for others: what was not sent is copied out of it. False: there is no memory for it.
 bool Service::evacuate(Outgoing& outgoing) {
-  if (bounds_.memory_bytes + outgoing.left_bytes > bounds_.memory_max_bytes) return false;
-  bounds_.memory_bytes += outgoing.left_bytes;
+  if (!bounds_.take(outgoing.left_bytes)) return false;
   outgoing.charged_bytes = outgoing.left_bytes;
   std::vector<std::byte> rest;
   rest.reserve(outgoing.left_bytes);

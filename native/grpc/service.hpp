@@ -68,6 +68,8 @@ class Service {
   void take_request(Call& call, wire::Bytes message);
   void take_reserved(Call& call);
   Exchange& new_exchange(Call& call);
+  Status no_memory(std::size_t bytes) const;
+  void hand_over(Call& call, wire::Bytes message);
   void hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message);
   void queued(Exchange& exchange, TicketId ticket);
   void fail(Exchange& exchange, Status status, std::int64_t retry_after_ms = -1);
