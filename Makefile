@@ -44,6 +44,7 @@ check:  ## name what this machine lacks, with the apt line
 	case $$($${CXX:-g++} --version 2>/dev/null) in *clang*) oldest=15;; *) oldest=12;; esac; \
 	[ "$${compiler%%.*}" -ge $$oldest ] || missing+=(g++); \
 	command -v flock >/dev/null || missing+=(util-linux); \
+	[ -n "$(filter demo,$(MAKECMDGOALS))" ] || command -v openssl >/dev/null || missing+=(openssl); \
 	optional=(); \
 	for header in nghttp2/nghttp2.h openssl/ssl.h; do \
 	  echo "#include <$$header>" | $${CXX:-g++} -E -x c++ - >/dev/null 2>&1 && continue; \
