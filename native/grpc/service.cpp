@@ -203,8 +203,9 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
         break;
       case Event::kTooLarge:
         finish(call, Status::Error(Code::kResourceExhausted,
-                                   concat("the message has ", call.intake.message_bytes(),
-                                          " bytes, of at most ", bounds_.message_max_bytes)));
+                                   concat("received message larger than max (",
+                                          call.intake.message_bytes(), " vs. ",
+                                          bounds_.message_max_bytes, " bytes)")));
         break;
       case Event::kNoMemory:
         finish(call, no_memory(call.intake.message_bytes()));
