@@ -24,12 +24,6 @@ constexpr int kReads = 4;  // before others have their turn
 // Clients whose deadlines pass reset their calls: many a second is no attack.
 constexpr std::uint64_t kResets = 10'000, kResetsPerSecond = 2'000;
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kHeaders{{
-    {":status", "200"},
-    {"content-type", "application/grpc"},
-    {"grpc-accept-encoding", "identity, deflate, gzip"},
-}};
-
 nghttp2_nv field(std::string_view name, std::string_view value) {
   const auto bytes = [](std::string_view text) {
     return reinterpret_cast<std::uint8_t*>(const_cast<char*>(text.data()));
@@ -50,6 +44,10 @@ struct Digits {
   const char* end;
 };
 
+const std::array<nghttp2_nv, 3> kHeaders{
+    field(":status"sv, "200"sv), field("content-type"sv, "application/grpc"sv),
+    field("grpc-accept-encoding"sv, "identity, deflate, gzip"sv)};
+
 // The status, and what comes before it where there are no headers yet.
 struct Trailers {
   explicit Trailers(const Call& call)
@@ -59,7 +57,7 @@ struct Trailers {
 
   std::span<const nghttp2_nv> fields(bool with_headers) {
     if (with_headers)
-      for (const auto& [name, value] : kHeaders) add(name, value);
+      for (const nghttp2_nv& each : kHeaders) all[count++] = each;
     add("grpc-status"sv, code.view());
     if (!message.empty()) add("grpc-message"sv, message);
     if (retry.view().front() != '-') add("grpc-retry-pushback-ms"sv, retry.view());
@@ -71,7 +69,7 @@ struct Trailers {
 
   Digits code, retry;
   std::string message;
-  std::array<nghttp2_nv, kHeaders.size() + 3> all{};
+  std::array<nghttp2_nv, 6> all{};
   std::size_t count = 0;
 };
 
@@ -296,11 +294,8 @@ void Connection::submit_answer(Call& call) {
     nghttp2_submit_response(session_.get(), call.stream, fields.data(), fields.size(), nullptr);
     return;
   }
-  std::array<nghttp2_nv, kHeaders.size()> fields;
-  std::ranges::transform(kHeaders, fields.begin(),
-                         [](const auto& each) { return field(each.first, each.second); });
   nghttp2_data_provider provider{{.ptr = &call}, Callbacks::read_data};
-  nghttp2_submit_response(session_.get(), call.stream, fields.data(), fields.size(), &provider);
+  nghttp2_submit_response(session_.get(), call.stream, kHeaders.data(), kHeaders.size(), &provider);
 }
 
 void Connection::submit_trailers(Call& call) {

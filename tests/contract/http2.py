@@ -111,7 +111,10 @@ class Http2:
 
     def flush(self) -> None:
         """Sends what is to be sent."""
-        self.socket.sendall(self.state.data_to_send())
+        try:
+            self.socket.sendall(self.state.data_to_send())
+        except ConnectionError:
+            self.closed = True
 
     def call(self, message: bytes | None = None, path: str = CALL, **fields: str) -> int:
         """Begins a call.
@@ -181,14 +184,12 @@ class Http2:
 
     def receive_until(self, condition: Callable[[], bool]) -> None:
         """Takes what comes; what is heard of the connection's end is a condition too."""
-        while not condition():
+        while not (self.closed or condition()):
             try:
                 received = self.socket.recv(65536)
             except ConnectionResetError:
                 received = b""
             self.closed = not received
-            if self.closed:
-                return
             for event in self.state.receive_data(received):
                 self._note(event)
             self.flush()
@@ -202,9 +203,7 @@ class Http2:
                 self.answers[event.stream_id].trailers = dict(event.headers)
             case h2.events.DataReceived():
                 self.answers[event.stream_id].body += event.data
-                self.state.acknowledge_received_data(
-                    event.flow_controlled_length, event.stream_id
-                )
+                self.state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case h2.events.StreamReset():
                 self.answers[event.stream_id].reset = event.error_code
                 self.answers[event.stream_id].ended = True

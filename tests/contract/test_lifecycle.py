@@ -56,9 +56,7 @@ def peers(process):
 
 
 def test_hello_and_serve(own):
-    assert own.hello == messages.FrontendState(
-        index=0, state="starting", kind=own.kind
-    )
+    assert own.hello == messages.FrontendState(index=0, state="starting", kind=own.kind)
     address = own.serve()
     assert own.serve(address) == address  # the same order again changes nothing
     with pytest.raises(FailedPrecondition, match=address):
@@ -189,10 +187,11 @@ def test_connections_end_when_their_calls_have(own):
     echo = start_echo(own)
     echo.hold()
     request = calls.infer("echo", X, None, "", None).request.SerializeToString()
-    with Http2(own.serve()) as raw:
+    with Http2(own.serve()) as raw, Client(own.address) as client:
         stream = raw.call(request)
         echo.wait_count("queued", 1)
         drained = own.begin(messages.DrainFrontend(int(WAIT_S * 1000)))
+        wait_until(lambda: not client.ready(), "it has begun to drain")
         late = raw.answer(raw.call(request))
         assert late.status == Unavailable.code
         echo.release()
