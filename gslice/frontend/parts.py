@@ -52,9 +52,7 @@ def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
     catalogue = Catalogue(native, completions.drain)
     readiness = Readiness(catalogue)
     service = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
-    server = AioServer(
-        service, completions, catalogue, readiness, settings.limits, settings.tls
-    )
+    server = AioServer(service, completions, catalogue, readiness, settings.limits, settings.tls)
     return Parts(native, catalogue, server, completions.eventfd, completions.close)
 
 

@@ -1,5 +1,5 @@
-// The loop: one thread that has a front-end's connections, calls and data path to itself. Others ask
-// it to do things (`run`), and learn from it by its desk.
+// The loop: one thread that has a front-end's connections, calls and data path to itself. Others
+// ask it to do things (`run`), and learn from it by its desk.
 #pragma once
 
 #include <condition_variable>
@@ -52,7 +52,8 @@ class Server {
   void leave();
   // Refuses requests; what was taken is answered. `desk` tells when that is done.
   void drain();
-  // Ends the listeners, and every connection once what it has to send is sent, or after `timeout_ns`.
+  // Ends the listeners, and every connection once what it has to send is sent, or after
+  // `timeout_ns`.
   void close(std::int64_t timeout_ns);
 
  private:
