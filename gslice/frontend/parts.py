@@ -42,7 +42,7 @@ class Parts:
 
 
 def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
-    """gRPC by grpc.aio."""
+    """What speaks gRPC by grpc.aio."""
     from gslice.frontend.aio_server import AioServer
     from gslice.frontend.completions import Completions
     from gslice.frontend.inference import InferenceServicer
@@ -57,7 +57,7 @@ def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
 
 
 def native_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
-    """gRPC by a thread of C++.
+    """What speaks gRPC by a thread of C++.
 
     Raises:
         InvalidArgument: the certificates cannot be used.

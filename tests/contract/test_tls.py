@@ -199,11 +199,14 @@ def test_a_client_that_speaks_something_else(open_to_all, authority):
     tls = ssl.create_default_context(cafile=authority.certificate)
     tls.set_alpn_protocols(["http/1.1"])
     answer = b""
-    with connect(open_to_all.address) as sock, contextlib.suppress(ssl.SSLError, ConnectionError):
-        with tls.wrap_socket(sock, server_hostname="127.0.0.1") as secure:
-            secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            while received := secure.recv(4096):
-                answer += received
+    with (
+        connect(open_to_all.address) as sock,
+        contextlib.suppress(ssl.SSLError, ConnectionError),
+        tls.wrap_socket(sock, server_hostname="127.0.0.1") as secure,
+    ):
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while received := secure.recv(4096):
+            answer += received
     assert not answer.startswith(b"HTTP/1.1 2")
 
 
