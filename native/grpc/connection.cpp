@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "grpc/service.hpp"
 
@@ -257,6 +258,12 @@ Io Connection::writable() {
 bool Connection::over() const {
   return !blocked_ && nghttp2_session_want_read(session_.get()) == 0 &&
          nghttp2_session_want_write(session_.get()) == 0;
+}
+
+bool Connection::is_of_age(std::int64_t age_ns, std::int64_t now_ns) const {
+  // A tenth more or less, so that clients that came together do not leave together.
+  const auto part = static_cast<std::int64_t>(id_ % 21) - 10;
+  return !leaving_ && now_ns - since_ns_ > age_ns + age_ns / 100 * part;
 }
 
 bool Connection::is_silent(std::int64_t now_ns) const {
