@@ -95,6 +95,8 @@ class Http2:
         self.events: list[h2.events.Event] = []
         self.answers: dict[int, Answer] = defaultdict(Answer)
         self.closed = False
+        self._received = b""
+        self._told_to_go = False
         self.state.initiate_connection()
         self.flush()
 
@@ -190,13 +192,25 @@ class Http2:
             except ConnectionResetError:
                 received = b""
             self.closed = not received
-            for event in self.state.receive_data(received):
-                self._note(event)
+            self._received += received
+            while (frame := self._next_frame()) and not self._told_to_go:
+                for event in self.state.receive_data(frame):
+                    self._note(event)
             self.flush()
+
+    def _next_frame(self) -> bytes:
+        """One at a time, for h2 takes no more of them after a GOAWAY, and servers do send more."""
+        length = 9 + int.from_bytes(self._received[:3], "big")
+        if len(self._received) < length:
+            return b""
+        frame, self._received = self._received[:length], self._received[length:]
+        return frame
 
     def _note(self, event: Any) -> None:
         self.events.append(event)
         match event:
+            case h2.events.ConnectionTerminated():
+                self._told_to_go = True
             case h2.events.ResponseReceived():
                 self.answers[event.stream_id].headers = dict(event.headers)
             case h2.events.TrailersReceived():

@@ -202,11 +202,11 @@ def test_a_message_at_the_limit(serve, frontend):
 
 
 @pytest.mark.parametrize("count", [10, 100])
-def test_huge_headers(echo, raw, kind, count):
+def test_huge_headers(echo, raw, frontend_kind, count):
     """Some are refused as they come, some end the connection; gRPC's own server takes either."""
     fields = {f"x-{i}": str(i % 10) * 4000 for i in range(count)}
     answer = raw.answer(raw.call(request(), **fields))
-    if kind == "native":
+    if frontend_kind == "native":
         assert answer.status == EXHAUSTED or answer.reset is not None or raw.closed
         assert echo.segment.stats()["outcome"]["ok"] == 0
 
@@ -337,10 +337,11 @@ def test_a_method_that_nobody_knows(raw, path):
     [b"", framed(request())[:-1], b"\0\0\0", framed(request()) * 2, framed(request()) + b"\0"],
     ids=["none", "cut", "half a prefix", "two", "more"],
 )
-def test_other_than_one_message(echo, raw, body, kind):
+def test_other_than_one_message(echo, raw, body, frontend_kind):
     stream = raw.call()
     raw.data(stream, body, end_stream=True)
-    if kind == "native":  # gRPC's own server takes the first of several, and never answers to none
+    # gRPC's own server takes the first of several messages, and never answers to none.
+    if frontend_kind == "native":
         answer = raw.answer(stream)
         assert answer.status not in (None, OK)
     assert output(raw.answer(raw.call(request()))) == X

@@ -50,22 +50,22 @@ def stranger(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def open_to_all(tmp_path_factory, kind, server):
-    yield from serving(tmp_path_factory.mktemp("tls"), kind, server)
+def open_to_all(tmp_path_factory, frontend_kind, server):
+    yield from serving(tmp_path_factory.mktemp("tls"), frontend_kind, server)
 
 
 @pytest.fixture(scope="module")
-def open_to_known(tmp_path_factory, kind, server, authority):
+def open_to_known(tmp_path_factory, frontend_kind, server, authority):
     """It asks for certificates of clients."""
     more = ("--client-authority", str(authority.certificate))
-    yield from serving(tmp_path_factory.mktemp("mtls"), kind, server, *more)
+    yield from serving(tmp_path_factory.mktemp("mtls"), frontend_kind, server, *more)
 
 
-def serving(folder, kind, identity, *arguments):
-    if kind == "native" and not _native.GRPC_SERVER_TLS:
+def serving(folder, frontend_kind, identity, *arguments):
+    if frontend_kind == "native" and not _native.GRPC_SERVER_TLS:
         pytest.skip("this build's native front-end has no TLS")
     files = ("--certificate", str(identity.certificate), "--key", str(identity.key))
-    process = FrontendProcess(folder, kind, *files, *arguments)
+    process = FrontendProcess(folder, frontend_kind, *files, *arguments)
     process.serve()
     echo = LocalFunction(process, FunctionSpec("echo", engine="identity"), signature())
     yield process
@@ -199,11 +199,10 @@ def test_a_client_that_speaks_something_else(open_to_all, authority):
     tls = ssl.create_default_context(cafile=authority.certificate)
     tls.set_alpn_protocols(["http/1.1"])
     answer = b""
-    with (
-        connect(open_to_all.address) as sock,
-        contextlib.suppress(ssl.SSLError, ConnectionError),
-        tls.wrap_socket(sock, server_hostname="127.0.0.1") as secure,
-    ):
+    with contextlib.ExitStack() as ends:
+        ends.enter_context(contextlib.suppress(ssl.SSLError, ConnectionError))
+        plain = ends.enter_context(connect(open_to_all.address))
+        secure = ends.enter_context(tls.wrap_socket(plain, server_hostname="127.0.0.1"))
         secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         while received := secure.recv(4096):
             answer += received
@@ -244,10 +243,10 @@ def test_it_says_that_its_port_is_encrypted(open_to_all, open_to_known, frontend
     assert said[2] == ""
 
 
-def test_files_that_are_gone(tmp_path, kind, server):
+def test_files_that_are_gone(tmp_path, frontend_kind, server):
     files = ("--certificate", str(server.certificate), "--key", str(tmp_path / "none.key"))
     done = subprocess.run(
-        [*COMMAND, "--kind", kind, *files],
+        [*COMMAND, "--kind", frontend_kind, *files],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -258,8 +257,8 @@ def test_files_that_are_gone(tmp_path, kind, server):
     assert (done.returncode, "none.key: No such file" in line) == (1, True)
 
 
-def test_calls_in_flight_are_answered_when_it_drains(tmp_path, kind, server, authority):
-    for process in serving(tmp_path, kind, server):
+def test_calls_in_flight_are_answered_when_it_drains(tmp_path, frontend_kind, server, authority):
+    for process in serving(tmp_path, frontend_kind, server):
         other = LocalFunction(process, FunctionSpec("held", engine="identity"), signature())
         other.hold()
         tls = Tls(authority=authority.certificate)
