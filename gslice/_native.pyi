@@ -106,13 +106,34 @@ class TurnBoard:
 def histogram_bounds_us() -> np.ndarray: ...  # float64[513]: bin i covers [b[i], b[i+1])
 
 class Frontend:
-    """A front-end's data path: request bytes in, response bytes out. One thread at a time."""
+    """A front-end's data path: request bytes in, response bytes out. One thread at a time.
 
-    def __init__(self, index: int) -> None: ...
+    Args:
+        index: Its place in every segment's front-end table.
+        client_memory: Whether requests may name regions of clients' memory.
+    """
+
+    def __init__(self, index: int, client_memory: bool = False) -> None: ...
     def add_function(
         self, name: str, version: str, segment: Segment, signature: Signature, slo_ns: int
     ) -> None: ...  # replaces one of the same name
     def remove_function(self, name: str) -> None: ...  # tickets in flight still finish
+    def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool:
+        """Lets requests name a part of a client's file; replaces a region of the same name.
+
+        Args:
+            name: Of the region.
+            fd: Of the file; stays the caller's.
+            offset_bytes: Where the region begins in the file.
+            size_bytes: Of the region.
+
+        Returns:
+            Whether it is mapped: only a file that is sealed against shrinking is.
+
+        Raises:
+            InvalidArgument, ResourceExhausted, Unimplemented (made without `client_memory`).
+        """
+    def remove_region(self, name: str) -> None: ...  # requests in flight still use it
     def submit(self, request: bytes, deadline_ns: int | None) -> int:
         """Parses, validates, leases, copies the tensors in and queues.
 

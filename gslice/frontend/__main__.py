@@ -22,6 +22,7 @@ from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.readiness import Readiness
+from gslice.frontend.regions import Regions
 from gslice.frontend.server import Limits, Server
 from gslice.frontend.servicer import InferenceServicer
 from gslice.ipc import messages, process
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--orphan-grace-us", type=int, default=300_000_000)
     parser.add_argument("--request-max-bytes", type=int, default=MESSAGE_LIMIT_BYTES)
     parser.add_argument("--connection-age-us", type=int, default=30_000_000)
+    parser.add_argument("--client-memory", default="", help="prefix of keys; empty: not offered")
     args = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
@@ -46,19 +48,22 @@ def main() -> None:
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(run(args.index, args.orphan_grace_us / 1e6, limits))
+            runner.run(run(args.index, args.orphan_grace_us / 1e6, limits, args.client_memory))
         except GsliceError as error:
             sys.exit(f"gslice.frontend: {error}")
 
 
-async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
+async def run(index: int, orphan_grace_s: float, limits: Limits, client_memory: str) -> None:
     """Builds the front-end and keeps it until it is told to end; then drains and closes."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    native = _native.Frontend(index)
+    native = _native.Frontend(index, bool(client_memory))
     completions = Completions(native, loop)
     catalogue = Catalogue(native, completions.drain)
     readiness = Readiness(catalogue)
+
+    async def memory(call: messages.RegisterMemory | messages.UnregisterMemory) -> None:
+        await link.memory(call)
 
     async def repository(call: messages.RepositoryCall) -> None:
         await link.repository(call)
@@ -66,9 +71,12 @@ async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
     def wake(name: str) -> None:
         link.wake(name)
 
-    inference = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
+    regions = Regions(native, memory, offered=bool(client_memory))
+    inference = InferenceServicer(
+        native, completions, catalogue, readiness, repository, wake, regions
+    )
     server = Server(inference, completions, catalogue, readiness, limits)
-    orders = Orders(server, catalogue, _native.Segment.open, ended.set)
+    orders = Orders(server, catalogue, regions, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(
@@ -77,11 +85,18 @@ async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
             functions=[function.spec.name for function in catalogue],
             state=server.state,
             in_flight=native.in_flight,
+            client_memory=client_memory,
         )
         return process.hello(frontend=state)
 
     link = DaemonLink(
-        process.adopt_listener(), completions.eventfd, hello, orders.obey, ended.set, orphan_grace_s
+        process.adopt_listener(),
+        completions.eventfd,
+        hello,
+        orders.obey,
+        regions,
+        ended.set,
+        orphan_grace_s,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
@@ -91,6 +106,7 @@ async def run(index: int, orphan_grace_s: float, limits: Limits) -> None:
     await server.drain(orders.drain_timeout_s)
     link.close()
     completions.close()
+    regions.close()
     gc.unfreeze()
 
 

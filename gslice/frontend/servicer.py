@@ -11,7 +11,7 @@ from gslice.frontend import answers
 from gslice.frontend.cold import ColdStarts
 from gslice.frontend.status import answered
 from gslice.frontend.stream import Stream
-from gslice.ipc.messages import RepositoryCall
+from gslice.ipc.messages import ClientRegion, RepositoryCall
 from gslice.protos import message
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gslice.frontend.catalogue import Catalogue
     from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
+    from gslice.frontend.regions import Regions
 
 SERVICE = "inference.GRPCInferenceService"
 NO_DEADLINE_S = 1e9  # some clients send a distant deadline in place of none
@@ -35,6 +36,7 @@ class InferenceServicer:
         readiness: Whether the server takes requests.
         repository: Passes a load or unload on to the daemon, and returns when it is done.
         wake: Tells the daemon that a function that is not loaded is wanted.
+        regions: Clients' memory that requests may name.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class InferenceServicer:
         readiness: Readiness,
         repository: Callable[[RepositoryCall], Awaitable[None]],
         wake: Callable[[str], None],
+        regions: Regions,
     ) -> None:
         self._native = native
         self._completions = completions
         self._catalogue = catalogue
         self._readiness = readiness
         self._repository = repository
+        self._regions = regions
         self._cold = ColdStarts(native, catalogue, wake)
         self._streams: set[Stream] = set()
 
@@ -117,7 +121,7 @@ class InferenceServicer:
     @answered
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         """Name, version, extensions."""
-        return answers.server_metadata()
+        return answers.server_metadata(client_memory=self._regions.offered)
 
     @answered
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
@@ -160,28 +164,33 @@ class InferenceServicer:
         await self._repository(RepositoryCall("unload", _named(request)))
         return message("inference.RepositoryModelUnloadResponse")()
 
-    # ---- what is not offered, as clients that probe for it expect ----
+    # ---- clients' memory ----
 
     @answered
     async def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:
-        """No region is registered."""
-        _no_region(request.name)
-        return message("inference.SystemSharedMemoryStatusResponse")()
+        """One region, or all that are in /dev/shm."""
+        return answers.regions(self._regions.shown(request.name))
 
     @answered
     async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
-        """Not offered."""
-        raise Unimplemented("clients' system shared memory is not offered; send tensors raw")
+        """Lets requests name a part of a file; returns when all front-ends do."""
+        region = ClientRegion(request.name, request.key, request.offset, request.byte_size)
+        await self._regions.register(region)
+        return message("inference.SystemSharedMemoryRegisterResponse")()
 
     @answered
     async def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
-        """Nothing is registered, so nothing is left to do."""
+        """Forgets one region, or all that are in /dev/shm; an unknown name is no error."""
+        await self._regions.unregister(request.name)
         return message("inference.SystemSharedMemoryUnregisterResponse")()
+
+    # ---- what is not offered, as clients that probe for it expect ----
 
     @answered
     async def CudaSharedMemoryStatus(self, request: Any, context: Any) -> Any:
         """No region is registered."""
-        _no_region(request.name)
+        if request.name:
+            raise NotFound(f"no CUDA memory region is called {request.name!r}: none can be")
         return message("inference.CudaSharedMemoryStatusResponse")()
 
     @answered
@@ -209,8 +218,3 @@ def _named(request: Any) -> str:
     if not request.model_name:
         raise InvalidArgument("model_name is empty: name the function")
     return str(request.model_name)
-
-
-def _no_region(name: str) -> None:
-    if name:
-        raise NotFound(f"no shared memory region is called {name!r}: none can be registered")

@@ -29,6 +29,7 @@ from gslice.ipc.messages import (
     SetFunction,
 )
 from gslice.supervise.child import Child
+from gslice.supervise.client_memory import ClientMemory, memory_prefix
 from gslice.supervise.news import restarted
 from gslice.supervise.process import Launch
 from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, retire
@@ -117,6 +118,9 @@ class Frontends:
         self._breakers: dict[int, Breaker] = defaultdict(lambda: Breaker(_RESTARTS))
         self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
+        self.memory = ClientMemory(
+            node.config.client_memory, lambda: [f.child for f in self.all()], self._tasks
+        )
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -152,7 +156,8 @@ class Frontends:
     async def adopt(self, child: Child, state: FrontendState) -> None:
         """Takes over a front-end that is serving, if it serves as the settings say now.
 
-        One that is being replaced, or that is one too many, goes when its clients have left it.
+        One that is being replaced, that is one too many, or that takes other clients' memory, goes
+        when its clients have left it.
         """
         config = self._node.config
         eventfds = child.take_fds()
@@ -169,8 +174,11 @@ class Frontends:
         frontend = Frontend(state.index, child, eventfds[0], state.state)
         self.address = state.address
         self._enter(frontend)
+        self.memory.introduce(child)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
-        if state.state == "retiring" or len(self._serving) > config.frontends:
+        if state.client_memory != memory_prefix(config.client_memory):
+            frontend.state = "retiring"
+        if frontend.state == "retiring" or len(self._serving) > config.frontends:
             self._tasks.start(retire(self._node, self, frontend))
 
     async def drain(self, timeout_s: float) -> None:
@@ -188,12 +196,14 @@ class Frontends:
         self._closing = True
         await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
         self._listings.clear()
+        self.memory.close()
 
     async def kill(self) -> None:
         """Ends all at once."""
         self._closing = True
         await self._tasks.cancel()
         await asyncio.gather(*(f.child.kill() for f in self.all()))
+        self.memory.close()
 
     async def leave(self) -> None:
         """Lets all run on, for the next daemon."""
@@ -201,6 +211,7 @@ class Frontends:
         await self._tasks.cancel()
         for frontend in self.all():
             frontend.child.detach()
+        self.memory.close()
 
     # ---- what they know ----------------------------------------------------------------------
 
@@ -261,6 +272,8 @@ class Frontends:
                 str(self._node.config.request_max_bytes),
                 "--connection-age-us",
                 str(self._node.config.connection_age_us),
+                "--client-memory",
+                memory_prefix(self._node.config.client_memory),
             ),
             self._node.log_path(LOG_NAME),
         )
@@ -272,6 +285,7 @@ class Frontends:
             for listing in self._listings.values():
                 for order, fds in _orders(listing, with_segment=True):
                     child.send(order, fds)
+            self.memory.introduce(child)
             serve = Serve(self.address, self._node.config.drain_timeout_us // 1000)
             serving = await child.request(serve, Serving, timeout_s=ORDER_TIMEOUT_S)
         except BaseException:

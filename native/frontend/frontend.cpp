@@ -126,7 +126,9 @@ Frontend::Place Frontend::place(TicketId id) const {
 }
 
 void Frontend::forget(Place place) {
-  place.function->pending(place.ticket.slot).live = false;
+  Pending& pending = place.function->pending(place.ticket.slot);
+  pending.live = false;
+  pending.places.clear();
   --place.function->in_flight;
   --in_flight_;
   retire_if_idle(*place.function);
@@ -164,7 +166,7 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns)
 
 Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, TicketId& id) {
   if (Status status = function.check_version(request_.model_version); !status.ok()) return status;
-  if (Status status = admit(function.signature(), request_, admission_); !status.ok())
+  if (Status status = admit(function.signature(), request_, regions(), admission_); !status.ok())
     return status;
   if (Status status = function.check_size(admission_); !status.ok()) return status;
 
@@ -187,6 +189,8 @@ Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, T
   pending.generation = ticket.generation;
   pending.deadline_ns = end_ns;
   pending.outputs = admission_.outputs;
+  for (const OutputArea& each : std::span(admission_.areas).first(admission_.area_count))
+    pending.places.push_back({each, each.area.region->shared_from_this()});
   pending.id.assign(request_.id);
   ++function.in_flight;
   ++in_flight_;

@@ -17,6 +17,7 @@
 #include "base/status.hpp"
 #include "frontend/admission.hpp"
 #include "frontend/function.hpp"
+#include "frontend/regions.hpp"
 #include "segment/segment.hpp"
 #include "wire/request.hpp"
 #include "wire/response.hpp"
@@ -29,7 +30,10 @@ using TicketId = std::int64_t;
 class Frontend {
  public:
   // `index`: its place in every segment's front-end table.
-  explicit Frontend(std::uint16_t index) : index_(index) {}
+  // `client_memory`: whether requests may name regions.
+  explicit Frontend(std::uint16_t index, bool client_memory = false) : index_(index) {
+    if (client_memory) regions_.emplace();
+  }
   ~Frontend();  // gives every request in flight up
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
@@ -40,6 +44,9 @@ class Frontend {
                       Signature signature, std::int64_t slo_ns);
   // Unknown to clients from now on. Its segment is let go when its last request is answered.
   void remove_function(std::string_view name);
+
+  // Clients' memory by name; null where it is not offered.
+  Regions* regions() { return regions_ ? &*regions_ : nullptr; }
 
   // `deadline_ns`: the caller's, kNever if none. Every error leaves nothing behind.
   Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns);
@@ -74,6 +81,7 @@ class Frontend {
   void retire_if_idle(Function& function);
 
   std::uint16_t index_;
+  std::optional<Regions> regions_;
   std::vector<std::unique_ptr<Function>> functions_;         // in no order
   std::vector<Function*> by_index_;                          // null: free
   std::unordered_map<std::string_view, Function*> by_name_;  // keys live in their functions

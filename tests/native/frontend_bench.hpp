@@ -56,8 +56,9 @@ inline std::shared_ptr<Segment> make_segment(std::uint32_t slots = 4,
 class FrontendBench {
  public:
   explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
-                         std::shared_ptr<Segment> served = make_segment())
-      : segment(std::move(served)), signature_(std::move(signature)) {
+                         std::shared_ptr<Segment> served = make_segment(),
+                         bool client_memory = false)
+      : segment(std::move(served)), frontend(0, client_memory), signature_(std::move(signature)) {
     instance_ = ok(segment->add_instance());
     segment->flip(kNobody, instance_);
     added = frontend.add_function("echo", "1", segment, signature_, slo_ns);
@@ -113,7 +114,7 @@ class FrontendBench {
   bool idle() { return free_slots(*segment) == segment->slot_count() && frontend.in_flight() == 0; }
 
   std::shared_ptr<Segment> segment;
-  Frontend frontend{0};
+  Frontend frontend;
   Status added;
 
  private:

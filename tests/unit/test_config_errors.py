@@ -30,7 +30,7 @@ def problems(path: Path, text: str) -> list[str]:
             "version: 1\nnode: {zzzz: 1}\n",
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
             " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
-            " connection_age, request_max, controller, packing, spares",
+            " connection_age, request_max, controller, packing, spares, client_memory",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),
@@ -54,6 +54,18 @@ def problems(path: Path, text: str) -> list[str]:
         (
             "version: 1\nnode: {frontends: 0}\n",
             "node.yaml:2: node.frontends: must be at least 1, not 0",
+        ),
+        *(
+            (
+                f"version: 1\nnode: {{client_memory: {{prefix: {wrong}}}}}\n",
+                f"node.yaml:2: node.client_memory.prefix: '{wrong}' is no prefix of keys; write one"
+                " as in /name-, without another /",
+            )
+            for wrong in ("mine-", "/", "/a/b", "/../")
+        ),
+        (
+            "version: 1\nnode: {client_memory: {prefix: /a, owner: nobody-of-this-name}}\n",
+            "node.yaml:2: node.client_memory.owner: there is no user 'nobody-of-this-name'",
         ),
         *(
             (

@@ -23,7 +23,7 @@ def config_to_yaml(config: Config) -> str:
 
 
 def _node(node: NodeConfig) -> CommentedMap:
-    return CommentedMap(
+    shown = CommentedMap(
         {
             "grpc": node.grpc,
             "http": node.http,
@@ -41,6 +41,11 @@ def _node(node: NodeConfig) -> CommentedMap:
             "spares": "auto" if node.spares is None else node.spares,
         }
     )
+    if (memory := node.client_memory) is not None:
+        size = format_size(memory.max_bytes)
+        body = {"prefix": memory.prefix, "max": size, "owner": memory.owner_uid}
+        shown["client_memory"] = flow(CommentedMap(body))
+    return shown
 
 
 def _device(name: str, device: DeviceConfig) -> CommentedMap:

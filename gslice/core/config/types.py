@@ -11,6 +11,21 @@ from gslice.core.types import FunctionSpec
 
 
 @dataclass(frozen=True)
+class ClientMemoryConfig:
+    """Memory of clients that requests may name: KServe's system shared memory.
+
+    Attributes:
+        prefix: Keys begin with it, as in `/name-`.
+        max_bytes: Of all regions together.
+        owner_uid: Whose the files must be.
+    """
+
+    prefix: str
+    max_bytes: int
+    owner_uid: int
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """Settings of the daemon.
 
@@ -31,6 +46,7 @@ class NodeConfig:
             where there is most `headroom`.
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
+        client_memory: Which memory of clients requests may name; None: none.
     """
 
     grpc: str
@@ -47,6 +63,7 @@ class NodeConfig:
     controller: str
     packing: str
     spares: int | None
+    client_memory: ClientMemoryConfig | None = None
 
 
 @dataclass(frozen=True)
