@@ -22,7 +22,7 @@ TESTERS ?= $(shell echo $$(($(JOBS) + 1)))  # tests side by side: each waits eve
 # Tests start thousands of processes: each would compile gslice again.
 export PYTHONDONTWRITEBYTECODE :=
 
-NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name CMakeLists.txt)
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name '*.cmake' -o -name CMakeLists.txt)
 CXX_FILES := $(shell find native tests/native tests/fakes -name '*.cpp' -o -name '*.hpp')
 OUT ?= build/overhead.json
 
@@ -44,6 +44,15 @@ check:  ## name what this machine lacks, with the apt line
 	case $$($${CXX:-g++} --version 2>/dev/null) in *clang*) oldest=15;; *) oldest=12;; esac; \
 	[ "$${compiler%%.*}" -ge $$oldest ] || missing+=(g++); \
 	command -v flock >/dev/null || missing+=(util-linux); \
+	[ -n "$(filter demo,$(MAKECMDGOALS))" ] || command -v openssl >/dev/null || missing+=(openssl); \
+	optional=(); \
+	for header in nghttp2/nghttp2.h openssl/ssl.h; do \
+	  echo "#include <$$header>" | $${CXX:-g++} -E -x c++ - >/dev/null 2>&1 && continue; \
+	  case $$header in nghttp2/*) optional+=(libnghttp2-dev);; *) optional+=(libssl-dev);; esac; \
+	done; \
+	if [ $${#optional[@]} -gt 0 ]; then \
+	  echo "The native front-end, or its TLS, is not built without $${optional[*]}." >&2; \
+	fi; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  echo "gslice needs Python 3.11 to 3.14 with venv and headers, make, and g++ 12 or newer." >&2; \
 	  echo "Missing here: $${missing[*]}. On Debian and Ubuntu:" >&2; \

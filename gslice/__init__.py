@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.4.0"
-__all__ = ["Client", "__version__", "aio", "errors"]
+__all__ = ["Client", "Tls", "__version__", "aio", "errors"]
 
 if TYPE_CHECKING:
     from gslice import aio, errors
-    from gslice.client import Client
+    from gslice.client import Client, Tls
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +18,10 @@ def __getattr__(name: str) -> Any:
         from gslice.client import Client
 
         return Client
+    if name == "Tls":
+        from gslice.client import Tls
+
+        return Tls
     if name == "aio":
         import gslice.aio as aio
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 LAYOUT_VERSION: int
+GRPC_SERVER: bool  # built with the native front-end
+GRPC_SERVER_TLS: bool
 MAX_FRONTENDS: int
 MAX_INSTANCES: int
 
@@ -106,18 +108,14 @@ class TurnBoard:
 def histogram_bounds_us() -> np.ndarray: ...  # float64[513]: bin i covers [b[i], b[i+1])
 
 class Frontend:
-    """A front-end's data path: request bytes in, response bytes out. One thread at a time.
+    """A front-end's data path: request bytes in, response bytes out. One thread at a time."""
 
-    Args:
-        index: Its place in every segment's front-end table.
-        client_memory: Whether requests may name regions of clients' memory.
-    """
-
-    def __init__(self, index: int, client_memory: bool = False) -> None: ...
+    def __init__(self, index: int) -> None: ...
     def add_function(
         self, name: str, version: str, segment: Segment, signature: Signature, slo_ns: int
     ) -> None: ...  # replaces one of the same name
     def remove_function(self, name: str) -> None: ...  # tickets in flight still finish
+    def offer_client_memory(self) -> None: ...  # requests may name regions from now on
     def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool:
         """Lets requests name a part of a client's file; replaces a region of the same name.
 
@@ -131,7 +129,7 @@ class Frontend:
             Whether it is mapped: only a file that is sealed against shrinking is.
 
         Raises:
-            InvalidArgument, ResourceExhausted, Unimplemented (made without `client_memory`).
+            InvalidArgument, ResourceExhausted, Unimplemented (clients' memory is not offered).
         """
     def remove_region(self, name: str) -> None: ...  # requests in flight still use it
     def submit(self, request: bytes, deadline_ns: int | None) -> int:
@@ -155,6 +153,67 @@ class Frontend:
     def cancel(self, ticket: int) -> None: ...  # idempotent; stale tickets are ignored
     @property
     def in_flight(self) -> int: ...
+
+class GrpcServer:
+    """The native front-end: a thread that speaks KServe v2 over gRPC. Only where `GRPC_SERVER`.
+
+    Inference is answered there. What is not comes as notes, to be answered by `send`, `finish`,
+    `admit` and `refuse`; these ignore calls that have ended meanwhile.
+
+    Args:
+        index: The front-end's place in every segment's table.
+        message_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
+        memory_max_bytes: Of messages outside slots, in all.
+        certificate: PEM, with its chain, for TLS; empty: none.
+        key: Likewise.
+        client_authority: Likewise; clients must show a certificate that it signed.
+
+    Raises:
+        InvalidArgument: these cannot be used.
+        Unimplemented: TLS was not built in.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        message_max_bytes: int,
+        memory_max_bytes: int,
+        certificate: bytes = b"",
+        key: bytes = b"",
+        client_authority: bytes = b"",
+    ) -> None: ...
+    @property
+    def doorbell(self) -> int: ...  # an eventfd, which workers ring
+    @property
+    def desk_fd(self) -> int: ...  # an eventfd, which rings when there are notes
+    @property
+    def in_flight(self) -> int: ...
+    def add_function(
+        self, name: str, version: str, segment: Segment, signature: Signature, slo_ns: int
+    ) -> None: ...  # as of Frontend
+    def remove_function(self, name: str) -> None: ...
+    def offer_client_memory(self) -> None: ...
+    def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
+    def remove_region(self, name: str) -> None: ...
+    def listen(self, fd: int) -> None: ...  # takes a listening socket
+    def leave(self) -> None: ...  # clients are told to connect anew; calls they began go on
+    def drain(self) -> None: ...  # requests are refused; a note tells when none is left
+    def close(self, timeout_ns: int) -> None: ...  # connections end when all is sent, or then
+    def take_notes(
+        self,
+    ) -> list[tuple[int, int, int, int | None, str, bytes, bool]]:
+        """(kind, call, number, deadline_ns, text, bytes, compressed): see native/grpc/desk.hpp."""
+    def send(self, call: int, message: bytes) -> None: ...
+    def finish(self, call: int, code: int, text: str, retry_after_ms: int = -1) -> None: ...
+    def admit(self, call: int, number: int, message: bytes) -> int | None:
+        """Submits a request that a note brought. Its deadline.
+
+        Raises:
+            As of `Frontend.submit`; FailedPrecondition: the call has ended.
+        """
+    def refuse(
+        self, call: int, number: int, code: int, text: str, retry_after_ms: int = -1
+    ) -> None: ...  # or gives one up that was admitted
 
 def parse_infer_request(request: bytes) -> dict[str, Any]:
     """For tests and tools: the parsed request as plain values. Raises InvalidArgument."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.certificates import Authority
 from tests.fakes.gpu import FakeGpu
 
 # Tests talk to nobody but loopback; onnxruntime would report its use to its maker.
@@ -15,6 +16,12 @@ settings.register_profile("gslice", deadline=None, derandomize=True)
 settings.load_profile("gslice")
 # Nobody here multiplies large matrices, and every process would start threads for it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One that signs certificates for servers and clients of tests."""
+    return Authority(tmp_path_factory.mktemp("tls") / "authority")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from gslice.core.figures import milliseconds
 if TYPE_CHECKING:
     import numpy as np
 
+    from gslice.client import Tls
     from gslice.client.load import Call, Outcome
     from gslice.core.types import Signature
 
@@ -47,6 +48,10 @@ def bench(
     timeout: Annotated[str, typer.Option("--timeout", help="Deadline of each request.")] = "30s",
     seed: Annotated[int, typer.Option("--seed", help="Of inputs and arrivals.")] = 0,
     grpc: options.Address = "",
+    tls: options.UseTls = False,
+    tls_ca: options.TlsAuthority = None,
+    tls_cert: options.TlsCertificate = None,
+    tls_key: options.TlsKey = None,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:
@@ -72,8 +77,9 @@ def bench(
         seed=seed,
         quiet=as_json,
     )
-    address = options.serving_address(grpc, state_dir)
-    outcome = asyncio.run(plan.run(address, inputs or [], batch, dims or []))
+    secure = options.client_tls(tls, tls_ca, tls_cert, tls_key)
+    address = options.serving_address(grpc, state_dir, secure)
+    outcome = asyncio.run(plan.run(address, secure, inputs or [], batch, dims or []))
     report = _report(plan, outcome, batch)
     if as_json:
         print_json(report)
@@ -95,13 +101,15 @@ class _Plan:
     seed: int
     quiet: bool
 
-    async def run(self, address: str, inputs: list[str], batch: int, dims: list[str]) -> Outcome:
+    async def run(
+        self, address: str, tls: Tls | bool, inputs: list[str], batch: int, dims: list[str]
+    ) -> Outcome:
         """Sends the load; the first request, which is not counted, must succeed."""
         from gslice.client.aio import Client
         from gslice.client.load import Outcome
 
         outcome = Outcome()
-        async with Client(address, timeout_s=self.timeout_s) as client:
+        async with Client(address, timeout_s=self.timeout_s, tls=tls) as client:
             signature = await client.metadata(self.name)
             arrays = _arrays(inputs, signature, batch, dims, self.seed)
 

@@ -43,6 +43,7 @@ def machine_checks() -> list[Check]:
     checks = [
         check_python(),
         check_extension(),
+        check_frontend(),
         check_engines(),
         check_onnxruntime(installed("onnxruntime"), installed("onnxruntime-gpu")),
         check_cores(),
@@ -70,6 +71,21 @@ def check_extension() -> Check:
     except ImportError as error:
         return Check("native core", "fail", str(error), "build it: `make build`, or pip install .")
     return Check("native core", "ok", f"segment layout {_native.LAYOUT_VERSION}")
+
+
+def check_frontend() -> Check:
+    """What `node.frontend: auto` takes."""
+    try:
+        from gslice._native import GRPC_SERVER, GRPC_SERVER_TLS
+    except ImportError as error:
+        return Check("front-end", "fail", str(error), "build it: `make build`, or pip install .")
+    if not GRPC_SERVER:
+        hint = "install libnghttp2-dev and rebuild: the native one takes less time for a request"
+        return Check("front-end", "note", "python: the native one is not built", hint)
+    if not GRPC_SERVER_TLS:
+        hint = "install libssl-dev and rebuild"
+        return Check("front-end", "note", "native; python where node.tls is set", hint)
+    return Check("front-end", "ok", "native, with TLS")
 
 
 def check_engines() -> Check:

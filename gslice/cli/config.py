@@ -22,7 +22,10 @@ File = Annotated[Path, typer.Argument(help="The file. Default: node.yaml here.",
 @app.command()
 def check(file: File = options.NODE_FILE) -> None:
     """Check a node.yaml and name everything wrong with it, by line."""
+    from gslice import _native
+
     config = _load(file)
+    config.node.frontend_kind(native=_native.GRPC_SERVER, native_tls=_native.GRPC_SERVER_TLS)
     for missing in _missing_files(config):
         show_warning(missing)
     count = len(config.functions)

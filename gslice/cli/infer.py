@@ -42,6 +42,10 @@ def infer(
     ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Deadline, such as 500ms.")] = "30s",
     grpc: options.Address = "",
+    tls: options.UseTls = False,
+    tls_ca: options.TlsAuthority = None,
+    tls_cert: options.TlsCertificate = None,
+    tls_key: options.TlsKey = None,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:
@@ -59,7 +63,9 @@ def infer(
         raise InvalidArgument(f"--scale {scale}: no such scale", hint=f"use {_SCALES}")
     names = file_text(labels).splitlines() if labels is not None else []
     timeout_s = parse_duration(timeout) / 1e6
-    with Client(options.serving_address(grpc, state_dir), timeout_s=timeout_s) as client:
+    secure = options.client_tls(tls, tls_ca, tls_cert, tls_key)
+    address = options.serving_address(grpc, state_dir, secure)
+    with Client(address, timeout_s=timeout_s, tls=secure) as client:
         arrays = parse_inputs(inputs, client.metadata(name), scale)
         sent = time.perf_counter()
         outputs = client.infer(name, arrays)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gslice.core.errors import ConfigError, GsliceError, Unavailable
+from gslice.core.errors import ConfigError, FailedPrecondition, GsliceError, Unavailable
 
 if TYPE_CHECKING:
+    from gslice.client import Tls
     from gslice.client.control import Control
 
 NODE_FILE = Path("node.yaml")
@@ -33,6 +34,34 @@ Address = Annotated[
         "--grpc",
         help="Where the functions are served. Default: what the daemon here says.",
         metavar="HOST:PORT",
+    ),
+]
+UseTls = Annotated[
+    bool,
+    typer.Option("--tls", envvar="GSLICE_TLS", help="Encrypted, known by a public authority."),
+]
+TlsAuthority = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="GSLICE_TLS_CA",
+        help="Encrypted, signed by the authority in this PEM file.",
+        metavar="FILE",
+    ),
+]
+TlsCertificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        envvar="GSLICE_TLS_CERT",
+        help="PEM file to show to a server that asks for one.",
+        metavar="FILE",
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key", envvar="GSLICE_TLS_KEY", help="PEM file with the key of that.", metavar="FILE"
     ),
 ]
 
@@ -77,16 +106,38 @@ def find_state_dir(given: Path | None) -> Path:
     return next(live, candidates[0])
 
 
-def serving_address(given: str, state_dir: Path | None) -> str:
+def client_tls(
+    use: bool, authority: Path | None, certificate: Path | None, key: Path | None
+) -> Tls | bool:
+    """What the options say to a client; any file means that the connection is encrypted."""
+    from gslice.client import Tls
+
+    if authority is None and certificate is None and key is None:
+        return use
+    return Tls(authority or "", certificate or "", key or "")
+
+
+def serving_address(given: str, state_dir: Path | None, tls: Tls | bool = False) -> str:
     """host:port of KServe v2: as given, or as the daemon says.
+
+    Args:
+        given: By an option; empty: not.
+        state_dir: Of the daemon.
+        tls: What the client is going to use.
 
     Raises:
         Unavailable: neither is known.
+        FailedPrecondition: the daemon's port is encrypted, and the client does not know of it.
     """
     if given:
         return given
     with connect(state_dir) as control:
-        address = str(control.status().grpc_address)
+        status = control.status()
+    if not tls and any(frontend.tls for frontend in status.frontends):
+        raise FailedPrecondition(
+            f"{status.grpc_address} is encrypted", hint="give --tls-ca FILE, or --tls"
+        )
+    address = str(status.grpc_address)
     if not address:
         raise Unavailable(
             "the daemon serves no requests yet", hint="see its state with `gslice status`"

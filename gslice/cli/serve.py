@@ -64,7 +64,8 @@ def serve(
 def _announce(daemon: Daemon) -> None:
     """Tells where the node listens; what it serves follows when all of it is loaded."""
     status = _status(daemon)
-    print(f"gRPC     {status.grpc_address}  (KServe v2)")
+    encrypted = ", TLS" if any(frontend.tls for frontend in status.frontends) else ""
+    print(f"gRPC     {status.grpc_address}  (KServe v2{encrypted})")
     print(f"HTTP     http://{status.http_address}/v2/health/ready")
     print(f"metrics  http://{status.metrics_address}/metrics")
     print(f"state    {status.state_dir}", flush=True)

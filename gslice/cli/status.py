@@ -255,11 +255,13 @@ def _gpu_text(gpu: Any) -> str:
 
 
 def _frontend_table(frontends: Any) -> Table:
-    shown = table("FRONT-END", "STATE", "ADDRESS", "MEMORY", "RESTARTS", right="MEMORY RESTARTS")
+    titles = ("FRONT-END", "STATE", "KIND", "ADDRESS", "MEMORY", "RESTARTS")
+    shown = table(*titles, right="MEMORY RESTARTS")
     for frontend in frontends:
         shown.add_row(
             f"pid {frontend.pid}",
             _state(frontend.state),
+            f"{frontend.kind}, TLS" if frontend.tls else frontend.kind,
             frontend.address or "-",
             megabytes(frontend.rss_bytes),
             str(frontend.restarts),

@@ -12,6 +12,7 @@ from gslice.client import calls
 from gslice.client.calls import Call, FunctionState, Inputs, Outputs
 from gslice.client.places import wanted
 from gslice.client.shared import AioSharedCalls
+from gslice.client.tls import Tls, channel_credentials
 from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, Unavailable
 from gslice.core.types import Signature
 from gslice.protos.rpc import Stub
@@ -28,6 +29,7 @@ class Client:
     Args:
         url: host:port of its gRPC address; None: the variable GSLICE_URL, else 127.0.0.1:8001.
         timeout_s: For calls that are given none; None: no limit.
+        tls: Encrypts the connection; True: the server is known by the public authorities.
         shared_memory: Large tensors go through memory that is shared with the server, if it is on
             this host and takes it (`node.client_memory`); else they travel as ever.
     """
@@ -37,11 +39,12 @@ class Client:
         url: str | None = None,
         timeout_s: float | None = None,
         *,
+        tls: Tls | bool = False,
         shared_memory: bool = False,
     ) -> None:
         self.url = calls.server_url(url)
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(self.url, options=calls.OPTIONS)
+        self._channel = _connect(self.url, tls)
         self._closed = False
         self._stub = Stub(self._channel, calls.SERVICE)
         self._signatures: dict[str, Signature] = {}
@@ -242,3 +245,10 @@ async def _each(requests: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIter
     else:
         for inputs in requests:
             yield inputs
+
+
+def _connect(url: str, tls: Tls | bool) -> grpc.aio.Channel:
+    credentials = channel_credentials(tls)
+    if credentials is None:
+        return grpc.aio.insecure_channel(url, options=calls.OPTIONS)
+    return grpc.aio.secure_channel(url, credentials, options=calls.OPTIONS)

@@ -22,6 +22,7 @@ from gslice.daemon.lock import StateLock
 from gslice.daemon.store import Store
 from gslice.daemon.successor import CHECK_OPTION, Versions, own_command
 from gslice.device.inventory import find_gpus
+from gslice.supervise.frontend_launch import kind_of
 from gslice.supervise.logs import LOG_MAX_BYTES
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(
     Raises:
         GsliceError: it could not start. What an earlier daemon left runs on, and nothing else.
     """
+    kind_of(config.node)  # what was not built is refused before anything is touched
     state_dir = config.node.state_dir
     before = Handover.receive()
     held = before.lock_fd if before is not None else None
@@ -64,11 +66,16 @@ def run(
 
 
 def check(config: Config) -> None:
-    """Says on standard output what this code is: the last step of `--check`."""
+    """Says on standard output what this code is: the last step of `--check`.
+
+    Raises:
+        ConfigError: it was built without what node.yaml asks for.
+    """
     from gslice.daemon import control_api  # what is imported late elsewhere must be there, too
     from gslice.telemetry import metrics
 
     del control_api, metrics
+    kind_of(config.node)
     print(Versions.own(config.node.state_dir).to_json())
 
 

@@ -131,6 +131,8 @@ class StatusReader:
                 rss_bytes=resident_bytes(pid),
                 restarts=frontends.restarts,
                 address=frontends.address,
+                kind=frontend.kind,
+                tls=bool(frontend.tls),
             )
         for spare in node.spares.idle:
             size = resident_bytes(spare.pid)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue, Function
+    from gslice.frontend.desk import Admission
 
 
 class ColdStarts:
@@ -30,7 +31,7 @@ class ColdStarts:
 
     def __init__(
         self,
-        native: _native.Frontend,
+        native: _native.Frontend | Admission,
         catalogue: Catalogue,
         wake: Callable[[str], None],
     ) -> None:

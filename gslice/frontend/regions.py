@@ -24,7 +24,7 @@ class Regions:
 
     def __init__(
         self,
-        native: _native.Frontend,
+        native: _native.Frontend | _native.GrpcServer,
         ask: Callable[[RegisterMemory | UnregisterMemory], Awaitable[None]],
         *,
         offered: bool,
@@ -33,6 +33,8 @@ class Regions:
         self._ask = ask
         self._known: dict[str, tuple[ClientRegion, int]] = {}
         self.offered = offered
+        if offered:
+            native.offer_client_memory()
 
     def __iter__(self) -> Iterator[tuple[ClientRegion, int]]:
         return iter(list(self._known.values()))
@@ -97,8 +99,3 @@ class Regions:
         if known is not None:
             self._native.remove_region(name)
             os.close(known[1])
-
-    def close(self) -> None:
-        """Forgets all."""
-        for name in list(self._known):
-            self.remove(name)

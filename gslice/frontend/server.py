@@ -1,23 +1,17 @@
-"""The gRPC server's life: start, drain, close."""
+"""A gRPC server's life, whatever speaks gRPC in it: start, retire, drain."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import grpc
-
-from gslice.core.errors import FailedPrecondition, Unavailable
+from gslice.core.errors import FailedPrecondition
 from gslice.frontend import health, reflection, servicer, sockets
-from gslice.protos.rpc import generic_handler
 
 if TYPE_CHECKING:
-    from gslice.frontend.catalogue import Catalogue
-    from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
-    from gslice.frontend.servicer import InferenceServicer
 
 SERVICES = (
     servicer.SERVICE,
@@ -29,47 +23,16 @@ SERVICES = (
 _LEFT_POLL_S = 0.05
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What clients may not exceed.
-
-    Attributes:
-        request_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
-        connection_age_ms: After about that long a client is told (GOAWAY) to connect anew. Calls
-            that it has begun go on. gRPC offers no other way to part from a client without a call
-            that fails.
-    """
-
-    request_max_bytes: int
-    connection_age_ms: int
-
-
-class Server:
+class Server(ABC):
     """One gRPC server, started at most once.
 
     Args:
-        inference: The inference service.
-        completions: Its calls that wait for an answer.
-        catalogue: What health answers from.
         readiness: Turned to not ready when the server drains.
-        limits: Of requests and connections.
     """
 
-    def __init__(
-        self,
-        inference: InferenceServicer,
-        completions: Completions,
-        catalogue: Catalogue,
-        readiness: Readiness,
-        limits: Limits,
-    ) -> None:
-        self._inference = inference
-        self._completions = completions
-        self._catalogue = catalogue
+    def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
-        self._limits = limits
         self._retiring = False
-        self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
         self.address = ""
 
@@ -99,17 +62,8 @@ class Server:
             if self.state == "serving" and address == self.address:
                 return self.address
             raise FailedPrecondition(f"the front-end is {self.state} at {self.address}")
-        server = grpc.aio.server(options=_options(self._limits))
-        server.add_generic_rpc_handlers(self._handlers())
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise Unavailable(
-                f"cannot listen on {address}: {error}", hint="choose another address, or free it"
-            ) from error
-        await server.start()
-        host = address.rpartition(":")[0]
-        self._server, self.address = server, f"{host}:{port}"
+        port = await self._listen(address)
+        self.address = f"{address.rpartition(':')[0]}:{port}"
         return self.address
 
     def direct(self, place: int) -> None:
@@ -127,60 +81,53 @@ class Server:
             sockets.attract(self._port, place)
 
     async def retire(self, timeout_s: float) -> None:
-        """Serves on until every client has come of age and gone, or until the time is up.
+        """Serves on until every client has gone elsewhere, or until the time is up.
 
-        Whoever orders it has had new connections directed elsewhere.
+        Whoever orders it has had new connections directed there.
         """
         self._retiring = True
-        ends = time.monotonic() + timeout_s
-        # gRPC has no event for a connection that ends.
-        while sockets.connections(self._port) and time.monotonic() < ends:  # noqa: ASYNC110
-            await asyncio.sleep(_LEFT_POLL_S)
+        self._leave()
+        await self._left(timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Reports not ready, refuses requests, lets those in flight finish, then closes.
 
-        The listener stays until they have: gRPC answers CANCELLED to calls that reach a server
-        which stops, and clients could not tell that from a cancel of their own. Calls that
-        outlast `timeout_s` are cancelled, and their slots come back. Asked again, it waits for
-        the same end.
+        The listener stays until they have: clients could not tell a call that reaches a server
+        which stops from one that they cancelled themselves. Calls that outlast `timeout_s` are
+        cancelled, and their slots come back. Asked again, it waits for the same end.
         """
         if self._stopping is None:
             self._readiness.drain()
-            self._inference.stop_streams()
+            self._refuse()
             self._stopping = asyncio.create_task(self._stop(timeout_s))
         await asyncio.shield(self._stopping)
 
+    @abstractmethod
+    async def _listen(self, address: str) -> int:
+        """Begins to serve there; the port.
+
+        Raises:
+            Unavailable: The address cannot be listened on.
+        """
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """Has clients connect anew."""
+
+    @abstractmethod
+    def _refuse(self) -> None:
+        """Takes no more requests."""
+
+    @abstractmethod
     async def _stop(self, timeout_s: float) -> None:
+        """Lets requests in flight finish, then closes."""
+
+    async def _left(self, timeout_s: float) -> None:
         ends = time.monotonic() + timeout_s
-        await self._completions.settle(timeout_s)
-        if self._server is not None:
-            await self._server.stop(max(0.0, ends - time.monotonic()))
+        # The kernel has no event for the last connection that ends.
+        while sockets.connections(self._port) and time.monotonic() < ends:  # noqa: ASYNC110
+            await asyncio.sleep(_LEFT_POLL_S)
 
     @property
     def _port(self) -> int:
         return int(self.address.rpartition(":")[2] or 0)
-
-    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        return (
-            generic_handler(servicer.SERVICE, self._inference, raw=servicer.RAW_METHODS),
-            generic_handler(
-                health.SERVICE, health.HealthServicer(self._catalogue, self._readiness)
-            ),
-            *(
-                generic_handler(
-                    reflection.service_name(version),
-                    reflection.ReflectionServicer(version, SERVICES),
-                )
-                for version in reflection.VERSIONS
-            ),
-        )
-
-
-def _options(limits: Limits) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 1),  # several front-ends share the address
-        ("grpc.max_receive_message_length", limits.request_max_bytes),
-        ("grpc.max_connection_age_ms", limits.connection_age_ms),
-        ("grpc.max_send_message_length", -1),  # what a model answers is bounded by its slots
-    ]

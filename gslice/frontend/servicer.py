@@ -1,103 +1,45 @@
-"""inference.GRPCInferenceService: inference from bytes to bytes, the rest from the catalogue."""
+"""inference.GRPCInferenceService but for inference: answered from the catalogue and the daemon."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from gslice.core.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from gslice.core.errors import InvalidArgument, NotFound, Unimplemented
 from gslice.frontend import answers
-from gslice.frontend.cold import ColdStarts
 from gslice.frontend.status import answered
-from gslice.frontend.stream import Stream
 from gslice.ipc.messages import ClientRegion, RepositoryCall
 from gslice.protos import message
 
 if TYPE_CHECKING:
-    from gslice import _native
     from gslice.frontend.catalogue import Catalogue
-    from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.regions import Regions
 
 SERVICE = "inference.GRPCInferenceService"
-NO_DEADLINE_S = 1e9  # some clients send a distant deadline in place of none
-RAW_METHODS = ("ModelInfer", "ModelStreamInfer")  # serialised messages in and out
 
 
-class InferenceServicer:
+class Servicer:
     """The service's methods, under the protocol's names.
 
     Args:
-        native: The data path.
-        completions: Where its answers are waited for.
         catalogue: The functions.
         readiness: Whether the server takes requests.
         repository: Passes a load or unload on to the daemon, and returns when it is done.
-        wake: Tells the daemon that a function that is not loaded is wanted.
         regions: Clients' memory that requests may name.
     """
 
     def __init__(
         self,
-        native: _native.Frontend,
-        completions: Completions,
         catalogue: Catalogue,
         readiness: Readiness,
         repository: Callable[[RepositoryCall], Awaitable[None]],
-        wake: Callable[[str], None],
         regions: Regions,
     ) -> None:
-        self._native = native
-        self._completions = completions
         self._catalogue = catalogue
         self._readiness = readiness
         self._repository = repository
         self._regions = regions
-        self._cold = ColdStarts(native, catalogue, wake)
-        self._streams: set[Stream] = set()
-
-    # ---- inference ----
-
-    @answered
-    async def ModelInfer(self, request: bytes, context: Any) -> bytes:
-        """One request, one answer: the hot path."""
-        ticket = self._admit(request, context)
-        await self._completions.wait(ticket, self._completions.expect(ticket))
-        return self._native.respond(ticket)
-
-    @answered
-    async def ModelStreamInfer(self, requests: Any, context: Any) -> None:
-        """Many requests on one call, many of them in flight, answered in order."""
-        stream = Stream(self._native, self._completions, self._admit, context)
-        self._streams.add(stream)
-        try:
-            await stream.run(requests)
-        finally:
-            self._streams.discard(stream)
-
-    def stop_streams(self) -> None:
-        """Streams take no more requests; what they took is answered, then they end."""
-        for stream in self._streams:
-            stream.stop()
-
-    def _admit(self, request: bytes, context: Any) -> int:
-        if self._readiness.draining:
-            raise Unavailable("the server is draining")
-        remaining_s = context.time_remaining()
-        deadline_ns = None
-        if remaining_s is not None and remaining_s < NO_DEADLINE_S:
-            deadline_ns = time.monotonic_ns() + int(remaining_s * 1e9)
-        try:
-            return self._native.submit(request, deadline_ns)
-        except NotFound:
-            asked = message("inference.ModelInferRequest").FromString(request)
-            function = self._catalogue.find(asked.model_name, asked.model_version)
-            if function.cold:
-                return self._cold.submit(function, request, deadline_ns)
-            self._catalogue.explain(asked.model_name, asked.model_version)
-            raise
 
     # ---- liveness, readiness, metadata ----
 

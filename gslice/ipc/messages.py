@@ -131,6 +131,8 @@ class FrontendState:
         functions: Names it knows.
         state: `starting`, `serving`, `retiring` or `draining`.
         in_flight: Requests that hold a slot now.
+        kind: What speaks gRPC in it: `python` or `native`.
+        tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
     """
 
@@ -139,6 +141,8 @@ class FrontendState:
     functions: list[str] = field(default_factory=list)
     state: str = "starting"
     in_flight: int = 0
+    kind: str = "python"
+    tls: str = ""
     client_memory: str = ""
 
 

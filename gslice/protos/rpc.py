@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import grpc
 
@@ -51,6 +51,38 @@ def generic_handler(name: str, servicer: object, raw: Collection[str] = ()) -> A
             None if whole else message(method.output_type.full_name).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(name, methods)
+
+
+class Method(NamedTuple):
+    """One method of a service, for servers that are not gRPC's own.
+
+    Attributes:
+        path: As `:path` has it.
+        serve: The servicer's.
+        parse: Reads a request.
+        client_streaming: It takes many of them, as an asynchronous iterator.
+    """
+
+    path: str
+    serve: Callable[[Any, Any], Any]
+    parse: Callable[[bytes], Any]
+    client_streaming: bool
+
+
+def methods(name: str, servicer: object) -> dict[str, Method]:
+    """A service's methods by path: those that the servicer has.
+
+    Args:
+        name: Full name of the service.
+        servicer: As of `generic_handler`.
+    """
+    found = {}
+    for method in service(name).methods:
+        if serve := getattr(servicer, method.name, None):
+            path = f"/{name}/{method.name}"
+            parse = message(method.input_type.full_name).FromString
+            found[path] = Method(path, serve, parse, method.client_streaming)
+    return found
 
 
 async def abort(context: Any, error: GsliceError) -> NoReturn:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import socket
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS
 from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
-from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
+from gslice.core.errors import ChannelClosed, GsliceError
 from gslice.core.events import EventKind
 from gslice.ipc.messages import (
     AddFunction,
     DrainFrontend,
+    FrontendState,
     Ok,
     RemoveFunction,
     Serve,
@@ -30,9 +30,9 @@ from gslice.ipc.messages import (
 )
 from gslice.supervise.child import Child
 from gslice.supervise.client_memory import ClientMemory, memory_prefix
+from gslice.supervise.frontend_launch import kind_of, launch_of, port_of, refuse_taken
 from gslice.supervise.news import restarted
-from gslice.supervise.process import Launch
-from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, retire
+from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, renew_frontends, retire
 from gslice.supervise.tasks import Tasks, run_all
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gslice._native import Segment
     from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
-    from gslice.ipc.messages import FrontendState, Message
+    from gslice.ipc.messages import Message
     from gslice.supervise.node import Node
 
 SOCKET_PREFIX = "f-"
@@ -58,6 +58,10 @@ class Frontend:
         child: The process.
         eventfd: Wakes it when answers are ready; owned here.
         state: `starting`, `serving`, `retiring` or `draining`.
+        kind: What speaks gRPC in it, as it says: `python` or `native`.
+        tls: Digest of its certificates, as it says; empty: its port is not encrypted.
+        client_memory: Prefix of the clients' memory that it takes, as it says.
+        inherited: An earlier daemon started it.
         since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
 
@@ -65,6 +69,10 @@ class Frontend:
     child: Child
     eventfd: int
     state: str = "starting"
+    kind: str = "python"
+    tls: str = ""
+    client_memory: str = ""
+    inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
 
 
@@ -108,6 +116,7 @@ class Frontends:
     ) -> None:
         self.address = node.config.grpc
         self.restarts = 0
+        self.renewing = asyncio.Lock()
         self._node = node
         self._on_call = on_call
         self._on_up = on_up
@@ -134,8 +143,8 @@ class Frontends:
         Raises:
             Unavailable: somebody else listens there.
         """
-        port = _port(self.address)
-        if port not in {_port(state.address) for state in found if state is not None}:
+        port = port_of(self.address)
+        if port not in {port_of(state.address) for state in found if state is not None}:
             refuse_taken(self.address)
 
     async def start(self) -> None:
@@ -152,12 +161,13 @@ class Frontends:
         while missing and not self.known_address:
             await self.start_one(missing.pop(0))
         await run_all(self.start_one(index) for index in missing)
+        if any(self._outdated(frontend) for frontend in self._serving):
+            self._tasks.start(self._renew_outdated())
 
     async def adopt(self, child: Child, state: FrontendState) -> None:
         """Takes over a front-end that is serving, if it serves as the settings say now.
 
-        One that is being replaced, that is one too many, or that takes other clients' memory, goes
-        when its clients have left it.
+        One that is being replaced, or that is one too many, goes when its clients have left it.
         """
         config = self._node.config
         eventfds = child.take_fds()
@@ -171,14 +181,15 @@ class Frontends:
                 os.close(fd)
             await child.stop(config.drain_timeout_us / 1e6)
             return
-        frontend = Frontend(state.index, child, eventfds[0], state.state)
+        frontend = Frontend(
+            state.index, child, eventfds[0], state.state, state.kind, state.tls, inherited=True
+        )
+        frontend.client_memory = state.client_memory
         self.address = state.address
         self._enter(frontend)
         self.memory.introduce(child)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
-        if state.client_memory != memory_prefix(config.client_memory):
-            frontend.state = "retiring"
-        if frontend.state == "retiring" or len(self._serving) > config.frontends:
+        if state.state == "retiring" or len(self._serving) > config.frontends:
             self._tasks.start(retire(self._node, self, frontend))
 
     async def drain(self, timeout_s: float) -> None:
@@ -261,26 +272,12 @@ class Frontends:
             GsliceError: it cannot start or listen; nothing of it is left.
         """
         name = f"{SOCKET_PREFIX}{index}"
-        launch = Launch(
-            "gslice.frontend",
-            (
-                "--index",
-                str(index),
-                "--orphan-grace-us",
-                str(self._node.config.orphan_grace_us),
-                "--request-max-bytes",
-                str(self._node.config.request_max_bytes),
-                "--connection-age-us",
-                str(self._node.config.connection_age_us),
-                "--client-memory",
-                memory_prefix(self._node.config.client_memory),
-            ),
-            self._node.log_path(LOG_NAME),
-        )
+        launch = launch_of(self._node.config, index, self._node.log_path(LOG_NAME))
         child = await Child.start(self._node.run_dir, name, launch, self._on_call)
         try:
             (eventfd,) = child.take_fds()
-            frontend = Frontend(index, child, eventfd)
+            state = child.hello.frontend or FrontendState(index)
+            frontend = Frontend(index, child, eventfd, kind=state.kind, tls=state.tls)
             self._enter(frontend)
             for listing in self._listings.values():
                 for order, fds in _orders(listing, with_segment=True):
@@ -318,6 +315,27 @@ class Frontends:
     @property
     def _serving(self) -> list[Frontend]:
         return [f for f in self._frontends.values() if f.state == "serving"]
+
+    def _outdated(self, frontend: Frontend) -> bool:
+        """Whether it speaks otherwise than one that is started now would."""
+        config = self._node.config
+        digest = config.tls.read().digest if config.tls is not None else ""
+        wanted = kind_of(config), digest, memory_prefix(config.client_memory)
+        has = frontend.kind, frontend.tls, frontend.client_memory
+        return frontend.inherited and has != wanted
+
+    async def _renew_outdated(self) -> None:
+        """They serve on until others have taken over, which connections take their time for."""
+
+        def tell(_stage: str, detail: str) -> None:
+            text = f"replacing front-ends, for node.frontend, tls or client_memory: {detail}"
+            self._node.event(LOG_NAME, EventKind.RESTART, text)
+
+        try:
+            await renew_frontends(self._node, self, tell, self._outdated)
+        except GsliceError as error:
+            text = f"front-ends serve on as an earlier daemon started them: {error}"
+            self._node.event(LOG_NAME, EventKind.FAILED, text)
 
     def _enter(self, frontend: Frontend) -> None:
         self._frontends[frontend.index] = frontend
@@ -384,27 +402,3 @@ def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tupl
     name, state, reason = listing.spec.name, listing.state, listing.reason
     orders.append((SetFunction(name, state, reason, listing.spec, listing.load_us), ()))
     return orders
-
-
-def _port(address: str) -> str:
-    return address.rpartition(":")[2]
-
-
-def refuse_taken(address: str) -> None:
-    """Front-ends share their port among themselves, and would with another node's unnoticed.
-
-    Raises:
-        Unavailable: somebody listens there.
-    """
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    try:
-        # It never listens: a client that connected here would be reset.
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host.strip("[]"), int(port)))
-    except OSError as error:
-        raise Unavailable(
-            f"cannot listen on {address}: {error.strerror or error}",
-            hint="choose another address, or stop what listens there",
-        ) from error

@@ -26,36 +26,53 @@ ORDER_TIMEOUT_S = 10.0
 AGE_SPREAD = 1.1  # gRPC lets connections live up to a tenth longer, so that not all end at once
 
 
+def is_inherited(frontend: Frontend) -> bool:
+    """Whether an earlier daemon started it, of which the code is older."""
+    return frontend.inherited
+
+
 async def renew_frontends(
-    node: Node, frontends: Frontends, stage: Callable[[str, str], None]
+    node: Node,
+    frontends: Frontends,
+    stage: Callable[[str, str], None],
+    is_due: Callable[[Frontend], bool] = is_inherited,
 ) -> None:
-    """Replaces all front-ends that serve, one at a time.
+    """Replaces front-ends that serve, one at a time.
 
     Args:
         node: The node.
         frontends: Its front-ends.
         stage: Told of each one as its successor is about to start.
+        is_due: Which of them.
 
     Raises:
         FailedPrecondition: there is no place for one more.
         GsliceError: a successor could not be started; the old one serves on.
     """
-    for old in [frontend for frontend in frontends.all() if frontend.state == "serving"]:
-        index = frontends.free_index()
-        if index is None:
-            raise FailedPrecondition(
-                f"all {MAX_FRONTENDS} places of front-ends are taken, some by such as still retire",
-                hint="try again when their clients have left them: node.connection_age",
-            )
-        stage("frontend", f"{index} for {old.index}")
-        new = await frontends.start_one(index)
-        if not old.child.process.alive:  # it died meanwhile, and is started again
-            await retire(node, frontends, new)
-            continue
-        listening = [f for f in frontends.all() if f.state in ("serving", "retiring")]
-        await _direct(node, new, len(listening) - 1)
-        await retire(node, frontends, old)
-        await _direct(node, new, -1)
+    async with frontends.renewing:
+        serving = [frontend for frontend in frontends.all() if frontend.state == "serving"]
+        for old in filter(is_due, serving):
+            await _renew(node, frontends, old, stage)
+
+
+async def _renew(
+    node: Node, frontends: Frontends, old: Frontend, stage: Callable[[str, str], None]
+) -> None:
+    index = frontends.free_index()
+    if index is None:
+        raise FailedPrecondition(
+            f"all {MAX_FRONTENDS} places of front-ends are taken, some by such as still retire",
+            hint="try again when their clients have left them: node.connection_age",
+        )
+    stage("frontend", f"{index} for {old.index}")
+    new = await frontends.start_one(index)
+    if not old.child.process.alive:  # it died meanwhile, and is started again
+        await retire(node, frontends, new)
+        return
+    listening = [f for f in frontends.all() if f.state in ("serving", "retiring")]
+    await _direct(node, new, len(listening) - 1)
+    await retire(node, frontends, old)
+    await _direct(node, new, -1)
 
 
 async def renew_workers(

@@ -26,7 +26,7 @@ constexpr std::size_t kReleaseGilBytes = 64 << 10;
 // A Frontend is used by one thread at a time, but a call that has released the GIL lets others
 // run: this tells them, instead of letting them corrupt it. Guarded by the GIL itself.
 struct PyFrontend {
-  PyFrontend(std::uint16_t index, bool client_memory) : core(index, client_memory) {}
+  explicit PyFrontend(std::uint16_t index) : core(index) {}
   Frontend core;
   bool in_use = false;
 };
@@ -87,25 +87,18 @@ std::vector<TicketId> take_done(PyFrontend& self) {
   return done;
 }
 
-Regions& regions_of(PyFrontend& self) {
-  if (self.core.regions() == nullptr)
-    raise(Status::Error(Code::kUnimplemented,
-                        "clients' memory is not offered; set node.client_memory"));
-  return *self.core.regions();
-}
-
 bool add_region(PyFrontend& self, std::string name, int fd, std::uint64_t offset_bytes,
                 std::uint64_t size_bytes) {
   const InUse use(self);
   auto region = take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes));
   const bool mapped = region->mapped();
-  regions_of(self).add(std::move(region));
+  raise_if(self.core.add_region(std::move(region)));
   return mapped;
 }
 
 void remove_region(PyFrontend& self, std::string_view name) {
   const InUse use(self);
-  regions_of(self).remove(name);
+  self.core.remove_region(name);
 }
 
 std::optional<std::int64_t> deadline_ns(PyFrontend& self, TicketId ticket) {
@@ -218,14 +211,14 @@ void bind_frontend(nb::module_& module) {
   nb::class_<PyFrontend>(module, "Frontend")
       .def(
           "__init__",
-          [](PyFrontend* self, std::uint32_t index, bool client_memory) {
+          [](PyFrontend* self, std::uint32_t index) {
             if (index >= kMaxFrontends)
               raise(Status::Error(Code::kInvalidArgument,
                                   wire::concat("front-end ", index, " is out of range; there are ",
                                                kMaxFrontends)));
-            new (self) PyFrontend(static_cast<std::uint16_t>(index), client_memory);
+            new (self) PyFrontend(static_cast<std::uint16_t>(index));
           },
-          nb::arg("index"), nb::arg("client_memory") = false)
+          nb::arg("index"))
       .def(
           "add_function",
           [](PyFrontend& self, std::string name, std::string version,
@@ -243,6 +236,7 @@ void bind_frontend(nb::module_& module) {
             self.core.remove_function(name);
           },
           nb::arg("name"))
+      .def("offer_client_memory", [](PyFrontend& self) { self.core.offer_client_memory(); })
       .def("add_region", &add_region, nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"),
            nb::arg("size_bytes"))
       .def("remove_region", &remove_region, nb::arg("name"))

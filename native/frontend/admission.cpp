@@ -348,6 +348,20 @@ Status admit(const Signature& signature, const Request& request, const Regions* 
   return check_areas(signature, admission);
 }
 
+bool expect_raw_inputs(const Signature& signature, Request& request) {
+  if (!request.raw_inputs.empty()) return false;
+  for (std::size_t i = 0; i < request.inputs.size(); ++i) {
+    const InputView& view = request.inputs[i];
+    const std::size_t index = find_tensor(signature.inputs, view.name, i);
+    if (index == kNone || view.contents.present() || view.parameters.count != 0) return false;
+    const DType dtype = signature.inputs[index].dtype;
+    const auto bytes = tensor_bytes(view.shape(), dtype);
+    if (!bytes || dtype == DType::kBytes) return false;
+    request.raw_inputs.emplace_back(static_cast<const std::byte*>(nullptr), *bytes);
+  }
+  return !request.raw_inputs.empty();
+}
+
 std::int64_t predicted_finish_ns(const Load& load, std::uint32_t rows, std::int64_t now) {
   if (load.batch_estimate_ns <= 0) return now;
   const auto ahead = static_cast<std::uint64_t>(std::max<std::int64_t>(load.queued_rows, 0));

@@ -58,6 +58,10 @@ Status check_elements(std::string_view input, wire::Bytes data, std::uint64_t ex
 // An output's place in a client's memory is too small for it.
 Status too_small(std::string_view output, std::uint64_t bytes, const ClientArea& area);
 
+// Gives a request that was cut before its tensors the raw_input_contents that should follow: sizes
+// without an address. False: these cannot be told from what it says.
+bool expect_raw_inputs(const Signature& signature, wire::Request& request);
+
 struct Load {
   std::int64_t batch_estimate_ns = 0;  // 0: unknown
   std::int64_t queued_rows = 0;        // requests if the function is not batchable

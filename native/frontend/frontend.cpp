@@ -1,6 +1,7 @@
 #include "frontend/frontend.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "wire/text.hpp"
 
@@ -107,7 +108,22 @@ void Frontend::remove_function(std::string_view name) {
 void Frontend::retire_if_idle(Function& function) {
   if (!function.retired || function.in_flight != 0) return;
   by_index_[function.index()] = nullptr;
+  std::erase(to_ring_, &function);
   std::erase_if(functions_, [&](const auto& each) { return each.get() == &function; });
+}
+
+// ---- clients' memory -------------------------------------------------------------------------
+
+Status Frontend::add_region(std::shared_ptr<Region> region) {
+  if (!regions_)
+    return Status::Error(Code::kUnimplemented,
+                         "clients' memory is not offered; set node.client_memory");
+  regions_->add(std::move(region));
+  return Status::Ok();
+}
+
+void Frontend::remove_region(std::string_view name) {
+  if (regions_) regions_->remove(name);
 }
 
 // ---- tickets ---------------------------------------------------------------------------------
@@ -128,6 +144,7 @@ Frontend::Place Frontend::place(TicketId id) const {
 void Frontend::forget(Place place) {
   Pending& pending = place.function->pending(place.ticket.slot);
   pending.live = false;
+  if (std::exchange(pending.reserved, false)) --place.function->reserved;
   pending.places.clear();
   --place.function->in_flight;
   --in_flight_;
@@ -146,9 +163,16 @@ Result<std::string_view> Frontend::request_id(TicketId id) const {
   return std::string_view(found.function->pending(found.ticket.slot).id);
 }
 
+Result<std::uint64_t> Frontend::tag(TicketId id) const {
+  const Place found = place(id);
+  if (!found.function) return unknown_ticket(id);
+  return found.function->pending(found.ticket.slot).tag;
+}
+
 // ---- the way in ------------------------------------------------------------------------------
 
-Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns) {
+Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
+                                  std::uint64_t tag) {
   const Status parsed = request_.parse(message);
   const auto found = by_name_.find(request_.model_name);
   if (found == by_name_.end()) {
@@ -157,16 +181,22 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns)
                          concat("function ", quoted(request_.model_name), " is not served here"));
   }
   Function& function = *found->second;
-  TicketId id = 0;
-  const Status status = parsed.ok() ? admit_and_queue(function, deadline_ns, id) : parsed;
-  if (status.ok()) return id;
+  Ticket ticket;
+  Status status = parsed.ok() ? admit_and_lease(function, deadline_ns, ticket) : parsed;
+  if (status.ok()) {
+    function.pending(ticket.slot).tag = tag;
+    status = queue({&function, ticket});
+  }
+  if (status.ok()) return pack(function.index(), ticket);
   function.count(outcome_of(status.code));
   return function.named(status);
 }
 
-Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, TicketId& id) {
+Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, Ticket& ticket) {
   if (Status status = function.check_version(request_.model_version); !status.ok()) return status;
-  if (Status status = admit(function.signature(), request_, regions(), admission_); !status.ok())
+  if (Status status =
+          admit(function.signature(), request_, regions_ ? &*regions_ : nullptr, admission_);
+      !status.ok())
     return status;
   if (Status status = function.check_size(admission_); !status.ok()) return status;
 
@@ -179,7 +209,7 @@ Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, T
   const Result<Ticket> leased =
       segment.lease(index_, admission_.input_bytes + admission_.output_bytes);
   if (!leased.ok()) return leased.status();
-  const Ticket ticket = leased.value();
+  ticket = leased.value();
   if (Status status = function.fill(ticket, request_, admission_, end_ns, now); !status.ok()) {
     segment.cancel(ticket);
     return status;
@@ -194,13 +224,60 @@ Status Frontend::admit_and_queue(Function& function, std::int64_t deadline_ns, T
   pending.id.assign(request_.id);
   ++function.in_flight;
   ++in_flight_;
-  if (!segment.queue(ticket)) {
-    forget({&function, ticket});
-    return Status::Error(Code::kUnavailable,
-                         "the front-end was removed while it wrote the request");
-  }
-  id = pack(function.index(), ticket);
   return Status::Ok();
+}
+
+Status Frontend::queue(Place place) {
+  if (place.function->segment().queue(place.ticket, rings_)) {
+    if (!rings_ && !std::exchange(place.function->to_ring, true))
+      to_ring_.push_back(place.function);
+    return Status::Ok();
+  }
+  forget(place);
+  return Status::Error(Code::kUnavailable, "the front-end was removed while it wrote the request");
+}
+
+void Frontend::ring() {
+  for (Function* function : to_ring_) {
+    function->to_ring = false;
+    function->segment().ring_pullers();
+  }
+  to_ring_.clear();
+}
+
+Result<TicketId> Frontend::reserve(wire::Bytes head, std::int64_t deadline_ns,
+                                   std::vector<std::span<std::byte>>& areas) {
+  if (Status status = request_.parse(head); !status.ok()) return status;
+  const auto found = by_name_.find(request_.model_name);
+  if (found == by_name_.end() || !found->second->may_reserve())
+    return Status::Error(Code::kResourceExhausted, "no slot to receive into");
+  Function& function = *found->second;
+  if (!expect_raw_inputs(function.signature(), request_))
+    return Status::Error(Code::kInvalidArgument, "the sizes of its tensors are not known before");
+  Ticket ticket;
+  if (Status status = admit_and_lease(function, deadline_ns, ticket); !status.ok()) return status;
+  function.pending(ticket.slot).reserved = true;
+  ++function.reserved;
+  Segment& segment = function.segment();
+  const std::uint64_t payload = segment.slot(ticket.slot).payload_offset;
+  areas.clear();
+  for (const wire::InputView& view : request_.inputs)
+    for (std::size_t i = 0; i < function.signature().inputs.size(); ++i)
+      if (const AdmittedInput& input = admission_.inputs[i]; input.view == &view)
+        areas.push_back(segment.payload_at(ticket.slot, payload + input.offset, input.bytes));
+  return pack(function.index(), ticket);
+}
+
+Status Frontend::commit(TicketId id, std::uint64_t tag) {
+  const Place found = place(id);
+  if (!found.function) return unknown_ticket(id);
+  Function& function = *found.function;
+  Pending& pending = function.pending(found.ticket.slot);
+  pending.tag = tag;
+  pending.reserved = false;
+  --function.reserved;
+  Status status = queue(found);
+  return status.ok() ? status : function.named(status);
 }
 
 // ---- the way out -----------------------------------------------------------------------------
@@ -249,6 +326,18 @@ void Frontend::write_answer(std::span<std::byte> out) {
   function.segment().release(answering_.ticket);
   forget(answering_);
   answering_ = {};
+}
+
+void Frontend::lend_answer(std::vector<std::byte>& text, std::vector<wire::Bytes>& pieces) {
+  wire::lend_response(answer_.response, text, pieces);
+  answering_ = {};
+}
+
+void Frontend::give_back(TicketId id) {
+  const Place found = place(id);
+  if (!found.function) return;
+  found.function->segment().release(found.ticket);
+  forget(found);
 }
 
 void Frontend::cancel(TicketId id) {

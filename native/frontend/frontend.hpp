@@ -29,11 +29,9 @@ using TicketId = std::int64_t;
 
 class Frontend {
  public:
-  // `index`: its place in every segment's front-end table.
-  // `client_memory`: whether requests may name regions.
-  explicit Frontend(std::uint16_t index, bool client_memory = false) : index_(index) {
-    if (client_memory) regions_.emplace();
-  }
+  // `index`: its place in every segment's front-end table. `rings`: at each request that is queued;
+  // otherwise when the caller says `ring`.
+  explicit Frontend(std::uint16_t index, bool rings = true) : index_(index), rings_(rings) {}
   ~Frontend();  // gives every request in flight up
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
@@ -45,14 +43,34 @@ class Frontend {
   // Unknown to clients from now on. Its segment is let go when its last request is answered.
   void remove_function(std::string_view name);
 
-  // Clients' memory by name; null where it is not offered.
-  Regions* regions() { return regions_ ? &*regions_ : nullptr; }
+  // Requests may name regions from now on.
+  void offer_client_memory() {
+    if (!regions_) regions_.emplace();
+  }
+  // Replaces a region of the same name. kUnimplemented: clients' memory is not offered.
+  Status add_region(std::shared_ptr<Region> region);
+  // Requests in flight still use it.
+  void remove_region(std::string_view name);
 
-  // `deadline_ns`: the caller's, kNever if none. Every error leaves nothing behind.
-  Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns);
+  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every
+  // error leaves nothing behind.
+  Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag = 0);
+  // A request whose tensors are still on their way: `head` is its message up to the first of its
+  // raw_input_contents. `areas` are where these belong, in their order: of the ticket's slot, and
+  // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot
+  // be done so: `submit` the whole message to hear why.
+  Result<TicketId> reserve(wire::Bytes head, std::int64_t deadline_ns,
+                           std::vector<std::span<std::byte>>& areas);
+  // All tensors of a reserved request are there: queues it. An error gives it up.
+  Status commit(TicketId id, std::uint64_t tag);
+  // The client's id of the request that was submitted last, as long as its message is there.
+  std::string_view last_id() const { return request_.id; }
+  // Wakes the pumps for what was queued since the last call.
+  void ring();
   // kNotFound for all of these: the ticket is not, or no longer, in flight.
   Result<std::int64_t> deadline_ns(TicketId id) const;
   Result<std::string_view> request_id(TicketId id) const;
+  Result<std::uint64_t> tag(TicketId id) const;
 
   // The tickets that turned DONE since the last call, and arms the wake-up for the next ones.
   void take_done(std::vector<TicketId>& done);
@@ -62,6 +80,10 @@ class Frontend {
   Result<std::size_t> begin_answer(TicketId id, bool stream);
   // Writes the answer that begin_answer has measured; `out` has exactly its size. Frees the slot.
   void write_answer(std::span<std::byte> out);
+  // Or lends it: `text` gets what is not tensors, `pieces` the whole answer in order, in `text` and
+  // in the slot, which stays as it is until `give_back`. `text` must not move meanwhile.
+  void lend_answer(std::vector<std::byte>& text, std::vector<wire::Bytes>& pieces);
+  void give_back(TicketId id);
 
   // The request is given up, and counted as expired if its deadline has passed; stale tickets are
   // ignored.
@@ -76,11 +98,13 @@ class Frontend {
 
   Result<std::uint32_t> new_index();
   Place place(TicketId id) const;
-  Status admit_and_queue(Function& function, std::int64_t deadline_ns, TicketId& id);
+  Status admit_and_lease(Function& function, std::int64_t deadline_ns, Ticket& ticket);
+  Status queue(Place place);
   void forget(Place place);
   void retire_if_idle(Function& function);
 
   std::uint16_t index_;
+  bool rings_;
   std::optional<Regions> regions_;
   std::vector<std::unique_ptr<Function>> functions_;         // in no order
   std::vector<Function*> by_index_;                          // null: free
@@ -92,6 +116,7 @@ class Frontend {
   wire::Request request_;
   Admission admission_;
   std::vector<Ticket> taken_;
+  std::vector<Function*> to_ring_;
   Answer answer_;
   Place answering_;
 };

@@ -170,7 +170,7 @@ Status Function::fill(Ticket ticket, const wire::Request& request, const Admissi
     else if (input.area.region != nullptr) {
       if (Status status = read_input(input, signature_.inputs[i], target); !status.ok())
         return status;
-    } else if (!input.raw.empty())
+    } else if (input.raw.data() != nullptr)
       std::memcpy(target.data(), input.raw.data(), input.raw.size());
     copied_bytes += input.bytes;
   }

@@ -27,8 +27,10 @@ struct OutputPlace {
 // What the front-end keeps of a request: never in shared memory, where a worker could change it.
 struct Pending {
   bool live = false;
+  bool reserved = false;  // its tensors are on their way
   std::uint32_t generation = 0;
   std::int64_t deadline_ns = kNever;
+  std::uint64_t tag = 0;  // the caller's
   OutputChoice outputs;
   std::vector<OutputPlace> places;  // outputs for the client's memory, in their order
   std::string id;                   // the client's; keeps its capacity, as `places` does
@@ -65,8 +67,12 @@ class Function {
   // kDeadlineExceeded: past, or behind others in the queue and predicted to finish too late.
   Status check_deadline(std::uint32_t rows, std::int64_t deadline_ns, std::int64_t now);
 
-  // Writes the admitted request into its leased slot: header, records and tensors. An error is
-  // about a client's memory, or kInternal.
+  // Whether one more request may hold a slot while its tensors are on their way: clients that send
+  // slowly, or stop, must leave room for others.
+  bool may_reserve() const { return reserved < segment_->slot_count() / 2; }
+  // Writes the admitted request into its leased slot: header, records and those tensors that are
+  // there (`raw` with an address, or in a region). An error is about a client's memory, or
+  // kInternal.
   Status fill(Ticket ticket, const wire::Request& request, const Admission& admission,
               std::int64_t deadline_ns, std::int64_t now);
   // Reads a DONE slot, and writes what goes to the client's memory. The answer's error if it is
@@ -79,7 +85,9 @@ class Function {
   Status named(const Status& status) const;
 
   std::uint32_t in_flight = 0;
-  bool retired = false;  // replaced or removed: forgotten when its last request is
+  std::uint32_t reserved = 0;  // of them: those whose tensors are on their way
+  bool to_ring = false;        // its pumps do not know of all that was queued
+  bool retired = false;        // replaced or removed: forgotten when its last request is
 
  private:
   std::int64_t due_ns(std::int64_t deadline_ns, std::int64_t now) const;

@@ -69,7 +69,6 @@ class Regions {
   // Requests in flight still use it.
   void remove(std::string_view name);
   const Region* find(std::string_view name) const;
-  std::size_t count() const { return by_name_.size(); }
 
  private:
   std::unordered_map<std::string_view, std::shared_ptr<Region>> by_name_;  // keys live in regions

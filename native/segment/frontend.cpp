@@ -90,7 +90,7 @@ bool Segment::scan_for_free() {
   return found;
 }
 
-bool Segment::queue(Ticket ticket) {
+bool Segment::queue(Ticket ticket, bool ring) {
   if (ticket.slot >= slot_count_) return false;
   SlotWord seen = load_word(ticket.slot);
   if (!names(ticket, seen) || seen.state != SlotState::kLeased) return false;
@@ -101,7 +101,7 @@ bool Segment::queue(Ticket ticket) {
   queued.state = SlotState::kQueued;
   if (!swap_word(ticket.slot, seen, queued)) return false;
   mark_queued(ticket.slot, rows);
-  ring_pullers();
+  if (ring) ring_pullers();
   return true;
 }
 

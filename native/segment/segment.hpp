@@ -96,8 +96,10 @@ class Segment {
   // full. kResourceExhausted: no free slot, or larger than any class.
   // Resets the header: outputs area = whole payload, stamps, counts, code.
   Result<Ticket> lease(std::uint16_t frontend, std::uint64_t payload_bytes);
-  // LEASED -> QUEUED, then rings the instances that may pull. False: the lease was reaped.
-  bool queue(Ticket ticket);
+  // LEASED -> QUEUED, then rings the instances that may pull, or has the caller do so: who queues
+  // several at once need not wake a pump for each. False: the lease was reaped.
+  bool queue(Ticket ticket, bool ring = true);
+  void ring_pullers();
   // The request is given up. LEASED, QUEUED, DONE -> FREE at once (true); CLAIMED: flagged, its
   // claimant will free it (false). A stale ticket does nothing (true). Counted as `why`.
   bool cancel(Ticket ticket, Outcome why = Outcome::kCancelled);
@@ -198,7 +200,6 @@ class Segment {
   bool take_back(std::uint32_t index, SlotWord& seen);
   bool retire(std::uint32_t index, SlotWord owned);
   bool announce_done(std::uint32_t index, std::uint16_t frontend);
-  void ring_pullers();
   void count(Outcome outcome);
 
   // ---- frontend.cpp ----

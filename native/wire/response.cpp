@@ -67,6 +67,7 @@ class Writer {
  public:
   explicit Writer(std::byte* at) : at_(at) {}
 
+  std::byte* at() const { return at_; }
   void varint(std::uint64_t value) {
     for (; value >= 0x80; value >>= 7) *at_++ = static_cast<std::byte>(value | 0x80);
     *at_++ = static_cast<std::byte>(value);
@@ -75,10 +76,13 @@ class Writer {
     *at_++ = static_cast<std::byte>(length_tag(field));
     varint(length);
   }
-  void bytes(std::uint8_t field, Bytes value) {
-    header(field, value.size());
+  void append(Bytes value) {
     if (!value.empty()) std::memcpy(at_, value.data(), value.size());
     at_ += value.size();
+  }
+  void bytes(std::uint8_t field, Bytes value) {
+    header(field, value.size());
+    append(value);
   }
   void text(std::uint8_t field, std::string_view value) {
     if (!value.empty()) bytes(field, std::as_bytes(std::span(value)));
@@ -128,15 +132,59 @@ std::optional<std::size_t> response_bytes(const ResponseView& response) {
   return bytes;
 }
 
-void write_response(const ResponseView& response, std::span<std::byte> out) {
-  Writer writer(out.data());
+namespace {
+
+// All that comes before the tensors.
+void write_head(const ResponseView& response, Writer& writer) {
   if (response.stream) writer.header(2, message_bytes(response));
   writer.text(1, response.model_name);
   writer.text(2, response.model_version);
   writer.text(3, response.id);
   if (response.stream) writer.bytes(4, std::as_bytes(std::span(kFinalResponse)));
   for (const OutputView& output : response.outputs) write_output(output, writer);
+}
+
+}  // namespace
+
+void write_response(const ResponseView& response, std::span<std::byte> out) {
+  Writer writer(out.data());
+  write_head(response, writer);
   for (const OutputView& output : response.outputs) writer.bytes(6, output.data);
+}
+
+void lend_response(const ResponseView& response, std::vector<std::byte>& text,
+                   std::vector<Bytes>& pieces) {
+  std::size_t bytes = response_bytes(response).value_or(0);
+  for (const OutputView& output : response.outputs) bytes -= output.data.size();
+  const std::size_t before = text.size();
+  text.resize(before + bytes);
+  Writer writer(text.data() + before);
+  const std::byte* piece = text.data();
+  write_head(response, writer);
+  for (const OutputView& output : response.outputs) {
+    writer.header(6, output.data.size());
+    pieces.emplace_back(piece, writer.at());
+    if (!output.data.empty()) pieces.push_back(output.data);
+    piece = writer.at();
+  }
+  if (piece != writer.at() || response.outputs.empty()) pieces.emplace_back(piece, writer.at());
+}
+
+std::vector<std::byte> stream_error(std::string_view id, int code, std::string_view message) {
+  constexpr std::string_view kCode = "\x0a\x0bgslice_code\x12\x02\x10"sv;  // then the code, a byte
+  const std::size_t parameter = kCode.size() + 1;
+  const std::size_t inner =
+      text_bytes(id) + field_bytes(kFinalResponse.size()) + field_bytes(parameter);
+  std::vector<std::byte> out(text_bytes(message) + field_bytes(inner));
+  Writer writer(out.data());
+  writer.text(1, message);
+  writer.header(2, inner);
+  writer.text(3, id);
+  writer.bytes(4, std::as_bytes(std::span(kFinalResponse)));
+  writer.header(4, parameter);
+  writer.append(std::as_bytes(std::span(kCode)));
+  writer.varint(static_cast<std::uint64_t>(code));
+  return out;
 }
 
 }  // namespace gslice::wire

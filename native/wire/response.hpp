@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "wire/reader.hpp"
 
@@ -42,5 +43,14 @@ std::optional<std::size_t> response_bytes(const ResponseView& response);
 
 // `out` has exactly response_bytes(response).
 void write_response(const ResponseView& response, std::span<std::byte> out);
+
+// The same without a copy: appends what is not tensors to `text`, and to `pieces` the whole answer
+// in order, by where it lies: in `text`, which must not move meanwhile, and where the tensors are.
+void lend_response(const ResponseView& response, std::vector<std::byte>& text,
+                   std::vector<Bytes>& pieces);
+
+// An error in a stream: inference.ModelStreamInferResponse with `error_message`, the request's id,
+// `triton_final_response`, and the status code as the parameter `gslice_code`.
+std::vector<std::byte> stream_error(std::string_view id, int code, std::string_view message);
 
 }  // namespace gslice::wire

@@ -1,4 +1,4 @@
-"""Fixtures: a front-end led by the test (`frontend`, `serve`), and a whole node (`node`)."""
+"""Fixtures: a front-end led by the test (`frontend`, `serve`), of each kind that was built."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 import tritonclient.grpc as triton
 
 import gslice
+from gslice import _native
 from gslice.core.types import FunctionSpec, Signature
+from gslice.frontend.settings import KINDS
 from tests.contract.direct import FrontendProcess, LocalFunction, signature
 
 MESSAGE_BYTES = 32 << 20  # the limit that the tests' front-end is started with
@@ -17,11 +19,19 @@ MESSAGE_BYTES = 32 << 20  # the limit that the tests' front-end is started with
 Serve = Callable[..., LocalFunction]
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What speaks gRPC: all that holds of one kind of front-end holds of the other."""
+    if request.param == "native" and not _native.GRPC_SERVER:
+        pytest.skip("this build has no native front-end")
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def frontend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontendProcess]:
+def frontend(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Iterator[FrontendProcess]:
     """A front-end that serves on a free port."""
     process = FrontendProcess(
-        tmp_path_factory.mktemp("frontend"), "--request-max-bytes", str(MESSAGE_BYTES)
+        tmp_path_factory.mktemp("frontend"), kind, "--request-max-bytes", str(MESSAGE_BYTES)
     )
     process.serve()
     yield process

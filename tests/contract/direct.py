@@ -22,6 +22,7 @@ from gslice.ipc.channel import ANSWERS, Channel, Received
 from gslice.ipc.native import native_signature
 
 WAIT_S = 20.0
+COMMAND = (sys.executable, "-P", "-m", "gslice.frontend", "--index", "0")
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
@@ -39,9 +40,16 @@ def signature(dtype: str = "FP32", dims: Sequence[int] = (-1, 4), rows_max: int 
 
 
 class FrontendProcess:
-    """`python -m gslice.frontend` with the test at the other end of its control socket."""
+    """`python -m gslice.frontend` with the test at the other end of its control socket.
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    Args:
+        folder: For its socket and its log.
+        kind: What speaks gRPC in it.
+        arguments: More of its command line.
+    """
+
+    def __init__(self, folder: Path, kind: str, *arguments: str) -> None:
+        self.kind = kind
         self._path = str(folder / "f.sock")
         self.log = folder / "frontend.log"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -49,7 +57,7 @@ class FrontendProcess:
             listener.listen(2)
             self.pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-P", "-m", "gslice.frontend", "--index", "0", *arguments],
+                [*COMMAND, "--kind", kind, *arguments],
                 dict(os.environ),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, listener.fileno(), messages.LISTEN_FD),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,10 +14,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.contract.direct import WAIT_S
+from tests.contract.http2 import CALL, Http2, framed
 
-CALL = "/inference.GRPCInferenceService/ModelInfer"
-DATA, HEADERS, SETTINGS = 0, 1, 4  # HTTP/2 frame types
-END_STREAM, END_HEADERS = 1, 4  # and flags
 
 
 @pytest.fixture
@@ -149,37 +146,15 @@ def test_abandoned_connections(echo, frontend):
         echo.wait_idle()
 
 
-def frame(kind, flags, stream, payload):
-    return (
-        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-    )
-
-
-def literal(name, value):
-    """A header field without index and Huffman coding."""
-    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
 def test_a_slow_upload_holds_no_slot(echo, client, frontend):
     """A slot is leased when the whole message is there, not before."""
-    fields = (
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", CALL.encode()),
-        (b":authority", b"localhost"),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-    )
-    headers = b"".join(literal(*field) for field in fields)
-    message = request().SerializeToString()
-    data = b"\0" + len(message).to_bytes(4, "big") + message
-    host, _, port = frontend.address.rpartition(":")
-    with socket.create_connection((host, int(port))) as raw:
-        raw.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, b""))
-        raw.sendall(frame(HEADERS, END_HEADERS, 1, headers) + frame(DATA, 0, 1, data[:-8]))
+    body = framed(request().SerializeToString())
+    with Http2(frontend.address) as raw:
+        stream = raw.call()
+        raw.data(stream, body[:-8])
         for _ in range(20):  # round trips in which it could have leased one
             assert client.is_server_live()
             assert echo.count("free") == 64
-        raw.sendall(frame(DATA, END_STREAM, 1, data[-8:]))
+        raw.data(stream, body[-8:], end_stream=True)
         echo.wait_count("queued", 1)
     echo.wait_idle()

@@ -10,11 +10,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import h2.events
 import numpy as np
 import psutil
 import pytest
 
 from gslice import Client
+from gslice.client import calls
 from gslice.core.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -26,14 +28,15 @@ from gslice.ipc import messages
 from gslice.protos import message
 from gslice.protos.rpc import Stub
 from tests.contract.direct import WAIT_S, FrontendProcess, LocalFunction, signature, wait_until
+from tests.contract.http2 import Http2
 
 X = {"x": np.ones((1, 4), np.float32)}
 
 
 @pytest.fixture
-def own(tmp_path):
+def own(tmp_path, kind):
     """A front-end of the test's own, which it may end."""
-    process = FrontendProcess(tmp_path)
+    process = FrontendProcess(tmp_path, kind)
     yield process
     process.close()
 
@@ -53,7 +56,9 @@ def peers(process):
 
 
 def test_hello_and_serve(own):
-    assert own.hello == messages.FrontendState(index=0, state="starting")
+    assert own.hello == messages.FrontendState(
+        index=0, state="starting", kind=own.kind
+    )
     address = own.serve()
     assert own.serve(address) == address  # the same order again changes nothing
     with pytest.raises(FailedPrecondition, match=address):
@@ -76,7 +81,7 @@ def test_an_address_that_is_taken(own):
 def test_two_front_ends_share_an_address(own, tmp_path):
     (tmp_path / "second").mkdir()
     address = own.serve()
-    second = FrontendProcess(tmp_path / "second")
+    second = FrontendProcess(tmp_path / "second", own.kind)
     assert second.serve(address) == address
     second.close()
 
@@ -149,8 +154,8 @@ def test_the_newest_daemon_is_obeyed(own):
     before.close()
 
 
-def test_an_orphan_ends_after_its_grace(tmp_path):
-    process = FrontendProcess(tmp_path, "--orphan-grace-us", "300000")
+def test_an_orphan_ends_after_its_grace(tmp_path, kind):
+    process = FrontendProcess(tmp_path, kind, "--orphan-grace-us", "300000")
     process.serve()
     process.disconnect()
     assert process.wait_exit() == 0
@@ -176,6 +181,25 @@ def test_drain_answers_what_is_in_flight(own):
         np.testing.assert_array_equal(waiting.result()["y"], X["x"])
         assert drained() == messages.Ok()
     assert own.connect().state == "draining"
+    echo.close()
+
+
+def test_connections_end_when_their_calls_have(own):
+    """By GOAWAY, so that a client knows that nothing of it was lost."""
+    echo = start_echo(own)
+    echo.hold()
+    request = calls.infer("echo", X, None, "", None).request.SerializeToString()
+    with Http2(own.serve()) as raw:
+        stream = raw.call(request)
+        echo.wait_count("queued", 1)
+        drained = own.begin(messages.DrainFrontend(int(WAIT_S * 1000)))
+        late = raw.answer(raw.call(request))
+        assert late.status == Unavailable.code
+        echo.release()
+        assert raw.answer(stream).status == 0
+        assert raw.wait(h2.events.ConnectionTerminated).error_code == 0
+        raw.wait_closed()
+        assert drained() == messages.Ok()
     echo.close()
 
 
@@ -215,7 +239,7 @@ def test_new_connections_are_directed_to_one_front_end(own, tmp_path):
     with pytest.raises(FailedPrecondition, match="starting"):
         own.request(messages.DirectConnections(0))
     (tmp_path / "second").mkdir()
-    second = FrontendProcess(tmp_path / "second")
+    second = FrontendProcess(tmp_path / "second", own.kind)
     address = own.serve()
     second.serve(address)
     second.request(messages.SetFunction("mark", "UNAVAILABLE", "", FunctionSpec("mark")))
@@ -261,8 +285,8 @@ def test_it_retires_in_time_though_a_client_stays(own):
     echo.close()
 
 
-def test_clients_connect_anew_when_their_connection_comes_of_age(tmp_path):
-    process = FrontendProcess(tmp_path, "--connection-age-us", "150000")
+def test_clients_connect_anew_when_their_connection_comes_of_age(tmp_path, kind):
+    process = FrontendProcess(tmp_path, kind, "--connection-age-us", "150000")
     echo = start_echo(process)
     with Client(process.serve()) as client:
         ports = set()

@@ -58,7 +58,8 @@ class FrontendBench {
   explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
                          std::shared_ptr<Segment> served = make_segment(),
                          bool client_memory = false)
-      : segment(std::move(served)), frontend(0, client_memory), signature_(std::move(signature)) {
+      : segment(std::move(served)), signature_(std::move(signature)) {
+    if (client_memory) frontend.offer_client_memory();
     instance_ = ok(segment->add_instance());
     segment->flip(kNobody, instance_);
     added = frontend.add_function("echo", "1", segment, signature_, slo_ns);
@@ -114,7 +115,7 @@ class FrontendBench {
   bool idle() { return free_slots(*segment) == segment->slot_count() && frontend.in_flight() == 0; }
 
   std::shared_ptr<Segment> segment;
-  Frontend frontend;
+  Frontend frontend{0};
   Status added;
 
  private:

@@ -84,11 +84,10 @@ Proto shared(const Proto& in, const Proto& out) {
 struct RegionBench : FrontendBench {
   explicit RegionBench(Signature signature = echo_signature())
       : FrontendBench(std::move(signature), 0, make_segment(), true) {}
-  Regions& regions() { return *frontend.regions(); }
   bool add(std::string name, const File& file, std::uint64_t offset, std::uint64_t bytes) {
     auto region = ok(Region::open(std::move(name), file.fd(), offset, bytes));
     const bool mapped = region->mapped();
-    regions().add(std::move(region));
+    CHECK(frontend.add_region(std::move(region)).ok());
     return mapped;
   }
   // The status of an answer that was served.
@@ -328,9 +327,8 @@ TEST(a_region_that_is_removed_serves_what_was_taken) {
   bench.add("mine", file, 0, kPageBytes);
   file.put(0, kX);
   const auto id = ok(bench.submit(shared(in_region("mine", 16), out_region("mine", 16, 64))));
-  bench.regions().remove("mine");
-  bench.regions().remove("mine");
-  CHECK_EQ(bench.regions().count(), 0u);
+  bench.frontend.remove_region("mine");
+  bench.frontend.remove_region("mine");
   CHECK_EQ(open_descriptors(), before + 1);
   CHECK(failed(bench.submit(shared(in_region("mine", 16), out_region("mine", 16))), Code::kNotFound,
                "no region \"mine\""));

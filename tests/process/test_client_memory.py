@@ -75,6 +75,20 @@ def region(key: str, size_bytes: int = 1 << 20) -> Iterator[Any]:
         shm.destroy_shared_memory_region(handle)
 
 
+@contextlib.contextmanager
+def another_client(node: Node) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with memory that the server has taken; killed at the end."""
+    command = [sys.executable, "-c", ONCE, node.grpc_address]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
 def through(client: triton.InferenceServerClient, handle: Any, name: str) -> None:
     """One request through a region, both ways."""
     shm.set_shared_memory_region(handle, [Y])
@@ -209,34 +223,28 @@ def test_what_is_off_travels(start_node: StartNode) -> None:
 
 def test_memory_ends_with_its_client(start_node: StartNode) -> None:
     node = start_node(FUNCTIONS, node=memory())
-    command = [sys.executable, "-c", ONCE, node.grpc_address]
-    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert client.stdout is not None
-    assert client.stdout.readline() == b"ready\n"
-    assert files_of_clients(node) > 0
-    client.kill()
-    client.communicate()
+    with another_client(node) as client:
+        assert files_of_clients(node) > 0
+        client.kill()
     node.wait_status(lambda _: files_of_clients(node) == 0)
 
 
 def test_the_next_daemon_goes_on_with_it(start_node: StartNode) -> None:
-    node = start_node(FUNCTIONS, node=memory(max="8MiB"))
+    node = start_node(FUNCTIONS, node=memory(max="9MiB"))
     key = PREFIX + "a"
-    command = [sys.executable, "-c", ONCE, node.grpc_address]
-    dead = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert dead.stdout is not None
-    assert dead.stdout.readline() == b"ready\n"
     with (
+        another_client(node) as dead,
         gslice.Client(node.grpc_address, timeout_s=20, shared_memory=True) as client,
         triton.InferenceServerClient(node.grpc_address) as other,
         region(key) as handle,
     ):
+        client.infer("large", {"x": X})
         other.register_system_shared_memory("mine", key, 1 << 12)
         with fails("RESOURCE_EXHAUSTED"):
             other.register_system_shared_memory("more", key, 1 << 20)
         node.kill_daemon()
         dead.kill()
-        dead.communicate()
+        dead.wait()
         client.infer("large", {"x": X})
         node.start()
         other.register_system_shared_memory("more", key, 1 << 20)  # the dead client's has ended

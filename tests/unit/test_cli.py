@@ -164,7 +164,7 @@ def test_doctor_as_json() -> None:
     result = CliRunner().invoke(app, ["doctor", "--quick", "--json"])
     report = json.loads(result.stdout)
     names = [check["name"] for check in report["checks"]]
-    assert names[:2] == ["Python", "native core"]
+    assert names[:3] == ["Python", "native core", "front-end"]
     assert "CPU limiter" in names
     assert {check["status"] for check in report["checks"]} <= {"ok", "note", "warn", "fail"}
     assert report["ok"] is (result.exit_code == 0)

@@ -36,7 +36,9 @@ def example_status() -> Any:
     status.devices.add(
         name="cpu", kind="cpu", limiter="cgroup", cpus=[0, 1], share_limit_percent=100.0
     )
-    status.frontends.add(pid=8, state="SERVING", rss_bytes=50 << 20, address="127.0.0.1:8001")
+    status.frontends.add(
+        pid=8, state="SERVING", rss_bytes=50 << 20, address="127.0.0.1:8001", kind="native"
+    )
     detector = status.functions.add(
         name="detector",
         version="1",

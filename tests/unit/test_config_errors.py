@@ -30,7 +30,8 @@ def problems(path: Path, text: str) -> list[str]:
             "version: 1\nnode: {zzzz: 1}\n",
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
             " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
-            " connection_age, request_max, controller, packing, spares, client_memory",
+            " frontend, frontend_memory, connection_age, request_max, tls, controller, packing,"
+            " spares, client_memory",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),
@@ -54,6 +55,23 @@ def problems(path: Path, text: str) -> list[str]:
         (
             "version: 1\nnode: {frontends: 0}\n",
             "node.yaml:2: node.frontends: must be at least 1, not 0",
+        ),
+        (
+            "version: 1\nnode: {frontend: nativ}\n",
+            "node.yaml:2: node.frontend: 'nativ' is not one of 'auto', 'native' or 'python'",
+        ),
+        (
+            "version: 1\nnode: {frontend_memory: 8MiB}\n",
+            "node.yaml:2: node.frontend_memory: 8MiB is less than node.request_max, 64MiB:"
+            " no room for one such message",
+        ),
+        (
+            "version: 1\nnode:\n  tls: {certificate: a.pem}\n",
+            "node.yaml:3: node.tls.key: required, but not given",
+        ),
+        (
+            "version: 1\nnode: {tls: {certificat: a.pem}}\n",
+            "node.yaml:2: node.tls.certificat: unknown key; did you mean 'certificate'?",
         ),
         *(
             (

@@ -8,7 +8,7 @@ import pytest
 
 from gslice.core.errors import Unavailable
 from gslice.frontend import sockets
-from gslice.supervise.frontends import refuse_taken
+from gslice.supervise.frontend_launch import refuse_taken
 
 
 def test_who_waits_to_be_accepted_is_connected() -> None:

@@ -54,7 +54,8 @@ NATIVE: dict[str, set[str]] = {
     "pump": {"base", "segment", "turns"},
     "cuda": {"base", "pump"},
     "frontend": {"base", "segment", "wire"},
-    "bind": {"base", "segment", "turns", "wire", "pump", "cuda", "frontend"},
+    "grpc": {"base", "segment", "wire", "frontend"},
+    "bind": {"base", "segment", "turns", "wire", "pump", "cuda", "frontend", "grpc"},
 }
 
 LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 600}

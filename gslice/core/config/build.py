@@ -24,6 +24,7 @@ from gslice.core.config.problems import nearest
 from gslice.core.config.ranges import ShareRange
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
+from gslice.core.tls import TlsFiles
 from gslice.core.types import (
     INSTANCES_MAX,
     FunctionSpec,
@@ -35,6 +36,7 @@ from gslice.core.types import (
 from gslice.core.units import format_size
 
 _MIB = 1 << 20
+_FRONTEND_MEMORY_BYTES = 256 * _MIB
 _CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
 _GPU_LIMITERS = ("auto", "mps", "none")
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -79,8 +81,11 @@ class Builder:
             drain_timeout_us=node.drain_timeout,
             pinned_memory_bytes=node.pinned_memory or _quarter_of_memory(),
             frontends=node.frontends,
+            frontend=node.frontend,
+            frontend_memory_bytes=self._frontend_memory(node),
             connection_age_us=node.connection_age,
             request_max_bytes=node.request_max,
+            tls=self._tls(node.tls),
             controller=node.controller,
             packing=node.packing,
             spares=node.spares,
@@ -204,6 +209,28 @@ class Builder:
             first = taken.setdefault(address, key)
             if first != key:
                 self._problem(f"{address} is node.{first} already; use another port", "node", key)
+
+    def _frontend_memory(self, node: model.Node) -> int:
+        if 0 < node.frontend_memory < node.request_max:
+            self._problem(
+                f"{format_size(node.frontend_memory)} is less than node.request_max,"
+                f" {format_size(node.request_max)}: no room for one such message",
+                *("node", "frontend_memory"),
+            )
+        return node.frontend_memory or max(_FRONTEND_MEMORY_BYTES, node.request_max)
+
+    def _tls(self, tls: model.Tls | None) -> TlsFiles | None:
+        if tls is None:
+            return None
+        files = TlsFiles(
+            self._resolve(tls.certificate),
+            self._resolve(tls.key),
+            self._resolve(tls.client_authority),
+        )
+        if problem := files.problem():
+            key, text = problem
+            self._problem(text, "node", "tls", key)
+        return files
 
     def _state_dir(self, given: str) -> Path:
         state_dir = Path(self._resolve(given)) if given else default_state_dir(self.environ)

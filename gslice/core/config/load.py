@@ -92,7 +92,10 @@ def state_dir_of(path: Path | None, environ: Mapping[str, str] | None = None) ->
     wanted = {"GSLICE_NODE__STATE_DIR"} & environ.keys()
     for override in environment_overrides({name: environ[name] for name in wanted}, document.data):
         document.override(override)
-    document.data = {"version": 1, "node": document.data.get("node", {})}
+    node = document.data.get("node", {})
+    if isinstance(node, dict):  # who asks for the directory need not be able to read the key
+        node = {key: value for key, value in node.items() if key != "tls"}
+    document.data = {"version": 1, "node": node}
     return _built(document, path, environ).node.state_dir
 
 

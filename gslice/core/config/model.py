@@ -38,6 +38,16 @@ from gslice.core.types import ELEMENT_BYTES, INSTANCES_MAX
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+class Tls(Section):
+    """`node.tls`: the gRPC port is encrypted."""
+
+    certificate: str = Field(min_length=1, description="PEM: the server's, with its chain.")
+    key: str = Field(min_length=1, description="PEM, without a passphrase.")
+    client_authority: str = Field(
+        default="", description="PEM: who signs the certificates that clients must show."
+    )
+
+
 def _memory_prefix(value: str) -> str:
     if not re.fullmatch(r"/[^/\0]{1,200}", value):
         raise wrong(f"{value!r} is no prefix of keys; write one as in /name-, without another /")
@@ -75,8 +85,15 @@ class Node(Section):
         default=0, description="Budget of all requests' tensors together."
     )
     frontends: int = Field(default=1, ge=1, le=8)
+    frontend: Literal["auto", "native", "python"] = Field(
+        default="auto", description="What speaks gRPC; auto: native where it was built."
+    )
+    frontend_memory: SizeOrAuto = Field(
+        default=0, description="Of each native front-end: for messages on their way in."
+    )
     connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     request_max: PositiveSize = 64 << 20
+    tls: Tls | None = Field(default=None, description="Default: the gRPC port is not encrypted.")
     controller: Literal["auto", "off"] = Field(
         default="auto", description="auto: shares and batches follow the SLOs."
     )

@@ -34,6 +34,8 @@ def _node(node: NodeConfig) -> CommentedMap:
             "drain_timeout": format_duration(node.drain_timeout_us),
             "pinned_memory": format_size(node.pinned_memory_bytes),
             "frontends": node.frontends,
+            "frontend": node.frontend,
+            "frontend_memory": format_size(node.frontend_memory_bytes),
             "connection_age": format_duration(node.connection_age_us),
             "request_max": format_size(node.request_max_bytes),
             "controller": node.controller,
@@ -41,6 +43,9 @@ def _node(node: NodeConfig) -> CommentedMap:
             "spares": "auto" if node.spares is None else node.spares,
         }
     )
+    if node.tls is not None:
+        files = {key: path for key, path in vars(node.tls).items() if path}
+        shown["tls"] = flow(CommentedMap(files))
     if (memory := node.client_memory) is not None:
         size = format_size(memory.max_bytes)
         body = {"prefix": memory.prefix, "max": size, "owner": memory.owner_uid}

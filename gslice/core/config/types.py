@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gslice.core.errors import ConfigError
+from gslice.core.tls import TlsFiles
 from gslice.core.types import FunctionSpec
 
 
@@ -39,8 +41,12 @@ class NodeConfig:
         drain_timeout_us: How long requests in flight may take at a stop.
         pinned_memory_bytes: Budget of all functions' segments together.
         frontends: Front-end processes.
+        frontend: What speaks gRPC in them: `native`, `python`, or `auto`.
+        frontend_memory_bytes: Of each native one: most that messages on their way in may take
+            outside their slots, all together.
         connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
+        tls: What encrypts the gRPC port; None: nothing does.
         controller: `auto`: shares and batches follow the SLOs; `off`: they stay as configured.
         packing: Where functions go that may run on several devices: on the `fewest` devices, or
             where there is most `headroom`.
@@ -58,12 +64,38 @@ class NodeConfig:
     drain_timeout_us: int
     pinned_memory_bytes: int
     frontends: int
+    frontend: str
+    frontend_memory_bytes: int
     connection_age_us: int
     request_max_bytes: int
+    tls: TlsFiles | None
     controller: str
     packing: str
     spares: int | None
     client_memory: ClientMemoryConfig | None = None
+
+    def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
+        """What speaks gRPC here: `native` or `python`.
+
+        Args:
+            native: This build has the native front-end.
+            native_tls: It knows TLS.
+
+        Raises:
+            ConfigError: the native one is asked for, and this build cannot.
+        """
+        lacking = ""
+        if not native:
+            lacking = "libnghttp2-dev"
+        elif self.tls is not None and not native_tls:
+            lacking = "libssl-dev"
+        if self.frontend == "native" and lacking:
+            without = "it" if not native else "TLS in it"
+            raise ConfigError(
+                f"node.frontend: native, but this gslice was built without {without}",
+                hint=f"install {lacking} and rebuild, or write frontend: python",
+            )
+        return "python" if lacking or self.frontend == "python" else "native"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,276 @@
+"""What the native server hands over: methods off the hot path, and requests it does not take.
+
+A call is served by the same servicers' methods as on grpc.aio: `Call` is what they see of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from google.protobuf.message import DecodeError
+
+from gslice.core.errors import GsliceError, Internal, NotFound, ResourceExhausted, Unimplemented
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    import grpc
+
+    from gslice import _native
+    from gslice.protos.rpc import Method
+
+log = logging.getLogger("gslice.frontend")
+
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}  # as zlib wants to hear it
+_OK, _INTERNAL = 0, 13
+
+
+class NoteKind(enum.IntEnum):
+    """Of native/grpc/desk.hpp."""
+
+    OPENED = 0
+    MESSAGE = 1
+    HALF_CLOSED = 2
+    CLOSED = 3
+    UNKNOWN = 4
+    COMPRESSED = 5
+    IDLE = 6
+
+
+class Note(NamedTuple):
+    """As `GrpcServer.take_notes` has it."""
+
+    kind: int
+    call: int
+    number: int
+    deadline_ns: int | None
+    text: str
+    data: bytes
+    compressed: bool
+
+
+class _Ended(Exception):
+    """The call has its status: nothing is left to do for it."""
+
+
+class Call:
+    """One call, as a servicer's method sees it: the part of a grpc.aio context that these use.
+
+    Args:
+        native: Sends what is written.
+        number: The call's.
+        deadline_ns: On the monotonic clock; None: none.
+    """
+
+    def __init__(self, native: _native.GrpcServer, number: int, deadline_ns: int | None) -> None:
+        self._native = native
+        self._number = number
+        self._deadline_ns = deadline_ns
+        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def receive(self, data: bytes | None) -> None:
+        """Takes a message of the client, or the end of them."""
+        self._messages.put_nowait(data)
+
+    async def requests(self, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """The client's messages.
+
+        Raises:
+            Internal: one is none of the method's.
+        """
+        while (data := await self._messages.get()) is not None:
+            try:
+                yield parse(data)
+            except DecodeError as error:
+                raise Internal(f"the request cannot be read: {error}") from error
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline."""
+        return self._deadline_ns and max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
+
+    async def write(self, answer: Any) -> None:
+        """Sends one more answer."""
+        self._native.send(self._number, answer.SerializeToString())
+
+    async def abort(
+        self, code: grpc.StatusCode, text: str, trailing: tuple[tuple[str, str], ...] = ()
+    ) -> NoReturn:
+        """Ends the call with a status."""
+        pushback = [int(value) for _, value in trailing]
+        self._native.finish(self._number, code.value[0], text, *pushback)
+        raise _Ended
+
+
+class Desk:
+    """Answers notes on one event loop, until it is closed.
+
+    Args:
+        native: Where notes come from, and answers go.
+        methods: By path.
+        submit_unknown: What becomes of a request to a function that the data path does not know:
+            (admission, request, deadline_ns), see `Admission`.
+        message_max_bytes: Of a message that was compressed.
+    """
+
+    def __init__(
+        self,
+        native: _native.GrpcServer,
+        methods: Mapping[str, Method],
+        submit_unknown: Callable[[Admission, bytes, int | None], None],
+        message_max_bytes: int,
+    ) -> None:
+        self._native = native
+        self._methods = methods
+        self._submit_unknown = submit_unknown
+        self._message_max_bytes = message_max_bytes
+        self._calls: dict[int, tuple[Call, asyncio.Task[None]]] = {}
+        self._loop = asyncio.get_running_loop()
+        self.idle = asyncio.Event()  # set when the server drains and no request is left
+        self._loop.add_reader(native.desk_fd, self._take)
+
+    def close(self) -> None:
+        """Takes no more notes; calls that are being served are given up."""
+        self._loop.remove_reader(self._native.desk_fd)
+        for _, task in self._calls.values():
+            task.cancel()
+
+    def _take(self) -> None:
+        for note in map(Note._make, self._native.take_notes()):
+            match note.kind:
+                case NoteKind.OPENED:
+                    self._open(note)
+                case NoteKind.MESSAGE:
+                    self._receive(note)
+                case NoteKind.HALF_CLOSED if note.call in self._calls:
+                    self._calls[note.call][0].receive(None)
+                case NoteKind.CLOSED if note.call in self._calls:
+                    self._calls.pop(note.call)[1].cancel()
+                case NoteKind.UNKNOWN | NoteKind.COMPRESSED:
+                    self._submit(note)
+                case NoteKind.IDLE:
+                    self.idle.set()
+
+    # ---- calls -----------------------------------------------------------------------------
+
+    def _open(self, note: Note) -> None:
+        method = self._methods.get(note.text)
+        if method is None:
+            error = Unimplemented(f"there is no method {note.text}")
+            self._native.finish(note.call, error.code, str(error))
+            return
+        call = Call(self._native, note.call, note.deadline_ns)
+        task = self._loop.create_task(self._serve(call, note.call, method))
+        self._calls[note.call] = call, task
+
+    def _receive(self, note: Note) -> None:
+        if note.call not in self._calls:
+            return
+        try:
+            data = self._plain(note)
+        except GsliceError as error:
+            self._native.finish(note.call, error.code, str(error))
+        else:
+            self._calls[note.call][0].receive(data)
+
+    async def _serve(self, call: Call, number: int, method: Method) -> None:
+        try:
+            with contextlib.suppress(_Ended):
+                await self._run(call, method)
+                self._native.finish(number, _OK, "")
+        except GsliceError as error:
+            self._native.finish(number, error.code, str(error))
+        except Exception:
+            log.exception("a call of %s failed", method.path)
+            self._native.finish(number, _INTERNAL, "the front-end failed; its log says why")
+
+    async def _run(self, call: Call, method: Method) -> None:
+        requests = call.requests(method.parse)
+        if method.client_streaming:
+            await method.serve(requests, call)
+            return
+        async for request in requests:
+            answer = await method.serve(request, call)
+            if answer is not None:
+                await call.write(answer)
+            return
+        raise Internal("the call has no request")
+
+    # ---- requests --------------------------------------------------------------------------
+
+    def _submit(self, note: Note) -> None:
+        admission = Admission(self._native, note.call, note.number)
+        try:
+            request = self._plain(note)
+            try:
+                admission.submit(request, note.deadline_ns)
+            except NotFound:
+                self._submit_unknown(admission, request, note.deadline_ns)
+        except GsliceError as error:
+            admission.refuse(error)
+
+    def _plain(self, note: Note) -> bytes:
+        """A note's message as it was before it was compressed.
+
+        Raises:
+            Unimplemented: by an unknown encoding.
+            Internal: it cannot be read.
+            ResourceExhausted: it is too large.
+        """
+        if not note.compressed:
+            return note.data
+        if note.text not in _WINDOW_BITS:
+            raise Unimplemented(f"messages compressed by {note.text!r} are not read; use gzip")
+        unpacker = zlib.decompressobj(_WINDOW_BITS[note.text])
+        try:
+            data = unpacker.decompress(note.data, self._message_max_bytes + 1)
+        except zlib.error as error:
+            raise Internal(f"the message cannot be read as {note.text}: {error}") from error
+        if len(data) > self._message_max_bytes:
+            raise ResourceExhausted(
+                f"the message has more than {self._message_max_bytes} bytes without compression"
+            )
+        if not unpacker.eof:
+            raise Internal(f"the message cannot be read as {note.text}: it is cut off")
+        return data
+
+
+class Admission:
+    """One request that was handed over, as what `ColdStarts` takes for a data path.
+
+    Args:
+        native: Where it waits.
+        call: Its call.
+        number: Its number there.
+    """
+
+    def __init__(self, native: _native.GrpcServer, call: int, number: int) -> None:
+        self._native = native
+        self._place = call, number
+        self._deadline_ns: int | None = None
+
+    def submit(self, request: bytes, deadline_ns: int | None) -> int:  # noqa: ARG002
+        """Queues it, by the call's own deadline.
+
+        Raises:
+            GsliceError: as of `Frontend.submit`.
+        """
+        self._deadline_ns = self._native.admit(*self._place, request)
+        return 0
+
+    def deadline_ns(self, ticket: int) -> int | None:  # noqa: ARG002
+        """When it ends, with the `timeout` parameter applied."""
+        return self._deadline_ns
+
+    def cancel(self, ticket: int) -> None:
+        """Nothing: `refuse` gives it up, and says why."""
+
+    def refuse(self, error: GsliceError) -> None:
+        """Answers it with an error."""
+        pushback = () if error.retry_after_ms is None else (error.retry_after_ms,)
+        self._native.refuse(*self._place, error.code, str(error), *pushback)

@@ -1,0 +1,117 @@
+"""The native server: a C++ thread speaks gRPC and serves inference; this process, all else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import Unavailable
+from gslice.frontend import health, reflection, servicer
+from gslice.frontend.cold import ColdStarts
+from gslice.frontend.desk import Desk
+from gslice.frontend.server import SERVICES, Server
+from gslice.protos import message
+from gslice.protos.rpc import methods
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gslice import _native
+    from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.desk import Admission
+    from gslice.frontend.readiness import Readiness
+    from gslice.frontend.settings import Limits
+
+_BACKLOG = 4096  # connections that wait to be accepted; the kernel has a bound of its own
+_GOING_S = 1.0  # for clients to hear that a server which has nothing left to answer goes
+
+
+class NativeServer(Server):
+    """One that this project wrote.
+
+    Args:
+        native: The loop, which has the data path.
+        service: All of the service but inference.
+        catalogue: The functions.
+        readiness: As of `Server`.
+        wake: Tells the daemon that a function that is not loaded is wanted.
+        limits: Of requests.
+    """
+
+    def __init__(
+        self,
+        native: _native.GrpcServer,
+        service: servicer.Servicer,
+        catalogue: Catalogue,
+        readiness: Readiness,
+        wake: Callable[[str], None],
+        limits: Limits,
+    ) -> None:
+        super().__init__(readiness)
+        self._native = native
+        self._catalogue = catalogue
+        self._wake = wake
+        found = methods(servicer.SERVICE, service)
+        found |= methods(health.SERVICE, health.HealthServicer(catalogue, readiness))
+        for version in reflection.VERSIONS:
+            name = reflection.service_name(version)
+            found |= methods(name, reflection.ReflectionServicer(version, SERVICES))
+        self._desk = Desk(native, found, self._submit_unknown, limits.request_max_bytes)
+
+    def close(self) -> None:
+        """Answers nothing more."""
+        self._desk.close()
+
+    async def _listen(self, address: str) -> int:
+        host, _, port = address.rpartition(":")
+        try:
+            family, _, _, _, place = (
+                await asyncio.get_running_loop().getaddrinfo(
+                    host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )
+            )[0]
+            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            with contextlib.closing(listener):
+                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                    listener.setsockopt(socket.SOL_SOCKET, option, 1)
+                listener.bind(place)
+                listener.listen(_BACKLOG)
+                bound = int(listener.getsockname()[1])
+                self._native.listen(listener.detach())
+        except OSError as error:
+            raise Unavailable(
+                f"cannot listen on {address}: {error.strerror or error}",
+                hint="choose another address, or free it",
+            ) from error
+        return bound
+
+    def _leave(self) -> None:
+        self._native.leave()
+
+    def _refuse(self) -> None:
+        self._native.drain()
+
+    async def _stop(self, timeout_s: float) -> None:
+        ends = time.monotonic() + timeout_s
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._desk.idle.wait(), timeout_s)
+        left_s = max(0.0, ends - time.monotonic())
+        self._native.close(int(left_s * 1e9))
+        await self._left(min(left_s, _GOING_S))
+
+    def _submit_unknown(
+        self, admission: Admission, request: bytes, deadline_ns: int | None
+    ) -> None:
+        """Queues a request to a function that is cold; says what is the matter with another."""
+        asked = message("inference.ModelInferRequest").FromString(request)
+        function = self._catalogue.find(asked.model_name, asked.model_version)
+        if function.cold:
+            ColdStarts(admission, self._catalogue, self._wake).submit(
+                function, request, deadline_ns
+            )
+        else:
+            self._catalogue.explain(asked.model_name, asked.model_version)
+            admission.submit(request, deadline_ns)  # it has come meanwhile

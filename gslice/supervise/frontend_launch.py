@@ -1,0 +1,75 @@
+"""How a front-end is started: of which kind, with which arguments, on which address."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from gslice._native import GRPC_SERVER, GRPC_SERVER_TLS
+from gslice.core.errors import Unavailable
+from gslice.supervise.process import Launch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gslice.core.config import NodeConfig
+
+
+def kind_of(config: NodeConfig) -> str:
+    """What is to speak gRPC: `native` or `python`.
+
+    Raises:
+        ConfigError: what node.yaml asks for was not built.
+    """
+    return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
+
+
+def launch_of(config: NodeConfig, index: int, log: Path) -> Launch:
+    """The process of a front-end.
+
+    Args:
+        config: The node's.
+        index: Its place in front-end tables.
+        log: Takes what it writes.
+    """
+    options: dict[str, object] = {
+        "--index": index,
+        "--kind": kind_of(config),
+        "--orphan-grace-us": config.orphan_grace_us,
+        "--request-max-bytes": config.request_max_bytes,
+        "--connection-age-us": config.connection_age_us,
+        "--memory-max-bytes": config.frontend_memory_bytes,
+    }
+    if config.client_memory is not None:
+        options["--client-memory"] = config.client_memory.prefix
+    if config.tls is not None:
+        options |= {"--certificate": config.tls.certificate, "--key": config.tls.key}
+        if config.tls.client_authority:
+            options["--client-authority"] = config.tls.client_authority
+    arguments = [str(part) for option in options.items() for part in option]
+    return Launch("gslice.frontend", arguments, log)
+
+
+def port_of(address: str) -> str:
+    """The port of host:port."""
+    return address.rpartition(":")[2]
+
+
+def refuse_taken(address: str) -> None:
+    """Front-ends share their port among themselves, and would with another node's unnoticed.
+
+    Raises:
+        Unavailable: somebody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        # It never listens: a client that connected here would be reset.
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: {error.strerror or error}",
+            hint="choose another address, or stop what listens there",
+        ) from error

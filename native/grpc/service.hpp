@@ -1,0 +1,110 @@
+// What calls mean: requests to functions go to the data path and come back from it, everything else
+// to the desk. Used by the loop's thread alone.
+#pragma once
+
+#include <nghttp2/nghttp2.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "frontend/frontend.hpp"
+#include "grpc/call.hpp"
+#include "grpc/desk.hpp"
+
+namespace gslice::grpc {
+
+class Connection;
+
+class Service {
+ public:
+  struct Limits {
+    std::size_t message_max_bytes = 0;
+    std::size_t memory_max_bytes = 0;  // of messages outside slots, in all
+  };
+
+  Service(std::uint16_t index, Limits limits, nghttp2_mem* memory,
+          std::function<void(Connection&)> wants_flush);
+
+  Frontend& frontend() { return frontend_; }
+  Desk& desk() { return desk_; }
+  nghttp2_mem* memory() { return memory_; }
+  void wants_flush(Connection& connection) { wants_flush_(connection); }
+
+  // ---- from connections ----
+  Call& begin(Connection& connection, std::int32_t stream);
+  void header(Call& call, std::string_view name, std::string_view value);
+  void opened(Call& call);
+  void received(Call& call, wire::Bytes bytes);
+  void half_closed(Call& call);
+  void closed(Call& call);
+  void lost(Connection& connection);  // with all its calls
+  void sent(std::unique_ptr<Outgoing> outgoing);
+
+  // ---- from the loop ----
+  // Answers what is done. Whatever turns done later rings the doorbell. False: nothing was done.
+  bool take_done();
+  // Ends what has run out of time, and takes answers out of slots that wait for slow readers.
+  void keep_time(std::int64_t now_ns);
+  std::int64_t next_due_ns() const { return next_due_ns_; }
+  // Requests are refused from now on, streams end when what they took is answered.
+  void drain();
+
+  // ---- from the desk: a call that has ended meanwhile is none ----
+  void send(std::uint64_t call, wire::Bytes message);
+  void finish(std::uint64_t call, Status status, std::int64_t retry_after_ms);
+  // A request that was handed over is submitted after all. Its deadline; kNotFound: it has ended.
+  Result<std::int64_t> admit(std::uint64_t call, std::uint32_t number, wire::Bytes message);
+  // Or refused, or given up.
+  void refuse(std::uint64_t call, std::uint32_t number, Status status, std::int64_t retry_after_ms);
+
+ private:
+  Call* find(std::uint64_t id);
+  Exchange* find(std::uint64_t id, std::uint32_t number);
+  void take_messages(Call& call, wire::Bytes& bytes);
+  void take_request(Call& call, wire::Bytes message);
+  void take_reserved(Call& call);
+  Exchange& new_exchange(Call& call);
+  Status no_memory(std::size_t bytes) const;
+  void hand_over(Call& call, wire::Bytes message);
+  void hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message);
+  void queued(Exchange& exchange, TicketId ticket);
+  void fail(Exchange& exchange, Status status, std::int64_t retry_after_ms = -1);
+  void deliver(Call& call);
+  void answer(Call& call, Exchange& exchange);
+  Status add_answer(Call& call, Exchange& exchange);
+  void add_message(Call& call, wire::Bytes message);
+  void finish(Call& call, Status status, std::int64_t retry_after_ms = -1);
+  void give_up(Call& call);
+  void drop_first(Call& call);
+  void read_on(Call& call);
+  void end_stream(Call& call);
+  void due(std::int64_t at_ns) { next_due_ns_ = std::min(next_due_ns_, at_ns); }
+  std::int64_t expire(Call& call, std::int64_t now_ns);
+  std::int64_t leave_slots(Call& call, std::int64_t now_ns);
+  bool evacuate(Outgoing& outgoing);
+  void tell_idle();
+  std::unique_ptr<Outgoing> new_outgoing();
+
+  Frontend frontend_;
+  Desk desk_;
+  Intake::Bounds bounds_;
+  nghttp2_mem* memory_;
+  std::function<void(Connection&)> wants_flush_;
+  bool draining_ = false;
+  bool told_idle_ = false;
+  std::uint64_t next_id_ = 1;
+  std::int64_t next_due_ns_ = kNever;
+  std::vector<std::unique_ptr<Call>> calls_;  // in no order
+
+  // Used again, so that the steady state allocates nothing.
+  std::vector<std::unique_ptr<Call>> free_calls_;
+  std::vector<std::unique_ptr<Exchange>> free_exchanges_;
+  std::vector<std::unique_ptr<Outgoing>> free_outgoings_;
+  std::vector<TicketId> done_;
+};
+
+}  // namespace gslice::grpc

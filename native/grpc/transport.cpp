@@ -1,0 +1,31 @@
+#include "grpc/transport.hpp"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+
+namespace gslice::grpc {
+namespace {
+
+Io outcome(ssize_t result, std::size_t& bytes) {
+  if (result > 0) {
+    bytes = static_cast<std::size_t>(result);
+    return Io::kDone;
+  }
+  return result < 0 && (errno == EAGAIN || errno == EINTR) ? Io::kAgain : Io::kClosed;
+}
+
+}  // namespace
+
+Io Transport::read(std::span<std::byte> into, std::size_t& bytes) {
+  return outcome(::recv(fd(), into.data(), into.size(), 0), bytes);
+}
+
+Io Transport::write(std::span<const iovec> pieces, std::size_t& bytes) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(pieces.data());
+  message.msg_iovlen = pieces.size();
+  return outcome(::sendmsg(fd(), &message, MSG_NOSIGNAL), bytes);
+}
+
+}  // namespace gslice::grpc
