@@ -46,7 +46,7 @@ class Parts:
 
 
 def aio_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
-    """gRPC by grpc.aio."""
+    """What speaks gRPC by grpc.aio."""
     from gslice.frontend.aio_server import AioServer
     from gslice.frontend.completions import Completions
     from gslice.frontend.inference import InferenceServicer
@@ -64,7 +64,7 @@ def aio_parts(settings: Settings, repository: Repository, wake: Wake, memory: Me
 
 
 def native_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
-    """gRPC by a thread of C++.
+    """What speaks gRPC by a thread of C++.
 
     Raises:
         InvalidArgument: the certificates cannot be used.
@@ -74,7 +74,11 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake, memory:
     limits, tls = settings.limits, settings.tls
     pem = (tls.certificate, tls.key, tls.client_authority) if tls is not None else ()
     native = _native.GrpcServer(
-        settings.index, limits.request_max_bytes, limits.memory_max_bytes, *pem
+        settings.index,
+        limits.request_max_bytes,
+        limits.memory_max_bytes,
+        limits.connection_age_ms * 1_000_000,
+        *pem,
     )
     catalogue = Catalogue(native, lambda: None)  # the loop arms doorbells in every turn
     readiness = Readiness(catalogue)

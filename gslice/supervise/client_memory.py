@@ -75,11 +75,6 @@ class _Owner:
         os.close(self._pidfd)
 
 
-def memory_prefix(config: ClientMemoryConfig | None) -> str:
-    """What a front-end must know of the setting from its start on; empty: it takes none."""
-    return "" if config is None else config.prefix
-
-
 class ClientMemory:
     """The regions of the node.
 

@@ -29,8 +29,8 @@ from gslice.ipc.messages import (
     SetFunction,
 )
 from gslice.supervise.child import Child
-from gslice.supervise.client_memory import ClientMemory, memory_prefix
-from gslice.supervise.frontend_launch import kind_of, launch_of, port_of, refuse_taken
+from gslice.supervise.client_memory import ClientMemory
+from gslice.supervise.frontend_launch import launch_of, port_of, refuse_taken, speech_of
 from gslice.supervise.news import restarted
 from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, renew_frontends, retire
 from gslice.supervise.tasks import Tasks, run_all
@@ -214,7 +214,6 @@ class Frontends:
         self._closing = True
         await self._tasks.cancel()
         await asyncio.gather(*(f.child.kill() for f in self.all()))
-        self.memory.close()
 
     async def leave(self) -> None:
         """Lets all run on, for the next daemon."""
@@ -318,11 +317,8 @@ class Frontends:
 
     def _outdated(self, frontend: Frontend) -> bool:
         """Whether it speaks otherwise than one that is started now would."""
-        config = self._node.config
-        digest = config.tls.read().digest if config.tls is not None else ""
-        wanted = kind_of(config), digest, memory_prefix(config.client_memory)
         has = frontend.kind, frontend.tls, frontend.client_memory
-        return frontend.inherited and has != wanted
+        return frontend.inherited and has != speech_of(self._node.config)
 
     async def _renew_outdated(self) -> None:
         """They serve on until others have taken over, which connections take their time for."""

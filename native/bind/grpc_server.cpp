@@ -35,7 +35,8 @@ auto in_loop(Server& server, Work&& work) {
 }
 
 void make_server(Server* self, std::uint32_t index, std::size_t message_max_bytes,
-                 std::size_t memory_max_bytes, const nb::bytes& certificate, const nb::bytes& key,
+                 std::size_t memory_max_bytes, std::int64_t connection_age_ns,
+                 const nb::bytes& certificate, const nb::bytes& key,
                  const nb::bytes& client_authority) {
   if (index >= kMaxFrontends)
     raise(Status::Error(
@@ -46,7 +47,7 @@ void make_server(Server* self, std::uint32_t index, std::size_t message_max_byte
     transports = take_or_raise(
         grpc::tls_transports({as_text(certificate), as_text(key), as_text(client_authority)}));
   new (self) Server(static_cast<std::uint16_t>(index), {message_max_bytes, memory_max_bytes},
-                    std::move(transports));
+                    connection_age_ns, std::move(transports));
 }
 
 // (kind, call, number, deadline_ns or None, text, bytes, compressed)
@@ -71,8 +72,9 @@ nb::list take_notes(Server& self) {
 void bind_grpc_server(nb::module_& module) {
   nb::class_<Server>(module, "GrpcServer")
       .def("__init__", &make_server, nb::arg("index"), nb::arg("message_max_bytes"),
-           nb::arg("memory_max_bytes"), nb::arg("certificate") = nb::bytes("", 0),
-           nb::arg("key") = nb::bytes("", 0), nb::arg("client_authority") = nb::bytes("", 0))
+           nb::arg("memory_max_bytes"), nb::arg("connection_age_ns"),
+           nb::arg("certificate") = nb::bytes("", 0), nb::arg("key") = nb::bytes("", 0),
+           nb::arg("client_authority") = nb::bytes("", 0))
       .def_prop_ro("doorbell", &Server::doorbell)
       .def_prop_ro("desk_fd", [](Server& self) { return self.desk().fd(); })
       .def_prop_ro("in_flight",

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "grpc/service.hpp"
 
@@ -43,6 +44,10 @@ struct Digits {
   const char* end;
 };
 
+const std::array<nghttp2_nv, 3> kHeaders{
+    field(":status"sv, "200"sv), field("content-type"sv, "application/grpc"sv),
+    field("grpc-accept-encoding"sv, "identity, deflate, gzip"sv)};
+
 // The status, and what comes before it where there are no headers yet.
 struct Trailers {
   explicit Trailers(const Call& call)
@@ -51,7 +56,8 @@ struct Trailers {
         message(percent_encoded(call.status.message)) {}
 
   std::span<const nghttp2_nv> fields(bool with_headers) {
-    if (with_headers) add(":status"sv, "200"sv), add("content-type"sv, "application/grpc"sv);
+    if (with_headers)
+      for (const nghttp2_nv& each : kHeaders) all[count++] = each;
     add("grpc-status"sv, code.view());
     if (!message.empty()) add("grpc-message"sv, message);
     if (retry.view().front() != '-') add("grpc-retry-pushback-ms"sv, retry.view());
@@ -63,7 +69,7 @@ struct Trailers {
 
   Digits code, retry;
   std::string message;
-  std::array<nghttp2_nv, 5> all{};
+  std::array<nghttp2_nv, 6> all{};
   std::size_t count = 0;
 };
 
@@ -254,6 +260,12 @@ bool Connection::over() const {
          nghttp2_session_want_write(session_.get()) == 0;
 }
 
+bool Connection::is_of_age(std::int64_t age_ns, std::int64_t now_ns) const {
+  // A tenth more or less, so that clients that came together do not leave together.
+  const auto part = static_cast<std::int64_t>(id_ % 21) - 10;
+  return !leaving_ && now_ns - since_ns_ > age_ns + age_ns / 100 * part;
+}
+
 bool Connection::is_silent(std::int64_t now_ns) const {
   return !greeted_ && now_ns - since_ns_ > kGreetingNs;
 }
@@ -282,11 +294,8 @@ void Connection::submit_answer(Call& call) {
     nghttp2_submit_response(session_.get(), call.stream, fields.data(), fields.size(), nullptr);
     return;
   }
-  static const std::array<nghttp2_nv, 3> fields{
-      field(":status"sv, "200"sv), field("content-type"sv, "application/grpc"sv),
-      field("grpc-accept-encoding"sv, "identity, deflate, gzip"sv)};
   nghttp2_data_provider provider{{.ptr = &call}, Callbacks::read_data};
-  nghttp2_submit_response(session_.get(), call.stream, fields.data(), fields.size(), &provider);
+  nghttp2_submit_response(session_.get(), call.stream, kHeaders.data(), kHeaders.size(), &provider);
 }
 
 void Connection::submit_trailers(Call& call) {

@@ -46,7 +46,9 @@ void write_prefix(std::span<std::byte> out, std::size_t message_bytes) {
     out[i] = static_cast<std::byte>(message_bytes >> 8 * (kPrefixBytes - 1 - i));
 }
 
-bool is_request(const Call& call) { return call.kind == Kind::kInfer || call.kind == Kind::kStream; }
+bool is_request(const Call& call) {
+  return call.kind == Kind::kInfer || call.kind == Kind::kStream;
+}
 
 bool is_ready(const Exchange& exchange) {
   return exchange.state == Exchange::State::kDone || exchange.state == Exchange::State::kFailed;
@@ -116,8 +118,7 @@ void Service::closed(Call& call) {
       call.kind == Kind::kDesk || std::ranges::any_of(call.exchanges, [](const auto& each) {
         return each->state == Exchange::State::kAtDesk;
       });
-  if (at_desk)
-    desk_.put({.kind = Note::Kind::kClosed, .call = call.id, .text = {}, .bytes = {}});
+  if (at_desk) desk_.put({.kind = Note::Kind::kClosed, .call = call.id, .text = {}, .bytes = {}});
   give_up(call);
   bounds_.give(std::exchange(call.charged_bytes, 0));
   for (auto& outgoing : call.out) sent(std::move(outgoing));
@@ -176,8 +177,7 @@ void Service::received(Call& call, wire::Bytes bytes) {
     call.connection->consumed(call, came - bytes.size());
   }
   if (!bytes.empty()) {  // the client's window bounds it, and memory in all
-    if (!bounds_.take(bytes.size()))
-      return call.connection->reset(call, NGHTTP2_ENHANCE_YOUR_CALM);
+    if (!bounds_.take(bytes.size())) return call.connection->reset(call, NGHTTP2_ENHANCE_YOUR_CALM);
     call.backlog.insert(call.backlog.end(), bytes.begin(), bytes.end());
   }
   if (call.intake.within()) {
@@ -202,9 +202,10 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
         take_reserved(call);
         break;
       case Event::kTooLarge:
-        finish(call, Status::Error(Code::kResourceExhausted,
-                                   concat("the message has ", call.intake.message_bytes(),
-                                          " bytes, of at most ", bounds_.message_max_bytes)));
+        finish(call, Status::Error(
+                         Code::kResourceExhausted,
+                         concat("received message larger than max (", call.intake.message_bytes(),
+                                " vs. ", bounds_.message_max_bytes, " bytes)")));
         break;
       case Event::kNoMemory:
         finish(call, no_memory(call.intake.message_bytes()));
@@ -369,8 +370,8 @@ void Service::answer(Call& call, Exchange& exchange) {
                                                            : std::move(exchange.status);
   if (call.kind == Kind::kInfer) return finish(call, std::move(status), exchange.retry_after_ms);
   if (!status.ok())
-    add_message(call, wire::stream_error(exchange.id, static_cast<int>(status.code),
-                                         status.message));
+    add_message(call,
+                wire::stream_error(exchange.id, static_cast<int>(status.code), status.message));
   call.connection->answer(call);
 }
 
@@ -482,8 +483,8 @@ std::int64_t Service::expire(Call& call, std::int64_t now_ns) {
       continue;
     }
     frontend_.cancel(exchange->ticket);
-    fail(*exchange, Status::Error(Code::kDeadlineExceeded,
-                                  "the deadline passed without an answer"));
+    fail(*exchange,
+         Status::Error(Code::kDeadlineExceeded, "the deadline passed without an answer"));
     expired = true;
   }
   if (expired) deliver(call);
@@ -522,8 +523,7 @@ bool Service::evacuate(Outgoing& outgoing) {
 // ---- the desk --------------------------------------------------------------------------------
 
 Call* Service::find(std::uint64_t id) {
-  const auto found =
-      std::ranges::find_if(calls_, [&](const auto& call) { return call->id == id; });
+  const auto found = std::ranges::find_if(calls_, [&](const auto& call) { return call->id == id; });
   return found == calls_.end() || (*found)->finished ? nullptr : found->get();
 }
 
