@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.core.config import (
+    ClientMemoryConfig,
     DeviceConfig,
     Override,
     check_state_dir,
@@ -200,6 +201,17 @@ def test_the_state_dir_of_a_file_that_is_being_edited(tmp_path: Path) -> None:
 
 
 # ---- overrides -------------------------------------------------------------------------------
+
+
+def test_memory_of_clients(node_yaml: Path) -> None:
+    assert load(node_yaml).node.client_memory is None
+    config = load(node_yaml, GSLICE_NODE__CLIENT_MEMORY="{prefix: /mine-}")
+    assert config.node.client_memory == ClientMemoryConfig("/mine-", 1 << 30, os.geteuid())
+    assert "client_memory: {prefix: /mine-, max: 1GiB" in config_to_yaml(config)
+    for owner, uid in (("root", 0), ("12345", 12345)):
+        text = f"{{prefix: /mine-, max: 64MiB, owner: {owner}}}"
+        config = load(node_yaml, GSLICE_NODE__CLIENT_MEMORY=text)
+        assert config.node.client_memory == ClientMemoryConfig("/mine-", 64 << 20, uid)
 
 
 @pytest.mark.parametrize(("text", "spares"), [("auto", None), ("0", 0), ("3", 3)])
