@@ -35,6 +35,12 @@ _SHOWN = (
     *("server_cpu_us_per_request", "echo_rps", "echo_ratio", "bare_ratio"),
 )
 
+_COUNTS = ("system_calls", "allocations", "context_switches")
+_COUNTS_SHOWN = (
+    *("name", "concurrency", "copies"),
+    *(f"{role}_{what}" for role in ("frontend", "worker") for what in _COUNTS),
+)
+
 
 def cases(concurrencies: Sequence[int], connections: Sequence[int]) -> list[Case]:
     """What is measured of each front-end, without what a queue could not hold."""
@@ -85,7 +91,7 @@ def main() -> None:
     if options.count:
         report = Report(COUNTED, {"requests": counts.REQUESTS, **settings})
         report.rows = uvloop.run(counts.measure(options.frontends, chosen, cores))
-        finish(report, options.json)
+        finish(report, options.json, _COUNTS_SHOWN)
         return
     report = Report(QUESTION, settings)
     report.rows = uvloop.run(measure(options.frontends, chosen, cores, plan))

@@ -50,7 +50,7 @@ class Calls:
     def figures(self, role: str, requests: int) -> Row:
         """All of them, and the most frequent by name, a request."""
         ordered = sorted(self.by_name.items(), key=lambda item: -item[1])
-        often = [f"{name} {count / requests:.2f}" for name, count in ordered[:4]]
+        often = [f"{name} {count / requests:.2f}" for name, count in ordered[:6]]
         total = sum(self.by_name.values()) / requests
         return {f"{role}_system_calls": round(total, 3), f"{role}_most": ", ".join(often)}
 
