@@ -305,6 +305,13 @@ class Server {
     nghttp2_option_set_no_closed_streams(option_, 1);
   }
 
+  ~Server() {
+    nghttp2_option_del(option_);
+    nghttp2_session_callbacks_del(callbacks_);
+  }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
   // Until standard input closes.
   void run() {
     std::array<epoll_event, 64> events{};

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from benchmarks import http2
 from benchmarks.cores import ROOT, two_cores
 from benchmarks.frontend import squeezenet
 from benchmarks.frontend.__main__ import cases
@@ -149,6 +150,29 @@ def test_the_bare_echo_gives_back_what_came(echo_built, size):
 
     with bare_echo(two_cores().server) as bare:
         assert asyncio.run(calls(bare.address)) == [message] * 5
+
+
+def test_the_bare_echo_hears_a_client_that_stopped_in_the_middle_of_a_message(echo_built):
+    """It has the kernel wake it for much of a large message at once, but not for ever."""
+
+    async def ask(address):
+        request = Request(address, METHOD, bytes(300_000))
+        host, port = address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(http2.PREFACE + frame(http2.SETTINGS, 0, b""))
+        writer.write(frame(http2.HEADERS, 1, request.headers, http2.END_HEADERS))
+        writer.write(frame(http2.DATA, 1, bytes(request.body[:16_000])))
+        for data in (b"one.ping", b"two.ping"):  # at the second, it waits for the rest
+            writer.write(frame(http2.PING, 0, data))
+            await asyncio.wait_for(reader.readuntil(data), 10)
+            writer.write(frame(http2.DATA, 1, bytes(16_000)))
+        writer.close()
+
+    def frame(kind, stream, payload, flags=0):
+        return http2._frame(kind, flags, stream, payload)
+
+    with bare_echo(two_cores().server) as bare:
+        asyncio.run(ask(bare.address))
 
 
 def test_the_bare_echo_is_measured_by_h2load(echo_built):
