@@ -30,7 +30,7 @@ ROWS = {
     "saturation": 2,
     "recovery": 2,
     "footprint": 1,
-    "frontend": 5 * len(kinds()),  # two payloads, copied and not; a model
+    "frontend": 9 * len(kinds()),  # two payloads, copied and not, in two ways; a model
     "swap": len(swap.arms()),
 }
 
