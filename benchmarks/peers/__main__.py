@@ -9,16 +9,17 @@ client on another. Each is set up from its documentation, in a file of its own; 
 version, configuration and command lines. One request at a time is computed everywhere, with one
 thread.
 
-A row is a server under a load. `closed 32` keeps 32 calls in flight; our driver runs it, and h2load
-where it is installed, by count. `open 80 %` sends at the times of a Poisson process, at 80 % of
-what the slower of the pair did at most; each latency counts from when its request was due, so no
-queue hides, and `late_p99_us` is how late the driver itself was. Percentiles are of an HDR
-histogram; null where too few requests came to tell. Figures are medians of the turns.
-`ratio_to_gslice` is the rate over gslice's, turn by turn, `p99_ratio_to_gslice` likewise its p99:
-under an open load, compare that. `server_cpu_us_per_request` and memory are of all the server's
-processes; `server_rss_bytes` counts what they share in each, `server_pss_bytes` once.
-`server_idle_percent` is what it takes from the core while it is the other's turn. A peer that is
-not installed or does not start has a row that says so.
+A row is a server under a load. `closed 32` keeps 32 calls in flight; our driver runs it, and so do
+h2load and, where both servers speak gRPC, perf_analyzer, if they are installed; all of them by
+count. `open 80 %` sends at the times of a Poisson process, at 80 % of what the slower of the pair
+did at most; each latency counts from when its request was due, so no queue hides, and `late_p99_us`
+is how late the driver itself was. Percentiles are of an HDR histogram; null where too few requests
+came to tell. Figures are medians of the turns. `ratio_to_gslice` is the rate over gslice's, turn by
+turn, `p99_ratio_to_gslice` likewise its p99: under an open load, compare that.
+`server_cpu_us_per_request` and memory are of all the server's processes; `server_rss_bytes` counts
+what they share in each, `server_pss_bytes` once. `server_idle_percent` is what it takes from the
+core while it is the other's turn. A peer that is not installed or does not start has a row that
+says so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import argparse
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -34,6 +36,7 @@ import uvloop
 from benchmarks import h2load
 from benchmarks.common import Report, arguments, finish
 from benchmarks.cores import ROOT, Cores, two_cores
+from benchmarks.peers import perf_analyzer
 from benchmarks.peers.gslice import Gslice
 from benchmarks.peers.litserve import LitServe
 from benchmarks.peers.mlserver import MLServer
@@ -105,6 +108,17 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _analyzer(environments: Path) -> tuple[str, str]:
+    """perf_analyzer, if it runs, and its version, or why there is none."""
+    program = perf_analyzer.find(environments)
+    if not program:
+        return "", "not installed"
+    try:
+        return program, perf_analyzer.version(program)
+    except RuntimeError as reason:
+        return "", f"does not run: {reason}"
+
+
 def _some_of(known: list[str]) -> Callable[[str], list[str]]:
     def names(text: str) -> list[str]:
         chosen = text.split(",")
@@ -118,12 +132,15 @@ def _some_of(known: list[str]) -> Callable[[str], list[str]]:
 def main() -> None:
     options = _options()
     plan = QUICK if options.quick else Plan(options.seconds, options.repeats)
+    analyzer, analyzer_version = _analyzer(options.environments)
+    plan = replace(plan, perf_analyzer=analyzer)
     cores = two_cores()
     settings = {
         "seconds": plan.seconds,
         "repeats": plan.repeats,
         "cores": vars(cores),
         "h2load": h2load.find() or "not installed",
+        "perf_analyzer": analyzer_version,
         "servers": {},
     }
     report = Report(QUESTION, settings)

@@ -64,12 +64,17 @@ class Calls(ABC):
 
 
 class GrpcCalls(Calls):
-    """KServe v2 `ModelInfer` with raw contents; all calls on one connection."""
+    """KServe v2 `ModelInfer` with raw contents; all calls on one connection.
+
+    Attributes:
+        address: host:port of the server.
+    """
 
     protocol = "gRPC"
 
     def __init__(self, address: str, stream: Stream) -> None:
         message = infer_request(stream.function, {stream.input: stream.array})
+        self.address = address
         self._request = Request(address, INFER, message)
 
     async def ask(self) -> Answer:

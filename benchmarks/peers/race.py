@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import h2load
-from benchmarks.peers.calls import Answer, Calls
+from benchmarks.peers import perf_analyzer
+from benchmarks.peers.calls import Answer, Calls, GrpcCalls
 from benchmarks.peers.loops import Outcome, closed_loop, open_loop, poisson_schedule_ns
 from benchmarks.peers.peer import Installed, Peer, free_ports
+from benchmarks.peers.percentiles import PERCENTILES
 from benchmarks.peers.server import Command, Server, Usage
 from benchmarks.peers.streams import Stream
-from benchmarks.peers.turns import DRIVER, H2LOAD, Load, Turn
+from benchmarks.peers.turns import DRIVER, H2LOAD, PERF_ANALYZER, Load, Turn
 
-WARM_UP_REQUESTS = 64
+WARM_UP_REQUESTS = 32
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Plan:
         repeats: Turns of each load.
         concurrencies: Of the closed loops; the last one finds the peak.
         open_percents: Rates of the open loops, of the slower one's peak.
+        perf_analyzer: The program, for pairs that speak gRPC; empty: it is not installed.
     """
 
     seconds: float
     repeats: int
     concurrencies: tuple[int, ...] = (8, 32)
     open_percents: tuple[int, ...] = (50, 80)
+    perf_analyzer: str = ""
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Racer:
         command: How it was started.
         server: Its processes.
         calls: What is sent to it.
+        stream: What that asks.
         answer: Its first answer, which was right.
         warm_rps: How fast it answered the warm-up.
         idle_percent: Of a core, that it took without requests while the pair waited.
@@ -60,6 +65,7 @@ class Racer:
     command: Command
     server: Server
     calls: Calls
+    stream: Stream
     answer: Answer = field(default_factory=lambda: Answer(b"", 0))
     warm_rps: float = 0.0
     idle_percent: float = 0.0
@@ -105,22 +111,26 @@ async def race(
             command = peer.command(installed, stream, directory, ports)
             server = Server(peer.name, command, directory, core)
             calls = peer.calls(ports[0], stream)
-            racers.append(Racer(peer, installed, command, server, calls))
+            racers.append(Racer(peer, installed, command, server, calls, stream))
         for racer in racers:
             await stack.enter_async_context(racer.server)
             racer.answer = await racer.server.ready(racer.calls, stream)
             racer.warm_rps = await _warm_up(racer, plan)
             racer.processes = racer.server.command_lines()
         await _rest(racers, plan.seconds)
-        await _take_turns(racers, closed_loads(plan), plan)
+        await _take_turns(racers, closed_loads(plan, racers), plan)
         slower_rps = min(racer.peak_rps for racer in racers)
         await _take_turns(racers, open_loads(plan, slower_rps), plan)
         return racers
 
 
-def closed_loads(plan: Plan) -> list[Load]:
-    """Each concurrency, by our driver, and by h2load where it is installed."""
-    clients = [DRIVER] + ([H2LOAD] if h2load.find() else [])
+def closed_loads(plan: Plan, racers: Sequence[Racer]) -> list[Load]:
+    """Each concurrency, by our driver, and by those of the others that are installed."""
+    clients = [DRIVER]
+    if h2load.find():
+        clients.append(H2LOAD)
+    if plan.perf_analyzer and all(isinstance(racer.calls, GrpcCalls) for racer in racers):
+        clients.append(PERF_ANALYZER)
     return [
         Load(client, concurrency=concurrency)
         for concurrency in plan.concurrencies
@@ -157,21 +167,24 @@ async def _take_turns(racers: Sequence[Racer], loads: Sequence[Load], plan: Plan
     for repeat in range(plan.repeats):
         for load in loads:
             for racer in racers:
-                turn = await _turn(racer, load, plan.seconds, seed=repeat)
+                turn = await _turn(racer, load, plan, seed=repeat)
                 racer.turns.setdefault(load, []).append(turn)
 
 
-async def _turn(racer: Racer, load: Load, seconds: float, seed: int) -> Turn:
+async def _turn(racer: Racer, load: Load, plan: Plan, seed: int) -> Turn:
     if load.client == H2LOAD:
-        return _by_h2load(racer, load, seconds)
+        return _by_h2load(racer, load, plan.seconds)
+    if load.client == PERF_ANALYZER:
+        return _by_perf_analyzer(racer, load, plan)
     async with racer.calls.connected(load.concurrency) as call:
         before = racer.server.usage()
         if load.is_open:
-            requests = max(1, round(load.rate_per_s * seconds))
+            requests = max(1, round(load.rate_per_s * plan.seconds))
             schedule_ns = poisson_schedule_ns(load.rate_per_s, requests, seed)
             outcome = await open_loop(call, schedule_ns)
         else:
-            outcome = await closed_loop(call, load.concurrency, _requests(racer, load, seconds))
+            requests = _requests(racer, load, plan.seconds)
+            outcome = await closed_loop(call, load.concurrency, requests)
         return _of_outcome(outcome, before, racer.server.usage())
 
 
@@ -185,6 +198,24 @@ def _by_h2load(racer: Racer, load: Load, seconds: float) -> Turn:
     errors = ran.failed + -(-max(0, missing_bytes) // racer.answer.body_bytes)
     example = f"{errors} answers fewer than requests" if errors else ""
     return Turn.of(ran.rps, ran.latencies_ns, [], errors, example, before, after)
+
+
+def _by_perf_analyzer(racer: Racer, load: Load, plan: Plan) -> Turn:
+    """Where it cannot talk to a server, all its requests are errors."""
+    assert isinstance(racer.calls, GrpcCalls)
+    requests = _requests(racer, load, plan.seconds)
+    latencies: dict[str, float | None] = dict.fromkeys(PERCENTILES)
+    rps, errors, example = 0.0, 0, ""
+    try:
+        ran = perf_analyzer.run(
+            plan.perf_analyzer, racer.calls.address, racer.stream, load.concurrency, requests
+        )
+        rps = ran.rps
+        latencies |= {"p50_us": ran.p50_us, "p99_us": ran.p99_us}
+    except RuntimeError as failure:
+        errors, example = requests, str(failure)
+    used = racer.server.usage()
+    return Turn(rps, latencies, None, errors, example, None, used.rss_bytes, used.pss_bytes)
 
 
 def _of_outcome(outcome: Outcome, before: Usage, after: Usage) -> Turn:
@@ -201,4 +232,4 @@ def _of_outcome(outcome: Outcome, before: Usage, after: Usage) -> Turn:
 
 def _requests(racer: Racer, load: Load, seconds: float) -> int:
     """As many as the warm-up's rate needs for about so long, and several rounds at least."""
-    return max(4 * load.concurrency, round(racer.warm_rps * seconds))
+    return max(2 * load.concurrency, round(racer.warm_rps * seconds))

@@ -10,6 +10,7 @@ from benchmarks.peers.server import Usage
 
 DRIVER = "driver"
 H2LOAD = "h2load"
+PERF_ANALYZER = "perf_analyzer"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Turn:
         late_p99_us: How late the driver itself sent, of an open loop.
         errors: Requests that failed.
         example: The first error.
-        cpu_us_per_request: Processor time of all the server's processes.
+        cpu_us_per_request: Processor time of all the server's processes; None: a client that does
+            not tell how many requests it sent.
         rss_bytes: Their resident memory, at the end of the turn.
         pss_bytes: Likewise, shared pages divided.
     """
@@ -59,7 +61,7 @@ class Turn:
     late_p99_us: float | None
     errors: int
     example: str
-    cpu_us_per_request: float
+    cpu_us_per_request: float | None
     rss_bytes: int
     pss_bytes: int
 

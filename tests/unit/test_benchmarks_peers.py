@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import h2load
 from benchmarks.http1 import Pool, Post
+from benchmarks.peers import perf_analyzer
 from benchmarks.peers.loops import closed_loop, open_loop, poisson_schedule_ns
 from benchmarks.peers.percentiles import percentiles_us
 from benchmarks.peers.rows import absent, row, setup_text
@@ -216,6 +217,26 @@ def test_h2load_is_read():
 def test_h2load_that_says_something_else_is_told():
     with pytest.raises(RuntimeError, match="Connection refused"):
         h2load.parse("starting\nConnection refused\n", "")
+
+
+def test_perf_analyzer_is_read():
+    text = (
+        "Concurrency,Inferences/Second,Client Send,p50 latency,p90 latency,p99 latency\n"
+        "8,90.4971,3,34677,212029,504292\n"
+    )
+    assert perf_analyzer.parse(text) == perf_analyzer.Analyzed(90.4971, 34_677, 504_292)
+    with pytest.raises(RuntimeError, match="Inferences/Second"):
+        perf_analyzer.parse("Concurrency,Something\n8,1\n")
+
+
+def test_a_perf_analyzer_that_lacks_a_library_tells(tmp_path):
+    program = tmp_path / perf_analyzer.FOLDER / "bin" / "perf_analyzer"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho no libb64 >&2\nexit 127\n")
+    program.chmod(0o755)
+    assert perf_analyzer.find(tmp_path) == str(program)
+    with pytest.raises(RuntimeError, match="no libb64"):
+        perf_analyzer.version(str(program))
 
 
 def answering(*answers):
