@@ -31,6 +31,14 @@ class H2Load:
     data_bytes: int
     latencies_ns: list[int]
 
+    def errors(self, body_bytes: int) -> int:
+        """Requests that were not answered with a body of so many bytes.
+
+        A gRPC error is an HTTP success. It has no message, and so the bytes tell.
+        """
+        missing_bytes = max(0, self.succeeded * body_bytes - self.data_bytes)
+        return self.failed + -(-missing_bytes // body_bytes)
+
 
 def find() -> str | None:
     """Its version; None: it is not installed."""

@@ -10,12 +10,12 @@ version, configuration and command lines. One request at a time is computed ever
 thread.
 
 A row is a server under a load. `closed 32` keeps 32 calls in flight; our driver runs it, and so do
-h2load and, where both servers speak gRPC, perf_analyzer, if they are installed; all of them by
-count. `open 80 %` sends at the times of a Poisson process, at 80 % of what the slower of the pair
-did at most; each latency counts from when its request was due, so no queue hides, and `late_p99_us`
-is how late the driver itself was. Percentiles are of an HDR histogram; null where too few requests
-came to tell. Figures are medians of the turns. `ratio_to_gslice` is the rate over gslice's, turn by
-turn, `p99_ratio_to_gslice` likewise its p99: under an open load, compare that.
+h2load and, where both servers have what it asks for, perf_analyzer, if they are installed; all of
+them by count. `open 80 %` sends at the times of a Poisson process, at 80 % of what the slower of
+the pair did at most; each latency counts from when its request was due, so no queue hides, and
+`late_p99_us` is how late the driver itself was. Percentiles are of an HDR histogram; null where too
+few requests came to tell. Figures are medians of the turns. `ratio_to_gslice` is the rate over
+gslice's, turn by turn, `p99_ratio_to_gslice` likewise its p99: under an open load, compare that.
 `server_cpu_us_per_request` and memory are of all the server's processes; `server_rss_bytes` counts
 what they share in each, `server_pss_bytes` once. `server_idle_percent` is what it takes from the
 core while it is the other's turn. A peer that is not installed or does not start has a row that

@@ -15,7 +15,9 @@ from benchmarks.load import INFER
 from benchmarks.peers.loops import Call
 from benchmarks.peers.streams import Stream
 from benchmarks.wire import infer_request, raw_outputs
+from gslice.protos import message
 
+METADATA = "/inference.GRPCInferenceService/ServerMetadata"
 OPEN_CONNECTIONS = 64  # of an open loop where a connection carries one request at a time
 
 
@@ -50,6 +52,10 @@ class Calls(ABC):
             RuntimeError: An error was answered.
         """
 
+    async def version(self) -> str:
+        """What the server says of itself; empty: its protocol has no question for that."""
+        return ""
+
     @abstractmethod
     def connected(self, concurrency: int) -> AbstractAsyncContextManager[Call]:
         """A context: what starts a call, over connections that are there already.
@@ -73,17 +79,23 @@ class GrpcCalls(Calls):
     protocol = "gRPC"
 
     def __init__(self, address: str, stream: Stream) -> None:
-        message = infer_request(stream.function, {stream.input: stream.array})
         self.address = address
-        self._request = Request(address, INFER, message)
+        payload = infer_request(stream.function, {stream.input: stream.array})
+        self._request = Request(address, INFER, payload)
 
     async def ask(self) -> Answer:
         async with await Connection.connect(self._request.authority) as connection:
-            message = await connection.call(self._request, keep=True)
-        tensors = raw_outputs(message)
+            answer = await connection.call(self._request, keep=True)
+        tensors = raw_outputs(answer)
         if len(tensors) != 1:
             raise RuntimeError(f"the answer has {len(tensors)} raw outputs, not one")
-        return Answer(tensors[0], PREFIX_BYTES + len(message))
+        return Answer(tensors[0], PREFIX_BYTES + len(answer))
+
+    async def version(self) -> str:
+        request = Request(self.address, METADATA, b"")
+        async with await Connection.connect(self.address) as connection:
+            answer = await connection.call(request, keep=True)
+        return str(message("inference.ServerMetadataResponse").FromString(answer).version)
 
     @asynccontextmanager
     async def connected(self, concurrency: int) -> AsyncIterator[Call]:

@@ -31,6 +31,7 @@ class Gslice(Peer):
     package = "gslice"
     documentation = "docs/operations.md"
     protocol = GrpcCalls
+    has_model_config = True
 
     def __init__(self, frontend: str = "") -> None:
         self._frontend = frontend

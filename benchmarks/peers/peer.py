@@ -64,12 +64,16 @@ class Peer(ABC):
         package: The distribution that it comes in.
         documentation: Where its set-up is taken from.
         protocol: What is spoken to it.
+        path: Where it takes a POST, if it speaks HTTP.
+        has_model_config: It has Triton's `ModelConfig`, without which perf_analyzer cannot begin.
     """
 
     name: ClassVar[str]
     package: ClassVar[str]
     documentation: ClassVar[str]
     protocol: ClassVar[type[GrpcCalls | HttpCalls]]
+    path: ClassVar[str] = ""
+    has_model_config: ClassVar[bool] = False
 
     def find(self, environments: Path) -> Installed:
         """Looks for it.
@@ -117,9 +121,6 @@ class Peer(ABC):
         if issubclass(self.protocol, GrpcCalls):
             return GrpcCalls(f"{HOST}:{port}", stream)
         return HttpCalls(f"{HOST}:{port}", self.path, stream)
-
-    path: ClassVar[str] = ""
-    """Where it takes a POST, if it speaks HTTP."""
 
 
 PORTS = 3

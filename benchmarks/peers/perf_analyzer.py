@@ -1,4 +1,4 @@
-"""perf_analyzer, Triton's own load client: for servers that speak KServe v2 over gRPC.
+"""perf_analyzer, Triton's own load client: for servers that have Triton's `ModelConfig`, too.
 
 It measures in windows of so many requests and calls a run stable after three; the third is the last
 here, stable or not. It tells percentiles up to p99, and not how many requests it sent in all.
@@ -51,7 +51,7 @@ def version(program: str) -> str:
     done = subprocess.run([program, "--version"], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
-    return done.stdout.strip()
+    return (done.stdout or done.stderr).strip()
 
 
 def run(program: str, address: str, stream: Stream, concurrency: int, requests: int) -> Analyzed:

@@ -32,7 +32,7 @@ class Plan:
         repeats: Turns of each load.
         concurrencies: Of the closed loops; the last one finds the peak.
         open_percents: Rates of the open loops, of the slower one's peak.
-        perf_analyzer: The program, for pairs that speak gRPC; empty: it is not installed.
+        perf_analyzer: The program, for pairs it can talk to; empty: it is not installed.
     """
 
     seconds: float
@@ -54,6 +54,7 @@ class Racer:
         calls: What is sent to it.
         stream: What that asks.
         answer: Its first answer, which was right.
+        version: What it says of itself, else that of its package.
         warm_rps: How fast it answered the warm-up.
         idle_percent: Of a core, that it took without requests while the pair waited.
         processes: The command lines of its processes.
@@ -67,6 +68,7 @@ class Racer:
     calls: Calls
     stream: Stream
     answer: Answer = field(default_factory=lambda: Answer(b"", 0))
+    version: str = ""
     warm_rps: float = 0.0
     idle_percent: float = 0.0
     processes: list[list[str]] = field(default_factory=list)
@@ -115,6 +117,7 @@ async def race(
         for racer in racers:
             await stack.enter_async_context(racer.server)
             racer.answer = await racer.server.ready(racer.calls, stream)
+            racer.version = await racer.calls.version() or racer.installed.version
             racer.warm_rps = await _warm_up(racer, plan)
             racer.processes = racer.server.command_lines()
         await _rest(racers, plan.seconds)
@@ -129,7 +132,7 @@ def closed_loads(plan: Plan, racers: Sequence[Racer]) -> list[Load]:
     clients = [DRIVER]
     if h2load.find():
         clients.append(H2LOAD)
-    if plan.perf_analyzer and all(isinstance(racer.calls, GrpcCalls) for racer in racers):
+    if plan.perf_analyzer and all(racer.peer.has_model_config for racer in racers):
         clients.append(PERF_ANALYZER)
     return [
         Load(client, concurrency=concurrency)
@@ -193,9 +196,7 @@ def _by_h2load(racer: Racer, load: Load, seconds: float) -> Turn:
     before = racer.server.usage()
     ran = racer.calls.h2load(load.concurrency, requests)
     after = racer.server.usage()
-    # A gRPC error has status 200, too. It has no message, and so the bytes tell.
-    missing_bytes = ran.succeeded * racer.answer.body_bytes - ran.data_bytes
-    errors = ran.failed + -(-max(0, missing_bytes) // racer.answer.body_bytes)
+    errors = ran.errors(racer.answer.body_bytes)
     example = f"{errors} answers fewer than requests" if errors else ""
     return Turn.of(ran.rps, ran.latencies_ns, [], errors, example, before, after)
 

@@ -32,7 +32,7 @@ def rows_of(racers: Sequence[Racer], stream: str) -> list[Row]:
                 {
                     "name": f"{racer.peer.name}, {stream}, {load.name}, {load.client}",
                     "peer": racer.peer.name,
-                    "version": racer.installed.version,
+                    "version": racer.version,
                     "beside": ", ".join(others),
                     "stream": stream,
                     "protocol": racer.peer.protocol.protocol,
@@ -53,7 +53,8 @@ def row(load: Load, turns: Sequence[Turn], base: Sequence[Turn]) -> Row:
         base: Of gslice, as many, each measured beside the other; empty: there are none.
     """
     figures = [turn.figures() for turn in turns]
-    ratios = [turn.rps / other.rps for turn, other in zip(turns, base, strict=False) if other.rps]
+    rates = [(turn.rps, other.rps) for turn, other in zip(turns, base, strict=False)]
+    ratios = [mine / theirs for mine, theirs in rates if mine and theirs]
     tails = [
         (turn.latencies_us["p99_us"], other.latencies_us["p99_us"])
         for turn, other in zip(turns, base, strict=False)

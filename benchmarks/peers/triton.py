@@ -31,6 +31,7 @@ class Triton(Peer):
     package = "nvidia-pytriton"
     documentation = "https://github.com/triton-inference-server/python_backend"
     protocol = GrpcCalls
+    has_model_config = True
 
     def command(
         self, installed: Installed, stream: Stream, directory: Path, ports: list[int]

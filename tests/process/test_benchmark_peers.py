@@ -20,6 +20,7 @@ from benchmarks.peers.rows import rows_of
 from benchmarks.peers.server import Command, Failed
 from benchmarks.peers.streams import Stream, streams
 from benchmarks.peers.turns import DRIVER, H2LOAD
+from gslice import __version__
 
 PLAN = Plan(seconds=0.2, repeats=2, concurrencies=(4,), open_percents=(50,))
 ECHO = Path(__file__).parent / "http_echo.py"
@@ -69,6 +70,7 @@ def test_gslice_alone(tmp_path: Path) -> None:
     for row in rows:
         assert row["peer"] == "gslice"
         assert row["status"] == "ran"
+        assert row["version"] == __version__
         assert row["errors"] == 0, row
         assert row["ratio_to_gslice"] == 1
         assert 0 < row["rps"] < 1e6

@@ -214,6 +214,15 @@ def test_h2load_is_read():
     assert found == h2load.H2Load(16260.16, 197, 3, 213_998, [812_000, 1_024_000])
 
 
+def test_h2load_sees_grpc_errors_by_the_bytes_that_are_missing():
+    def ran(data_bytes):
+        return h2load.H2Load(1.0, succeeded=10, failed=1, data_bytes=data_bytes, latencies_ns=[])
+
+    assert ran(10 * 1029).errors(1029) == 1
+    assert ran(8 * 1029).errors(1029) == 3
+    assert ran(8 * 1029 + 1).errors(1029) == 3
+
+
 def test_h2load_that_says_something_else_is_told():
     with pytest.raises(RuntimeError, match="Connection refused"):
         h2load.parse("starting\nConnection refused\n", "")
