@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from benchmarks.peers.calls import Answer, Calls, GrpcCalls
 from benchmarks.peers.loops import Outcome, closed_loop, open_loop, poisson_schedule_ns
 from benchmarks.peers.peer import Installed, Peer, free_ports
 from benchmarks.peers.percentiles import PERCENTILES
-from benchmarks.peers.server import Command, Server, Usage
+from benchmarks.peers.server import Command, Failed, Server, Usage
 from benchmarks.peers.streams import Stream
 from benchmarks.peers.turns import DRIVER, H2LOAD, PERF_ANALYZER, Load, Turn
 
@@ -101,7 +101,7 @@ async def race(
         core: Where all processes of the servers run.
 
     Raises:
-        Failed: One of them does not serve.
+        Failed: One of them does not serve, or no more.
     """
     async with AsyncExitStack() as stack:
         racers = []
@@ -117,12 +117,16 @@ async def race(
         for racer in racers:
             await stack.enter_async_context(racer.server)
             racer.answer = await racer.server.ready(racer.calls, stream)
-            racer.version = await racer.calls.version() or racer.installed.version
-            racer.warm_rps = await _warm_up(racer, plan)
+            with _blamed(racer, "the warm-up"):
+                racer.version = await racer.calls.version() or racer.installed.version
+                racer.warm_rps = await _warm_up(racer, plan)
             racer.processes = racer.server.command_lines()
         await _rest(racers, plan.seconds)
         await _take_turns(racers, closed_loads(plan, racers), plan)
         slower_rps = min(racer.peak_rps for racer in racers)
+        if not slower_rps:
+            slower = min(racers, key=lambda racer: racer.peak_rps)
+            raise Failed(slower.peer.name, "answered nothing under load")
         await _take_turns(racers, open_loads(plan, slower_rps), plan)
         return racers
 
@@ -149,6 +153,15 @@ def open_loads(plan: Plan, peak_rps: float) -> list[Load]:
     ]
 
 
+@contextmanager
+def _blamed(racer: Racer, load: str) -> Iterator[None]:
+    """Whoever cannot be reached any more has failed."""
+    try:
+        yield
+    except (OSError, RuntimeError) as failure:
+        raise Failed(racer.peer.name, f"broke at {load}: {failure}") from failure
+
+
 async def _warm_up(racer: Racer, plan: Plan) -> float:
     """Gives requests a second, from a run that is long enough to tell."""
     concurrency = max(plan.concurrencies)
@@ -170,7 +183,8 @@ async def _take_turns(racers: Sequence[Racer], loads: Sequence[Load], plan: Plan
     for repeat in range(plan.repeats):
         for load in loads:
             for racer in racers:
-                turn = await _turn(racer, load, plan, seed=repeat)
+                with _blamed(racer, f"{load.name} by {load.client}"):
+                    turn = await _turn(racer, load, plan, seed=repeat)
                 racer.turns.setdefault(load, []).append(turn)
 
 

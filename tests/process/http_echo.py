@@ -1,4 +1,4 @@
-"""Answers a POST with the body it got: `python http_echo.py PORT [--wrong | --die]`."""
+"""Answers a POST with the body it got: `python http_echo.py PORT [--wrong | --die | --once]`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % length)
             writer.write(body)
             await writer.drain()
+            if "--once" in sys.argv:
+                sys.exit("it answers once")
     writer.close()
 
 
