@@ -64,7 +64,9 @@ def divide(port: int) -> None:
 
 def connections(port: int) -> int:
     """How many clients are connected to a port of this process, accepted or still in its queue."""
-    return sum(_queued(sock) if _listens(sock) else 1 for sock in _sockets(port))
+    # The queue first: what is accepted meanwhile is then found among the others.
+    waiting = sum(_queued(sock) for sock in _sockets(port) if _listens(sock))
+    return waiting + sum(not _listens(sock) for sock in _sockets(port))
 
 
 def _set(port: int, option: int, value: bytes | int) -> None:

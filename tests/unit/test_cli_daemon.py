@@ -150,7 +150,16 @@ def test_status_as_json_has_every_field_as_a_number(control: FakeControl, comman
     assert shown["pid"] == 7
     assert shown["functions"][0]["ok"] == 2**40
     assert shown["functions"][0]["workers"] == [
-        {"pid": 9, "state": "READY", "rss_bytes": 0, "restarts": 2, "address": "", "device": ""}
+        {
+            "pid": 9,
+            "state": "READY",
+            "rss_bytes": 0,
+            "restarts": 2,
+            "address": "",
+            "device": "",
+            "kind": "",
+            "tls": False,
+        }
     ]
     assert shown["functions"][1]["reason"] == "no module named tags"
 

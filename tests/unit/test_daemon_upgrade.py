@@ -169,6 +169,7 @@ class Supervisor:
         self.functions = functions
         self.told: list[str] = []
         self.config: Any = None
+        self.renewing = asyncio.Lock()
 
     def all(self) -> list[Any]:
         return []

@@ -27,6 +27,24 @@ def test_who_waits_to_be_accepted_is_connected() -> None:
         assert sockets.connections(address[1]) == 0
 
 
+def test_who_is_accepted_meanwhile_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another thread, between two looks: it is neither in the queue nor was it listed before."""
+    accepted: list[socket.socket] = []
+    look = sockets._queued
+
+    def accepted_first(listener: socket.socket) -> int:
+        if not accepted:
+            accepted.append(listener.accept()[0])
+        return look(listener)
+
+    monkeypatch.setattr(sockets, "_queued", accepted_first)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address):
+            assert sockets.connections(address[1]) == 1
+            accepted.pop().close()
+
+
 def test_an_address_that_somebody_listens_at_is_refused() -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another node's
