@@ -374,12 +374,14 @@ class Instance:
         lanes: int,
         prepared: Callable[[int, int], Callable[[Batch], None] | CudaGraph] | None,
         device: CudaDevice | None = None,
+        in_place: bool = False,
     ) -> None:
         """`prepared(lane, bucket)` gives the callable of a (lane, bucket); asked once for each.
 
         On a device everything with a bucket is asked for here, and graphs are replayed without
         Python; if there are no callables, the lanes have no threads.
-        None: the native identity engine, which copies input i to output i.
+        None: the native identity engine, which copies input i to output i, or with `in_place`
+        answers with input i where it lies.
         """
     def add_frontend(self, frontend: int, eventfd: int) -> None: ...  # dups the descriptor
     def remove_frontend(self, frontend: int) -> None: ...

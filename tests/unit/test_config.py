@@ -25,6 +25,7 @@ from gslice.core.config import (
     parse_cores,
     state_dir_of,
 )
+from gslice.core.config.body import function_to_yaml
 from gslice.core.config.load import load_config_text
 from gslice.core.errors import ConfigError, InvalidArgument
 from gslice.core.types import FunctionSpec, ShareBounds
@@ -110,6 +111,13 @@ def test_identity_outputs_mirror_its_inputs() -> None:
     spec = function_from_yaml("f", json.dumps({"identity": {"inputs": [tensor]}}), Path("/"))
     assert spec.engine == "identity"
     assert spec.args == {"inputs": [tensor], "outputs": [tensor]}
+
+
+def test_identity_in_place() -> None:
+    tensors = {"inputs": [{"name": "X", "dtype": "FP32", "dims": [-1]}], "in_place": True}
+    spec = function_from_yaml("f", json.dumps({"identity": tensors}), Path("/"))
+    assert spec.args["in_place"] is True
+    assert function_from_yaml("f", function_to_yaml(spec), Path("/")) == spec
 
 
 def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:

@@ -388,8 +388,12 @@ def _arguments(function: model.Function) -> dict[str, object]:
     inputs = [tensor.model_dump() for tensor in function.identity.inputs]
     outputs = function.identity.outputs
     if outputs is None:
-        return {"inputs": inputs, "outputs": [dict(tensor) for tensor in inputs]}
-    return {"inputs": inputs, "outputs": [tensor.model_dump() for tensor in outputs]}
+        outputs = function.identity.inputs
+    tensors: dict[str, object] = {
+        "inputs": inputs,
+        "outputs": [tensor.model_dump() for tensor in outputs],
+    }
+    return tensors | ({"in_place": True} if function.identity.in_place else {})
 
 
 def _quarter_of_memory() -> int:

@@ -194,6 +194,9 @@ class Identity(Section):
 
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[Tensor] | None = None
+    in_place: bool = Field(
+        default=False, description="Answer with the input where it lies, not with a copy."
+    )
 
 
 class Versions(Section):
