@@ -20,6 +20,7 @@ constexpr std::uint32_t kHeaderBytes = 16 << 10;  // of a call
 constexpr std::size_t kLendBytes = 512;  // less is copied: a piece costs the kernel as much
 constexpr std::int64_t kGreetingNs = 10'000'000'000;
 constexpr int kReads = 4;  // before others have their turn
+constexpr std::size_t kQueued = 10'000;  // frames for a client that does not read
 // Clients whose deadlines pass reset their calls: many a second is no attack.
 constexpr std::uint64_t kResets = 10'000, kResetsPerSecond = 2'000;
 
@@ -138,6 +139,7 @@ struct Connection::Callbacks {
     Connection& connection = self(user);
     for (auto& outgoing : call->out) connection.spent_.push_back(std::move(outgoing));
     call->out.clear();
+    std::erase(connection.relieved_, call);
     connection.service_.closed(*call);
     return 0;
   }
@@ -158,10 +160,11 @@ struct Connection::Callbacks {
   static int send_data(nghttp2_session*, nghttp2_frame*, const std::uint8_t* header,
                        std::size_t length, nghttp2_data_source* source, void* user) {
     Connection& connection = self(user);
+    Call& call = *static_cast<Call*>(source->ptr);
     if (connection.outbox_.full()) return NGHTTP2_ERR_WOULDBLOCK;
+    if (length > 0 && call.out.empty()) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // abandoned
     constexpr std::size_t kFrameHeaderBytes = 9;
-    connection.gather(*static_cast<Call*>(source->ptr),
-                      std::as_bytes(std::span(header, kFrameHeaderBytes)), length);
+    connection.gather(call, std::as_bytes(std::span(header, kFrameHeaderBytes)), length);
     return 0;
   }
 
@@ -227,6 +230,8 @@ Io Connection::read(std::span<std::byte> scratch) {
     if (const Io io = transport_->read(scratch, bytes); io != Io::kDone) return io;
     const auto* start = reinterpret_cast<const std::uint8_t*>(scratch.data());
     if (nghttp2_session_mem_recv(session_.get(), start, bytes) < 0) return Io::kClosed;
+    recycle();  // of calls that were cancelled: between flushes, the outbox has nothing on loan
+    if (nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued) return Io::kClosed;
     if (bytes < scratch.size()) return Io::kDone;
   }
   return Io::kDone;
@@ -241,6 +246,8 @@ Io Connection::flush() {
     if (io == Io::kClosed) return io;
     blocked_ = io == Io::kAgain;
   }
+  for (Call* call : relieved_) service_.relieved(*call);
+  relieved_.clear();
   return blocked_ ? Io::kAgain : Io::kDone;
 }
 
@@ -333,6 +340,8 @@ void Connection::gather(Call& call, std::span<const std::byte> frame_header, std
   if (outgoing.left_bytes > 0) return;
   spent_.push_back(std::move(call.out.front()));
   call.out.erase(call.out.begin());
+  if (!call.backlog.empty() && std::ranges::find(relieved_, &call) == relieved_.end())
+    relieved_.push_back(&call);
 }
 
 void Connection::recycle() {

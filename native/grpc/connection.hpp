@@ -33,6 +33,8 @@ class Connection {
   Io flush();
   Io writable();
   bool blocked() const { return blocked_; }
+  // Blocked until there is something to read.
+  bool waits_to_read() const { return blocked_ && transport_->waits_to_read(); }
   bool over() const;
   // Whether the client has said nothing that makes sense since it connected, long ago.
   bool is_silent(std::int64_t now_ns) const;
@@ -66,6 +68,7 @@ class Connection {
   Service& service_;
   Outbox outbox_;
   std::vector<std::unique_ptr<Outgoing>> spent_;  // handed to the outbox, until it is flushed
+  std::vector<Call*> relieved_;                   // of an answer, and more requests wait
   std::int64_t since_ns_;
   bool greeted_ = false;
   bool blocked_ = false;

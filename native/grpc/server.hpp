@@ -68,6 +68,7 @@ class Server {
   void handle(std::uint64_t id, std::uint32_t events);
   void flush(Connection& connection);
   void flush_all();
+  void watch_again(const Connection& connection);
   void end(std::uint64_t id);
   void sweep(std::int64_t now_ns);
   int timeout_ms(std::int64_t now_ns) const;

@@ -25,6 +25,8 @@ class Transport {
   virtual Io read(std::span<std::byte> into, std::size_t& bytes);
   // kDone: `bytes` of the pieces have been taken, more than none.
   virtual Io write(std::span<const iovec> pieces, std::size_t& bytes);
+  // Whether the last write waits for the peer to say something first.
+  virtual bool waits_to_read() const { return false; }
 
  protected:
   Descriptor socket_;

@@ -53,6 +53,21 @@ inline std::shared_ptr<Segment> make_segment(std::uint32_t slots = 4,
   return segment;
 }
 
+// Answers a request as a pump of an identity would: output i has the bytes of input i.
+inline void echo(Segment& segment, SlotHeader& slot, std::size_t outputs) {
+  std::uint64_t used = 0;
+  for (std::size_t i = 0; i < outputs; ++i) {
+    const TensorRecord& in = slot.inputs[i];
+    TensorRecord& out = slot.outputs[i];
+    out = in;
+    out.offset = slot.output_offset + used;
+    std::ranges::copy(segment.bytes_at(in.offset, in.bytes),
+                      segment.bytes_at(out.offset, out.bytes).begin());
+    used += align_up(in.bytes);
+  }
+  slot.output_count = static_cast<std::uint32_t>(outputs);
+}
+
 class FrontendBench {
  public:
   explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
@@ -78,7 +93,8 @@ class FrontendBench {
   // Serves one batch and says how many requests it had.
   std::size_t serve() {
     const Claim batch = claim();
-    for (const Ticket ticket : batch.slots) echo(segment->slot(ticket.slot));
+    for (const Ticket ticket : batch.slots)
+      echo(*segment, segment->slot(ticket.slot), signature_.outputs.size());
     complete(batch);
     return batch.slots.size();
   }
@@ -117,20 +133,6 @@ class FrontendBench {
   Status added;
 
  private:
-  void echo(SlotHeader& slot) {
-    std::uint64_t used = 0;
-    for (std::size_t i = 0; i < signature_.outputs.size(); ++i) {
-      const TensorRecord& in = slot.inputs[i];
-      TensorRecord& out = slot.outputs[i];
-      out = in;
-      out.offset = slot.output_offset + used;
-      std::ranges::copy(segment->bytes_at(in.offset, in.bytes),
-                        segment->bytes_at(out.offset, out.bytes).begin());
-      used += align_up(in.bytes);
-    }
-    slot.output_count = static_cast<std::uint32_t>(signature_.outputs.size());
-  }
-
   Signature signature_;
   std::uint16_t instance_ = 0;
 };
