@@ -147,6 +147,7 @@ class GrpcServer:
         index: The front-end's place in every segment's table.
         message_max_bytes: A larger message is answered RESOURCE_EXHAUSTED.
         memory_max_bytes: Of messages outside slots, in all.
+        connection_age_ns: After about that long clients are told to connect anew.
         certificate: PEM, with its chain, for TLS; empty: none.
         key: Likewise.
         client_authority: Likewise; clients must show a certificate that it signed.
@@ -161,6 +162,7 @@ class GrpcServer:
         index: int,
         message_max_bytes: int,
         memory_max_bytes: int,
+        connection_age_ns: int,
         certificate: bytes = b"",
         key: bytes = b"",
         client_authority: bytes = b"",

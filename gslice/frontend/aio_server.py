@@ -77,8 +77,8 @@ class AioServer(Server):
 
     def _add_port(self, server: grpc.aio.Server, address: str) -> int:
         if self._tls is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(self._tls))
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, _credentials(self._tls)))
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         return (

@@ -65,7 +65,9 @@ class Catalogue:
         arm: Called when a function has been admitted: arms the doorbell in its segment.
     """
 
-    def __init__(self, native: _native.Frontend | _native.GrpcServer, arm: Callable[[], None]) -> None:
+    def __init__(
+        self, native: _native.Frontend | _native.GrpcServer, arm: Callable[[], None]
+    ) -> None:
         self._native = native
         self._arm = arm
         self._functions: dict[str, Function] = {}

@@ -42,7 +42,7 @@ class Parts:
 
 
 def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
-    """gRPC by grpc.aio."""
+    """What speaks gRPC by grpc.aio."""
     from gslice.frontend.aio_server import AioServer
     from gslice.frontend.completions import Completions
     from gslice.frontend.inference import InferenceServicer
@@ -52,14 +52,12 @@ def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
     catalogue = Catalogue(native, completions.drain)
     readiness = Readiness(catalogue)
     service = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
-    server = AioServer(
-        service, completions, catalogue, readiness, settings.limits, settings.tls
-    )
+    server = AioServer(service, completions, catalogue, readiness, settings.limits, settings.tls)
     return Parts(native, catalogue, server, completions.eventfd, completions.close)
 
 
 def native_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
-    """gRPC by a thread of C++.
+    """What speaks gRPC by a thread of C++.
 
     Raises:
         InvalidArgument: the certificates cannot be used.
@@ -69,7 +67,11 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake) -> Part
     limits, tls = settings.limits, settings.tls
     pem = (tls.certificate, tls.key, tls.client_authority) if tls is not None else ()
     native = _native.GrpcServer(
-        settings.index, limits.request_max_bytes, limits.memory_max_bytes, *pem
+        settings.index,
+        limits.request_max_bytes,
+        limits.memory_max_bytes,
+        limits.connection_age_ms * 1_000_000,
+        *pem,
     )
     catalogue = Catalogue(native, lambda: None)  # the loop arms doorbells in every turn
     readiness = Readiness(catalogue)

@@ -1,6 +1,4 @@
 // GrpcServer as Python sees it. Every call waits for the loop's next turn, without the GIL.
-#include "grpc/server.hpp"
-
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -12,6 +10,7 @@
 
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
+#include "grpc/server.hpp"
 #include "wire/text.hpp"
 
 namespace nb = nanobind;
@@ -36,18 +35,19 @@ auto in_loop(Server& server, Work&& work) {
 }
 
 void make_server(Server* self, std::uint32_t index, std::size_t message_max_bytes,
-                 std::size_t memory_max_bytes, const nb::bytes& certificate, const nb::bytes& key,
+                 std::size_t memory_max_bytes, std::int64_t connection_age_ns,
+                 const nb::bytes& certificate, const nb::bytes& key,
                  const nb::bytes& client_authority) {
   if (index >= kMaxFrontends)
-    raise(Status::Error(Code::kInvalidArgument,
-                        wire::concat("front-end ", index, " is out of range; there are ",
-                                     kMaxFrontends)));
+    raise(Status::Error(
+        Code::kInvalidArgument,
+        wire::concat("front-end ", index, " is out of range; there are ", kMaxFrontends)));
   std::unique_ptr<grpc::Transports> transports = std::make_unique<grpc::Transports>();
   if (certificate.size() != 0)
     transports = take_or_raise(
         grpc::tls_transports({as_text(certificate), as_text(key), as_text(client_authority)}));
   new (self) Server(static_cast<std::uint16_t>(index), {message_max_bytes, memory_max_bytes},
-                    std::move(transports));
+                    connection_age_ns, std::move(transports));
 }
 
 // (kind, call, number, deadline_ns or None, text, bytes, compressed)
@@ -72,14 +72,15 @@ nb::list take_notes(Server& self) {
 void bind_grpc_server(nb::module_& module) {
   nb::class_<Server>(module, "GrpcServer")
       .def("__init__", &make_server, nb::arg("index"), nb::arg("message_max_bytes"),
-           nb::arg("memory_max_bytes"), nb::arg("certificate") = nb::bytes("", 0),
-           nb::arg("key") = nb::bytes("", 0), nb::arg("client_authority") = nb::bytes("", 0))
+           nb::arg("memory_max_bytes"), nb::arg("connection_age_ns"),
+           nb::arg("certificate") = nb::bytes("", 0), nb::arg("key") = nb::bytes("", 0),
+           nb::arg("client_authority") = nb::bytes("", 0))
       .def_prop_ro("doorbell", &Server::doorbell)
       .def_prop_ro("desk_fd", [](Server& self) { return self.desk().fd(); })
       .def_prop_ro("in_flight",
                    [](Server& self) {
-                     return in_loop(self,
-                                    [](Service& service) { return service.frontend().in_flight(); });
+                     return in_loop(
+                         self, [](Service& service) { return service.frontend().in_flight(); });
                    })
       .def(
           "add_function",
@@ -103,8 +104,7 @@ void bind_grpc_server(nb::module_& module) {
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("fd"))
       .def("leave", &Server::leave, nb::call_guard<nb::gil_scoped_release>())
       .def("drain", &Server::drain, nb::call_guard<nb::gil_scoped_release>())
-      .def("close", &Server::close, nb::call_guard<nb::gil_scoped_release>(),
-           nb::arg("timeout_ns"))
+      .def("close", &Server::close, nb::call_guard<nb::gil_scoped_release>(), nb::arg("timeout_ns"))
       .def("take_notes", &take_notes)
       .def(
           "send",
@@ -126,9 +126,8 @@ void bind_grpc_server(nb::module_& module) {
           "admit",
           [](Server& self, std::uint64_t call, std::uint32_t number, const nb::bytes& message) {
             const wire::Bytes bytes = as_bytes(message);
-            const std::int64_t deadline = take_or_raise(in_loop(self, [&](Service& service) {
-              return service.admit(call, number, bytes);
-            }));
+            const std::int64_t deadline = take_or_raise(in_loop(
+                self, [&](Service& service) { return service.admit(call, number, bytes); }));
             return deadline == kNever ? std::nullopt : std::optional(deadline);
           },
           nb::arg("call"), nb::arg("number"), nb::arg("message"))

@@ -215,8 +215,7 @@ Status Frontend::queue(Place place) {
     return Status::Ok();
   }
   forget(place);
-  return Status::Error(Code::kUnavailable,
-                       "the front-end was removed while it wrote the request");
+  return Status::Error(Code::kUnavailable, "the front-end was removed while it wrote the request");
 }
 
 void Frontend::ring() {

@@ -42,13 +42,13 @@ class Frontend {
   // Unknown to clients from now on. Its segment is let go when its last request is answered.
   void remove_function(std::string_view name);
 
-  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every error
-  // leaves nothing behind.
+  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every
+  // error leaves nothing behind.
   Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag = 0);
   // A request whose tensors are still on their way: `head` is its message up to the first of its
   // raw_input_contents. `areas` are where these belong, in their order: of the ticket's slot, and
-  // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot be
-  // done so: `submit` the whole message to hear why.
+  // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot
+  // be done so: `submit` the whole message to hear why.
   Result<TicketId> reserve(wire::Bytes head, std::int64_t deadline_ns,
                            std::vector<std::span<std::byte>>& areas);
   // All tensors of a reserved request are there: queues it. An error gives it up.

@@ -77,8 +77,8 @@ class Function {
 
   std::uint32_t in_flight = 0;
   std::uint32_t reserved = 0;  // of them: those whose tensors are on their way
-  bool to_ring = false;  // its pumps do not know of all that was queued
-  bool retired = false;  // replaced or removed: forgotten when its last request is
+  bool to_ring = false;        // its pumps do not know of all that was queued
+  bool retired = false;        // replaced or removed: forgotten when its last request is
 
  private:
   std::int64_t due_ns(std::int64_t deadline_ns, std::int64_t now) const;

@@ -26,9 +26,9 @@ struct Exchange {
   std::uint32_t number = 0;  // in the call
   TicketId ticket = kNoTicket;
   std::int64_t deadline_ns = kNever;
-  Status status;   // kFailed: why
+  Status status;  // kFailed: why
   std::int64_t retry_after_ms = -1;
-  std::string id;  // the client's
+  std::string id;                 // the client's
   std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes, while it is at the desk
 };
 
@@ -38,9 +38,9 @@ struct Outgoing {
   std::vector<wire::Bytes> pieces;  // all of it, in order
   std::size_t piece = 0;            // the first that is not sent whole
   std::size_t left_bytes = 0;
-  TicketId lent = kNoTicket;        // whose slot holds some of it
-  std::int64_t since_ns = 0;        // it is lent
-  std::size_t charged_bytes = 0;    // of Intake::Bounds::memory_bytes
+  TicketId lent = kNoTicket;      // whose slot holds some of it
+  std::int64_t since_ns = 0;      // it is lent
+  std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes
 };
 
 struct Call {
@@ -55,7 +55,7 @@ struct Call {
 
   Connection* connection = nullptr;
   std::int32_t stream = 0;
-  std::uint64_t id = 0;  // never used again
+  std::uint64_t id = 0;   // never used again
   std::size_t place = 0;  // among the service's calls
   Kind kind = Kind::kRefused;
   std::int64_t deadline_ns = kNever;
@@ -70,13 +70,14 @@ struct Call {
   std::vector<std::byte> backlog;  // of a stream with too many requests or answers under way
   std::size_t backlog_taken = 0;   // of it
 
-  std::size_t charged_bytes = 0;   // of Intake::Bounds::memory_bytes, for what the desk has to answer
+  std::size_t charged_bytes =
+      0;  // of Intake::Bounds::memory_bytes, for what the desk has to answer
 
   std::vector<std::unique_ptr<Exchange>> exchanges;  // oldest first
   std::vector<std::unique_ptr<Outgoing>> out;
-  bool half_closed = false;   // by the client
+  bool half_closed = false;  // by the client
   bool headers_sent = false;
-  bool finished = false;      // nothing is added to `out` any more
+  bool finished = false;  // nothing is added to `out` any more
   Status status;
   std::int64_t retry_after_ms = -1;  // below 0: not told
 };

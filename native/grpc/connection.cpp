@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "grpc/service.hpp"
 
@@ -19,7 +20,7 @@ constexpr std::uint32_t kFrameBytes = 256 << 10;
 constexpr std::uint32_t kHeaderBytes = 16 << 10;  // of a call
 constexpr std::size_t kLendBytes = 512;  // less is copied: a piece costs the kernel as much
 constexpr std::int64_t kGreetingNs = 10'000'000'000;
-constexpr int kReads = 4;  // before others have their turn
+constexpr int kReads = 4;                // before others have their turn
 constexpr std::size_t kQueued = 10'000;  // frames for a client that does not read
 // Clients whose deadlines pass reset their calls: many a second is no attack.
 constexpr std::uint64_t kResets = 10'000, kResetsPerSecond = 2'000;
@@ -44,6 +45,10 @@ struct Digits {
   const char* end;
 };
 
+const std::array<nghttp2_nv, 3> kHeaders{
+    field(":status"sv, "200"sv), field("content-type"sv, "application/grpc"sv),
+    field("grpc-accept-encoding"sv, "identity, deflate, gzip"sv)};
+
 // The status, and what comes before it where there are no headers yet.
 struct Trailers {
   explicit Trailers(const Call& call)
@@ -52,7 +57,8 @@ struct Trailers {
         message(percent_encoded(call.status.message)) {}
 
   std::span<const nghttp2_nv> fields(bool with_headers) {
-    if (with_headers) add(":status"sv, "200"sv), add("content-type"sv, "application/grpc"sv);
+    if (with_headers)
+      for (const nghttp2_nv& each : kHeaders) all[count++] = each;
     add("grpc-status"sv, code.view());
     if (!message.empty()) add("grpc-message"sv, message);
     if (retry.view().front() != '-') add("grpc-retry-pushback-ms"sv, retry.view());
@@ -64,7 +70,7 @@ struct Trailers {
 
   Digits code, retry;
   std::string message;
-  std::array<nghttp2_nv, 5> all{};
+  std::array<nghttp2_nv, 6> all{};
   std::size_t count = 0;
 };
 
@@ -261,6 +267,12 @@ bool Connection::over() const {
          nghttp2_session_want_write(session_.get()) == 0;
 }
 
+bool Connection::is_of_age(std::int64_t age_ns, std::int64_t now_ns) const {
+  // A tenth more or less, so that clients that came together do not leave together.
+  const auto part = static_cast<std::int64_t>(id_ % 21) - 10;
+  return !leaving_ && now_ns - since_ns_ > age_ns + age_ns / 100 * part;
+}
+
 bool Connection::is_silent(std::int64_t now_ns) const {
   return !greeted_ && now_ns - since_ns_ > kGreetingNs;
 }
@@ -289,11 +301,8 @@ void Connection::submit_answer(Call& call) {
     nghttp2_submit_response(session_.get(), call.stream, fields.data(), fields.size(), nullptr);
     return;
   }
-  static const std::array<nghttp2_nv, 3> fields{
-      field(":status"sv, "200"sv), field("content-type"sv, "application/grpc"sv),
-      field("grpc-accept-encoding"sv, "identity, deflate, gzip"sv)};
   nghttp2_data_provider provider{{.ptr = &call}, Callbacks::read_data};
-  nghttp2_submit_response(session_.get(), call.stream, fields.data(), fields.size(), &provider);
+  nghttp2_submit_response(session_.get(), call.stream, kHeaders.data(), kHeaders.size(), &provider);
 }
 
 void Connection::submit_trailers(Call& call) {

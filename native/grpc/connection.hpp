@@ -38,6 +38,7 @@ class Connection {
   bool over() const;
   // Whether the client has said nothing that makes sense since it connected, long ago.
   bool is_silent(std::int64_t now_ns) const;
+  bool is_of_age(std::int64_t age_ns, std::int64_t now_ns) const;
   // Tells the client to connect anew for its next calls; closes when the last one has ended.
   void leave();
 

@@ -14,13 +14,13 @@ namespace gslice::grpc {
 
 struct Note {
   enum class Kind : int {
-    kOpened = 0,   // a call of a method that Python serves: `text` is its path
-    kMessage,      // one of its messages: `bytes`
-    kHalfClosed,   // no more of them
-    kClosed,       // the call has ended, by whomever
-    kUnknown,      // a request to a function that is not known here: `bytes`, `number`
-    kCompressed,   // a compressed request: likewise; `text` is its encoding
-    kIdle,         // the server drains, and no call is left
+    kOpened = 0,  // a call of a method that Python serves: `text` is its path
+    kMessage,     // one of its messages: `bytes`
+    kHalfClosed,  // no more of them
+    kClosed,      // the call has ended, by whomever
+    kUnknown,     // a request to a function that is not known here: `bytes`, `number`
+    kCompressed,  // a compressed request: likewise; `text` is its encoding
+    kIdle,        // the server drains, and no call is left
   };
 
   Kind kind = Kind::kIdle;

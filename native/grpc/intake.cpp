@@ -8,7 +8,7 @@ namespace gslice::grpc {
 namespace {
 
 constexpr std::size_t kSlotBytes = 32 << 10;  // a smaller request is put together first
-constexpr std::size_t kHeadBytes = 64 << 10;  // what comes before tensors is less, or is not cut off
+constexpr std::size_t kHeadBytes = 64 << 10;  // what comes before tensors is less, or stays there
 constexpr std::size_t kRoomBytes = 64 << 10;  // kept allocated between messages
 constexpr std::uint32_t kRawInputs = 7;       // ModelInferRequest.raw_input_contents
 constexpr std::byte kRawTag{kRawInputs << 3 | 2};
@@ -112,8 +112,8 @@ bool Intake::append(wire::Bytes bytes) {
 
 // ---- the slot --------------------------------------------------------------------------------
 
-// Looks for the end of the head in what has been taken and what comes now, and if it is there, moves
-// on to the slot. Who sends the head in many small pieces has them copied together first.
+// Looks for the end of the head in what has been taken and what comes now, and if it is there,
+// moves on to the slot. Who sends the head in many small pieces has them copied together first.
 void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadline_ns) {
   if (taken_ != 0) {
     const wire::Bytes more = chunk.first(std::min(chunk.size(), size_ - taken_));
@@ -121,7 +121,8 @@ void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadl
     taken_ += more.size();
     chunk = chunk.subspan(more.size());
   }
-  const wire::Bytes seen = taken_ != 0 ? wire::Bytes(heap_) : chunk.first(std::min(chunk.size(), size_));
+  const wire::Bytes seen =
+      taken_ != 0 ? wire::Bytes(heap_) : chunk.first(std::min(chunk.size(), size_));
   const auto head = head_bytes(seen);
   tried_slot_ = head.has_value() || seen.size() >= kHeadBytes || taken_ == size_;
   if (!head) return;
@@ -160,7 +161,8 @@ bool Intake::fill(wire::Bytes bytes) {
     std::memcpy(room.data(), bytes.data(), count);
     bytes = bytes.subspan(count);
     progress_.filled += count;
-    if (progress_.filled == areas_[progress_.area].size()) ++progress_.area, progress_.filled = 0, progress_.in_tensor = false;
+    if (progress_.filled == areas_[progress_.area].size())
+      ++progress_.area, progress_.filled = 0, progress_.in_tensor = false;
   }
   return true;
 }

@@ -1,5 +1,5 @@
-// A call's DATA, cut into gRPC messages. A small one that lies whole in what was read stays there; a
-// large request's tensors go straight into their slot; anything else is put together on the heap.
+// A call's DATA, cut into gRPC messages. A small one that lies whole in what was read stays there;
+// a large request's tensors go straight into their slot; anything else is put together on the heap.
 #pragma once
 
 #include <algorithm>
@@ -79,17 +79,17 @@ class Intake {
   bool in_body_ = false;
   bool compressed_ = false;
   bool tried_slot_ = false;
-  std::size_t size_ = 0;            // of the message
-  std::size_t taken_ = 0;           // of it
-  std::size_t charged_ = 0;         // of Bounds::memory_bytes
-  std::vector<std::byte> heap_;     // the message so far, or what was before its first tensor
+  std::size_t size_ = 0;         // of the message
+  std::size_t taken_ = 0;        // of it
+  std::size_t charged_ = 0;      // of Bounds::memory_bytes
+  std::vector<std::byte> heap_;  // the message so far, or what was before its first tensor
   wire::Bytes message_;
 
   // How far the slot has been written.
   struct Progress {
-    std::size_t area = 0;     // the tensor that is being written
-    std::size_t filled = 0;   // of it
-    bool in_tensor = false;   // its tag and length have been read
+    std::size_t area = 0;                                      // the tensor that is being written
+    std::size_t filled = 0;                                    // of it
+    bool in_tensor = false;                                    // its tag and length have been read
     std::array<std::byte, 1 + wire::kMaxVarintBytes> field{};  // a tag and length so far
     std::size_t field_count = 0;
   };

@@ -1,4 +1,5 @@
-// Memory for nghttp2, which takes and gives back the same few sizes for every call. Single-threaded.
+// Memory for nghttp2, which takes and gives back the same few sizes for every call.
+// Single-threaded.
 #pragma once
 
 #include <nghttp2/nghttp2.h>

@@ -1,5 +1,5 @@
-// What a connection sends: gathered, then handed to the socket at once. What is lent must stay as it
-// is until `flush` returns; what the socket did not take by then has been copied.
+// What a connection sends: gathered, then handed to the socket at once. What is lent must stay as
+// it is until `flush` returns; what the socket did not take by then has been copied.
 #pragma once
 
 #include <cstddef>

@@ -14,7 +14,8 @@ inline constexpr std::size_t kPrefixBytes = 5;  // of a message: compressed or n
 // The value of `grpc-timeout`, such as "100m". Nothing if it is none.
 std::optional<std::int64_t> timeout_ns(std::string_view text);
 
-// A status text as `grpc-message` has it: percent-encoded, and cut where a header would be too long.
+// A status text as `grpc-message` has it: percent-encoded, and cut where a header would be too
+// long.
 std::string percent_encoded(std::string_view text);
 
 }  // namespace gslice::grpc

@@ -18,7 +18,7 @@ namespace {
 constexpr std::size_t kScratchBytes = 256 << 10;
 constexpr std::uint64_t kDoorbell = 0, kBell = 1, kFirstId = 2;  // in epoll's events
 constexpr int kAccepts = 64;                                     // before others have their turn
-constexpr std::int64_t kSweepNs = 1'000'000'000;
+constexpr std::int64_t kSweepNs = 1'000'000'000, kShortestSweepNs = 10'000'000;
 constexpr std::int64_t kPauseNs = 50'000'000;  // without descriptors for more connections
 
 // A client that has vanished is noticed: by probes while nothing is said, else by what it does not
@@ -37,8 +37,10 @@ void prepare(int socket) {
 
 }  // namespace
 
-Server::Server(std::uint16_t index, Service::Limits limits, std::unique_ptr<Transports> transports)
-    : transports_(std::move(transports)),
+Server::Server(std::uint16_t index, Service::Limits limits, std::int64_t connection_age_ns,
+               std::unique_ptr<Transports> transports)
+    : connection_age_ns_(connection_age_ns),
+      transports_(std::move(transports)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       doorbell_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       bell_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
@@ -88,7 +90,6 @@ void Server::listen(Descriptor socket) {
 
 void Server::leave() {
   run_task([this] {
-    leaving_ = true;
     for (const auto& [id, connection] : connections_) {
       connection->leave();
       service_.wants_flush(*connection);
@@ -121,7 +122,7 @@ void Server::turn() {
   // What turns done from here on rings the doorbell.
   const bool answered = service_.take_done();
   flush_all();
-  service_.frontend().ring();  // for what was taken because there is room for its answer
+  service_.frontend().ring();           // for what was taken because there is room for its answer
   std::array<epoll_event, 256> events;  // NOLINT: written by the kernel
   const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
                                  answered ? 0 : timeout_ms(now_ns()));
@@ -182,7 +183,6 @@ void Server::accept(Listener& listener) {
     const std::uint64_t id = next_id_++;
     auto connection = std::make_unique<Connection>(id, std::move(transport), service_, now_ns());
     if (!watch(connection->fd(), EPOLLIN, id)) continue;
-    if (leaving_) connection->leave();
     service_.wants_flush(*connection);
     connections_.emplace(id, std::move(connection));
   }
@@ -230,7 +230,7 @@ void Server::end(std::uint64_t id) {
 }
 
 void Server::sweep(std::int64_t now) {
-  next_sweep_ns_ = now + kSweepNs;
+  next_sweep_ns_ = now + std::clamp(connection_age_ns_ / 4, kShortestSweepNs, kSweepNs);
   for (auto& [id, listener] : listeners_) {
     if (listener.paused_until_ns == 0) continue;
     if (listener.paused_until_ns <= now) {
@@ -242,8 +242,12 @@ void Server::sweep(std::int64_t now) {
   }
   const bool close_all = close_at_ns_ != 0 && close_at_ns_ <= now;
   if (close_at_ns_ > now) next_sweep_ns_ = std::min(next_sweep_ns_, close_at_ns_);
-  for (const auto& [id, connection] : connections_)
+  for (const auto& [id, connection] : connections_) {
     if (close_all || connection->is_silent(now)) ended_.push_back(id);
+    if (!connection->is_of_age(connection_age_ns_, now)) continue;
+    connection->leave();
+    service_.wants_flush(*connection);
+  }
   for (const std::uint64_t id : std::exchange(ended_, {})) end(id);
 }
 

@@ -1,5 +1,5 @@
-// The loop: one thread that has a front-end's connections, calls and data path to itself. Others ask
-// it to do things (`run`), and learn from it by its desk.
+// The loop: one thread that has a front-end's connections, calls and data path to itself. Others
+// ask it to do things (`run`), and learn from it by its desk.
 #pragma once
 
 #include <condition_variable>
@@ -22,7 +22,9 @@ namespace gslice::grpc {
 
 class Server {
  public:
-  Server(std::uint16_t index, Service::Limits limits, std::unique_ptr<Transports> transports);
+  // After about `connection_age_ns` a client is told to connect anew; what it has begun goes on.
+  Server(std::uint16_t index, Service::Limits limits, std::int64_t connection_age_ns,
+         std::unique_ptr<Transports> transports);
   ~Server();  // ends all connections
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -46,11 +48,12 @@ class Server {
 
   // Accepts the connections of a listening socket.
   void listen(Descriptor socket);
-  // Clients are told to connect anew; what they have begun goes on.
+  // The clients that are there are told so now.
   void leave();
   // Refuses requests; what was taken is answered. `desk` tells when that is done.
   void drain();
-  // Ends the listeners, and every connection once what it has to send is sent, or after `timeout_ns`.
+  // Ends the listeners, and every connection once what it has to send is sent, or after
+  // `timeout_ns`.
   void close(std::int64_t timeout_ns);
 
  private:
@@ -74,6 +77,7 @@ class Server {
   int timeout_ms(std::int64_t now_ns) const;
   bool watch(int fd, std::uint32_t events, std::uint64_t id);
 
+  const std::int64_t connection_age_ns_;
   MemoryPool pool_;
   std::unique_ptr<Transports> transports_;
   Descriptor epoll_;
@@ -87,7 +91,6 @@ class Server {
   std::vector<std::uint64_t> ended_;
   std::uint64_t next_id_;
   std::int64_t next_sweep_ns_ = 0;
-  bool leaving_ = false;
   std::int64_t close_at_ns_ = 0;  // 0: not closing
   bool stopped_ = false;
 

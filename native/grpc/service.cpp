@@ -15,7 +15,7 @@ using Kind = Call::Kind;
 
 constexpr std::string_view kInferPath = "/inference.GRPCInferenceService/ModelInfer";
 constexpr std::string_view kStreamPath = "/inference.GRPCInferenceService/ModelStreamInfer";
-constexpr std::size_t kInFlight = 64;  // requests and answers of a stream; more are not read
+constexpr std::size_t kInFlight = 64;         // requests and answers of a stream; more are not read
 constexpr std::size_t kCopyBytes = 8 << 10;   // a smaller answer leaves its slot at once
 constexpr std::size_t kRoomBytes = 64 << 10;  // kept allocated
 constexpr std::size_t kSpare = 1024;          // of each kind, used again
@@ -44,7 +44,9 @@ void write_prefix(std::span<std::byte> out, std::size_t message_bytes) {
     out[i] = static_cast<std::byte>(message_bytes >> 8 * (kPrefixBytes - 1 - i));
 }
 
-bool is_request(const Call& call) { return call.kind == Kind::kInfer || call.kind == Kind::kStream; }
+bool is_request(const Call& call) {
+  return call.kind == Kind::kInfer || call.kind == Kind::kStream;
+}
 
 bool is_ready(const Exchange& exchange) {
   return exchange.state == Exchange::State::kDone || exchange.state == Exchange::State::kFailed;
@@ -118,8 +120,7 @@ void Service::closed(Call& call) {
       call.kind == Kind::kDesk || std::ranges::any_of(call.exchanges, [](const auto& each) {
         return each->state == Exchange::State::kAtDesk;
       });
-  if (at_desk)
-    desk_.put({.kind = Note::Kind::kClosed, .call = call.id, .text = {}, .bytes = {}});
+  if (at_desk) desk_.put({.kind = Note::Kind::kClosed, .call = call.id, .text = {}, .bytes = {}});
   give_up(call);
   bounds_.give(std::exchange(call.charged_bytes, 0));
   for (auto& outgoing : call.out) sent(std::move(outgoing));
@@ -206,9 +207,10 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
         take_reserved(call);
         break;
       case Event::kTooLarge:
-        finish(call, Status::Error(Code::kResourceExhausted,
-                                   concat("the message has ", call.intake.message_bytes(),
-                                          " bytes, of at most ", bounds_.message_max_bytes)));
+        finish(call, Status::Error(
+                         Code::kResourceExhausted,
+                         concat("received message larger than max (", call.intake.message_bytes(),
+                                " vs. ", bounds_.message_max_bytes, " bytes)")));
         break;
       case Event::kNoMemory:
         finish(call, no_memory(call.intake.message_bytes()));
@@ -339,9 +341,7 @@ void Service::deliver(Call& call) {
       drop_first(call);
     }
     if (call.finished) return give_up(call);
-    if (call.kind != Kind::kStream || call.backlog.empty() || draining_ ||
-        !has_room(call))
-      break;
+    if (call.kind != Kind::kStream || call.backlog.empty() || draining_ || !has_room(call)) break;
     read_on(call);
   }
   if (call.kind == Kind::kStream) end_stream(call);
@@ -377,8 +377,8 @@ void Service::answer(Call& call, Exchange& exchange) {
                                                            : std::move(exchange.status);
   if (call.kind == Kind::kInfer) return finish(call, std::move(status), exchange.retry_after_ms);
   if (!status.ok())
-    add_message(call, wire::stream_error(exchange.id, static_cast<int>(status.code),
-                                         status.message));
+    add_message(call,
+                wire::stream_error(exchange.id, static_cast<int>(status.code), status.message));
   call.connection->answer(call);
 }
 
@@ -493,7 +493,8 @@ std::int64_t Service::expire(Call& call, std::int64_t now_ns) {
   if (call.deadline_ns <= now_ns) return end("the deadline passed without an answer");
   std::int64_t next_ns = call.deadline_ns;
   if (call.intake.within() && call.backlog.empty() && call.kind != Kind::kRefused) {
-    if (call.progress_ns + stalled_ns_ <= now_ns) return end("the rest of the message did not come");
+    if (call.progress_ns + stalled_ns_ <= now_ns)
+      return end("the rest of the message did not come");
     next_ns = std::min(next_ns, call.progress_ns + stalled_ns_);
   }
   bool expired = false;
@@ -504,8 +505,8 @@ std::int64_t Service::expire(Call& call, std::int64_t now_ns) {
       continue;
     }
     frontend_.cancel(exchange->ticket);
-    fail(*exchange, Status::Error(Code::kDeadlineExceeded,
-                                  "the deadline passed without an answer"));
+    fail(*exchange,
+         Status::Error(Code::kDeadlineExceeded, "the deadline passed without an answer"));
     expired = true;
   }
   if (expired) deliver(call);
@@ -544,8 +545,7 @@ bool Service::evacuate(Outgoing& outgoing) {
 // ---- the desk --------------------------------------------------------------------------------
 
 Call* Service::find(std::uint64_t id) {
-  const auto found =
-      std::ranges::find_if(calls_, [&](const auto& call) { return call->id == id; });
+  const auto found = std::ranges::find_if(calls_, [&](const auto& call) { return call->id == id; });
   return found == calls_.end() || (*found)->finished ? nullptr : found->get();
 }
 

@@ -24,7 +24,8 @@ class Service {
   struct Limits {
     std::size_t message_max_bytes = 0;
     std::size_t memory_max_bytes = 0;  // of messages outside slots, in all
-    std::int64_t stalled_ns = 10'000'000'000;  // a message that came so far and no further ends its call
+    std::int64_t stalled_ns =
+        10'000'000'000;                 // a message that came so far and no further ends its call
     std::int64_t lent_ns = 20'000'000;  // what of an answer is not read by then leaves its slot
   };
 

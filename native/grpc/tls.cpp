@@ -45,8 +45,7 @@ class TlsTransport : public Transport {
     bytes = 0;
     for (const iovec& piece : pieces) {
       std::size_t written = 0;
-      const Io io =
-          outcome(SSL_write_ex(session_.get(), piece.iov_base, piece.iov_len, &written));
+      const Io io = outcome(SSL_write_ex(session_.get(), piece.iov_base, piece.iov_len, &written));
       bytes += written;
       if (io == Io::kClosed) return io;
       if (io == Io::kAgain || written < piece.iov_len) break;

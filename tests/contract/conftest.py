@@ -20,7 +20,7 @@ Serve = Callable[..., LocalFunction]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
+def frontend_kind(request: pytest.FixtureRequest) -> str:
     """What speaks gRPC: all that holds of one kind of front-end holds of the other."""
     if request.param == "native" and not _native.GRPC_SERVER:
         pytest.skip("this build has no native front-end")
@@ -28,11 +28,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def frontend(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Iterator[FrontendProcess]:
+def frontend(
+    tmp_path_factory: pytest.TempPathFactory, frontend_kind: str
+) -> Iterator[FrontendProcess]:
     """A front-end that serves on a free port."""
-    process = FrontendProcess(
-        tmp_path_factory.mktemp("frontend"), kind, "--request-max-bytes", str(MESSAGE_BYTES)
-    )
+    folder = tmp_path_factory.mktemp("frontend")
+    process = FrontendProcess(folder, frontend_kind, "--request-max-bytes", str(MESSAGE_BYTES))
     process.serve()
     yield process
     process.close()

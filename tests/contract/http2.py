@@ -95,6 +95,8 @@ class Http2:
         self.events: list[h2.events.Event] = []
         self.answers: dict[int, Answer] = defaultdict(Answer)
         self.closed = False
+        self._received = b""
+        self._told_to_go = False
         self.state.initiate_connection()
         self.flush()
 
@@ -111,7 +113,10 @@ class Http2:
 
     def flush(self) -> None:
         """Sends what is to be sent."""
-        self.socket.sendall(self.state.data_to_send())
+        try:
+            self.socket.sendall(self.state.data_to_send())
+        except ConnectionError:
+            self.closed = True
 
     def call(self, message: bytes | None = None, path: str = CALL, **fields: str) -> int:
         """Begins a call.
@@ -181,30 +186,38 @@ class Http2:
 
     def receive_until(self, condition: Callable[[], bool]) -> None:
         """Takes what comes; what is heard of the connection's end is a condition too."""
-        while not condition():
+        while not (self.closed or condition()):
             try:
                 received = self.socket.recv(65536)
             except ConnectionResetError:
                 received = b""
             self.closed = not received
-            if self.closed:
-                return
-            for event in self.state.receive_data(received):
-                self._note(event)
+            self._received += received
+            while (frame := self._next_frame()) and not self._told_to_go:
+                for event in self.state.receive_data(frame):
+                    self._note(event)
             self.flush()
+
+    def _next_frame(self) -> bytes:
+        """One at a time, for h2 takes no more of them after a GOAWAY, and servers do send more."""
+        length = 9 + int.from_bytes(self._received[:3], "big")
+        if len(self._received) < length:
+            return b""
+        frame, self._received = self._received[:length], self._received[length:]
+        return frame
 
     def _note(self, event: Any) -> None:
         self.events.append(event)
         match event:
+            case h2.events.ConnectionTerminated():
+                self._told_to_go = True
             case h2.events.ResponseReceived():
                 self.answers[event.stream_id].headers = dict(event.headers)
             case h2.events.TrailersReceived():
                 self.answers[event.stream_id].trailers = dict(event.headers)
             case h2.events.DataReceived():
                 self.answers[event.stream_id].body += event.data
-                self.state.acknowledge_received_data(
-                    event.flow_controlled_length, event.stream_id
-                )
+                self.state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case h2.events.StreamReset():
                 self.answers[event.stream_id].reset = event.error_code
                 self.answers[event.stream_id].ended = True

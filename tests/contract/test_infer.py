@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from gslice.core.types import Signature, TensorSpec
+from tests.contract.conftest import MESSAGE_BYTES
 from tests.contract.direct import signature
 
 NUMBERS = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
@@ -308,7 +309,7 @@ def test_larger_than_the_limit(serve, frontend):
     with grpc.insecure_channel(frontend.address) as channel, pytest.raises(grpc.RpcError) as error:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "larger than max" in error.value.details()
+    assert str(MESSAGE_BYTES) in error.value.details()
 
 
 def test_larger_than_any_slot(serve, client):

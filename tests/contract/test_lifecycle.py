@@ -34,9 +34,9 @@ X = {"x": np.ones((1, 4), np.float32)}
 
 
 @pytest.fixture
-def own(tmp_path, kind):
+def own(tmp_path, frontend_kind):
     """A front-end of the test's own, which it may end."""
-    process = FrontendProcess(tmp_path, kind)
+    process = FrontendProcess(tmp_path, frontend_kind)
     yield process
     process.close()
 
@@ -56,9 +56,7 @@ def peers(process):
 
 
 def test_hello_and_serve(own):
-    assert own.hello == messages.FrontendState(
-        index=0, state="starting", kind=own.kind
-    )
+    assert own.hello == messages.FrontendState(index=0, state="starting", kind=own.kind)
     address = own.serve()
     assert own.serve(address) == address  # the same order again changes nothing
     with pytest.raises(FailedPrecondition, match=address):
@@ -154,8 +152,8 @@ def test_the_newest_daemon_is_obeyed(own):
     before.close()
 
 
-def test_an_orphan_ends_after_its_grace(tmp_path, kind):
-    process = FrontendProcess(tmp_path, kind, "--orphan-grace-us", "300000")
+def test_an_orphan_ends_after_its_grace(tmp_path, frontend_kind):
+    process = FrontendProcess(tmp_path, frontend_kind, "--orphan-grace-us", "300000")
     process.serve()
     process.disconnect()
     assert process.wait_exit() == 0
@@ -189,10 +187,11 @@ def test_connections_end_when_their_calls_have(own):
     echo = start_echo(own)
     echo.hold()
     request = calls.infer("echo", X, None, "", None).request.SerializeToString()
-    with Http2(own.serve()) as raw:
+    with Http2(own.serve()) as raw, Client(own.address) as client:
         stream = raw.call(request)
         echo.wait_count("queued", 1)
         drained = own.begin(messages.DrainFrontend(int(WAIT_S * 1000)))
+        wait_until(lambda: not client.ready(), "it has begun to drain")
         late = raw.answer(raw.call(request))
         assert late.status == Unavailable.code
         echo.release()
@@ -285,8 +284,8 @@ def test_it_retires_in_time_though_a_client_stays(own):
     echo.close()
 
 
-def test_clients_connect_anew_when_their_connection_comes_of_age(tmp_path, kind):
-    process = FrontendProcess(tmp_path, kind, "--connection-age-us", "150000")
+def test_clients_connect_anew_when_their_connection_comes_of_age(tmp_path, frontend_kind):
+    process = FrontendProcess(tmp_path, frontend_kind, "--connection-age-us", "150000")
     echo = start_echo(process)
     with Client(process.serve()) as client:
         ports = set()

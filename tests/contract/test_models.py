@@ -39,14 +39,14 @@ def paths(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory, paths, kind):
+def node(tmp_path_factory, paths, frontend_kind):
     running = Node(
         tmp_path_factory.mktemp("node"),
         {
             name: {"model": str(path), "queue": {"request_max": "2MiB"}}
             for name, path in paths.items()
         },
-        node={"frontend": kind},
+        node={"frontend": frontend_kind},
     )
     try:
         running.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -19,7 +20,14 @@ from gslice.core.errors import InvalidArgument, Unavailable
 from gslice.core.types import FunctionSpec
 from gslice.ipc import messages
 from tests.certificates import Authority
-from tests.contract.direct import COMMAND, WAIT_S, FrontendProcess, LocalFunction, signature
+from tests.contract.direct import (
+    COMMAND,
+    WAIT_S,
+    FrontendProcess,
+    LocalFunction,
+    signature,
+    wait_until,
+)
 from tests.contract.http2 import Http2, connect
 
 X = {"x": np.ones((1, 4), np.float32)}
@@ -42,22 +50,22 @@ def stranger(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def open_to_all(tmp_path_factory, kind, server):
-    yield from serving(tmp_path_factory.mktemp("tls"), kind, server)
+def open_to_all(tmp_path_factory, frontend_kind, server):
+    yield from serving(tmp_path_factory.mktemp("tls"), frontend_kind, server)
 
 
 @pytest.fixture(scope="module")
-def open_to_known(tmp_path_factory, kind, server, authority):
+def open_to_known(tmp_path_factory, frontend_kind, server, authority):
     """It asks for certificates of clients."""
     more = ("--client-authority", str(authority.certificate))
-    yield from serving(tmp_path_factory.mktemp("mtls"), kind, server, *more)
+    yield from serving(tmp_path_factory.mktemp("mtls"), frontend_kind, server, *more)
 
 
-def serving(folder, kind, identity, *arguments):
-    if kind == "native" and not _native.GRPC_SERVER_TLS:
+def serving(folder, frontend_kind, identity, *arguments):
+    if frontend_kind == "native" and not _native.GRPC_SERVER_TLS:
         pytest.skip("this build's native front-end has no TLS")
     files = ("--certificate", str(identity.certificate), "--key", str(identity.key))
-    process = FrontendProcess(folder, kind, *files, *arguments)
+    process = FrontendProcess(folder, frontend_kind, *files, *arguments)
     process.serve()
     echo = LocalFunction(process, FunctionSpec("echo", engine="identity"), signature())
     yield process
@@ -71,6 +79,13 @@ def context(authority, **versions):
     for name, value in versions.items():
         setattr(made, name, value)
     return made
+
+
+def refused(process, tls):
+    with gslice.Client(process.address, timeout_s=5, tls=tls) as client:
+        assert not client.live()
+        with pytest.raises(Unavailable):
+            client.index()
 
 
 # ---- servers that clients know -------------------------------------------------------------------
@@ -110,33 +125,29 @@ def test_a_large_message(open_to_all, authority):
     large = LocalFunction(open_to_all, spec, shape, slots=((10 << 20, 4),))
     sent = [np.full((1, elements), i, np.float32) for i in range(8)]
     tls = Tls(authority=authority.certificate)
-    with gslice.Client(open_to_all.address, timeout_s=WAIT_S, tls=tls) as client:
-        with ThreadPoolExecutor(4) as pool:
-            answers = pool.map(lambda x: client.infer("large", {"x": x})["y"], sent)
-            for expected, got in zip(sent, answers, strict=True):
-                np.testing.assert_array_equal(got, expected)
+    with (
+        gslice.Client(open_to_all.address, timeout_s=WAIT_S, tls=tls) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        answers = pool.map(lambda x: client.infer("large", {"x": x})["y"], sent)
+        for expected, got in zip(sent, answers, strict=True):
+            np.testing.assert_array_equal(got, expected)
     large.close()
 
 
 @pytest.mark.parametrize("trusts", ["public", "stranger"])
 def test_a_server_that_the_client_does_not_know(open_to_all, stranger, trusts):
     tls = True if trusts == "public" else Tls(authority=stranger.certificate)
-    with gslice.Client(open_to_all.address, timeout_s=5, tls=tls) as client:
-        with pytest.raises(Unavailable):
-            client.index()
+    refused(open_to_all, tls)
 
 
 def test_a_client_that_does_not_encrypt(open_to_all):
-    with gslice.Client(open_to_all.address, timeout_s=5) as client:
-        assert not client.live()
-        with pytest.raises(Unavailable):
-            client.index()
+    refused(open_to_all, False)
 
 
 def test_a_port_that_is_not_encrypted(frontend, authority):
     tls = Tls(authority=authority.certificate)
-    with gslice.Client(frontend.address, timeout_s=5, tls=tls) as client:
-        assert not client.live()
+    refused(frontend, tls)
 
 
 # ---- clients that servers know -------------------------------------------------------------------
@@ -150,16 +161,12 @@ def test_a_client_with_a_certificate(open_to_known, authority, user):
 
 def test_a_client_without(open_to_known, authority):
     tls = Tls(authority=authority.certificate)
-    with gslice.Client(open_to_known.address, timeout_s=5, tls=tls) as client:
-        with pytest.raises(Unavailable):
-            client.index()
+    refused(open_to_known, tls)
 
 
 def test_a_client_with_one_of_another_authority(open_to_known, authority, stranger):
     tls = Tls(authority.certificate, stranger.certificate, stranger.key)
-    with gslice.Client(open_to_known.address, timeout_s=5, tls=tls) as client:
-        with pytest.raises(Unavailable):
-            client.index()
+    refused(open_to_known, tls)
 
 
 def test_files_of_a_client_that_are_no_good(authority, user, stranger, tmp_path):
@@ -188,14 +195,18 @@ def test_versions_of_today(open_to_all, authority, version):
 
 
 def test_a_client_that_speaks_something_else(open_to_all, authority):
-    """A TLS client with no word of HTTP/2 is not served, and keeps nobody waiting."""
+    """TLS, and then no HTTP/2: the connection ends, at the handshake or after it."""
     tls = ssl.create_default_context(cafile=authority.certificate)
     tls.set_alpn_protocols(["http/1.1"])
-    with connect(open_to_all.address) as sock, pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
-        with tls.wrap_socket(sock, server_hostname="127.0.0.1") as secure:
-            secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert not secure.recv(4096).startswith(b"HTTP/1.1 2")
-            raise EOFError
+    answer = b""
+    with contextlib.ExitStack() as ends:
+        ends.enter_context(contextlib.suppress(ssl.SSLError, ConnectionError))
+        plain = ends.enter_context(connect(open_to_all.address))
+        secure = ends.enter_context(tls.wrap_socket(plain, server_hostname="127.0.0.1"))
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while received := secure.recv(4096):
+            answer += received
+    assert not answer.startswith(b"HTTP/1.1 2")
 
 
 def test_handshakes_that_stop_half_way(open_to_all, authority):
@@ -232,10 +243,10 @@ def test_it_says_that_its_port_is_encrypted(open_to_all, open_to_known, frontend
     assert said[2] == ""
 
 
-def test_files_that_are_gone(tmp_path, kind, server):
+def test_files_that_are_gone(tmp_path, frontend_kind, server):
     files = ("--certificate", str(server.certificate), "--key", str(tmp_path / "none.key"))
     done = subprocess.run(
-        [*COMMAND, "--kind", kind, *files],
+        [*COMMAND, "--kind", frontend_kind, *files],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -246,8 +257,8 @@ def test_files_that_are_gone(tmp_path, kind, server):
     assert (done.returncode, "none.key: No such file" in line) == (1, True)
 
 
-def test_calls_in_flight_are_answered_when_it_drains(tmp_path, kind, server, authority):
-    for process in serving(tmp_path, kind, server):
+def test_calls_in_flight_are_answered_when_it_drains(tmp_path, frontend_kind, server, authority):
+    for process in serving(tmp_path, frontend_kind, server):
         other = LocalFunction(process, FunctionSpec("held", engine="identity"), signature())
         other.hold()
         tls = Tls(authority=authority.certificate)
@@ -255,6 +266,7 @@ def test_calls_in_flight_are_answered_when_it_drains(tmp_path, kind, server, aut
             waiting = pool.submit(client.infer, "held", X)
             other.wait_count("queued", 1)
             drained = process.begin(messages.DrainFrontend(int(WAIT_S * 1000)))
+            wait_until(lambda: not client.ready(), "it has begun to drain")
             with pytest.raises(Unavailable, match="draining"):
                 client.infer("echo", X)
             other.release()

@@ -25,7 +25,8 @@ namespace gslice::test {
 
 // x FP32 [-1, 1024] -> y the same: a row has 4 KiB, so that requests of any size can be made.
 inline Signature wide_signature() {
-  return {{tensor("x", DType::kFp32, {-1, 1024})}, {tensor("y", DType::kFp32, {-1, 1024})}, 1024, {}};
+  return {
+      {tensor("x", DType::kFp32, {-1, 1024})}, {tensor("y", DType::kFp32, {-1, 1024})}, 1024, {}};
 }
 inline constexpr std::size_t kRowBytes = 4096;
 
@@ -37,7 +38,9 @@ inline std::string wide_request(std::int64_t rows, char fill = 'x', std::string_
   Proto message;
   message.text(1, "echo");
   if (!id.empty()) message.text(3, id);
-  return message.message(5, input("x", "FP32", {rows, 1024})).text(7, wide_tensor(rows, fill)).str();
+  return message.message(5, input("x", "FP32", {rows, 1024}))
+      .text(7, wide_tensor(rows, fill))
+      .str();
 }
 
 inline std::shared_ptr<Segment> wide_segment(std::uint32_t slots, std::int64_t rows_max) {
@@ -62,6 +65,7 @@ class Echoer {
     thread_.join();
   }
 
+  std::size_t served() const { return served_; }
   // From when this returns until `release`, nothing more is claimed.
   void hold() { held_.lock(); }
   void release() {
@@ -83,6 +87,7 @@ class Echoer {
     segment_->claim(instance_, {rows_max_, 0}, now_ns(), batch, wake);
     for (const Ticket ticket : batch.slots) {
       echo(*segment_, segment_->slot(ticket.slot), outputs_);
+      ++served_;
       std::uint16_t whom = kNobody;
       segment_->complete(ticket, instance_, Code::kOk, "", &whom);
       if (whom != kNobody) wake.push_back(whom);
@@ -97,6 +102,7 @@ class Echoer {
   std::uint32_t rows_max_;
   int doorbell_;
   std::mutex held_;
+  std::atomic<std::size_t> served_ = 0;
   std::atomic<bool> stopped_ = false;
   std::thread thread_;
 };
@@ -108,7 +114,7 @@ class ServerBench {
   explicit ServerBench(std::shared_ptr<Segment> served = wide_segment(64, 64),
                        grpc::Service::Limits limits = kLimits)
       : segment(std::move(served)),
-        server(0, limits, std::make_unique<grpc::Transports>()),
+        server(0, limits, kNever / 4, std::make_unique<grpc::Transports>()),
         worker(segment, wide_signature(), server.doorbell()) {
     const Status added = server.run([&](grpc::Service& service) {
       return service.frontend().add_function("echo", "1", segment, wide_signature(), 0);

@@ -64,8 +64,8 @@ class GrpcClient {
 
   using Fields = std::vector<std::pair<std::string, std::string>>;
 
-  // `window_bytes`: how much of an answer may come before it is read. `idle`: called while nothing
-  // comes, instead of waiting for the socket.
+  // `window_bytes`: how much of an answer may come, which is never more. `idle`: called while
+  // nothing comes, instead of waiting for the socket.
   explicit GrpcClient(grpc::Descriptor socket, std::uint32_t window_bytes = 1 << 30,
                       std::function<void()> idle = nullptr)
       : socket_(std::move(socket)), idle_(std::move(idle)) {
@@ -77,7 +77,11 @@ class GrpcClient {
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_close);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
     nghttp2_session* session = nullptr;
-    nghttp2_session_client_new(&session, callbacks, this);
+    nghttp2_option* option = nullptr;
+    nghttp2_option_new(&option);
+    nghttp2_option_set_no_auto_window_update(option, 1);
+    nghttp2_session_client_new2(&session, callbacks, this, option);
+    nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
     session_.reset(session);
     const nghttp2_settings_entry window{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, window_bytes};
@@ -88,17 +92,18 @@ class GrpcClient {
   // ---- calls ----
   // Begins a call, of which nothing has been sent yet.
   std::int32_t begin(std::string_view path = kInferPath, const Fields& more = {}) {
-    Fields fields{{":method", "POST"},  {":scheme", "http"},
+    Fields fields{{":method", "POST"},          {":scheme", "http"},
                   {":path", std::string(path)}, {":authority", "test"},
-                  {"te", "trailers"},   {"content-type", "application/grpc"}};
+                  {"te", "trailers"},           {"content-type", "application/grpc"}};
     for (const auto& [name, value] : more) {
-      const auto known = std::ranges::find(fields, name, &std::pair<std::string, std::string>::first);
-      known == fields.end() ? fields.emplace_back(name, value) : *known = {name, value};
+      const auto known =
+          std::ranges::find(fields, name, &std::pair<std::string, std::string>::first);
+      known == fields.end() ? fields.emplace_back(name, value) : * known = {name, value};
     }
     std::vector<nghttp2_nv> list;
     for (const auto& [name, value] : fields)
-      list.push_back({bytes_of(name), bytes_of(value), name.size(), value.size(),
-                      NGHTTP2_NV_FLAG_NONE});
+      list.push_back(
+          {bytes_of(name), bytes_of(value), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE});
     const nghttp2_data_provider provider{{.ptr = this}, read_data};
     const std::int32_t stream = nghttp2_submit_request(session_.get(), nullptr, list.data(),
                                                        list.size(), &provider, nullptr);
@@ -154,8 +159,8 @@ class GrpcClient {
     while (!deaf && !closed_) {
       const ssize_t count = ::recv(socket_.get(), room.data(), room.size(), 0);
       if (count < 0 && errno == EAGAIN) break;
-      if (count <= 0 ||
-          nghttp2_session_mem_recv(session_.get(), room.data(), static_cast<std::size_t>(count)) < 0)
+      if (count <= 0 || nghttp2_session_mem_recv(session_.get(), room.data(),
+                                                 static_cast<std::size_t>(count)) < 0)
         closed_ = true;
     }
     send_out();
@@ -170,7 +175,9 @@ class GrpcClient {
   bool closed() const { return closed_; }
   bool going() const { return going_; }  // the server has said so
   int fd() const { return socket_.get(); }
-  void drop() { socket_ = grpc::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC)), closed_ = true; }
+  void drop() {
+    socket_ = grpc::Descriptor(::open("/dev/null", O_RDONLY | O_CLOEXEC)), closed_ = true;
+  }
 
   bool deaf = false;
 

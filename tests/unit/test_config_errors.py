@@ -70,8 +70,8 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:3: node.tls.key: required, but not given",
         ),
         (
-            "version: 1\nnode: {tls: {certificat: a.pem}}\n",
-            "node.yaml:2: node.tls.certificat: unknown key; did you mean 'certificate'?",
+            "version: 1\nnode: {tls: {certificate: a, key: b, client_autority: c}}\n",
+            "node.yaml:2: node.tls.client_autority: unknown key; did you mean 'client_authority'?",
         ),
         *(
             (
