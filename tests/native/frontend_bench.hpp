@@ -68,6 +68,21 @@ inline void echo(Segment& segment, SlotHeader& slot, std::size_t outputs) {
   slot.output_count = static_cast<std::uint32_t>(outputs);
 }
 
+// One batch, as a pump would serve it; `wake`: the front-ends to ring for. How many requests it
+// had.
+inline std::size_t echo_batch(Segment& segment, std::uint16_t instance, const Signature& signature,
+                              std::vector<std::uint16_t>& wake) {
+  Claim batch;
+  segment.claim(instance, {signature.rows_max, 0}, now_ns(), batch, wake);
+  for (const Ticket ticket : batch.slots) {
+    echo(segment, segment.slot(ticket.slot), signature.outputs.size());
+    std::uint16_t whom = kNobody;
+    segment.complete(ticket, instance, Code::kOk, "", &whom);
+    if (whom != kNobody) wake.push_back(whom);
+  }
+  return batch.slots.size();
+}
+
 class FrontendBench {
  public:
   explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
@@ -92,11 +107,8 @@ class FrontendBench {
   }
   // Serves one batch and says how many requests it had.
   std::size_t serve() {
-    const Claim batch = claim();
-    for (const Ticket ticket : batch.slots)
-      echo(*segment, segment->slot(ticket.slot), signature_.outputs.size());
-    complete(batch);
-    return batch.slots.size();
+    std::vector<std::uint16_t> wake;
+    return echo_batch(*segment, instance_, signature_, wake);
   }
 
   Result<TicketId> submit(const Proto& message, std::int64_t deadline_ns = kNever) {

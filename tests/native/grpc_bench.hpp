@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -53,8 +54,7 @@ class Echoer {
   Echoer(std::shared_ptr<Segment> segment, const Signature& signature, int doorbell)
       : segment_(std::move(segment)),
         instance_(ok(segment_->add_instance())),
-        outputs_(signature.outputs.size()),
-        rows_max_(signature.rows_max),
+        signature_(signature),
         doorbell_(doorbell) {
     segment_->flip(kNobody, instance_);
     thread_ = std::thread([this] { run(); });
@@ -82,24 +82,16 @@ class Echoer {
   }
   bool serve() {
     const std::scoped_lock lock(held_);
-    Claim batch;
     std::vector<std::uint16_t> wake;
-    segment_->claim(instance_, {rows_max_, 0}, now_ns(), batch, wake);
-    for (const Ticket ticket : batch.slots) {
-      echo(*segment_, segment_->slot(ticket.slot), outputs_);
-      ++served_;
-      std::uint16_t whom = kNobody;
-      segment_->complete(ticket, instance_, Code::kOk, "", &whom);
-      if (whom != kNobody) wake.push_back(whom);
-    }
+    const std::size_t count = echo_batch(*segment_, instance_, signature_, wake);
+    served_ += count;
     if (!wake.empty()) ::eventfd_write(doorbell_, 1);
-    return !batch.slots.empty();
+    return count != 0;
   }
 
   std::shared_ptr<Segment> segment_;
   std::uint16_t instance_;
-  std::size_t outputs_;
-  std::uint32_t rows_max_;
+  Signature signature_;
   int doorbell_;
   std::mutex held_;
   std::atomic<std::size_t> served_ = 0;
@@ -169,6 +161,59 @@ class ServerBench {
   sockaddr* as_sockaddr() { return reinterpret_cast<sockaddr*>(&address_); }
 
   sockaddr_in address_{};
+};
+
+// One connection in the test's own thread, with a worker that serves when it is told to.
+class ConnectionBench {
+ public:
+  explicit ConnectionBench(std::shared_ptr<Segment> served = wide_segment(64, 64),
+                           grpc::Service::Limits limits = kLimits)
+      : segment(std::move(served)),
+        service(0, limits, pool.memory(), [](grpc::Connection&) {}),
+        instance_(ok(segment->add_instance())) {
+    segment->flip(kNobody, instance_);
+    CHECK(service.frontend().add_function("echo", "1", segment, signature_, 0).ok());
+  }
+
+  // Instead of the connection that was; the client's end of it.
+  grpc::Descriptor connect() {
+    std::array<int, 2> ends{};
+    CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends.data()) == 0);
+    connection.reset();
+    connection = std::make_unique<grpc::Connection>(
+        1, std::make_unique<grpc::Transport>(grpc::Descriptor(ends[0])), service, now_ns());
+    return grpc::Descriptor(ends[1]);
+  }
+  // All that the loop does in a turn. False: the connection is over.
+  bool turn() {
+    service.frontend().ring();
+    service.take_done();
+    bool open =
+        (connection->blocked() ? connection->writable() : connection->flush()) != grpc::Io::kClosed;
+    open = open && !connection->over() && connection->read(scratch_) != grpc::Io::kClosed;
+    service.keep_time(now_ns());
+    return open;
+  }
+  std::size_t serve() {
+    wake_.clear();
+    return echo_batch(*segment, instance_, signature_, wake_);
+  }
+  // Nothing is left of the connection that was.
+  bool idle() {
+    return service.calls() == 0 && service.memory_bytes() == 0 &&
+           service.frontend().in_flight() == 0 && free_slots(*segment) == segment->slot_count();
+  }
+
+  std::shared_ptr<Segment> segment;
+  grpc::MemoryPool pool;
+  grpc::Service service;
+  std::unique_ptr<grpc::Connection> connection;
+
+ private:
+  Signature signature_ = wide_signature();
+  std::uint16_t instance_;
+  std::vector<std::byte> scratch_{256 << 10};
+  std::vector<std::uint16_t> wake_;
 };
 
 }  // namespace gslice::test
