@@ -82,4 +82,19 @@ struct Call {
   std::int64_t retry_after_ms = -1;  // below 0: not told
 };
 
+inline bool is_request(const Call& call) {
+  return call.kind == Call::Kind::kInfer || call.kind == Call::Kind::kStream;
+}
+
+// Whether more of a stream is read: of requests and answers under way there are not too many.
+inline bool has_room(const Call& call) {
+  constexpr std::size_t kInFlight = 64;
+  return call.exchanges.size() + call.out.size() < kInFlight;
+}
+
+// Whether it can be answered.
+inline bool is_ready(const Exchange& exchange) {
+  return exchange.state == Exchange::State::kDone || exchange.state == Exchange::State::kFailed;
+}
+
 }  // namespace gslice::grpc

@@ -14,6 +14,7 @@
 #include "frontend/frontend.hpp"
 #include "grpc/call.hpp"
 #include "grpc/desk.hpp"
+#include "grpc/spare.hpp"
 
 namespace gslice::grpc {
 
@@ -68,6 +69,7 @@ class Service {
   void refuse(std::uint64_t call, std::uint32_t number, Status status, std::int64_t retry_after_ms);
 
  private:
+  static Status draining() { return Status::Error(Code::kUnavailable, "the server is draining"); }
   Call* find(std::uint64_t id);
   Exchange* find(std::uint64_t id, std::uint32_t number);
   void take_messages(Call& call, wire::Bytes& bytes);
@@ -95,7 +97,6 @@ class Service {
   std::int64_t leave_slots(Call& call, std::int64_t now_ns);
   bool evacuate(Outgoing& outgoing);
   void tell_idle();
-  std::unique_ptr<Outgoing> new_outgoing();
 
   Frontend frontend_;
   Desk desk_;
@@ -111,9 +112,9 @@ class Service {
   std::vector<std::unique_ptr<Call>> calls_;  // in no order
 
   // Used again, so that the steady state allocates nothing.
-  std::vector<std::unique_ptr<Call>> free_calls_;
-  std::vector<std::unique_ptr<Exchange>> free_exchanges_;
-  std::vector<std::unique_ptr<Outgoing>> free_outgoings_;
+  Spare<Call> spare_calls_;
+  Spare<Exchange> spare_exchanges_;
+  Spare<Outgoing> spare_outgoings_;
   std::vector<TicketId> done_;
 };
 

@@ -172,7 +172,7 @@ def test_the_bare_echo_is_measured_by_h2load(echo_built):
     with bare_echo(two_cores().server) as bare:
         request = Request(bare.address, METHOD, bytes(40_000))
         assert h2load(request, 40_000, 50, width, core).requests == 50
-        with pytest.raises(RuntimeError, match="expected 7 each"):
+        with pytest.raises(RuntimeError, match="not 7 each"):
             h2load(request, 2, 50, width, core)
         subject = Subject(request, 40_000, [bare.pid])
         row = compare(subject, subject, width, Plan(seconds=0.05, repeats=2, core=core))
