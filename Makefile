@@ -23,7 +23,7 @@ TESTERS ?= $(shell echo $$(($(JOBS) + 1)))  # tests side by side: each waits eve
 export PYTHONDONTWRITEBYTECODE :=
 
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name '*.cmake' -o -name CMakeLists.txt)
-CXX_FILES := $(shell find native tests/native tests/fakes -name '*.cpp' -o -name '*.hpp')
+CXX_FILES := $(shell find native tests/native tests/fakes benchmarks/native -name '*.cpp' -o -name '*.hpp')
 OUT ?= build/overhead.json
 
 # ---- setting up ------------------------------------------------------------------------------

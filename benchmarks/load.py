@@ -58,8 +58,13 @@ async def closed_loop(
     Raises:
         RuntimeError: A call failed, or none was answered.
     """
+    return await closed_loop_of(lambda: connection.call(request), concurrency, seconds)
+
+
+async def closed_loop_of(call: load.Call, concurrency: int, seconds: float) -> Load:
+    """The same for calls that differ: `call` starts the next one."""
     outcome, cpu_start_ns = load.Outcome(), time.process_time_ns()
-    await load.closed_loop(lambda: connection.call(request), concurrency, seconds, outcome)
+    await load.closed_loop(call, concurrency, seconds, outcome)
     cpu_ns = time.process_time_ns() - cpu_start_ns
     if outcome.errors or not outcome.ok:  # a figure of a run that failed in part would be no figure
         seen = "; ".join(f"{name}: {text}" for name, text in outcome.example.items())

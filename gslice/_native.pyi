@@ -115,6 +115,23 @@ class Frontend:
         self, name: str, version: str, segment: Segment, signature: Signature, slo_ns: int
     ) -> None: ...  # replaces one of the same name
     def remove_function(self, name: str) -> None: ...  # tickets in flight still finish
+    def offer_client_memory(self) -> None: ...  # requests may name regions from now on
+    def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool:
+        """Lets requests name a part of a client's file; replaces a region of the same name.
+
+        Args:
+            name: Of the region.
+            fd: Of the file; stays the caller's.
+            offset_bytes: Where the region begins in the file.
+            size_bytes: Of the region.
+
+        Returns:
+            Whether it is mapped: only a file that is sealed against shrinking is.
+
+        Raises:
+            InvalidArgument, ResourceExhausted, Unimplemented (clients' memory is not offered).
+        """
+    def remove_region(self, name: str) -> None: ...  # requests in flight still use it
     def submit(self, request: bytes, deadline_ns: int | None) -> int:
         """Parses, validates, leases, copies the tensors in and queues.
 
@@ -177,6 +194,9 @@ class GrpcServer:
         self, name: str, version: str, segment: Segment, signature: Signature, slo_ns: int
     ) -> None: ...  # as of Frontend
     def remove_function(self, name: str) -> None: ...
+    def offer_client_memory(self) -> None: ...
+    def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
+    def remove_region(self, name: str) -> None: ...
     def listen(self, fd: int) -> None: ...  # takes a listening socket
     def leave(self) -> None: ...  # clients are told to connect anew; calls they began go on
     def drain(self) -> None: ...  # requests are refused; a note tells when none is left
@@ -354,12 +374,14 @@ class Instance:
         lanes: int,
         prepared: Callable[[int, int], Callable[[Batch], None] | CudaGraph] | None,
         device: CudaDevice | None = None,
+        in_place: bool = False,
     ) -> None:
         """`prepared(lane, bucket)` gives the callable of a (lane, bucket); asked once for each.
 
         On a device everything with a bucket is asked for here, and graphs are replayed without
         Python; if there are no callables, the lanes have no threads.
-        None: the native identity engine, which copies input i to output i.
+        None: the native identity engine, which copies input i to output i, or with `in_place`
+        answers with input i where it lies.
         """
     def add_frontend(self, frontend: int, eventfd: int) -> None: ...  # dups the descriptor
     def remove_frontend(self, frontend: int) -> None: ...

@@ -10,8 +10,10 @@ import grpc
 
 from gslice.client import calls
 from gslice.client.calls import Call, FunctionState, Inputs, Outputs
+from gslice.client.places import wanted
+from gslice.client.shared import AioSharedCalls
 from gslice.client.tls import Tls, channel_credentials
-from gslice.core.errors import FailedPrecondition, InvalidArgument, Unavailable
+from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, Unavailable
 from gslice.core.types import Signature
 from gslice.protos.rpc import Stub
 
@@ -28,6 +30,8 @@ class Client:
         url: host:port of its gRPC address; None: the variable GSLICE_URL, else 127.0.0.1:8001.
         timeout_s: For calls that are given none; None: no limit.
         tls: Encrypts the connection; True: the server is known by the public authorities.
+        shared_memory: Large tensors go through memory that is shared with the server, if it is on
+            this host and takes it (`node.client_memory`); else they travel as ever.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Client:
         timeout_s: float | None = None,
         *,
         tls: Tls | bool = False,
+        shared_memory: bool = False,
     ) -> None:
         self.url = calls.server_url(url)
         self._timeout_s = timeout_s
@@ -43,6 +48,7 @@ class Client:
         self._closed = False
         self._stub = Stub(self._channel, calls.SERVICE)
         self._signatures: dict[str, Signature] = {}
+        self._shared = AioSharedCalls(self._stub, self.url) if shared_memory else None
 
     async def __aenter__(self) -> Client:
         return self
@@ -56,9 +62,16 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; idempotent."""
+        """Closes the connection; idempotent. Outputs that lie in shared memory stay as they are."""
         self._closed = True
+        if self._shared is not None:
+            await self._shared.close()
         await self._channel.close()
+
+    @property
+    def shared_memory_in_use(self) -> bool:
+        """Whether the server has taken memory of this client, for tensors of 64 KiB and more."""
+        return self._shared is not None and self._shared.slabs.in_use
 
     async def infer(
         self,
@@ -70,6 +83,12 @@ class Client:
     ) -> Outputs:
         """Runs a function on one request, as `gslice.Client.infer`; a cancel ends it there too."""
         try:
+            if self._shared is not None and self._shared.slabs.usable:
+                answer = await self._infer_shared(
+                    self._shared, name, inputs, outputs, timeout_s, request_id
+                )
+                if answer is not None:
+                    return answer
             call = await self._infer_call(name, inputs, outputs, timeout_s, request_id)
             return await self._do(call, timeout_s)
         except InvalidArgument:
@@ -158,6 +177,33 @@ class Client:
         """Drains and removes a function; returns when it is gone."""
         self._signatures.pop(name, None)
         await self._do(calls.unload(name), timeout_s)
+
+    async def _infer_shared(
+        self,
+        shared: AioSharedCalls,
+        name: str,
+        inputs: Inputs,
+        outputs: Sequence[str] | None,
+        timeout_s: float | None,
+        request_id: str,
+    ) -> Outputs | None:
+        """None: it has to travel, or the answer to why it cannot is clearer then."""
+        try:
+            signature = self._signatures.get(name) or await self.metadata(name, timeout_s)
+            self._signatures[name] = signature
+            places = await shared.places(wanted(inputs, outputs, signature), self._limit(timeout_s))
+            if places is None:
+                return None
+            call = calls.infer(name, inputs, outputs, request_id, signature, places)
+        except GsliceError:
+            return None
+        try:
+            return await self._do(call, timeout_s)
+        except BaseException as error:
+            if not shared.failed(places, error):
+                raise
+            self._signatures.pop(name, None)
+            return None
 
     async def _infer_call(
         self,

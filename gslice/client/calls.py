@@ -12,6 +12,8 @@ import numpy as np
 from google.protobuf import json_format
 
 from gslice.client import tensors
+from gslice.client.places import Places, set_place
+from gslice.client.slabs import Slab
 from gslice.core.errors import GsliceError, InvalidArgument, from_code
 from gslice.core.types import Signature, TensorSpec
 from gslice.protos import message
@@ -84,6 +86,7 @@ def infer(
     outputs: Sequence[str] | None,
     request_id: str,
     signature: Signature | None,
+    places: Places | None = None,
 ) -> Call[Outputs]:
     """One inference.
 
@@ -93,6 +96,7 @@ def infer(
         outputs: Names of the outputs wanted; None: all.
         request_id: Echoed by the server.
         signature: Of the function; may be None unless `needs_signature(inputs)`.
+        places: Where some of the tensors go instead of into the messages; needs the signature.
 
     Raises:
         InvalidArgument: An input cannot be encoded, or the function has no such input.
@@ -106,11 +110,19 @@ def infer(
                 f"function {name!r} has no input {key!r}", hint=f"it has {', '.join(specs)}"
             )
         array, dtype = _fit(value, spec)
-        request.inputs.add(name=key, datatype=dtype, shape=array.shape)
-        request.raw_input_contents.append(tensors.encode(array, dtype))
+        entry = request.inputs.add(name=key, datatype=dtype, shape=array.shape)
+        if places is None or key not in places.inputs:
+            request.raw_input_contents.append(tensors.encode(array, dtype))
+        else:
+            places.write(key, array, dtype)
+            set_place(entry.parameters, places.inputs[key], array.nbytes)
+    if outputs is None and places is not None and signature is not None and places.outputs:
+        outputs = [spec.name for spec in signature.outputs]
     for output in outputs or ():
-        request.outputs.add(name=output)
-    return Call("ModelInfer", request, _infer_result)
+        asked = request.outputs.add(name=output)
+        if places is not None and output in places.outputs:
+            set_place(asked.parameters, places.outputs[output], places.outputs[output].size_bytes)
+    return Call("ModelInfer", request, lambda answer: _infer_result(answer, places))
 
 
 def stream_result(answer: Any) -> Outputs:
@@ -137,9 +149,11 @@ def _fit(value: Any, spec: TensorSpec | None) -> tuple[np.ndarray, str]:
     return tensors.as_array(value, spec), spec.dtype
 
 
-def _infer_result(answer: Any) -> Outputs:
+def _infer_result(answer: Any, places: Places | None = None) -> Outputs:
     return {
-        output.name: tensors.decode(raw, output.datatype, tuple(output.shape))
+        output.name: places.read(output)
+        if places is not None and output.name in places.outputs
+        else tensors.decode(raw, output.datatype, tuple(output.shape))
         for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
     }
 
@@ -195,6 +209,20 @@ def load(name: str, config: str) -> Call[None]:
     if config:
         request.parameters["config"].string_param = config
     return Call("RepositoryModelLoad", request, lambda _answer: None)
+
+
+def register(slab: Slab) -> Call[None]:
+    """Has the server use a slab."""
+    request = message("inference.SystemSharedMemoryRegisterRequest")(
+        name=slab.name, key=slab.key, byte_size=slab.size_bytes
+    )
+    return Call("SystemSharedMemoryRegister", request, lambda _answer: None)
+
+
+def unregister(slab: Slab) -> Call[None]:
+    """Has the server forget a slab."""
+    request = message("inference.SystemSharedMemoryUnregisterRequest")(name=slab.name)
+    return Call("SystemSharedMemoryUnregister", request, lambda _answer: None)
 
 
 def unload(name: str) -> Call[None]:

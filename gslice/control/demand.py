@@ -151,6 +151,7 @@ class Policy:
         packing: `fewest` devices, or most `headroom`.
         turns: Functions may take turns on a device where shares side by side do not keep all SLOs.
         turns_held_s: How long turns that began or ended stay so, whatever estimates say.
+        turns_seek_s: Where no turns were found that keep all SLOs, none are sought for so long.
     """
 
     margin: float = 0.15
@@ -161,6 +162,7 @@ class Policy:
     packing: str = "headroom"
     turns: bool = False
     turns_held_s: float = 5.0
+    turns_seek_s: float = 2.0
 
 
 def together(demand: Demand, allotments: Sequence[Allotment]) -> Allotment:

@@ -12,7 +12,7 @@ from gslice.control.ladder import Ladders
 from gslice.control.level import level
 from gslice.control.placement import Site, holds, place
 from gslice.control.settle import settle
-from gslice.control.turns import rows_in_turns, turns_of, waits_in_turns
+from gslice.control.turns import keeps_all, rows_in_turns, turns_of, waits_in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +48,7 @@ class Planner:
     _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
     _in_turns: set[str] = field(default_factory=set)
     _turned_s: dict[str, float] = field(default_factory=dict)
+    _sought_s: dict[str, float] = field(default_factory=dict)
     _turns: dict[str, tuple[object, _Division]] = field(default_factory=dict)
 
     def plan(
@@ -150,23 +151,44 @@ class Planner:
     ) -> _Division:
         """The division of a device with turns, if they are better than what it is without."""
         rested = self._rested(now_s, device)
-        held = now_s - self._turned_s.get(device.name, -math.inf) < self.policy.turns_held_s
+        held = _within(now_s, self._turned_s, device.name, self.policy.turns_held_s)
         asked = parts, before, device, side_by_side, rested, held
         if device.name not in self._turns or self._turns[device.name][0] != asked:
             shares = side_by_side
             if not device.changing:
-                target, taking = divide(parts, device, self.policy), device.name in self._in_turns
-                how = {"taking": taking, "rested": rested, "held": held}
-                taken = turns_of(parts, target, before, device, self.policy, **how)
-                if taking != (taken is not None):
-                    self._turned_s[device.name] = now_s
-                    self._in_turns ^= {device.name}
+                taken = self._take_turns(now_s, parts, before, device, rested=rested, held=held)
                 shares = taken or side_by_side
             waits = {}
             if device.name in self._in_turns:
                 waits = waits_in_turns(parts, shares, device, self.policy)
             self._turns[device.name] = asked, _Division(shares, waits)
         return self._turns[device.name][1]
+
+    def _take_turns(
+        self,
+        now_s: float,
+        parts: Sequence[Part],
+        before: Mapping[str, float],
+        device: DeviceShares,
+        *,
+        rested: bool,
+        held: bool,
+    ) -> dict[str, float] | None:
+        """As `turns_of`; seeks them anew only now and then, for that is dear."""
+        name, taking = device.name, device.name in self._in_turns
+        target = divide(parts, device, self.policy)
+        if not taking:
+            seeks = not _within(now_s, self._sought_s, name, self.policy.turns_seek_s)
+            if held or not seeks or keeps_all(parts, target):
+                return None
+            self._sought_s[name] = now_s
+        taken = turns_of(
+            parts, target, before, device, self.policy, taking=taking, rested=rested, held=held
+        )
+        if taking != (taken is not None):
+            self._turned_s[name] = now_s
+            self._in_turns ^= {name}
+        return taken
 
     def _rested(self, now_s: float, device: DeviceShares) -> bool:
         return now_s - self._changed_s.get(device.name, -math.inf) >= device.rest_s
@@ -192,6 +214,10 @@ class Planner:
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
+
+
+def _within(now_s: float, since_s: Mapping[str, float], name: str, time_s: float) -> bool:
+    return now_s - since_s.get(name, -math.inf) < time_s
 
 
 def _is_here_only(part: Part, device: str, asked: _Asked) -> bool:

@@ -1,4 +1,4 @@
-"""What clients ask of the daemon, passed on by a front-end."""
+"""What clients ask of the daemon, passed on by a front-end; and what front-ends tell of them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError, Internal, InvalidArgument, Unavailable
 from gslice.daemon.overrides import json_body, refuse_other_code
-from gslice.ipc.messages import Failed, Ok, RepositoryCall, Wake
+from gslice.ipc.messages import (
+    Failed,
+    KnownRegion,
+    Ok,
+    RegisterMemory,
+    RepositoryCall,
+    UnregisterMemory,
+    Wake,
+)
 from gslice.supervise.news import unheard
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from gslice.daemon.daemon import Daemon
     from gslice.ipc.channel import Received
     from gslice.supervise.child import Child
+    from gslice.supervise.client_memory import ClientMemory
 
 
 class Repository:
-    """Carries out ModelLoad and ModelUnload, and wakes what rests.
+    """Carries out ModelLoad and ModelUnload, wakes what rests, registers clients' memory.
 
     Args:
         daemon: Does it.
@@ -28,8 +39,19 @@ class Repository:
 
     def called(self, child: Child, received: Received) -> None:
         """A front-end asks for something."""
-        if isinstance(received.message, RepositoryCall):
-            self._daemon.background(self._obey(child, received.message, received.seq))
+        call = received.message
+        if isinstance(call, RepositoryCall):
+            self._daemon.background(self._answer(child, self._obey(call), received.seq))
+        elif isinstance(call, RegisterMemory):
+            self._daemon.background(
+                self._answer(child, self._memory.register(call.region), received.seq)
+            )
+        elif isinstance(call, UnregisterMemory):
+            self._daemon.background(
+                self._answer(child, self._memory.unregister(call.name), received.seq)
+            )
+        elif isinstance(call, KnownRegion):
+            self._memory.keep(child, call.region, received.take_fd())
         elif isinstance(received.message, Wake):
             self._wake(received.message.name)
         else:
@@ -41,16 +63,23 @@ class Repository:
         if function is not None and self._daemon.state != "DRAINING":  # else its end answers them
             function.residency.wake()
 
-    async def _obey(self, child: Child, call: RepositoryCall, seq: int) -> None:
+    @property
+    def _memory(self) -> ClientMemory:
+        return self._daemon.supervisor.frontends.memory
+
+    async def _obey(self, call: RepositoryCall) -> None:
         daemon = self._daemon
+        if call.call == "load":
+            spec = daemon.desired.read(call.name, json_body(call.config))
+            refuse_other_code(spec, daemon.desired.declared(call.name))
+            await daemon.load(spec, unheard)
+        else:
+            await daemon.unload(call.name, unheard)
+
+    async def _answer(self, child: Child, work: Coroutine[None, None, None], seq: int) -> None:
         answer: Ok | Failed = Failed(Internal.code, "the daemon failed over it; its log says more")
         try:
-            if call.call == "load":
-                spec = daemon.desired.read(call.name, json_body(call.config))
-                refuse_other_code(spec, daemon.desired.declared(call.name))
-                await daemon.load(spec, unheard)
-            else:
-                await daemon.unload(call.name, unheard)
+            await work
             answer = Ok()
         except GsliceError as error:
             answer = Failed(error.code, str(error))

@@ -42,6 +42,9 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 
+    async def memory(call: messages.RegisterMemory | messages.UnregisterMemory) -> None:
+        await link.memory(call)
+
     async def repository(call: messages.RepositoryCall) -> None:
         await link.repository(call)
 
@@ -49,8 +52,8 @@ async def run(settings: Settings) -> None:
         link.wake(name)
 
     build = native_parts if settings.kind == "native" else aio_parts
-    parts = build(settings, repository, wake)
-    orders = Orders(parts.server, parts.catalogue, _native.Segment.open, ended.set)
+    parts = build(settings, repository, wake, memory)
+    orders = Orders(parts.server, parts.catalogue, parts.regions, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(
@@ -61,6 +64,7 @@ async def run(settings: Settings) -> None:
             in_flight=parts.data_path.in_flight,
             kind=settings.kind,
             tls=settings.tls.digest if settings.tls is not None else "",
+            client_memory=settings.client_memory,
         )
         return process.hello(frontend=state)
 
@@ -69,6 +73,7 @@ async def run(settings: Settings) -> None:
         parts.doorbell,
         hello,
         orders.obey,
+        parts.regions,
         ended.set,
         settings.orphan_grace_s,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gslice import __version__
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.frontend.catalogue import Catalogue, Function
+from gslice.ipc.messages import ClientRegion
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.protos import message
 
@@ -33,10 +34,21 @@ _STAGES = {  # of the segment's statistics -> of the protocol's
 }
 
 
-def server_metadata() -> Any:
+def server_metadata(*, client_memory: bool) -> Any:
     """Who answers, and what it can do."""
+    extensions = (*EXTENSIONS, "system_shared_memory") if client_memory else EXTENSIONS
     answer = message("inference.ServerMetadataResponse")
-    return answer(name="gslice", version=__version__, extensions=EXTENSIONS)
+    return answer(name="gslice", version=__version__, extensions=extensions)
+
+
+def regions(shown: Iterable[ClientRegion]) -> Any:
+    """Clients' memory that requests may name."""
+    answer = message("inference.SystemSharedMemoryStatusResponse")()
+    for region in shown:
+        entry = answer.regions[region.name]
+        entry.name, entry.key = region.name, region.key
+        entry.offset, entry.byte_size = region.offset_bytes, region.size_bytes
+    return answer
 
 
 def model_metadata(function: Function, signature: Signature) -> Any:

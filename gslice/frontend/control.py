@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gslice.core.errors import ChannelClosed, GsliceError, Unavailable
 from gslice.ipc import messages
@@ -24,6 +24,7 @@ class DaemonLink:
         eventfd: Goes along with Hello.
         hello: What to say to a daemon that connects.
         obey: Handles an order: (received, channel).
+        regions: What else to tell it: the clients' memory that is known here.
         on_orphaned: Called when no daemon has been there for `grace_s`.
         grace_s: How long to serve on without one.
     """
@@ -34,6 +35,7 @@ class DaemonLink:
         eventfd: int,
         hello: Callable[[], messages.Hello],
         obey: Callable[[Received, AsyncChannel], None],
+        regions: Iterable[tuple[messages.ClientRegion, int]],
         on_orphaned: Callable[[], None],
         grace_s: float,
     ) -> None:
@@ -42,6 +44,7 @@ class DaemonLink:
         self._eventfd = eventfd
         self._hello = hello
         self._obey = obey
+        self._regions = regions
         self._on_orphaned = on_orphaned
         self._grace_s = grace_s
         self._channel: AsyncChannel | None = None
@@ -56,11 +59,16 @@ class DaemonLink:
             Unavailable: No daemon is there, or it went away meanwhile.
             GsliceError: The daemon's answer.
         """
-        if self._channel is None:
-            raise Unavailable(
-                f"cannot {call.call} {call.name!r}: the daemon is away", hint="try again later"
-            )
-        await self._channel.request(call, messages.Ok)
+        await self._ask(call, f"cannot {call.call} {call.name!r}")
+
+    async def memory(self, call: messages.RegisterMemory | messages.UnregisterMemory) -> None:
+        """Passes on what a client says of its memory; returns when all front-ends go by it.
+
+        Raises:
+            Unavailable: No daemon is there, or it went away meanwhile.
+            GsliceError: The daemon's answer.
+        """
+        await self._ask(call, "cannot register or unregister shared memory")
 
     def wake(self, name: str) -> None:
         """Tells the daemon that a function that is not loaded is wanted.
@@ -75,6 +83,11 @@ class DaemonLink:
         raise Unavailable(
             f"function {name!r} is not loaded, and the daemon is away", hint="try again later"
         )
+
+    async def _ask(self, call: messages.Message, otherwise: str) -> None:
+        if self._channel is None:
+            raise Unavailable(f"{otherwise}: the daemon is away", hint="try again later")
+        await self._channel.request(call, messages.Ok)
 
     def close(self) -> None:
         """Leaves the daemon and stops accepting others."""
@@ -98,6 +111,8 @@ class DaemonLink:
         self._channel = channel
         try:
             channel.send(self._hello(), (self._eventfd,))
+            for region, fd in self._regions:
+                channel.send(messages.KnownRegion(region), (fd,))
         except GsliceError as error:  # `_lost` has been called: it left within the handshake
             log.warning("a daemon connected and left: %s", error)
 

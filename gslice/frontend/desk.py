@@ -254,7 +254,7 @@ class Admission:
         self._place = call, number
         self._deadline_ns: int | None = None
 
-    def submit(self, request: bytes, deadline_ns: int | None) -> int:  # noqa: ARG002
+    def submit(self, request: bytes, deadline_ns: int | None) -> int:
         """Queues it, by the call's own deadline.
 
         Raises:
@@ -263,7 +263,7 @@ class Admission:
         self._deadline_ns = self._native.admit(*self._place, request)
         return 0
 
-    def deadline_ns(self, ticket: int) -> int | None:  # noqa: ARG002
+    def deadline_ns(self, ticket: int) -> int | None:
         """When it ends, with the `timeout` parameter applied."""
         return self._deadline_ns
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gslice.frontend.catalogue import Catalogue
     from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
+    from gslice.frontend.regions import Regions
     from gslice.ipc.messages import RepositoryCall
 
 NO_DEADLINE_S = 1e9  # some clients send a distant deadline in place of none
@@ -35,6 +36,7 @@ class InferenceServicer(Servicer):
         readiness: Whether the server takes requests.
         repository: Passes a load or unload on to the daemon, and returns when it is done.
         wake: Tells the daemon that a function that is not loaded is wanted.
+        regions: Clients' memory that requests may name.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class InferenceServicer(Servicer):
         readiness: Readiness,
         repository: Callable[[RepositoryCall], Awaitable[None]],
         wake: Callable[[str], None],
+        regions: Regions,
     ) -> None:
-        super().__init__(catalogue, readiness, repository)
+        super().__init__(catalogue, readiness, repository, regions)
         self._native = native
         self._completions = completions
         self._cold = ColdStarts(native, catalogue, wake)

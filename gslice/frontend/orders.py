@@ -16,6 +16,7 @@ from gslice.ipc.channel import Received
 if TYPE_CHECKING:
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.regions import Regions
     from gslice.frontend.server import Server
 
 _SlowOrder = messages.Serve | messages.RetireFrontend | messages.DrainFrontend
@@ -30,6 +31,7 @@ class Orders:
     Args:
         server: Started and drained on order.
         catalogue: Changed on order.
+        regions: Likewise.
         open_segment: Maps a segment from its descriptor: `_native.Segment.open`.
         on_exit: Ends the process in order.
     """
@@ -38,11 +40,13 @@ class Orders:
         self,
         server: Server,
         catalogue: Catalogue,
+        regions: Regions,
         open_segment: Callable[[int], _native.Segment],
         on_exit: Callable[[], None],
     ) -> None:
         self._server = server
         self._catalogue = catalogue
+        self._regions = regions
         self._open_segment = open_segment
         self._on_exit = on_exit
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,6 +75,10 @@ class Orders:
                 self._catalogue.set_state(name, state, reason, spec, load_us)
             case messages.RemoveFunction(name):
                 self._catalogue.remove(name)
+            case messages.AddRegion(region):
+                self._regions.add(region, received.take_fd())
+            case messages.RemoveRegion(name):
+                self._regions.remove(name)
             case messages.DirectConnections(place):
                 self._server.direct(place)
             case messages.Exit():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gslice import _native
 from gslice.frontend.catalogue import Catalogue
 from gslice.frontend.readiness import Readiness
+from gslice.frontend.regions import Regions
 from gslice.frontend.servicer import Servicer
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
     from gslice.frontend.server import Server
     from gslice.frontend.settings import Settings
-    from gslice.ipc.messages import RepositoryCall
+    from gslice.ipc.messages import RegisterMemory, RepositoryCall, UnregisterMemory
 
+    Memory = Callable[[RegisterMemory | UnregisterMemory], Awaitable[None]]
     Repository = Callable[[RepositoryCall], Awaitable[None]]
     Wake = Callable[[str], None]
 
@@ -29,6 +31,7 @@ class Parts:
     Attributes:
         data_path: Holds the requests in flight.
         catalogue: The functions.
+        regions: Clients' memory.
         server: Serves them.
         doorbell: An eventfd that workers ring.
         close: Lets go of all, after the server has drained.
@@ -36,13 +39,14 @@ class Parts:
 
     data_path: _native.Frontend | _native.GrpcServer
     catalogue: Catalogue
+    regions: Regions
     server: Server
     doorbell: int
     close: Callable[[], None]
 
 
-def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
-    """gRPC by grpc.aio."""
+def aio_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
+    """What speaks gRPC by grpc.aio."""
     from gslice.frontend.aio_server import AioServer
     from gslice.frontend.completions import Completions
     from gslice.frontend.inference import InferenceServicer
@@ -51,13 +55,16 @@ def aio_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
     completions = Completions(native, asyncio.get_running_loop())
     catalogue = Catalogue(native, completions.drain)
     readiness = Readiness(catalogue)
-    service = InferenceServicer(native, completions, catalogue, readiness, repository, wake)
+    regions = Regions(native, memory, offered=bool(settings.client_memory))
+    service = InferenceServicer(
+        native, completions, catalogue, readiness, repository, wake, regions
+    )
     server = AioServer(service, completions, catalogue, readiness, settings.limits, settings.tls)
-    return Parts(native, catalogue, server, completions.eventfd, completions.close)
+    return Parts(native, catalogue, regions, server, completions.eventfd, completions.close)
 
 
-def native_parts(settings: Settings, repository: Repository, wake: Wake) -> Parts:
-    """gRPC by a thread of C++.
+def native_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
+    """What speaks gRPC by a thread of C++.
 
     Raises:
         InvalidArgument: the certificates cannot be used.
@@ -75,6 +82,7 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake) -> Part
     )
     catalogue = Catalogue(native, lambda: None)  # the loop arms doorbells in every turn
     readiness = Readiness(catalogue)
-    service = Servicer(catalogue, readiness, repository)
+    regions = Regions(native, memory, offered=bool(settings.client_memory))
+    service = Servicer(catalogue, readiness, repository, regions)
     server = NativeServer(native, service, catalogue, readiness, wake, limits)
-    return Parts(native, catalogue, server, native.doorbell, server.close)
+    return Parts(native, catalogue, regions, server, native.doorbell, server.close)

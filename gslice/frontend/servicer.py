@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from gslice.core.errors import InvalidArgument, NotFound, Unimplemented
 from gslice.frontend import answers
 from gslice.frontend.status import answered
-from gslice.ipc.messages import RepositoryCall
+from gslice.ipc.messages import ClientRegion, RepositoryCall
 from gslice.protos import message
 
 if TYPE_CHECKING:
     from gslice.frontend.catalogue import Catalogue
     from gslice.frontend.readiness import Readiness
+    from gslice.frontend.regions import Regions
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -25,6 +26,7 @@ class Servicer:
         catalogue: The functions.
         readiness: Whether the server takes requests.
         repository: Passes a load or unload on to the daemon, and returns when it is done.
+        regions: Clients' memory that requests may name.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class Servicer:
         catalogue: Catalogue,
         readiness: Readiness,
         repository: Callable[[RepositoryCall], Awaitable[None]],
+        regions: Regions,
     ) -> None:
         self._catalogue = catalogue
         self._readiness = readiness
         self._repository = repository
+        self._regions = regions
 
     # ---- liveness, readiness, metadata ----
 
@@ -59,7 +63,7 @@ class Servicer:
     @answered
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
         """Name, version, extensions."""
-        return answers.server_metadata()
+        return answers.server_metadata(client_memory=self._regions.offered)
 
     @answered
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
@@ -102,28 +106,33 @@ class Servicer:
         await self._repository(RepositoryCall("unload", _named(request)))
         return message("inference.RepositoryModelUnloadResponse")()
 
-    # ---- what is not offered, as clients that probe for it expect ----
+    # ---- clients' memory ----
 
     @answered
     async def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:
-        """No region is registered."""
-        _no_region(request.name)
-        return message("inference.SystemSharedMemoryStatusResponse")()
+        """One region, or all that are in /dev/shm."""
+        return answers.regions(self._regions.shown(request.name))
 
     @answered
     async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
-        """Not offered."""
-        raise Unimplemented("clients' system shared memory is not offered; send tensors raw")
+        """Lets requests name a part of a file; returns when all front-ends do."""
+        region = ClientRegion(request.name, request.key, request.offset, request.byte_size)
+        await self._regions.register(region)
+        return message("inference.SystemSharedMemoryRegisterResponse")()
 
     @answered
     async def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
-        """Nothing is registered, so nothing is left to do."""
+        """Forgets one region, or all that are in /dev/shm; an unknown name is no error."""
+        await self._regions.unregister(request.name)
         return message("inference.SystemSharedMemoryUnregisterResponse")()
+
+    # ---- what is not offered, as clients that probe for it expect ----
 
     @answered
     async def CudaSharedMemoryStatus(self, request: Any, context: Any) -> Any:
         """No region is registered."""
-        _no_region(request.name)
+        if request.name:
+            raise NotFound(f"no CUDA memory region is called {request.name!r}: none can be")
         return message("inference.CudaSharedMemoryStatusResponse")()
 
     @answered
@@ -151,8 +160,3 @@ def _named(request: Any) -> str:
     if not request.model_name:
         raise InvalidArgument("model_name is empty: name the function")
     return str(request.model_name)
-
-
-def _no_region(name: str) -> None:
-    if name:
-        raise NotFound(f"no shared memory region is called {name!r}: none can be registered")

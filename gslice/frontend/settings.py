@@ -41,6 +41,7 @@ class Settings:
         orphan_grace_s: How long to serve on without a daemon.
         limits: Of clients.
         tls: What encrypts its port; None: nothing does.
+        client_memory: Prefix of the keys of clients' memory; empty: requests may name none.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Settings:
     orphan_grace_s: float
     limits: Limits
     tls: TlsContent | None
+    client_memory: str
 
 
 def parse(description: str | None, arguments: list[str] | None = None) -> Settings:
@@ -70,6 +72,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
     parser.add_argument("--certificate", default="", help="PEM file: the port is encrypted")
     parser.add_argument("--key", default="", help="PEM file: the certificate's")
     parser.add_argument("--client-authority", default="", help="PEM file: clients must show theirs")
+    parser.add_argument("--client-memory", default="", help="prefix of its keys; empty: none")
     given = parser.parse_args(arguments)
     if bool(given.certificate) != bool(given.key) or (given.client_authority and not given.key):
         parser.error("--certificate and --key go together, --client-authority with both")
@@ -86,4 +89,5 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
             given.memory_max_bytes,
         ),
         tls=files.read() if given.certificate else None,
+        client_memory=given.client_memory,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 LISTEN_FD = 3  # where a child finds its listening socket
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
@@ -133,6 +133,7 @@ class FrontendState:
         in_flight: Requests that hold a slot now.
         kind: What speaks gRPC in it: `python` or `native`.
         tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
+        client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
     """
 
     index: int
@@ -142,6 +143,7 @@ class FrontendState:
     in_flight: int = 0
     kind: str = "python"
     tls: str = ""
+    client_memory: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,60 @@ class RepositoryCall:
     call: str
     name: str
     config: str = ""
+
+
+@dataclass(frozen=True)
+class ClientRegion:
+    """Memory of a client, or a part of it, under the name that requests use.
+
+    Attributes:
+        name: Of the region.
+        key: Of the file: `/name` is in /dev/shm, `/proc/PID/fd/N` a client's own memfd.
+        offset_bytes: Where the region begins in the file.
+        size_bytes: Of the region.
+        pid: Whose memfd it is: the region ends with that process; 0: it is in /dev/shm.
+        started: Its start time, as in Hello.
+    """
+
+    name: str
+    key: str
+    offset_bytes: int
+    size_bytes: int
+    pid: int = 0
+    started: int = 0
+
+
+@dataclass(frozen=True)
+class RegisterMemory:
+    """A client offers its memory (request; answered by Ok, when all front-ends know, or Failed).
+
+    Attributes:
+        region: As the client says it.
+    """
+
+    region: ClientRegion
+
+
+@dataclass(frozen=True)
+class UnregisterMemory:
+    """A client takes its memory back (request; answered as RegisterMemory).
+
+    Attributes:
+        name: Of the region; empty: all that are in /dev/shm.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class KnownRegion:
+    """A region that the front-end has, with its descriptor: right after Hello, for a new daemon.
+
+    Attributes:
+        region: As it came with AddRegion.
+    """
+
+    region: ClientRegion
 
 
 @dataclass(frozen=True)
@@ -451,6 +507,28 @@ class RemoveFunction:
 
 
 @dataclass(frozen=True)
+class AddRegion:
+    """Requests may name this memory of a client (request, with its descriptor; Ok or Failed).
+
+    Attributes:
+        region: What it is; replaces one of the same name.
+    """
+
+    region: ClientRegion
+
+
+@dataclass(frozen=True)
+class RemoveRegion:
+    """No request may name that memory any more (request; Ok).
+
+    Attributes:
+        name: Of the region.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
 class DrainFrontend:
     """Report not ready, stop accepting, let calls in flight finish (request; Ok)."""
 
@@ -481,6 +559,9 @@ Message = (
     | Failed
     | Hello
     | RepositoryCall
+    | RegisterMemory
+    | UnregisterMemory
+    | KnownRegion
     | Prepare
     | Assign
     | Wake
@@ -501,6 +582,8 @@ Message = (
     | AddFunction
     | SetFunction
     | RemoveFunction
+    | AddRegion
+    | RemoveRegion
     | DrainFrontend
     | DirectConnections
     | RetireFrontend

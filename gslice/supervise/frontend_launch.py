@@ -24,6 +24,21 @@ def kind_of(config: NodeConfig) -> str:
     return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
 
 
+def speech_of(config: NodeConfig) -> tuple[str, str, str]:
+    """What clients notice of how a front-end is started.
+
+    Returns:
+        Its kind, the digest of its certificates, and the prefix of the clients' memory that it
+        takes; each of the last two empty if there is none.
+
+    Raises:
+        ConfigError: what node.yaml asks for was not built, or a certificate cannot be read.
+    """
+    digest = config.tls.read().digest if config.tls is not None else ""
+    prefix = config.client_memory.prefix if config.client_memory is not None else ""
+    return kind_of(config), digest, prefix
+
+
 def launch_of(config: NodeConfig, index: int, log: Path) -> Launch:
     """The process of a front-end.
 
@@ -40,6 +55,8 @@ def launch_of(config: NodeConfig, index: int, log: Path) -> Launch:
         "--connection-age-us": config.connection_age_us,
         "--memory-max-bytes": config.frontend_memory_bytes,
     }
+    if config.client_memory is not None:
+        options["--client-memory"] = config.client_memory.prefix
     if config.tls is not None:
         options |= {"--certificate": config.tls.certificate, "--key": config.tls.key}
         if config.tls.client_authority:

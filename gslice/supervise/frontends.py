@@ -29,7 +29,8 @@ from gslice.ipc.messages import (
     SetFunction,
 )
 from gslice.supervise.child import Child
-from gslice.supervise.frontend_launch import kind_of, launch_of, port_of, refuse_taken
+from gslice.supervise.client_memory import ClientMemory
+from gslice.supervise.frontend_launch import launch_of, port_of, refuse_taken, speech_of
 from gslice.supervise.news import restarted
 from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, renew_frontends, retire
 from gslice.supervise.tasks import Tasks, run_all
@@ -59,6 +60,7 @@ class Frontend:
         state: `starting`, `serving`, `retiring` or `draining`.
         kind: What speaks gRPC in it, as it says: `python` or `native`.
         tls: Digest of its certificates, as it says; empty: its port is not encrypted.
+        client_memory: Prefix of the clients' memory that it takes, as it says.
         inherited: An earlier daemon started it.
         since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
@@ -69,6 +71,7 @@ class Frontend:
     state: str = "starting"
     kind: str = "python"
     tls: str = ""
+    client_memory: str = ""
     inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
 
@@ -124,6 +127,9 @@ class Frontends:
         self._breakers: dict[int, Breaker] = defaultdict(lambda: Breaker(_RESTARTS))
         self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
+        self.memory = ClientMemory(
+            node.config.client_memory, lambda: [f.child for f in self.all()], self._tasks
+        )
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -178,8 +184,10 @@ class Frontends:
         frontend = Frontend(
             state.index, child, eventfds[0], state.state, state.kind, state.tls, inherited=True
         )
+        frontend.client_memory = state.client_memory
         self.address = state.address
         self._enter(frontend)
+        self.memory.introduce(child)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
         if state.state == "retiring" or len(self._serving) > config.frontends:
             self._tasks.start(retire(self._node, self, frontend))
@@ -199,6 +207,7 @@ class Frontends:
         self._closing = True
         await asyncio.gather(*(f.child.stop(timeout_s) for f in list(self._frontends.values())))
         self._listings.clear()
+        self.memory.close()
 
     async def kill(self) -> None:
         """Ends all at once."""
@@ -212,6 +221,7 @@ class Frontends:
         await self._tasks.cancel()
         for frontend in self.all():
             frontend.child.detach()
+        self.memory.close()
 
     # ---- what they know ----------------------------------------------------------------------
 
@@ -271,6 +281,7 @@ class Frontends:
             for listing in self._listings.values():
                 for order, fds in _orders(listing, with_segment=True):
                     child.send(order, fds)
+            self.memory.introduce(child)
             serve = Serve(self.address, self._node.config.drain_timeout_us // 1000)
             serving = await child.request(serve, Serving, timeout_s=ORDER_TIMEOUT_S)
         except BaseException:
@@ -306,15 +317,14 @@ class Frontends:
 
     def _outdated(self, frontend: Frontend) -> bool:
         """Whether it speaks otherwise than one that is started now would."""
-        tls = self._node.config.tls
-        wanted = kind_of(self._node.config), tls.read().digest if tls is not None else ""
-        return frontend.inherited and (frontend.kind, frontend.tls) != wanted
+        has = frontend.kind, frontend.tls, frontend.client_memory
+        return frontend.inherited and has != speech_of(self._node.config)
 
     async def _renew_outdated(self) -> None:
         """They serve on until others have taken over, which connections take their time for."""
 
         def tell(_stage: str, detail: str) -> None:
-            text = f"replacing front-ends, for node.frontend or node.tls: {detail}"
+            text = f"replacing front-ends, for node.frontend, tls or client_memory: {detail}"
             self._node.event(LOG_NAME, EventKind.RESTART, text)
 
         try:

@@ -249,6 +249,7 @@ class ServedFunction:
             self.spec.lanes,
             None if self._engine.native else self._engine.prepare,
             cuda,
+            in_place=self._engine.native and self.spec.args.get("in_place") is True,
         )
         for frontend, eventfd in eventfds.items():
             instance.add_frontend(frontend, eventfd)

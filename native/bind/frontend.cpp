@@ -87,6 +87,20 @@ std::vector<TicketId> take_done(PyFrontend& self) {
   return done;
 }
 
+bool add_region(PyFrontend& self, std::string name, int fd, std::uint64_t offset_bytes,
+                std::uint64_t size_bytes) {
+  const InUse use(self);
+  auto region = take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes));
+  const bool mapped = region->mapped();
+  raise_if(self.core.add_region(std::move(region)));
+  return mapped;
+}
+
+void remove_region(PyFrontend& self, std::string_view name) {
+  const InUse use(self);
+  self.core.remove_region(name);
+}
+
 std::optional<std::int64_t> deadline_ns(PyFrontend& self, TicketId ticket) {
   const InUse use(self);
   const std::int64_t deadline = take_or_raise(self.core.deadline_ns(ticket));
@@ -222,6 +236,10 @@ void bind_frontend(nb::module_& module) {
             self.core.remove_function(name);
           },
           nb::arg("name"))
+      .def("offer_client_memory", [](PyFrontend& self) { self.core.offer_client_memory(); })
+      .def("add_region", &add_region, nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"),
+           nb::arg("size_bytes"))
+      .def("remove_region", &remove_region, nb::arg("name"))
       .def("submit", &submit, nb::arg("request"), nb::arg("deadline_ns").none())
       .def("deadline_ns", &deadline_ns, nb::arg("ticket"))
       .def(

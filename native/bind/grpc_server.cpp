@@ -99,6 +99,29 @@ void bind_grpc_server(nb::module_& module) {
             in_loop(self, [&](Service& service) { service.frontend().remove_function(name); });
           },
           nb::arg("name"))
+      .def("offer_client_memory",
+           [](Server& self) {
+             in_loop(self, [](Service& service) { service.frontend().offer_client_memory(); });
+           })
+      .def(
+          "add_region",
+          [](Server& self, std::string name, int fd, std::uint64_t offset_bytes,
+             std::uint64_t size_bytes) {
+            auto region =
+                take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes));
+            const bool mapped = region->mapped();
+            raise_if(in_loop(self, [&](Service& service) {
+              return service.frontend().add_region(std::move(region));
+            }));
+            return mapped;
+          },
+          nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
+      .def(
+          "remove_region",
+          [](Server& self, std::string_view name) {
+            in_loop(self, [&](Service& service) { service.frontend().remove_region(name); });
+          },
+          nb::arg("name"))
       .def(
           "listen", [](Server& self, int fd) { self.listen(grpc::Descriptor(fd)); },
           nb::call_guard<nb::gil_scoped_release>(), nb::arg("fd"))

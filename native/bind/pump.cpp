@@ -26,7 +26,7 @@ class PyInstance {
  public:
   PyInstance(std::shared_ptr<Segment> segment, std::uint32_t index, const Signature& signature,
              std::uint32_t lanes, std::optional<nb::callable> prepared,
-             std::shared_ptr<cuda::CudaDevice> device)
+             std::shared_ptr<cuda::CudaDevice> device, bool in_place)
       : device_(std::move(device)) {
     if (device_) check_device(*device_, signature, lanes - 1);
     std::unique_ptr<Engine> engine;
@@ -37,7 +37,7 @@ class PyInstance {
       engine = std::move(python);
     } else {
       raise_if(check_identity(signature));
-      engine = std::make_unique<IdentityEngine>();
+      engine = std::make_unique<IdentityEngine>(in_place);
     }
     std::shared_ptr<DeviceTable> table = device_;
     if (!table) table = std::make_shared<CpuDevice>(lanes);
@@ -101,9 +101,10 @@ void bind_pump(nb::module_& module) {
   bind_batch(module);
   nb::class_<PyInstance>(module, "Instance")
       .def(nb::init<std::shared_ptr<Segment>, std::uint32_t, const Signature&, std::uint32_t,
-                    std::optional<nb::callable>, std::shared_ptr<cuda::CudaDevice>>(),
+                    std::optional<nb::callable>, std::shared_ptr<cuda::CudaDevice>, bool>(),
            nb::arg("segment"), nb::arg("index"), nb::arg("signature"), nb::arg("lanes"),
-           nb::arg("prepared").none(), nb::arg("device").none() = nb::none())
+           nb::arg("prepared").none(), nb::arg("device").none() = nb::none(),
+           nb::arg("in_place") = false)
       .def("add_frontend", &PyInstance::add_frontend, nb::arg("frontend"), nb::arg("eventfd"))
       .def("remove_frontend", &PyInstance::remove_frontend, nb::arg("frontend"))
       .def("take_turns", &PyInstance::take_turns, nb::arg("board"), nb::arg("entry"))

@@ -62,15 +62,57 @@ Status check_parameters(const Request& request, std::int64_t& timeout_us) {
   return Status::Ok();
 }
 
-Status refuse_shared_memory(const Request& request, wire::Extent parameters, const char* kind,
-                            std::string_view name) {
-  for (const wire::Parameter& parameter : request.parameters_of(parameters))
-    if (parameter.key.starts_with("shared_memory_"))
-      return Status::Error(
-          Code::kUnimplemented,
-          concat(kind, " ", quoted(name), " is in a client's shared memory (",
-                 quoted(parameter.key), "), which is not offered; send it in the message"));
+// ---- clients' memory -------------------------------------------------------------------------
+
+constexpr std::string_view kInMemory = "shared_memory_";
+
+// A number of bytes among a tensor's parameters; absent: `otherwise`, if that is one.
+Status read_bytes(const Request& request, wire::Extent parameters, std::string_view key,
+                  std::int64_t otherwise, std::uint64_t& bytes) {
+  using Kind = wire::Parameter::Kind;
+  const wire::Parameter* parameter = request.parameter(parameters, key);
+  const bool integer =
+      parameter != nullptr && (parameter->kind == Kind::kInt64 || parameter->kind == Kind::kUint64);
+  const auto value = integer ? static_cast<std::int64_t>(parameter->integer) : otherwise;
+  if ((parameter != nullptr && !integer) || value < 0)
+    return invalid(concat("parameter ", quoted(key), " must be a number of bytes, 0 or more"));
+  bytes = static_cast<std::uint64_t>(value);
   return Status::Ok();
+}
+
+Status read_area(const Request& request, wire::Extent parameters, const Regions& regions,
+                 ClientArea& area) {
+  const wire::Parameter* region = request.parameter(parameters, "shared_memory_region");
+  if (region == nullptr || region->kind != wire::Parameter::Kind::kString)
+    return invalid("parameter \"shared_memory_region\" must name a region");
+  area.region = regions.find(region->text);
+  if (area.region == nullptr)
+    return Status::Error(Code::kNotFound, concat("no region ", quoted(region->text),
+                                                 " is registered; register it first"));
+  Status status = read_bytes(request, parameters, "shared_memory_byte_size", -1, area.bytes);
+  if (status.ok())
+    status = read_bytes(request, parameters, "shared_memory_offset", 0, area.offset_bytes);
+  return status.ok() ? area.region->check(area.offset_bytes, area.bytes) : status;
+}
+
+// Where a tensor lies, if its parameters speak of a client's memory.
+Status find_area(const Request& request, wire::Extent parameters, const Regions* regions,
+                 const char* kind, std::string_view name, ClientArea& area) {
+  area = {};
+  if (parameters.count == 0) return Status::Ok();
+  const auto all = request.parameters_of(parameters);
+  const auto found = std::ranges::find_if(
+      all, [](const wire::Parameter& each) { return each.key.starts_with(kInMemory); });
+  if (found == all.end()) return Status::Ok();
+  if (regions == nullptr)
+    return Status::Error(
+        Code::kUnimplemented,
+        concat(kind, " ", quoted(name), " is in a client's shared memory (", quoted(found->key),
+               "), which is not offered; send it in the "
+               "message, or set node.client_memory"));
+  const Status status = read_area(request, parameters, *regions, area);
+  if (status.ok()) return status;
+  return Status::Error(status.code, concat(kind, " ", quoted(name), ": ", status.message));
 }
 
 // ---- inputs ----------------------------------------------------------------------------------
@@ -100,6 +142,8 @@ Status check_shape(const TensorSpec& spec, const InputView& input, const Signatu
   return Status::Ok();
 }
 
+}  // namespace
+
 // Walks BYTES elements: each a 4-byte little-endian length and as many bytes.
 Status check_elements(std::string_view name, Bytes data, std::uint64_t expected) {
   wire::Reader reader(data);
@@ -116,6 +160,8 @@ Status check_elements(std::string_view name, Bytes data, std::uint64_t expected)
                           expected, " by its shape"));
   return Status::Ok();
 }
+
+namespace {
 
 Status check_data(const TensorSpec& spec, const Request& request, AdmittedInput& input) {
   const auto shape = input.view->shape();
@@ -134,28 +180,28 @@ Status check_data(const TensorSpec& spec, const Request& request, AdmittedInput&
     input.bytes = size.value().bytes;
     return Status::Ok();
   }
+  const std::uint64_t came = input.area.region ? input.area.bytes : input.raw.size();
   if (spec.dtype == DType::kBytes) {
-    input.bytes = input.raw.size();
-    return check_elements(spec.name, input.raw, elements);
+    input.bytes = came;
+    return input.area.region ? Status::Ok() : check_elements(spec.name, input.raw, elements);
   }
   input.bytes = *bytes;
-  if (input.raw.size() != input.bytes)
-    return invalid(concat("input ", quoted(spec.name), " has ", input.raw.size(),
-                          " bytes, expected ", input.bytes, " for ", dtype_info(spec.dtype).name,
-                          " ", shape_text(shape)));
+  if (came != input.bytes)
+    return invalid(concat("input ", quoted(spec.name), " has ", came, " bytes, expected ",
+                          input.bytes, " for ", dtype_info(spec.dtype).name, " ",
+                          shape_text(shape)));
   return Status::Ok();
 }
 
-// How the tensors come: not by shared memory, which would take no raw entry, and all in one way.
+// What is in a client's memory takes no raw entry; the other inputs come all in one way.
 Status check_transport(const Request& request) {
-  for (const InputView& input : request.inputs)
-    if (Status status = refuse_shared_memory(request, input.parameters, "input", input.name);
-        !status.ok())
-      return status;
-  if (request.raw_inputs.empty() || request.raw_inputs.size() == request.inputs.size())
-    return Status::Ok();
+  std::size_t sent = request.inputs.size();
+  if (!request.tensor_parameters.empty())
+    for (const InputView& input : request.inputs)
+      sent -= request.parameter(input.parameters, "shared_memory_region") == nullptr ? 0 : 1;
+  if (request.raw_inputs.empty() || request.raw_inputs.size() == sent) return Status::Ok();
   return invalid(concat("the request has ", request.raw_inputs.size(),
-                        " raw_input_contents for its ", request.inputs.size(),
+                        " raw_input_contents for its ", sent,
                         " inputs, expected one each, or none with typed contents"));
 }
 
@@ -175,8 +221,9 @@ std::uint64_t shape_key(const Signature& signature, const Admission& admission) 
   return key;
 }
 
+// `next_raw`: of the inputs before this one so many came raw.
 Status admit_input(const Signature& signature, const Request& request, std::size_t position,
-                   Admission& admission) {
+                   const Regions* regions, std::size_t& next_raw, Admission& admission) {
   const InputView& view = request.inputs[position];
   const std::size_t index = find_tensor(signature.inputs, view.name, position);
   if (index == kNone)
@@ -186,22 +233,30 @@ Status admit_input(const Signature& signature, const Request& request, std::size
   if (input.view != nullptr) return invalid(concat("input ", quoted(view.name), " came twice"));
 
   const TensorSpec& spec = signature.inputs[index];
+  ClientArea area;
+  if (Status status = find_area(request, view.parameters, regions, "input", view.name, area);
+      !status.ok())
+    return status;
+  const bool sent = area.region == nullptr;
   const bool raw = !request.raw_inputs.empty();
-  input = {&view, raw ? request.raw_inputs[position] : Bytes{}, !raw, 0, 0};
+  input = {&view, {}, area, sent && !raw, 0, 0};
+  if (sent && raw) input.raw = request.raw_inputs[next_raw++];
   if (view.datatype != dtype_info(spec.dtype).name)
     return invalid(concat("input ", quoted(view.name), " is ", quoted(view.datatype), ", expected ",
                           dtype_info(spec.dtype).name));
-  if (raw && view.contents.present())
-    return invalid(concat("input ", quoted(view.name),
-                          " has contents and the request has raw_input_contents; send one"));
+  if (!input.typed && view.contents.present())
+    return invalid(concat("input ", quoted(view.name), " has contents and ",
+                          sent ? "the request has raw_input_contents" : "a region", "; send one"));
   Status status = check_shape(spec, view, signature, admission.rows);
   return status.ok() ? check_data(spec, request, input) : status;
 }
 
 // ---- outputs ---------------------------------------------------------------------------------
 
-Status choose_outputs(const Signature& signature, const Request& request, OutputChoice& choice) {
-  choice.count = 0;
+Status choose_outputs(const Signature& signature, const Request& request, const Regions* regions,
+                      Admission& admission) {
+  OutputChoice& choice = admission.outputs;
+  choice.count = admission.area_count = 0;
   if (request.outputs.empty()) {
     for (std::size_t i = 0; i < signature.outputs.size(); ++i)
       choice.index[choice.count++] = static_cast<std::uint8_t>(i);
@@ -216,8 +271,10 @@ Status choose_outputs(const Signature& signature, const Request& request, Output
     const auto chosen = std::span(choice.index).first(choice.count);
     if (std::ranges::find(chosen, index) != chosen.end())
       return invalid(concat("output ", quoted(output.name), " is requested twice"));
-    Status status = refuse_shared_memory(request, output.parameters, "output", output.name);
+    ClientArea area;
+    Status status = find_area(request, output.parameters, regions, "output", output.name, area);
     if (!status.ok()) return status;
+    if (area.region != nullptr) admission.areas[admission.area_count++] = {choice.count, area};
     if (is_set(request.parameter(output.parameters, "classification")))
       return Status::Error(Code::kUnimplemented,
                            concat("output ", quoted(output.name),
@@ -233,7 +290,7 @@ Status sum_sizes(const Signature& signature, Admission& admission) {
   for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
     AdmittedInput& input = admission.inputs[i];
     input.offset = admission.input_bytes;
-    admission.input_bytes += align_up(input.bytes);  // sent in full, so below the message's 2 GiB
+    admission.input_bytes += align_up(input.bytes);  // sent in full, or of a region: sums fit
   }
   for (const TensorSpec& output : signature.outputs) {
     const auto shape = declared_shape(output, signature.rows_max != 0, admission.rows);
@@ -248,25 +305,47 @@ Status sum_sizes(const Signature& signature, Admission& admission) {
   return Status::Ok();
 }
 
+// Before anything runs, as far as sizes are known; after `sum_sizes`, so they are sound.
+Status check_areas(const Signature& signature, const Admission& admission) {
+  for (const OutputArea& each : std::span(admission.areas).first(admission.area_count)) {
+    const TensorSpec& output = signature.outputs[admission.outputs.index[each.position]];
+    const auto shape = declared_shape(output, signature.rows_max != 0, admission.rows);
+    if (!shape) continue;
+    const std::uint64_t bytes = *tensor_bytes(shape->view(), output.dtype);
+    if (bytes > each.area.bytes) return too_small(output.name, bytes, each.area);
+  }
+  return Status::Ok();
+}
+
 }  // namespace
 
-Status admit(const Signature& signature, const Request& request, Admission& admission) {
+Status too_small(std::string_view output, std::uint64_t bytes, const ClientArea& area) {
+  return invalid(concat("output ", quoted(output), " takes ", bytes, " bytes, its place in region ",
+                        quoted(area.region->name()), " has ", area.bytes));
+}
+
+Status admit(const Signature& signature, const Request& request, const Regions* regions,
+             Admission& admission) {
   admission.rows = 0;
   admission.timeout_us = 0;
   for (std::size_t i = 0; i < signature.inputs.size(); ++i) admission.inputs[i].view = nullptr;
 
   if (Status status = check_parameters(request, admission.timeout_us); !status.ok()) return status;
   if (Status status = check_transport(request); !status.ok()) return status;
+  std::size_t next_raw = 0;
   for (std::size_t i = 0; i < request.inputs.size(); ++i)
-    if (Status status = admit_input(signature, request, i, admission); !status.ok()) return status;
+    if (Status status = admit_input(signature, request, i, regions, next_raw, admission);
+        !status.ok())
+      return status;
   for (std::size_t i = 0; i < signature.inputs.size(); ++i)
     if (admission.inputs[i].view == nullptr)
       return invalid(concat("input ", quoted(signature.inputs[i].name),
                             " is missing; the inputs are ", names_text(signature.inputs)));
-  if (Status status = choose_outputs(signature, request, admission.outputs); !status.ok())
+  if (Status status = choose_outputs(signature, request, regions, admission); !status.ok())
     return status;
   admission.shape_key = shape_key(signature, admission);
-  return sum_sizes(signature, admission);
+  if (Status status = sum_sizes(signature, admission); !status.ok()) return status;
+  return check_areas(signature, admission);
 }
 
 bool expect_raw_inputs(const Signature& signature, Request& request) {

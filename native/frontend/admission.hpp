@@ -8,6 +8,7 @@
 
 #include "base/signature.hpp"
 #include "base/status.hpp"
+#include "frontend/regions.hpp"
 #include "wire/request.hpp"
 
 namespace gslice {
@@ -15,6 +16,7 @@ namespace gslice {
 struct AdmittedInput {
   const wire::InputView* view = nullptr;
   wire::Bytes raw;           // unless typed
+  ClientArea area;           // where they come from instead, if it has a region
   bool typed = false;        // the bytes come from `contents`
   std::uint64_t bytes = 0;   // as a row-major tensor
   std::uint64_t offset = 0;  // in the payload, aligned
@@ -26,9 +28,17 @@ struct OutputChoice {
   std::uint32_t count = 0;
 };
 
+// An output that goes to the client's memory.
+struct OutputArea {
+  std::uint32_t position = 0;  // in the answer
+  ClientArea area;
+};
+
 struct Admission {
   std::array<AdmittedInput, kMaxTensors> inputs{};  // in the signature's order
   OutputChoice outputs;
+  std::array<OutputArea, kMaxTensors> areas{};
+  std::uint32_t area_count = 0;
   std::uint32_t rows = 0;          // 0: the function is not batchable
   std::uint64_t shape_key = 0;     // of all data types and non-batch dims
   std::uint64_t input_bytes = 0;   // aligned inputs: where the output area starts
@@ -36,9 +46,17 @@ struct Admission {
   std::int64_t timeout_us = 0;     // of the `timeout` parameter; 0: none
 };
 
-// kInvalidArgument or kUnimplemented: the message names the tensor, what came and what was
-// expected. The caller puts the function's name in front.
-Status admit(const Signature& signature, const wire::Request& request, Admission& admission);
+// kInvalidArgument, kUnimplemented, or kNotFound for a region: the message names the tensor, what
+// came and what was expected. The caller puts the function's name in front. `regions`: null where
+// clients' memory is not offered.
+Status admit(const Signature& signature, const wire::Request& request, const Regions* regions,
+             Admission& admission);
+
+// BYTES that came from a client's memory: only what has been copied out of it can be checked.
+Status check_elements(std::string_view input, wire::Bytes data, std::uint64_t expected);
+
+// An output's place in a client's memory is too small for it.
+Status too_small(std::string_view output, std::uint64_t bytes, const ClientArea& area);
 
 // Gives a request that was cut before its tensors the raw_input_contents that should follow: sizes
 // without an address. False: these cannot be told from what it says.

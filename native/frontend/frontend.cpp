@@ -112,6 +112,20 @@ void Frontend::retire_if_idle(Function& function) {
   std::erase_if(functions_, [&](const auto& each) { return each.get() == &function; });
 }
 
+// ---- clients' memory -------------------------------------------------------------------------
+
+Status Frontend::add_region(std::shared_ptr<Region> region) {
+  if (!regions_)
+    return Status::Error(Code::kUnimplemented,
+                         "clients' memory is not offered; set node.client_memory");
+  regions_->add(std::move(region));
+  return Status::Ok();
+}
+
+void Frontend::remove_region(std::string_view name) {
+  if (regions_) regions_->remove(name);
+}
+
 // ---- tickets ---------------------------------------------------------------------------------
 
 Frontend::Place Frontend::place(TicketId id) const {
@@ -131,6 +145,7 @@ void Frontend::forget(Place place) {
   Pending& pending = place.function->pending(place.ticket.slot);
   pending.live = false;
   if (std::exchange(pending.reserved, false)) --place.function->reserved;
+  pending.places.clear();
   --place.function->in_flight;
   --in_flight_;
   retire_if_idle(*place.function);
@@ -179,7 +194,9 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
 
 Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, Ticket& ticket) {
   if (Status status = function.check_version(request_.model_version); !status.ok()) return status;
-  if (Status status = admit(function.signature(), request_, admission_); !status.ok())
+  if (Status status =
+          admit(function.signature(), request_, regions_ ? &*regions_ : nullptr, admission_);
+      !status.ok())
     return status;
   if (Status status = function.check_size(admission_); !status.ok()) return status;
 
@@ -202,6 +219,8 @@ Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, T
   pending.generation = ticket.generation;
   pending.deadline_ns = end_ns;
   pending.outputs = admission_.outputs;
+  for (const OutputArea& each : std::span(admission_.areas).first(admission_.area_count))
+    pending.places.push_back({each, each.area.region->shared_from_this()});
   pending.id.assign(request_.id);
   ++function.in_flight;
   ++in_flight_;

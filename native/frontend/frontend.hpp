@@ -17,6 +17,7 @@
 #include "base/status.hpp"
 #include "frontend/admission.hpp"
 #include "frontend/function.hpp"
+#include "frontend/regions.hpp"
 #include "segment/segment.hpp"
 #include "wire/request.hpp"
 #include "wire/response.hpp"
@@ -41,6 +42,15 @@ class Frontend {
                       Signature signature, std::int64_t slo_ns);
   // Unknown to clients from now on. Its segment is let go when its last request is answered.
   void remove_function(std::string_view name);
+
+  // Requests may name regions from now on.
+  void offer_client_memory() {
+    if (!regions_) regions_.emplace();
+  }
+  // Replaces a region of the same name. kUnimplemented: clients' memory is not offered.
+  Status add_region(std::shared_ptr<Region> region);
+  // Requests in flight still use it.
+  void remove_region(std::string_view name);
 
   // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every
   // error leaves nothing behind.
@@ -95,6 +105,7 @@ class Frontend {
 
   std::uint16_t index_;
   bool rings_;
+  std::optional<Regions> regions_;
   std::vector<std::unique_ptr<Function>> functions_;         // in no order
   std::vector<Function*> by_index_;                          // null: free
   std::unordered_map<std::string_view, Function*> by_name_;  // keys live in their functions

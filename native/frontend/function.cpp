@@ -167,12 +167,24 @@ Status Function::fill(Ticket ticket, const wire::Request& request, const Admissi
     const auto target = payload.subspan(input.offset, input.bytes);
     if (input.typed)
       wire::write_contents(request, *input.view, record.dtype, target);
-    else if (input.raw.data() != nullptr)
+    else if (input.area.region != nullptr) {
+      if (Status status = read_input(input, signature_.inputs[i], target); !status.ok())
+        return status;
+    } else if (input.raw.data() != nullptr)
       std::memcpy(target.data(), input.raw.data(), input.raw.size());
     copied_bytes += input.bytes;
   }
   count_copies(signature_.inputs.size(), copied_bytes);
   return Status::Ok();
+}
+
+Status Function::read_input(const AdmittedInput& input, const TensorSpec& spec,
+                            std::span<std::byte> target) const {
+  Status status = input.area.region->read(input.area.offset_bytes, target);
+  if (!status.ok())
+    return Status::Error(status.code, concat("input ", quoted(spec.name), ": ", status.message));
+  if (spec.dtype != DType::kBytes) return status;
+  return check_elements(spec.name, target, *element_count(input.view->shape()));
 }
 
 // ---- the way out -----------------------------------------------------------------------------
@@ -217,6 +229,24 @@ Status Function::read_answer(Ticket ticket, bool stream, Answer& answer) {
   }
   answer.response = {name_, version_, request.id,
                      std::span(answer.outputs).first(request.outputs.count), stream};
+  return place_outputs(request, answer);
+}
+
+Status Function::place_outputs(const Pending& request, Answer& answer) const {
+  for (const OutputPlace& place : request.places) {
+    const wire::OutputView& output = answer.outputs[place.output.position];
+    if (output.data.size() > place.output.area.bytes)
+      return too_small(output.name, output.data.size(), place.output.area);
+  }
+  for (const OutputPlace& place : request.places) {
+    wire::OutputView& output = answer.outputs[place.output.position];
+    const ClientArea& area = place.output.area;
+    if (Status status = place.region->write(area.offset_bytes, output.data); !status.ok())
+      return Status::Error(status.code,
+                           concat("output ", quoted(output.name), ": ", status.message));
+    output.place = {place.region->name(), area.offset_bytes, output.data.size()};
+    output.data = {};
+  }
   return Status::Ok();
 }
 

@@ -18,6 +18,12 @@
 
 namespace gslice {
 
+// Where an output goes in a client's memory, which stays for as long as the request.
+struct OutputPlace {
+  OutputArea output;
+  std::shared_ptr<const Region> region;
+};
+
 // What the front-end keeps of a request: never in shared memory, where a worker could change it.
 struct Pending {
   bool live = false;
@@ -26,7 +32,8 @@ struct Pending {
   std::int64_t deadline_ns = kNever;
   std::uint64_t tag = 0;  // the caller's
   OutputChoice outputs;
-  std::string id;  // the client's; keeps its capacity
+  std::vector<OutputPlace> places;  // outputs for the client's memory, in their order
+  std::string id;                   // the client's; keeps its capacity, as `places` does
 };
 
 // An answer read out of a slot and checked: what it says can no longer change.
@@ -64,10 +71,12 @@ class Function {
   // slowly, or stop, must leave room for others.
   bool may_reserve() const { return reserved < segment_->slot_count() / 2; }
   // Writes the admitted request into its leased slot: header, records and those tensors that are
-  // there (`raw` with an address).
+  // there (`raw` with an address, or in a region). An error is about a client's memory, or
+  // kInternal.
   Status fill(Ticket ticket, const wire::Request& request, const Admission& admission,
               std::int64_t deadline_ns, std::int64_t now);
-  // Reads a DONE slot. The answer's error if it is one; kInternal if what lies there is no answer.
+  // Reads a DONE slot, and writes what goes to the client's memory. The answer's error if it is
+  // one; kInternal if what lies there is no answer.
   Status read_answer(Ticket ticket, bool stream, Answer& answer);
 
   void count(Outcome outcome);
@@ -83,6 +92,9 @@ class Function {
  private:
   std::int64_t due_ns(std::int64_t deadline_ns, std::int64_t now) const;
   std::uint32_t pulling_instances();
+  Status read_input(const AdmittedInput& input, const TensorSpec& spec,
+                    std::span<std::byte> target) const;
+  Status place_outputs(const Pending& request, Answer& answer) const;
   Status read_output(const SlotHeader& slot, std::size_t index, wire::OutputView& output,
                      std::array<std::int64_t, kMaxRank>& dims);
 

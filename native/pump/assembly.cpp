@@ -20,10 +20,11 @@ Status corrupt(const std::string& what) {
 }  // namespace
 
 Assembly::Assembly(Segment& segment, std::uint16_t instance, const Signature& signature,
-                   std::uint32_t lane)
+                   std::uint32_t lane, bool in_place)
     : segment_(segment),
       instance_(instance),
       signature_(signature),
+      in_place_(in_place),
       batch_(signature, lane, *this) {}
 
 // ---- taking over -----------------------------------------------------------------------------
@@ -38,7 +39,7 @@ void Assembly::take(std::span<const Ticket> tickets) {
   stored_ = {};
   buffer_grown_ = false;
   for (const Ticket ticket : tickets) {
-    const SlotHeader& header = segment_.slot(ticket.slot);
+    SlotHeader& header = segment_.slot(ticket.slot);
     Member member;
     member.ticket = ticket;
     member.rows = batchable() ? std::uint32_t{header.rows} : 1;
@@ -56,7 +57,7 @@ void Assembly::take(std::span<const Ticket> tickets) {
 
 // Nothing that a front-end wrote is believed: a wrong length here would reach into another's
 // request, or past the segment.
-Status Assembly::check_inputs(const SlotHeader& header, const Member& member) {
+Status Assembly::check_inputs(SlotHeader& header, const Member& member) {
   if (header.input_count != signature_.inputs.size()) return corrupt("its inputs");
   if (batchable() && (member.rows == 0 || member.rows > signature_.rows_max))
     return corrupt("its rows");
@@ -67,6 +68,7 @@ Status Assembly::check_inputs(const SlotHeader& header, const Member& member) {
     if (!fits(record, i, member.rows) || data.size() != record.bytes)
       return corrupt("input '" + spec.name + "'");
     inputs_.push_back({address(data), data.size(), {record.dims, record.rank}});
+    if (in_place_) header.outputs[i] = record;
   }
   return Status::Ok();
 }
@@ -99,6 +101,7 @@ Status Assembly::find_output_area(Member& member) const {
 Status Assembly::reserve_declared(Member& member) {
   segment_.slot(member.ticket.slot).output_count =
       static_cast<std::uint32_t>(signature_.outputs.size());
+  if (in_place_) return Status::Ok();
   for (std::uint32_t i = 0; i < signature_.outputs.size(); ++i) {
     const TensorSpec& spec = signature_.outputs[i];
     const auto shape = declared_shape(spec, batchable(), member.rows);
@@ -149,6 +152,7 @@ Status Assembly::lay_out(DeviceTable& device) {
   std::uint32_t rows = 0;
   for (const Member& member : members_) rows += member.rows;
   batch_.reset(rows, choose_bucket(rows));
+  if (in_place_) return Status::Ok();
   if (binds_in_place(device)) {
     bind_in_place();
     return Status::Ok();

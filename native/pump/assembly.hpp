@@ -26,8 +26,9 @@ struct Member {
 
 class Assembly final : public OutputSink {
  public:
-  Assembly(Segment& segment, std::uint16_t instance, const Signature& signature,
-           std::uint32_t lane);
+  // `in_place`: see Engine.
+  Assembly(Segment& segment, std::uint16_t instance, const Signature& signature, std::uint32_t lane,
+           bool in_place);
 
   // Takes over claimed slots. Those that can not run end up in rejected(), with their status.
   void take(std::span<const Ticket> tickets);
@@ -51,7 +52,7 @@ class Assembly final : public OutputSink {
 
  private:
   bool batchable() const { return signature_.rows_max != 0; }
-  Status check_inputs(const SlotHeader& header, const Member& member);
+  Status check_inputs(SlotHeader& header, const Member& member);
   bool fits(const TensorRecord& record, std::size_t input, std::uint32_t rows) const;
   Status find_output_area(Member& member) const;
   Status reserve_declared(Member& member);
@@ -76,6 +77,7 @@ class Assembly final : public OutputSink {
   Segment& segment_;
   const std::uint16_t instance_;
   const Signature& signature_;
+  const bool in_place_;
   Batch batch_;
   std::vector<Member> members_;
   std::vector<Member> rejected_;

@@ -118,6 +118,8 @@ class Engine {
   virtual ~Engine() = default;
   // True: run() takes long or waits, so every lane gets a thread. False: it runs in the pump's.
   virtual bool blocking() const = 0;
+  // True: output i is input i where it lies. Nothing is moved, and run() finds no tensors.
+  virtual bool in_place() const { return false; }
   // Runs one batch: outputs of known shape go to output_target(), all others to set_output().
   virtual Status run(Batch& batch) = 0;
   // Around the life of a thread that will call run().
@@ -128,7 +130,7 @@ class Engine {
 // The engine's call and what must hold after it.
 inline Status run_checked(Engine& engine, Batch& batch) {
   Status status = engine.run(batch);
-  return status.ok() ? batch.check_given() : status;
+  return status.ok() && !engine.in_place() ? batch.check_given() : status;
 }
 
 }  // namespace gslice

@@ -14,6 +14,7 @@ Status check_identity(const Signature& signature) {
 }
 
 Status IdentityEngine::run(Batch& batch) {
+  if (in_place_) return Status::Ok();
   for (std::uint32_t i = 0; i < batch.signature().inputs.size(); ++i) {
     const Tensor& input = batch.input(i);
     const DType dtype = batch.signature().inputs[i].dtype;

@@ -52,7 +52,8 @@ Instance::Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signat
       engine_(std::move(engine)),
       device_(std::move(device)) {
   for (std::uint32_t i = 0; i < lanes; ++i)
-    lanes_.push_back({std::make_unique<Assembly>(*segment_, index_, signature_, i)});
+    lanes_.push_back(
+        {std::make_unique<Assembly>(*segment_, index_, signature_, i, engine_->in_place())});
 }
 
 Instance::~Instance() { stop(); }

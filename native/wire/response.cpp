@@ -30,9 +30,28 @@ std::size_t shape_bytes(std::span<const std::int64_t> dims) {
   return bytes;
 }
 
+// An entry of `parameters`, {key: {int64_param: value}} or {key: {string_param: value}}: the bytes
+// of the value's message, and of the entry.
+std::size_t number_bytes(std::uint64_t value) { return 1 + varint_bytes(value); }
+std::size_t entry_bytes(std::string_view key, std::size_t value_bytes) {
+  return field_bytes(key.size()) + field_bytes(value_bytes);
+}
+
+constexpr std::string_view kRegion = "shared_memory_region"sv;
+constexpr std::string_view kByteSize = "shared_memory_byte_size"sv;
+constexpr std::string_view kOffset = "shared_memory_offset"sv;
+
+std::size_t place_bytes(const PlaceView& place) {
+  if (place.region.empty()) return 0;
+  return field_bytes(entry_bytes(kRegion, field_bytes(place.region.size()))) +
+         field_bytes(entry_bytes(kByteSize, number_bytes(place.bytes))) +
+         field_bytes(entry_bytes(kOffset, number_bytes(place.offset_bytes)));
+}
+
 std::size_t output_bytes(const OutputView& output) {
   return text_bytes(output.name) + text_bytes(output.datatype) +
-         (output.dims.empty() ? 0 : field_bytes(shape_bytes(output.dims)));
+         (output.dims.empty() ? 0 : field_bytes(shape_bytes(output.dims))) +
+         place_bytes(output.place);
 }
 
 std::size_t message_bytes(const ResponseView& response) {
@@ -68,18 +87,40 @@ class Writer {
   void text(std::uint8_t field, std::string_view value) {
     if (!value.empty()) bytes(field, std::as_bytes(std::span(value)));
   }
+  void number(std::uint8_t field, std::uint64_t value) {
+    *at_++ = static_cast<std::byte>(field << 3 | static_cast<std::uint8_t>(WireType::kVarint));
+    varint(value);
+  }
+  // The beginning of an entry of `parameters`: its value's message of so many bytes comes next.
+  void entry(std::string_view key, std::size_t value_bytes) {
+    header(4, entry_bytes(key, value_bytes));
+    text(1, key);
+    header(2, value_bytes);
+  }
 
  private:
   std::byte* at_;
 };
 
+void write_place(const PlaceView& place, Writer& writer) {
+  if (place.region.empty()) return;
+  writer.entry(kRegion, field_bytes(place.region.size()));
+  writer.text(3, place.region);
+  writer.entry(kByteSize, number_bytes(place.bytes));
+  writer.number(2, place.bytes);
+  writer.entry(kOffset, number_bytes(place.offset_bytes));
+  writer.number(2, place.offset_bytes);
+}
+
 void write_output(const OutputView& output, Writer& writer) {
   writer.header(5, output_bytes(output));
   writer.text(1, output.name);
   writer.text(2, output.datatype);
-  if (output.dims.empty()) return;
-  writer.header(3, shape_bytes(output.dims));
-  for (const std::int64_t dim : output.dims) writer.varint(static_cast<std::uint64_t>(dim));
+  if (!output.dims.empty()) {
+    writer.header(3, shape_bytes(output.dims));
+    for (const std::int64_t dim : output.dims) writer.varint(static_cast<std::uint64_t>(dim));
+  }
+  write_place(output.place, writer);
 }
 
 }  // namespace

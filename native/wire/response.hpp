@@ -13,11 +13,19 @@
 
 namespace gslice::wire {
 
+// Where an output was written instead of into the answer; told as the parameters shared_memory_*.
+struct PlaceView {
+  std::string_view region;  // empty: it is in the answer
+  std::uint64_t offset_bytes = 0;
+  std::uint64_t bytes = 0;
+};
+
 struct OutputView {
   std::string_view name;
   std::string_view datatype;
   std::span<const std::int64_t> dims;
   Bytes data;  // every output has its raw_output_contents entry, even an empty one
+  PlaceView place = {};
 };
 
 struct ResponseView {

@@ -56,8 +56,10 @@ inline std::shared_ptr<Segment> make_segment(std::uint32_t slots = 4,
 class FrontendBench {
  public:
   explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
-                         std::shared_ptr<Segment> served = make_segment())
+                         std::shared_ptr<Segment> served = make_segment(),
+                         bool client_memory = false)
       : segment(std::move(served)), signature_(std::move(signature)) {
+    if (client_memory) frontend.offer_client_memory();
     instance_ = ok(segment->add_instance());
     segment->flip(kNobody, instance_);
     added = frontend.add_function("echo", "1", segment, signature_, slo_ns);

@@ -187,10 +187,12 @@ TEST(what_is_not_offered) {
   const Proto region = parameter("shared_memory_region", Proto().text(3, "mine"));
   CHECK_EQ(refusal(to_echo().message(5, x().message(4, region)).message(5, s()).text(7, kS)),
            "12 function \"echo\": input \"x\" is in a client's shared memory "
-           "(\"shared_memory_region\"), which is not offered; send it in the message"s);
+           "(\"shared_memory_region\"), which is not offered; send it in the message, or set "
+           "node.client_memory"s);
   CHECK_EQ(refusal(good().message(6, Proto().text(1, "y").message(2, region))),
            "12 function \"echo\": output \"y\" is in a client's shared memory "
-           "(\"shared_memory_region\"), which is not offered; send it in the message"s);
+           "(\"shared_memory_region\"), which is not offered; send it in the message, or set "
+           "node.client_memory"s);
   CHECK_EQ(refusal(good().message(4, parameter("sequence_id", Proto().text(3, "s1")))),
            "12 function \"echo\": parameter \"sequence_id\": sequences are not offered; send it "
            "without"s);

@@ -1,4 +1,7 @@
 // The steady state of the data path allocates nothing: every `new` of this program is counted.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "allocations.hpp"
 #include "check.hpp"
 #include "frontend_bench.hpp"
@@ -26,6 +29,27 @@ std::size_t allocations_of_a_request(FrontendBench& bench, const Proto& message,
 }
 
 }  // namespace
+
+TEST(no_allocation_through_a_region) {
+  const int fd = memfd_create("test", MFD_CLOEXEC);
+  CHECK(ftruncate(fd, kPageBytes) == 0);
+  FrontendBench bench(echo_signature(), 0, make_segment(1), true);
+  auto region = ok(Region::open("a region of a client", fd, 0, kPageBytes));
+  CHECK(bench.frontend.add_region(std::move(region)).ok());
+  close(fd);
+  const Proto region = parameter("shared_memory_region", Proto().text(3, "a region of a client"));
+  const Proto size = parameter("shared_memory_byte_size", Proto().varint(2, 16));
+  const Proto message =
+      Proto()
+          .text(1, "echo")
+          .message(5, input("x", "FP32", {1, 4}).message(4, region).message(4, size))
+          .message(6, Proto().text(1, "y").message(2, region).message(2, size));
+  std::string out(4096, '\0');
+  std::vector<TicketId> done;
+  allocations_of_a_request(bench, message, out, done);
+  for (int turn = 0; turn < 100; ++turn)
+    CHECK_EQ(allocations_of_a_request(bench, message, out, done), 0u);
+}
 
 TEST(no_allocation_once_warm) {
   FrontendBench bench(echo_signature(), 0, make_segment(1));

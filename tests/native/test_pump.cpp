@@ -266,6 +266,25 @@ TEST(identity_runs_without_a_lane_thread) {
   CHECK(!check_identity(signature({-1}, {-1, 1}, 4)).ok());
 }
 
+TEST(identity_in_place_answers_with_what_came) {
+  PumpBench bench(signature({-1, -1}, {-1, -1}, 8, {8}));
+  Instance& instance =
+      bench.add_on(std::make_shared<CpuDevice>(1), 1, std::make_unique<IdentityEngine>(true));
+  CHECK(bench.segment->flip(kNobody, bench.last_index));
+  const Ticket a = bench.submit({1, 2}, {1, 2}), b = bench.submit({2, 2}, {3, 4, 5, 6});
+  CHECK(instance.run_once());  // one batch, padded for any other engine
+  for (const Ticket ticket : {a, b}) {
+    const SlotHeader& slot = bench.segment->slot(ticket.slot);
+    CHECK_EQ(slot.outputs[0].offset, slot.inputs[0].offset);
+  }
+  CHECK(bench.answer(a).floats() == Floats{1, 2});
+  CHECK(bench.answer(b).floats() == Floats{3, 4, 5, 6});
+  CHECK_EQ(bench.stats().copies.load_relaxed(), 0u);
+  CHECK_EQ(instance.counters().zero_copy_batches.load(), 1u);
+  CHECK_EQ(instance.counters().lane_buffer_allocations.load(), 0u);
+  CHECK(bench.idle());
+}
+
 TEST(what_an_instance_cannot_have_is_refused) {
   PumpBench bench(signature({-1}, {-1}, 4));
   const auto make = [&](std::uint32_t index, std::uint32_t lanes) {

@@ -11,6 +11,10 @@ import pytest
 
 from benchmarks import swap
 from benchmarks.cores import ROOT
+from benchmarks.frontend.built import built
+from benchmarks.frontend.h2load import program
+from benchmarks.frontend.identity import kinds
+from gslice.core.errors import FailedPrecondition
 
 # One figure of each that only a run which worked gives, and its bounds: they are no measurements.
 FIGURES = {
@@ -18,6 +22,7 @@ FIGURES = {
     "saturation": {"bare_rps": (0.1, 1e6), "gslice_rps": (0.1, 1e6), "ratio": (0.01, 10)},
     "recovery": {"recovery_ms_p50": (1, 60_000), "kills": (1, 2), "lost": (0, 0), "errors": (0, 0)},
     "footprint": {"accepting_s": (0.01, 60), "help_ms": (1, 60_000), "worker_pss_mb": (10, 1000)},
+    "frontend": {"rps": (1, 1e6), "p50_us": (1, 1e8), "server_cpu_us_per_request": (1, 1e7)},
     "swap": {"resizes": (2, 2), "requests": (1, 1e6), "lost": (0, 0), "dispatch_us_p50": (0, 1e6)},
 }
 ROWS = {
@@ -25,6 +30,7 @@ ROWS = {
     "saturation": 2,
     "recovery": 2,
     "footprint": 1,
+    "frontend": 5 * len(kinds()),  # two payloads, copied and not; a model
     "swap": len(swap.arms()),
 }
 
@@ -32,6 +38,11 @@ ROWS = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_quick_run_gives_every_figure(name: str, tmp_path: Path) -> None:
+    if name == "frontend":
+        try:
+            program(), built("echo_nghttp2")
+        except FailedPrecondition as error:
+            pytest.skip(error.message)
     out = tmp_path / "result.json"
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(out)],

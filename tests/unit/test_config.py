@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.core.config import (
+    ClientMemoryConfig,
     DeviceConfig,
     Override,
     check_state_dir,
@@ -24,6 +25,7 @@ from gslice.core.config import (
     parse_cores,
     state_dir_of,
 )
+from gslice.core.config.body import function_to_yaml
 from gslice.core.config.load import load_config_text
 from gslice.core.errors import ConfigError, InvalidArgument
 from gslice.core.types import FunctionSpec, ShareBounds
@@ -109,6 +111,13 @@ def test_identity_outputs_mirror_its_inputs() -> None:
     spec = function_from_yaml("f", json.dumps({"identity": {"inputs": [tensor]}}), Path("/"))
     assert spec.engine == "identity"
     assert spec.args == {"inputs": [tensor], "outputs": [tensor]}
+
+
+def test_identity_in_place() -> None:
+    tensors = {"inputs": [{"name": "X", "dtype": "FP32", "dims": [-1]}], "in_place": True}
+    spec = function_from_yaml("f", json.dumps({"identity": tensors}), Path("/"))
+    assert spec.args["in_place"] is True
+    assert function_from_yaml("f", function_to_yaml(spec), Path("/")) == spec
 
 
 def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:
@@ -200,6 +209,17 @@ def test_the_state_dir_of_a_file_that_is_being_edited(tmp_path: Path) -> None:
 
 
 # ---- overrides -------------------------------------------------------------------------------
+
+
+def test_memory_of_clients(node_yaml: Path) -> None:
+    assert load(node_yaml).node.client_memory is None
+    config = load(node_yaml, GSLICE_NODE__CLIENT_MEMORY="{prefix: /mine-}")
+    assert config.node.client_memory == ClientMemoryConfig("/mine-", 1 << 30, os.geteuid())
+    assert "client_memory: {prefix: /mine-, max: 1GiB" in config_to_yaml(config)
+    for owner, uid in (("root", 0), ("12345", 12345)):
+        text = f"{{prefix: /mine-, max: 64MiB, owner: {owner}}}"
+        config = load(node_yaml, GSLICE_NODE__CLIENT_MEMORY=text)
+        assert config.node.client_memory == ClientMemoryConfig("/mine-", 64 << 20, uid)
 
 
 @pytest.mark.parametrize(("text", "spares"), [("auto", None), ("0", 0), ("3", 3)])

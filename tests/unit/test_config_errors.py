@@ -31,7 +31,7 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
             " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
             " frontend, frontend_memory, connection_age, request_max, tls, controller, packing,"
-            " spares",
+            " spares, client_memory",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),
@@ -72,6 +72,18 @@ def problems(path: Path, text: str) -> list[str]:
         (
             "version: 1\nnode: {tls: server.pem}\n",
             "node.yaml:2: node.tls: must be a mapping, as in {key: value}, not 'server.pem'",
+        ),
+        *(
+            (
+                f"version: 1\nnode: {{client_memory: {{prefix: {wrong}}}}}\n",
+                f"node.yaml:2: node.client_memory.prefix: '{wrong}' is no prefix of keys; write one"
+                " as in /name-, without another /",
+            )
+            for wrong in ("mine-", "/", "/a/b", "/../")
+        ),
+        (
+            "version: 1\nnode: {client_memory: {prefix: /a, owner: nobody-of-this-name}}\n",
+            "node.yaml:2: node.client_memory.owner: there is no user 'nobody-of-this-name'",
         ),
         *(
             (

@@ -84,9 +84,11 @@ def measure(plan: Plan) -> Report:
         runs = uvloop.run(_take_turns(site, plan, tell))
     fixed = [way.name for way in plan.ways if way.fixed]
     best = max(fixed, key=lambda name: statistics.median(runs.goodput_rps(name)))
+    report = Report(
+        QUESTION, _settings(plan, site, runs.workload, best)
+    )  # takes the commit before the picture changes a file
     if plan.plot is not None:
         draw(runs.of[SLO.name], runs.of[best], best, plan.plot)
-    report = Report(QUESTION, _settings(plan, site, runs.workload, best))
     report.rows = _rows(plan, runs, best)
     return report
 

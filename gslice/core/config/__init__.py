@@ -17,9 +17,17 @@ from gslice.core.config.load import (
 from gslice.core.config.places import check_state_dir, default_state_dir, format_cores, parse_cores
 from gslice.core.config.save import save_functions
 from gslice.core.config.show import config_to_yaml
-from gslice.core.config.types import Config, DeviceConfig, NodeConfig, Override, SettingChange
+from gslice.core.config.types import (
+    ClientMemoryConfig,
+    Config,
+    DeviceConfig,
+    NodeConfig,
+    Override,
+    SettingChange,
+)
 
 __all__ = [
+    "ClientMemoryConfig",
     "Config",
     "DeviceConfig",
     "NodeConfig",

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
+from gslice.core.config.client_memory import client_memory
 from gslice.core.config.devices import suitable_devices
 from gslice.core.config.document import Problem
 from gslice.core.config.places import (
@@ -88,6 +89,7 @@ class Builder:
             controller=node.controller,
             packing=node.packing,
             spares=node.spares,
+            client_memory=client_memory(node.client_memory, self.problems),
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
@@ -386,8 +388,12 @@ def _arguments(function: model.Function) -> dict[str, object]:
     inputs = [tensor.model_dump() for tensor in function.identity.inputs]
     outputs = function.identity.outputs
     if outputs is None:
-        return {"inputs": inputs, "outputs": [dict(tensor) for tensor in inputs]}
-    return {"inputs": inputs, "outputs": [tensor.model_dump() for tensor in outputs]}
+        outputs = function.identity.inputs
+    tensors: dict[str, object] = {
+        "inputs": inputs,
+        "outputs": [tensor.model_dump() for tensor in outputs],
+    }
+    return tensors | ({"in_place": True} if function.identity.in_place else {})
 
 
 def _quarter_of_memory() -> int:

@@ -48,6 +48,27 @@ class Tls(Section):
     )
 
 
+def _memory_prefix(value: str) -> str:
+    if not re.fullmatch(r"/[^/\0]{1,200}", value):
+        raise wrong(f"{value!r} is no prefix of keys; write one as in /name-, without another /")
+    return value
+
+
+class ClientMemory(Section):
+    """`node.client_memory`: which memory of clients requests may name."""
+
+    prefix: Annotated[
+        str,
+        AfterValidator(_memory_prefix),
+        Field(description="Of the keys in /dev/shm, as in /name-."),
+        WithJsonSchema({"type": "string", "pattern": "^/[^/]+$", "examples": ["/triton-"]}),
+    ]
+    max: PositiveSize = Field(default=1 << 30, description="Of all regions together.")
+    owner: Annotated[
+        str | int | None, Field(description="Whose files: a user or its number. Default: our own.")
+    ] = None
+
+
 class Node(Section):
     """`node`: the daemon."""
 
@@ -80,6 +101,9 @@ class Node(Section):
         default="headroom", description="Devices for `device: auto`: few, or with most room."
     )
     spares: SpareCount = None
+    client_memory: ClientMemory | None = Field(
+        default=None, description="Requests may name clients' shared memory. Default: they may not."
+    )
 
 
 class Limits(Section):
@@ -170,6 +194,9 @@ class Identity(Section):
 
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[Tensor] | None = None
+    in_place: bool = Field(
+        default=False, description="Answer with the input where it lies, not with a copy."
+    )
 
 
 class Versions(Section):

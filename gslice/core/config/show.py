@@ -46,6 +46,10 @@ def _node(node: NodeConfig) -> CommentedMap:
     if node.tls is not None:
         files = {key: path for key, path in vars(node.tls).items() if path}
         shown["tls"] = flow(CommentedMap(files))
+    if (memory := node.client_memory) is not None:
+        size = format_size(memory.max_bytes)
+        body = {"prefix": memory.prefix, "max": size, "owner": memory.owner_uid}
+        shown["client_memory"] = flow(CommentedMap(body))
     return shown
 
 

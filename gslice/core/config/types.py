@@ -13,6 +13,21 @@ from gslice.core.types import FunctionSpec
 
 
 @dataclass(frozen=True)
+class ClientMemoryConfig:
+    """Memory of clients that requests may name: KServe's system shared memory.
+
+    Attributes:
+        prefix: Keys begin with it, as in `/name-`.
+        max_bytes: Of all regions together.
+        owner_uid: Whose the files must be.
+    """
+
+    prefix: str
+    max_bytes: int
+    owner_uid: int
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """Settings of the daemon.
 
@@ -37,6 +52,7 @@ class NodeConfig:
             where there is most `headroom`.
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
+        client_memory: Which memory of clients requests may name; None: none.
     """
 
     grpc: str
@@ -56,6 +72,7 @@ class NodeConfig:
     controller: str
     packing: str
     spares: int | None
+    client_memory: ClientMemoryConfig | None = None
 
     def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
         """What speaks gRPC here: `native` or `python`.

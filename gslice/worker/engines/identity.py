@@ -1,7 +1,8 @@
 """The identity engine: output i is a copy of input i, made by the pump in C++.
 
 What remains of a request's time is gslice itself, which is what benchmarks want to see. It copies
-each tensor once (counted in the function's `copies`), and takes no lane thread.
+each tensor once (counted in the function's `copies`), or with `in_place` never: then the answer is
+the input where it lies. It takes no lane thread.
 """
 
 from __future__ import annotations
