@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gslice.core.errors import Unavailable
 
@@ -37,7 +38,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-def listen(family: int, place: tuple[str | int, ...], backlog: int) -> socket.socket:
+def listen(family: int, place: tuple[Any, ...], backlog: int) -> socket.socket:
     """Listens as gRPC's own servers do: for both families on one socket, where there is IPv6.
 
     Listeners of a port have connections in common with those of their family alone, and IPv4's

@@ -35,10 +35,10 @@ def fails(status: str, words: str = "") -> Any:
 
 
 @pytest.fixture(scope="module")
-def frontend(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Iterator[FrontendProcess]:
+def frontend(tmp_path_factory: pytest.TempPathFactory, frontend_kind: str) -> Iterator[FrontendProcess]:
     """A front-end that takes clients' memory."""
     folder = tmp_path_factory.mktemp("frontend")
-    process = FrontendProcess(folder, kind, "--client-memory", "/gslice-test-")
+    process = FrontendProcess(folder, frontend_kind, "--client-memory", "/gslice-test-")
     process.serve()
     yield process
     process.close()
