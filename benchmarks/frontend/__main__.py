@@ -6,9 +6,11 @@ gets the same bytes: what that costs is the price of HTTP/2 on this machine. `ec
 served rate over the echo's of the same pair; rows are medians over the pairs.
 
 `identity_copies` tells whether the function copies its input, as a model would write its output, or
-answers with the input where it lies. `server_cpu_us_per_request` is the processor time of all the
-server's processes; with both cores busy it is 1e6 / rps. The last row of a front-end is a real
-model, SqueezeNet 1.1 with one thread: `bare_ratio` compares with onnxruntime alone on that core.
+answers with the input where it lies. Rows of the client `gslice shared memory` have their tensors
+in memory that client and server share (`benchmarks.frontend.shared`). `server_cpu_us_per_request`
+is the processor time of all the server's processes; with both cores busy it is 1e6 / rps. The last
+row of a front-end is a real model, SqueezeNet 1.1 with one thread: `bare_ratio` compares with
+onnxruntime alone on that core.
 
 `--count` measures nothing by a clock: system calls (by strace, which slows what it counts),
 allocations, context switches and copies of tensors, a request, by process.
@@ -22,7 +24,7 @@ import uvloop
 
 from benchmarks.common import Report, Row, arguments, finish
 from benchmarks.cores import Cores, two_cores
-from benchmarks.frontend import counts, model
+from benchmarks.frontend import counts, model, shared
 from benchmarks.frontend.bare import bare_echo
 from benchmarks.frontend.h2load import Width
 from benchmarks.frontend.identity import IN_FLIGHT_MAX, Case, functions, kinds, node_of, row_of
@@ -54,6 +56,11 @@ def cases(concurrencies: Sequence[int], connections: Sequence[int]) -> list[Case
     return [case for case in dict.fromkeys(found) if case.fits]
 
 
+def of_one(cases: Sequence[Case]) -> list[Case]:
+    """Those over one connection: through shared memory, hardly anything goes over it."""
+    return [case for case in cases if case.width.connections == 1]
+
+
 async def measure(
     kinds: Sequence[str], cases: Sequence[Case], cores: Cores, plan: Plan
 ) -> list[Row]:
@@ -63,6 +70,7 @@ async def measure(
         for kind in kinds:
             async with node_of(kind, functions(), cores) as node:
                 rows += [await row_of(case, node, kind, bare, plan) for case in cases]
+                rows += [await shared.row_of(case, node, kind, plan) for case in of_one(cases)]
             rows.append(await model.row_of(kind, cores, plan))
     return rows
 

@@ -94,7 +94,12 @@ async def node_of(kind: str, served: Mapping[str, Any], cores: Cores) -> AsyncIt
             served,
             devices={"cpu": {"limiter": "none"}},  # the subjects take turns: none needs a share
             cores={cores.server},
-            node={"spares": 0, **frontend_setting(kind), **ONE_CONNECTION},
+            node={
+                "spares": 0,
+                "client_memory": {"prefix": "/gslice-bench-"},
+                **frontend_setting(kind),
+                **ONE_CONNECTION,
+            },
         )
         async with node:
             yield node

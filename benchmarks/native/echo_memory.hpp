@@ -3,14 +3,19 @@
 #pragma once
 
 #include <netinet/in.h>
+#include <nghttp2/nghttp2.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <array>
+#include <bit>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace gslice::echo {
@@ -130,6 +135,67 @@ class Outbox {
   std::size_t used_ = 0;
   std::size_t first_ = 0;
   std::size_t part_count_ = 0;
+};
+
+// nghttp2's own memory: blocks by powers of two, kept for the next one of that size.
+class Recycler {
+ public:
+  Recycler() = default;
+  ~Recycler() {
+    for (Block* free : free_)
+      while (free != nullptr) std::free(std::exchange(free, free->next));
+  }
+  Recycler(const Recycler&) = delete;
+  Recycler& operator=(const Recycler&) = delete;
+
+  nghttp2_mem* functions() { return &functions_; }
+
+ private:
+  struct alignas(std::max_align_t) Block {
+    std::size_t size_class = 0;
+    Block* next = nullptr;  // while it is free
+  };
+
+  void* take(std::size_t bytes) {
+    const auto size_class = static_cast<std::size_t>(std::bit_width(bytes));
+    Block* block = free_[size_class];
+    if (block != nullptr)
+      free_[size_class] = block->next;
+    else if (block = static_cast<Block*>(std::malloc(sizeof(Block) + room(size_class))); !block)
+      return nullptr;
+    block->size_class = size_class;
+    return block + 1;
+  }
+
+  void give_back(void* memory) {
+    if (memory == nullptr) return;
+    Block* const block = static_cast<Block*>(memory) - 1;
+    block->next = std::exchange(free_[block->size_class], block);
+  }
+
+  void* move(void* memory, std::size_t bytes) {
+    const std::size_t had =
+        memory == nullptr ? 0 : room((static_cast<Block*>(memory) - 1)->size_class);
+    if (bytes <= had) return memory;
+    void* const larger = take(bytes);
+    if (larger == nullptr) return nullptr;
+    if (had > 0) std::memcpy(larger, memory, had);
+    give_back(memory);
+    return larger;
+  }
+
+  static std::size_t room(std::size_t size_class) { return std::size_t{1} << size_class; }
+  static Recycler& of(void* self) { return *static_cast<Recycler*>(self); }
+
+  std::array<Block*, 64> free_{};
+  nghttp2_mem functions_{
+      this, [](std::size_t bytes, void* self) { return of(self).take(bytes); },
+      [](void* memory, void* self) { of(self).give_back(memory); },
+      [](std::size_t count, std::size_t bytes, void* self) -> void* {
+        void* const memory = of(self).take(count * bytes);
+        return memory == nullptr ? nullptr : std::memset(memory, 0, count * bytes);
+      },
+      [](void* memory, std::size_t bytes, void* self) { return of(self).move(memory, bytes); }};
 };
 
 }  // namespace gslice::echo

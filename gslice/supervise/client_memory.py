@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 REGIONS_MAX = 256
 """Each takes a descriptor, here and in front-ends."""
 _ORDER_TIMEOUT_S = 10.0
+_Who = tuple[int, int]
+"""A process: its id and its start time."""
 
 
 @dataclass
@@ -46,6 +48,11 @@ class _Registered:
     region: ClientRegion
     fd: int
 
+    @property
+    def who(self) -> _Who:
+        """The process that it ends with."""
+        return self.region.pid, self.region.started
+
 
 class _Owner:
     """A client's process, seen until it ends: by a descriptor, so never mistaken for another.
@@ -53,7 +60,8 @@ class _Owner:
     It may be a command's, whose status another has to collect.
     """
 
-    def __init__(self, pid: int, started: int, on_end: Callable[[int], None]) -> None:
+    def __init__(self, who: _Who, on_end: Callable[[_Who], None]) -> None:
+        pid, started = who
         self._loop = asyncio.get_running_loop()
         try:
             self._pidfd = os.pidfd_open(pid)
@@ -67,7 +75,7 @@ class _Owner:
         except BaseException:
             os.close(self._pidfd)
             raise
-        self._loop.add_reader(self._pidfd, on_end, pid)
+        self._loop.add_reader(self._pidfd, on_end, who)
 
     def close(self) -> None:
         """Looks no more."""
@@ -94,7 +102,7 @@ class ClientMemory:
         self._frontends = frontends
         self._tasks = tasks
         self._regions: dict[str, _Registered] = {}
-        self._owners: dict[int, _Owner] = {}
+        self._owners: dict[_Who, _Owner] = {}
 
     # ---- what clients ask for ----------------------------------------------------------------
 
@@ -201,12 +209,13 @@ class ClientMemory:
         Raises:
             NotFound: that has ended already.
         """
-        if region.pid and region.pid not in self._owners:
-            self._owners[region.pid] = _Owner(region.pid, region.started, self._ended)
+        who = region.pid, region.started
+        if region.pid and who not in self._owners:
+            self._owners[who] = _Owner(who, self._ended)
 
-    def _ended(self, pid: int) -> None:
-        self._owners.pop(pid).close()
-        names = [name for name, entry in self._regions.items() if entry.region.pid == pid]
+    def _ended(self, who: _Who) -> None:
+        self._owners.pop(who).close()
+        names = [name for name, entry in self._regions.items() if entry.who == who]
         self._tasks.start(self._remove(names))
 
     async def _remove(self, names: Iterable[str]) -> None:
@@ -216,9 +225,8 @@ class ClientMemory:
             if entry is not None:
                 os.close(entry.fd)
                 orders.append(RemoveRegion(name))
-        pids = {entry.region.pid for entry in self._regions.values()}
-        for pid in self._owners.keys() - pids:
-            self._owners.pop(pid).close()
+        for who in self._owners.keys() - {entry.who for entry in self._regions.values()}:
+            self._owners.pop(who).close()
         await asyncio.gather(*(self._tell(order) for order in orders))
 
     async def _tell(self, order: Message, fds: tuple[int, ...] = ()) -> None:

@@ -13,7 +13,7 @@ void bind_frontend(nanobind::module_& module);  // Frontend, parse_infer_request
 #ifdef GSLICE_GRPC_SERVER
 void bind_grpc_server(nanobind::module_& module);  // GrpcServer
 #endif
-void bind_turns(nanobind::module_& module);     // TurnBoard
-void bind_pump(nanobind::module_& module);      // Batch, WarmBatch, Instance
+void bind_turns(nanobind::module_& module);  // TurnBoard
+void bind_pump(nanobind::module_& module);   // Batch, WarmBatch, Instance
 
 }  // namespace gslice

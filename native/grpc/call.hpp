@@ -28,7 +28,8 @@ struct Exchange {
   std::int64_t deadline_ns = kNever;
   Status status;  // kFailed: why
   std::int64_t retry_after_ms = -1;
-  std::string id;  // the client's
+  std::string id;                 // the client's
+  std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes, while it is at the desk
 };
 
 // A message on its way out: its prefix and text are here, its tensors may be lent by a slot.
@@ -66,10 +67,11 @@ struct Call {
   std::string timeout;  // as the client said it
   std::size_t header_bytes = 0;
   Intake intake;
-  std::vector<std::byte> backlog;  // of a stream with too many requests in flight
+  std::vector<std::byte> backlog;  // of a stream with too many requests or answers under way
   std::size_t backlog_taken = 0;   // of it
 
-  std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes, for what is at the desk
+  std::size_t charged_bytes =
+      0;  // of Intake::Bounds::memory_bytes, for what the desk has to answer
 
   std::vector<std::unique_ptr<Exchange>> exchanges;  // oldest first
   std::vector<std::unique_ptr<Outgoing>> out;

@@ -22,7 +22,8 @@ constexpr std::size_t kLendBytes = 4 << 10;  // less is copied: a piece costs th
 constexpr std::int64_t kGreetingNs = 10'000'000'000;
 constexpr std::size_t kWorthWaking = 64 << 10;  // what is missing of a message, if less, comes soon
 constexpr std::size_t kWaitedMost = 256 << 10;
-constexpr int kReads = 4;  // before others have their turn
+constexpr int kReads = 4;                // before others have their turn
+constexpr std::size_t kQueued = 10'000;  // frames for a client that does not read
 // Clients whose deadlines pass reset their calls: many a second is no attack.
 constexpr std::uint64_t kResets = 10'000, kResetsPerSecond = 2'000;
 
@@ -156,6 +157,7 @@ struct Connection::Callbacks {
     if (connection.receiving_ == call) connection.receiving_ = nullptr;
     for (auto& outgoing : call->out) connection.spent_.push_back(std::move(outgoing));
     call->out.clear();
+    std::erase(connection.relieved_, call);
     connection.service_.closed(*call);
     return 0;
   }
@@ -176,10 +178,11 @@ struct Connection::Callbacks {
   static int send_data(nghttp2_session*, nghttp2_frame*, const std::uint8_t* header,
                        std::size_t length, nghttp2_data_source* source, void* user) {
     Connection& connection = self(user);
+    Call& call = *static_cast<Call*>(source->ptr);
     if (connection.outbox_.full()) return NGHTTP2_ERR_WOULDBLOCK;
+    if (length > 0 && call.out.empty()) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // abandoned
     constexpr std::size_t kFrameHeaderBytes = 9;
-    connection.gather(*static_cast<Call*>(source->ptr),
-                      std::as_bytes(std::span(header, kFrameHeaderBytes)), length);
+    connection.gather(call, std::as_bytes(std::span(header, kFrameHeaderBytes)), length);
     return 0;
   }
 
@@ -245,7 +248,9 @@ Io Connection::read(std::span<std::byte> scratch) {
   for (int i = 0; i < kReads; ++i) {
     std::size_t bytes = 0, room = 0;
     const Io io = read_some(scratch, bytes, room);
-    if (io == Io::kClosed) return io;
+    recycle();  // of calls that were cancelled: between flushes, the outbox has nothing on loan
+    const bool floods = nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued;
+    if (io == Io::kClosed || floods) return Io::kClosed;
     if (io == Io::kDone && bytes == room) continue;
     const std::size_t missing = receiving_ == nullptr ? 0 : receiving_->intake.missing_bytes();
     wait_for(missing < kWorthWaking ? 1 : std::min(missing, kWaitedMost));
@@ -289,6 +294,8 @@ Io Connection::flush() {
     if (io == Io::kClosed) return io;
     blocked_ = io == Io::kAgain;
   }
+  for (Call* call : relieved_) service_.relieved(*call);
+  relieved_.clear();
   return blocked_ ? Io::kAgain : Io::kDone;
 }
 
@@ -384,6 +391,8 @@ void Connection::gather(Call& call, std::span<const std::byte> frame_header, std
   if (outgoing.left_bytes > 0) return;
   spent_.push_back(std::move(call.out.front()));
   call.out.erase(call.out.begin());
+  if (!call.backlog.empty() && std::ranges::find(relieved_, &call) == relieved_.end())
+    relieved_.push_back(&call);
 }
 
 void Connection::recycle() {

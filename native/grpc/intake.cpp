@@ -8,8 +8,7 @@ namespace gslice::grpc {
 namespace {
 
 constexpr std::size_t kSlotBytes = 32 << 10;  // a smaller request is put together first
-constexpr std::size_t kHeadBytes = 64
-                                   << 10;  // what comes before tensors is less, or is not cut off
+constexpr std::size_t kHeadBytes = 64 << 10;  // what comes before tensors is less, or stays there
 constexpr std::size_t kRoomBytes = 64 << 10;  // kept allocated between messages
 constexpr std::uint32_t kRawInputs = 7;       // ModelInferRequest.raw_input_contents
 constexpr std::byte kRawTag{kRawInputs << 3 | 2};

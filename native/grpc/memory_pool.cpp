@@ -43,6 +43,7 @@ void* MemoryPool::take(std::size_t bytes) {
     spare_[steps - 1].pop_back();
     return block->start();
   }
+  ++asked_;
   auto* block = static_cast<Block*>(std::malloc(sizeof(Block) + steps * kStepBytes));
   if (block == nullptr) return nullptr;
   block->bytes = steps * kStepBytes;

@@ -18,6 +18,7 @@ class MemoryPool {
   MemoryPool& operator=(const MemoryPool&) = delete;
 
   nghttp2_mem* memory() { return &memory_; }
+  std::size_t asked() const { return asked_; }  // how often nothing fitted, and the heap gave it
 
  private:
   static constexpr std::size_t kStepBytes = 64;
@@ -31,6 +32,7 @@ class MemoryPool {
   void* resize(void* start, std::size_t bytes);
 
   nghttp2_mem memory_;
+  std::size_t asked_ = 0;
   std::array<std::vector<Block*>, kClasses> spare_;
 };
 

@@ -123,6 +123,7 @@ void Server::turn() {
   // What turns done from here on rings the doorbell.
   const bool answered = service_.take_done();
   flush_all();
+  service_.frontend().ring();           // for what was taken because there is room for its answer
   std::array<epoll_event, 256> events;  // NOLINT: written by the kernel
   const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
                                  answered ? 0 : timeout_ms(now_ns()));
@@ -157,10 +158,9 @@ void Server::handle(std::uint64_t id, std::uint32_t events) {
   const auto found = connections_.find(id);
   if (found == connections_.end()) return;  // ended by a task
   Connection& connection = *found->second;
-  if ((events & EPOLLOUT) != 0) {
-    watch(connection.fd(), EPOLLIN, id);
-    if (connection.writable() == Io::kClosed) return end(id);
-    if (connection.blocked()) watch(connection.fd(), EPOLLIN | EPOLLOUT, id);
+  if ((events & EPOLLOUT) != 0 || connection.waits_to_read()) {
+    if (connection.writable() == Io::kClosed || connection.over()) return end(id);
+    watch_again(connection);
   }
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
     read(connection);
@@ -222,7 +222,12 @@ void Server::flush(Connection& connection) {
   if (connection.flush() == Io::kClosed || connection.over())
     ended_.push_back(connection.id());
   else if (connection.blocked())
-    watch(connection.fd(), EPOLLIN | EPOLLOUT, connection.id());
+    watch_again(connection);
+}
+
+void Server::watch_again(const Connection& connection) {
+  const bool until_writable = connection.blocked() && !connection.waits_to_read();
+  watch(connection.fd(), until_writable ? EPOLLIN | EPOLLOUT : EPOLLIN, connection.id());
 }
 
 // Sending ends calls, which may have others send.

@@ -73,6 +73,7 @@ class Server {
   void read_waiting();
   void flush(Connection& connection);
   void flush_all();
+  void watch_again(const Connection& connection);
   void end(std::uint64_t id);
   void sweep(std::int64_t now_ns);
   int timeout_ms(std::int64_t now_ns) const;

@@ -15,9 +15,7 @@ using Kind = Call::Kind;
 
 constexpr std::string_view kInferPath = "/inference.GRPCInferenceService/ModelInfer";
 constexpr std::string_view kStreamPath = "/inference.GRPCInferenceService/ModelStreamInfer";
-constexpr std::size_t kInFlight = 64;  // requests of a stream; more are not read
-constexpr std::int64_t kStalledNs = 10'000'000'000;
-constexpr std::int64_t kLentNs = 20'000'000;  // what is not read by then leaves its slot
+constexpr std::size_t kInFlight = 64;         // requests and answers of a stream; more are not read
 constexpr std::size_t kCopyBytes = 8 << 10;   // a smaller answer leaves its slot at once
 constexpr std::size_t kRoomBytes = 64 << 10;  // kept allocated
 constexpr std::size_t kSpare = 1024;          // of each kind, used again
@@ -54,6 +52,8 @@ bool is_ready(const Exchange& exchange) {
   return exchange.state == Exchange::State::kDone || exchange.state == Exchange::State::kFailed;
 }
 
+bool has_room(const Call& call) { return call.exchanges.size() + call.out.size() < kInFlight; }
+
 Status draining() { return Status::Error(Code::kUnavailable, "the server is draining"); }
 
 }  // namespace
@@ -62,6 +62,8 @@ Service::Service(std::uint16_t index, Limits limits, nghttp2_mem* memory,
                  std::function<void(Connection&)> wants_flush)
     : frontend_(index, false),
       bounds_{limits.message_max_bytes, limits.memory_max_bytes, 0},
+      stalled_ns_(limits.stalled_ns),
+      lent_ns_(limits.lent_ns),
       memory_(memory),
       wants_flush_(std::move(wants_flush)) {}
 
@@ -151,10 +153,12 @@ void Service::lost(Connection& connection) {
 void Service::drain() {
   draining_ = true;
   for (const auto& call : calls_) {
-    if (call->kind != Kind::kStream) continue;
-    if (call->intake.ticket() != kNoTicket) frontend_.cancel(call->intake.take_ticket());
-    call->intake.forget();
-    deliver(*call);
+    if (!is_request(*call)) continue;
+    forget_intake(*call);
+    if (call->kind == Kind::kStream)
+      deliver(*call);
+    else if (call->next_number == 0)  // its request was still to come
+      finish(*call, draining());
   }
   tell_idle();
 }
@@ -177,19 +181,19 @@ void Service::received(Call& call, wire::Bytes bytes) {
     call.connection->consumed(call, came - bytes.size());
   }
   if (!bytes.empty()) {  // the client's window bounds it, and memory in all
-    if (!bounds_.take(bytes.size())) return call.connection->reset(call, NGHTTP2_ENHANCE_YOUR_CALM);
+    if (!bounds_.take(bytes.size())) return abandon(call);
     call.backlog.insert(call.backlog.end(), bytes.begin(), bytes.end());
   }
   if (call.intake.within()) {
     call.progress_ns = now_ns();
-    due(call.progress_ns + kStalledNs);
+    due(call.progress_ns + stalled_ns_);
   }
   if (is_request(call)) deliver(call);
 }
 
 void Service::take_messages(Call& call, wire::Bytes& bytes) {
   while (!bytes.empty() && !call.finished) {
-    if (call.kind == Kind::kStream && call.exchanges.size() >= kInFlight) return;
+    if (call.kind == Kind::kStream && !has_room(call)) return;
     Frontend* slots = is_request(call) ? &frontend_ : nullptr;
     switch (call.intake.take(bytes, slots, call.deadline_ns)) {
       case Event::kMore:
@@ -197,6 +201,7 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
       case Event::kMessage:
         is_request(call) ? take_request(call, call.intake.message())
                          : hand_over(call, call.intake.message());
+        call.intake.forget();
         break;
       case Event::kReserved:
         take_reserved(call);
@@ -289,7 +294,7 @@ void Service::hand_over(Call& call, wire::Bytes message) {
 
 void Service::hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message) {
   if (!bounds_.take(message.size())) return fail(exchange, no_memory(message.size()));
-  exchange.call->charged_bytes += message.size();
+  exchange.charged_bytes = message.size();
   exchange.state = Exchange::State::kAtDesk;
   desk_.put({.kind = kind,
              .call = exchange.call->id,
@@ -303,8 +308,10 @@ void Service::hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message
 void Service::half_closed(Call& call) {
   call.half_closed = true;
   if (call.kind == Kind::kRefused || call.finished) return;
-  if (call.intake.within() && call.backlog.empty())
+  if (call.intake.within() && call.backlog.empty()) {
+    give_up(call);
     return finish(call, Status::Error(Code::kInternal, "the call ended within a message"));
+  }
   if (call.kind == Kind::kDesk)
     return desk_.put({.kind = Note::Kind::kHalfClosed, .call = call.id, .text = {}, .bytes = {}});
   if (call.kind == Kind::kInfer && call.next_number == 0)
@@ -334,9 +341,7 @@ void Service::deliver(Call& call) {
       drop_first(call);
     }
     if (call.finished) return give_up(call);
-    if (call.kind != Kind::kStream || call.backlog.empty() || draining_ ||
-        call.exchanges.size() >= kInFlight)
-      break;
+    if (call.kind != Kind::kStream || call.backlog.empty() || draining_ || !has_room(call)) break;
     read_on(call);
   }
   if (call.kind == Kind::kStream) end_stream(call);
@@ -349,10 +354,12 @@ void Service::read_on(Call& call) {
   const std::size_t taken = before - rest.size();
   call.connection->consumed(call, taken);
   call.backlog_taken += taken;
-  if (call.backlog_taken < call.backlog.size()) return;
-  bounds_.give(call.backlog.size());
-  shrink(call.backlog);
+  if (call.backlog_taken < call.backlog.size() / 2) return;  // what is moved up was taken once
+  bounds_.give(call.backlog_taken);
+  const auto start = call.backlog.begin();
+  call.backlog.erase(start, start + static_cast<std::ptrdiff_t>(call.backlog_taken));
   call.backlog_taken = 0;
+  if (call.backlog.empty()) shrink(call.backlog);
 }
 
 void Service::end_stream(Call& call) {
@@ -390,7 +397,7 @@ Status Service::add_answer(Call& call, Exchange& exchange) {
     frontend_.lend_answer(outgoing->text, outgoing->pieces);
     outgoing->lent = ticket;
     outgoing->since_ns = now_ns();
-    due(outgoing->since_ns + kLentNs);
+    due(outgoing->since_ns + lent_ns_);
   }
   write_prefix(outgoing->text, bytes.value());
   call.out.push_back(std::move(outgoing));
@@ -436,6 +443,7 @@ void Service::drop_first(Call& call) {
   call.exchanges.erase(call.exchanges.begin());
   if (exchange->ticket != kNoTicket) frontend_.cancel(exchange->ticket);
   exchange->ticket = kNoTicket;
+  bounds_.give(std::exchange(exchange->charged_bytes, 0));
   exchange->deadline_ns = kNever;
   exchange->status = Status::Ok();
   exchange->retry_after_ms = -1;
@@ -446,11 +454,24 @@ void Service::drop_first(Call& call) {
 // What is left of a call's requests is not answered any more.
 void Service::give_up(Call& call) {
   while (!call.exchanges.empty()) drop_first(call);
-  if (call.intake.ticket() != kNoTicket) frontend_.cancel(call.intake.take_ticket());
-  call.intake.forget();
+  forget_intake(call);
   bounds_.give(call.backlog.size());
   shrink(call.backlog);
   call.backlog_taken = 0;
+}
+
+void Service::forget_intake(Call& call) {
+  if (call.intake.ticket() != kNoTicket) frontend_.cancel(call.intake.take_ticket());
+  call.intake.forget();
+}
+
+// It ends without a status, and has nothing from now on: its client may be slow to hear of it.
+void Service::abandon(Call& call) {
+  call.finished = true;
+  give_up(call);
+  for (auto& outgoing : call.out) sent(std::move(outgoing));
+  call.out.clear();
+  call.connection->reset(call, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 void Service::keep_time(std::int64_t now_ns) {
@@ -472,8 +493,9 @@ std::int64_t Service::expire(Call& call, std::int64_t now_ns) {
   if (call.deadline_ns <= now_ns) return end("the deadline passed without an answer");
   std::int64_t next_ns = call.deadline_ns;
   if (call.intake.within() && call.backlog.empty() && call.kind != Kind::kRefused) {
-    if (call.progress_ns + kStalledNs <= now_ns) return end("the rest of the message did not come");
-    next_ns = std::min(next_ns, call.progress_ns + kStalledNs);
+    if (call.progress_ns + stalled_ns_ <= now_ns)
+      return end("the rest of the message did not come");
+    next_ns = std::min(next_ns, call.progress_ns + stalled_ns_);
   }
   bool expired = false;
   for (const auto& exchange : call.exchanges) {
@@ -495,10 +517,10 @@ std::int64_t Service::leave_slots(Call& call, std::int64_t now_ns) {
   std::int64_t next_ns = kNever;
   for (const auto& outgoing : call.out) {
     if (outgoing->lent == kNoTicket) continue;
-    if (outgoing->since_ns + kLentNs > now_ns) {
-      next_ns = std::min(next_ns, outgoing->since_ns + kLentNs);
+    if (outgoing->since_ns + lent_ns_ > now_ns) {
+      next_ns = std::min(next_ns, outgoing->since_ns + lent_ns_);
     } else if (!evacuate(*outgoing)) {
-      call.connection->reset(call, NGHTTP2_ENHANCE_YOUR_CALM);
+      abandon(call);
       return kNever;
     }
   }
@@ -538,6 +560,7 @@ Exchange* Service::find(std::uint64_t id, std::uint32_t number) {
 void Service::send(std::uint64_t id, wire::Bytes message) {
   Call* call = find(id);
   if (call == nullptr) return;
+  bounds_.give(std::exchange(call->charged_bytes, 0));
   add_message(*call, message);
   call->connection->answer(*call);
 }
@@ -554,6 +577,7 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
   auto submitted = frontend_.submit(message, exchange->call->deadline_ns,
                                     reinterpret_cast<std::uintptr_t>(exchange));
   if (!submitted.ok()) return submitted.status();
+  bounds_.give(std::exchange(exchange->charged_bytes, 0));
   exchange->id = frontend_.last_id();
   queued(*exchange, submitted.value());
   return exchange->deadline_ns;

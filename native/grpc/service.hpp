@@ -24,6 +24,9 @@ class Service {
   struct Limits {
     std::size_t message_max_bytes = 0;
     std::size_t memory_max_bytes = 0;  // of messages outside slots, in all
+    std::int64_t stalled_ns =
+        10'000'000'000;                 // a message that came so far and no further ends its call
+    std::int64_t lent_ns = 20'000'000;  // what of an answer is not read by then leaves its slot
   };
 
   Service(std::uint16_t index, Limits limits, nghttp2_mem* memory,
@@ -32,6 +35,8 @@ class Service {
   Frontend& frontend() { return frontend_; }
   Desk& desk() { return desk_; }
   nghttp2_mem* memory() { return memory_; }
+  std::size_t calls() const { return calls_.size(); }
+  std::size_t memory_bytes() const { return bounds_.memory_bytes; }
   void wants_flush(Connection& connection) { wants_flush_(connection); }
 
   // ---- from connections ----
@@ -43,6 +48,7 @@ class Service {
   void closed(Call& call);
   void lost(Connection& connection);  // with all its calls
   void sent(std::unique_ptr<Outgoing> outgoing);
+  void relieved(Call& call) { deliver(call); }  // of some of what waited to be sent
 
   // ---- from the loop ----
   // Answers what is done. Whatever turns done later rings the doorbell. False: nothing was done.
@@ -79,6 +85,8 @@ class Service {
   void add_message(Call& call, wire::Bytes message);
   void finish(Call& call, Status status, std::int64_t retry_after_ms = -1);
   void give_up(Call& call);
+  void abandon(Call& call);
+  void forget_intake(Call& call);
   void drop_first(Call& call);
   void read_on(Call& call);
   void end_stream(Call& call);
@@ -92,6 +100,8 @@ class Service {
   Frontend frontend_;
   Desk desk_;
   Intake::Bounds bounds_;
+  std::int64_t stalled_ns_;
+  std::int64_t lent_ns_;
   nghttp2_mem* memory_;
   std::function<void(Connection&)> wants_flush_;
   bool draining_ = false;

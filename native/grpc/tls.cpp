@@ -55,6 +55,8 @@ class TlsTransport : public Transport {
     return bytes > 0 ? Io::kDone : Io::kAgain;
   }
 
+  bool waits_to_read() const override { return SSL_want_read(session_.get()) != 0; }
+
  private:
   Io outcome(int result) {
     if (result > 0) return Io::kDone;

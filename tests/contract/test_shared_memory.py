@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ import tritonclient.grpc as triton
 import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
-from gslice.core.errors import AlreadyExists
+import gslice
+from gslice.core.errors import AlreadyExists, DeadlineExceeded
 from gslice.ipc.messages import (
     AddRegion,
     ClientRegion,
@@ -35,7 +37,9 @@ def fails(status: str, words: str = "") -> Any:
 
 
 @pytest.fixture(scope="module")
-def frontend(tmp_path_factory: pytest.TempPathFactory, frontend_kind: str) -> Iterator[FrontendProcess]:
+def frontend(
+    tmp_path_factory: pytest.TempPathFactory, frontend_kind: str
+) -> Iterator[FrontendProcess]:
     """A front-end that takes clients' memory."""
     folder = tmp_path_factory.mktemp("frontend")
     process = FrontendProcess(folder, frontend_kind, "--client-memory", "/gslice-test-")
@@ -56,9 +60,13 @@ def region(frontend: FrontendProcess) -> Iterator[Any]:
     assert descriptors(frontend) == before
 
 
-def descriptors(frontend: FrontendProcess) -> list[str]:
-    links = Path(f"/proc/{frontend.pid}/fd").iterdir()
-    return [target for link in links if "gslice-test" in (target := str(link.readlink()))]
+def descriptors(frontend: FrontendProcess) -> int:
+    """How many of the front-end's are of the test's memory."""
+    found = 0
+    for link in Path(f"/proc/{frontend.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a connection that ended meanwhile
+            found += "gslice-test" in str(link.readlink())
+    return found
 
 
 def register(frontend: FrontendProcess, name: str, offset: int = 0, size: int = REGION_BYTES):
@@ -242,6 +250,37 @@ def test_a_new_daemon_is_told(frontend, client, region) -> None:
         client.register_system_shared_memory("new", KEY, 64)
     frontend.connect()
     frontend.next_call().close()
+
+
+def test_a_request_that_was_given_up(serve, frontend) -> None:
+    """Its memory is never used again: the server may still be about to write its output there."""
+    function = serve(shape=signature("FP32", (-1, 20_000)), slots=((1 << 20, 4),))
+    client = gslice.Client(frontend.address, timeout_s=20, shared_memory=True)
+    x = np.ones((1, 20_000), np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.infer, "echo", {"x": x})
+        call = frontend.next_call()
+        slab = call.message.region
+        fd = os.open(slab.key, os.O_RDWR)
+        frontend.request(AddRegion(slab), [fd])
+        os.close(fd)
+        frontend.answer(call, Ok())
+        held = [asked.result()["y"]]
+        assert client.shared_memory_in_use
+        function.hold()
+        with pytest.raises(DeadlineExceeded):
+            client.infer("echo", {"x": -x}, timeout_s=0.2)
+        function.release()
+        held += [client.infer("echo", {"x": i * x})["y"] for i in range(2, 12)]
+        for i, y in enumerate(held):
+            np.testing.assert_array_equal(y, (i + 1) * x)
+        closed = pool.submit(client.close)
+        call = frontend.next_call()
+        assert call.message == UnregisterMemory(slab.name)
+        frontend.request(RemoveRegion(slab.name))
+        frontend.answer(call, Ok())
+        closed.result()
+    np.testing.assert_array_equal(held[5], 6 * x)
 
 
 def test_the_extension_is_told(client) -> None:

@@ -53,6 +53,36 @@ inline std::shared_ptr<Segment> make_segment(std::uint32_t slots = 4,
   return segment;
 }
 
+// Answers a request as a pump of an identity would: output i has the bytes of input i.
+inline void echo(Segment& segment, SlotHeader& slot, std::size_t outputs) {
+  std::uint64_t used = 0;
+  for (std::size_t i = 0; i < outputs; ++i) {
+    const TensorRecord& in = slot.inputs[i];
+    TensorRecord& out = slot.outputs[i];
+    out = in;
+    out.offset = slot.output_offset + used;
+    std::ranges::copy(segment.bytes_at(in.offset, in.bytes),
+                      segment.bytes_at(out.offset, out.bytes).begin());
+    used += align_up(in.bytes);
+  }
+  slot.output_count = static_cast<std::uint32_t>(outputs);
+}
+
+// One batch, as a pump would serve it; `wake`: the front-ends to ring for. How many requests it
+// had.
+inline std::size_t echo_batch(Segment& segment, std::uint16_t instance, const Signature& signature,
+                              std::vector<std::uint16_t>& wake) {
+  Claim batch;
+  segment.claim(instance, {signature.rows_max, 0}, now_ns(), batch, wake);
+  for (const Ticket ticket : batch.slots) {
+    echo(segment, segment.slot(ticket.slot), signature.outputs.size());
+    std::uint16_t whom = kNobody;
+    segment.complete(ticket, instance, Code::kOk, "", &whom);
+    if (whom != kNobody) wake.push_back(whom);
+  }
+  return batch.slots.size();
+}
+
 class FrontendBench {
  public:
   explicit FrontendBench(Signature signature = echo_signature(), std::int64_t slo_ns = 0,
@@ -79,10 +109,8 @@ class FrontendBench {
   }
   // Serves one batch and says how many requests it had.
   std::size_t serve() {
-    const Claim batch = claim();
-    for (const Ticket ticket : batch.slots) echo(segment->slot(ticket.slot));
-    complete(batch);
-    return batch.slots.size();
+    std::vector<std::uint16_t> wake;
+    return echo_batch(*segment, instance_, signature_, wake);
   }
 
   Result<TicketId> submit(const Proto& message, std::int64_t deadline_ns = kNever) {
@@ -119,20 +147,6 @@ class FrontendBench {
   Status added;
 
  private:
-  void echo(SlotHeader& slot) {
-    std::uint64_t used = 0;
-    for (std::size_t i = 0; i < signature_.outputs.size(); ++i) {
-      const TensorRecord& in = slot.inputs[i];
-      TensorRecord& out = slot.outputs[i];
-      out = in;
-      out.offset = slot.output_offset + used;
-      std::ranges::copy(segment->bytes_at(in.offset, in.bytes),
-                        segment->bytes_at(out.offset, out.bytes).begin());
-      used += align_up(in.bytes);
-    }
-    slot.output_count = static_cast<std::uint32_t>(signature_.outputs.size());
-  }
-
   Signature signature_;
   std::uint16_t instance_ = 0;
 };

@@ -34,8 +34,8 @@ TEST(no_allocation_through_a_region) {
   const int fd = memfd_create("test", MFD_CLOEXEC);
   CHECK(ftruncate(fd, kPageBytes) == 0);
   FrontendBench bench(echo_signature(), 0, make_segment(1), true);
-  auto region = ok(Region::open("a region of a client", fd, 0, kPageBytes));
-  CHECK(bench.frontend.add_region(std::move(region)).ok());
+  CHECK(
+      bench.frontend.add_region(ok(Region::open("a region of a client", fd, 0, kPageBytes))).ok());
   close(fd);
   const Proto region = parameter("shared_memory_region", Proto().text(3, "a region of a client"));
   const Proto size = parameter("shared_memory_byte_size", Proto().varint(2, 16));

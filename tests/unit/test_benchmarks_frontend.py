@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -18,20 +19,15 @@ from benchmarks.frontend.__main__ import cases
 from benchmarks.frontend.bare import bare_echo
 from benchmarks.frontend.built import built
 from benchmarks.frontend.counts import Calls
-from benchmarks.frontend.h2load import Width, check, h2load, load_of, program
+from benchmarks.frontend.h2load import Width, check_installed, h2load, load_of
 from benchmarks.frontend.identity import LARGE_BYTES, SMALL_BYTES, Case, functions
 from benchmarks.frontend.processes import context_switches, cpu_ns
 from benchmarks.frontend.turns import Plan, Subject, compare
+from benchmarks.h2load import H2Load
 from benchmarks.http2 import Connection, Request
 from gslice.core.errors import FailedPrecondition
 
 METHOD = "/any.Service/Method"
-SAID = """\
-finished in 1.01s, 100.00 req/s, 10.00KB/s
-requests: 100 total, 100 started, 100 done, {} succeeded, {} failed, {} errored, 0 timeout
-status codes: 100 2xx, 0 3xx, 0 4xx, 0 5xx
-traffic: 12.03KB (12320) total, 1.01KB (1034) headers (space savings 86.45%), 1.46KB ({}) data
-"""
 SUMMARY = """\
 % time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
@@ -45,7 +41,7 @@ SUMMARY = """\
 @pytest.fixture(scope="module")
 def echo_built():
     try:
-        program()
+        check_installed()
         return built("echo_nghttp2")
     except FailedPrecondition as error:
         pytest.skip(error.message)
@@ -54,29 +50,25 @@ def echo_built():
 # ---- h2load ----------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_answered_in_full_passes():
-    check(SAID.format(100, 0, 0, 1500), 100, 15)
+RAN = H2Load(1500.0, 3, 0, 45, [400_000, 200_000, 1_700_000], cpu_us=300)
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("ran", "reason"),
     [
-        (SAID.format(99, 1, 0, 1485), "not all were answered"),
-        (SAID.format(99, 0, 1, 1485), "not all were answered"),
-        (SAID.format(100, 0, 0, 1400), "1400 bytes, expected 15 each"),  # failed gRPC calls
-        ("unable to connect", "no counts: unable to connect"),
+        (replace(RAN, succeeded=2, failed=1), "not all were answered"),
+        (replace(RAN, data_bytes=44), "44 bytes, not 15 each"),  # failed gRPC calls
     ],
 )
-def test_a_run_with_a_failed_call_gives_no_figure(said, reason):
+def test_a_run_with_a_failed_call_gives_no_figure(ran, reason):
     with pytest.raises(RuntimeError, match=reason):
-        check(said, 100, 15)
+        load_of(ran, 15)
 
 
-def test_figures_come_from_the_log_of_requests():
-    log = ["1000000\t200\t400", "1000100\t200\t200", "1000300\t200\t1700"]
-    load = load_of(log, cpu_s=0.0003)
+def test_figures_of_a_run_that_was_answered_in_full():
+    load = load_of(RAN, 15)
     assert (load.requests, load.p50_us, load.p99_us) == (3, 400, 1700)
-    assert load.rps == pytest.approx(3 / 0.002)
+    assert load.rps == pytest.approx(1500)
     assert load.client_cpu_us == pytest.approx(100)
 
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
-from gslice.core.config.client_memory import client_memory
 from gslice.core.config.devices import suitable_devices
 from gslice.core.config.document import Problem
+from gslice.core.config.frontends import client_memory, frontend_memory
 from gslice.core.config.places import (
     check_state_dir,
     default_state_dir,
@@ -36,7 +36,6 @@ from gslice.core.types import (
 from gslice.core.units import format_size
 
 _MIB = 1 << 20
-_FRONTEND_MEMORY_BYTES = 256 * _MIB
 _CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
 _GPU_LIMITERS = ("auto", "mps", "none")
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -82,7 +81,7 @@ class Builder:
             pinned_memory_bytes=node.pinned_memory or _quarter_of_memory(),
             frontends=node.frontends,
             frontend=node.frontend,
-            frontend_memory_bytes=self._frontend_memory(node),
+            frontend_memory_bytes=frontend_memory(node, self.problems),
             connection_age_us=node.connection_age,
             request_max_bytes=node.request_max,
             tls=self._tls(node.tls),
@@ -209,15 +208,6 @@ class Builder:
             first = taken.setdefault(address, key)
             if first != key:
                 self._problem(f"{address} is node.{first} already; use another port", "node", key)
-
-    def _frontend_memory(self, node: model.Node) -> int:
-        if 0 < node.frontend_memory < node.request_max:
-            self._problem(
-                f"{format_size(node.frontend_memory)} is less than node.request_max,"
-                f" {format_size(node.request_max)}: no room for one such message",
-                *("node", "frontend_memory"),
-            )
-        return node.frontend_memory or max(_FRONTEND_MEMORY_BYTES, node.request_max)
 
     def _tls(self, tls: model.Tls | None) -> TlsFiles | None:
         if tls is None:

@@ -1,4 +1,4 @@
-"""`node.client_memory`: from its shape in the file to what the daemon goes by."""
+"""Settings of the front-ends: from their shape in the file to what the daemon goes by."""
 
 from __future__ import annotations
 
@@ -8,15 +8,34 @@ from typing import TYPE_CHECKING
 
 from gslice.core.config.document import Problem
 from gslice.core.config.types import ClientMemoryConfig
+from gslice.core.units import format_size
 
 if TYPE_CHECKING:
     from gslice.core.config import model
+
+_MEMORY_BYTES = 256 << 20
+
+
+def frontend_memory(node: model.Node, problems: list[Problem]) -> int:
+    """Bytes that messages may take in a front-end.
+
+    Args:
+        node: Settings of the daemon.
+        problems: Gets one if the largest message would not fit.
+    """
+    if 0 < node.frontend_memory < node.request_max:
+        text = (
+            f"{format_size(node.frontend_memory)} is less than node.request_max,"
+            f" {format_size(node.request_max)}: no room for one such message"
+        )
+        problems.append(Problem(("node", "frontend_memory"), text))
+    return node.frontend_memory or max(_MEMORY_BYTES, node.request_max)
 
 
 def client_memory(
     memory: model.ClientMemory | None, problems: list[Problem]
 ) -> ClientMemoryConfig | None:
-    """The setting, with its owner as a number.
+    """Which memory of clients requests may name, with its owner as a number.
 
     Args:
         memory: As in the file; None: it is not there.

@@ -1,0 +1,1 @@
+"""Which server answers the same requests fastest on one core? See `__main__`."""
