@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import Unavailable
-from gslice.frontend import health, reflection, servicer
+from gslice.frontend import health, reflection, servicer, sockets
 from gslice.frontend.cold import ColdStarts
 from gslice.frontend.desk import Desk
 from gslice.frontend.server import SERVICES, Server
@@ -73,12 +73,7 @@ class NativeServer(Server):
                     host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
                 )
             )[0]
-            listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            with contextlib.closing(listener):
-                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-                    listener.setsockopt(socket.SOL_SOCKET, option, 1)
-                listener.bind(place)
-                listener.listen(_BACKLOG)
+            with sockets.listen(family, place, _BACKLOG) as listener:
                 bound = int(listener.getsockname()[1])
                 self._native.listen(listener.detach())
         except OSError as error:

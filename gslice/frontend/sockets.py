@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gslice.core.errors import Unavailable
 
@@ -35,6 +36,37 @@ class _Instruction(ctypes.Structure):
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+def listen(family: int, place: tuple[Any, ...], backlog: int) -> socket.socket:
+    """Listens as gRPC's own servers do: for both families on one socket, where there is IPv6.
+
+    Listeners of a port have connections in common with those of their family alone, and IPv4's
+    come first: a front-end of one kind could not take over from one of the other.
+
+    Args:
+        family: As `getaddrinfo` gives it.
+        place: Likewise.
+        backlog: How many connections may wait to be accepted.
+
+    Raises:
+        OSError: It cannot be listened on.
+    """
+    if family == socket.AF_INET and _has_ipv6():
+        host, port = place[:2]
+        family, place = socket.AF_INET6, ("::" if host == "0.0.0.0" else f"::ffff:{host}", port)
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(place)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def attract(port: int, place: int) -> None:
@@ -67,6 +99,16 @@ def connections(port: int) -> int:
     # The queue first: what is accepted meanwhile is then found among the others.
     waiting = sum(_queued(sock) for sock in _sockets(port) if _listens(sock))
     return waiting + sum(not _listens(sock) for sock in _sockets(port))
+
+
+def _has_ipv6() -> bool:
+    """Found out as gRPC does."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _set(port: int, option: int, value: bytes | int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from gslice import Client
+from gslice import Client, _native
 from gslice.client import calls
 from gslice.core.errors import (
     FailedPrecondition,
@@ -24,6 +24,7 @@ from gslice.core.errors import (
     Unavailable,
 )
 from gslice.core.types import FunctionSpec
+from gslice.frontend.settings import KINDS
 from gslice.ipc import messages
 from gslice.protos import message
 from gslice.protos.rpc import Stub
@@ -234,12 +235,17 @@ def test_a_drain_that_takes_too_long_gives_up_on_the_calls(own):
     echo.close()
 
 
-def test_new_connections_are_directed_to_one_front_end(own, tmp_path):
+@pytest.mark.parametrize("other", KINDS)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"])
+def test_new_connections_are_directed_to_one_front_end(own, tmp_path, other, host):
+    """Whatever speaks in either."""
+    if other == "native" and not _native.GRPC_SERVER:
+        pytest.skip("this build has no native front-end")
     with pytest.raises(FailedPrecondition, match="starting"):
         own.request(messages.DirectConnections(0))
     (tmp_path / "second").mkdir()
-    second = FrontendProcess(tmp_path / "second", own.kind)
-    address = own.serve()
+    second = FrontendProcess(tmp_path / "second", other)
+    address = own.serve(f"{host}:0")
     second.serve(address)
     second.request(messages.SetFunction("mark", "UNAVAILABLE", "", FunctionSpec("mark")))
 

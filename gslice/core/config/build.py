@@ -212,11 +212,8 @@ class Builder:
     def _tls(self, tls: model.Tls | None) -> TlsFiles | None:
         if tls is None:
             return None
-        files = TlsFiles(
-            self._resolve(tls.certificate),
-            self._resolve(tls.key),
-            self._resolve(tls.client_authority),
-        )
+        paths = (tls.certificate, tls.key, tls.client_authority)
+        files = TlsFiles(*(self._resolve(path) for path in paths))
         if problem := files.problem():
             key, text = problem
             self._problem(text, "node", "tls", key)
