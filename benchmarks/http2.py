@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import urllib.parse
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Self, cast
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
-INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5  # settings
+HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 4, 5  # settings
 WINDOW_MAX = (1 << 31) - 1
 WINDOW_DEFAULT = 65_535
 FRAME_DEFAULT = 16_384
@@ -127,12 +128,12 @@ class Connection(asyncio.BufferedProtocol):
     # ---- asyncio.BufferedProtocol ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Opens the receiving windows as far as they go."""
+        """Opens the receiving windows as far as they go, and has each header block stand alone."""
         self._transport = cast(asyncio.Transport, transport)
-        window = struct.pack(">HI", INITIAL_WINDOW_SIZE, WINDOW_MAX)
+        settings = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, WINDOW_MAX)
         opened = struct.pack(">I", WINDOW_MAX - WINDOW_DEFAULT)
         self._transport.writelines(
-            [PREFACE, _frame(SETTINGS, 0, 0, window), _frame(WINDOW_UPDATE, 0, 0, opened)]
+            [PREFACE, _frame(SETTINGS, 0, 0, settings), _frame(WINDOW_UPDATE, 0, 0, opened)]
         )
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -215,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, number: int, trailers: memoryview) -> None:
         stream = self._streams.pop(number)
         if stream.received < PREFIX_BYTES:  # an error has no message: its reason is in trailers
-            stream.fail(RuntimeError(f"the call failed: {bytes(trailers)!r}"))
+            stream.fail(RuntimeError(f"the call failed: {_reason(bytes(trailers))}"))
         else:
             stream.answer()
 
@@ -237,6 +238,19 @@ class Connection(asyncio.BufferedProtocol):
             stream.window -= size
             yield _head(DATA, 0 if stream.unsent else END_STREAM, number, size)
             yield part
+
+
+def _reason(trailers: bytes) -> str:
+    """What the last headers of a call that failed say."""
+    import hpack  # seldom wanted, and not everywhere
+
+    try:
+        decoded = hpack.Decoder().decode(trailers)
+    except hpack.HPACKError as error:
+        return f"its trailers cannot be read: {error}"
+    fields = {str(name): str(value) for name, value in decoded}
+    message = urllib.parse.unquote(fields.get("grpc-message", ""))
+    return message or f"status {fields.get('grpc-status', 'unknown')}"
 
 
 def _head(kind: int, flags: int, number: int, length: int) -> bytes:

@@ -213,6 +213,7 @@ class GrpcServer:
         Raises:
             As of `Frontend.submit`; FailedPrecondition: the call has ended.
         """
+    def withdraw(self, call: int, number: int) -> None: ...  # is as before `admit`
     def refuse(
         self, call: int, number: int, code: int, text: str, retry_after_ms: int = -1
     ) -> None: ...  # or gives one up that was admitted

@@ -58,8 +58,13 @@ class ColdStarts:
         with self._catalogue.reached(function):
             ticket = self._native.submit(request, deadline_ns)
         try:
-            self._wake(function.spec.name)
             self._check_time(function, self._native.deadline_ns(ticket))
+        except Unavailable:
+            self._native.cancel(ticket)  # before anybody could answer it
+            self._wake(function.spec.name)
+            raise
+        try:
+            self._wake(function.spec.name)
         except Unavailable:
             self._native.cancel(ticket)
             raise

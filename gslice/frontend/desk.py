@@ -268,7 +268,8 @@ class Admission:
         return self._deadline_ns
 
     def cancel(self, ticket: int) -> None:
-        """Nothing: `refuse` gives it up, and says why."""
+        """Takes it back, to be refused."""
+        self._native.withdraw(*self._place)
 
     def refuse(self, error: GsliceError) -> None:
         """Answers it with an error."""

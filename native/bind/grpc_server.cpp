@@ -155,6 +155,12 @@ void bind_grpc_server(nb::module_& module) {
           },
           nb::arg("call"), nb::arg("number"), nb::arg("message"))
       .def(
+          "withdraw",
+          [](Server& self, std::uint64_t call, std::uint32_t number) {
+            in_loop(self, [&](Service& service) { service.withdraw(call, number); });
+          },
+          nb::arg("call"), nb::arg("number"))
+      .def(
           "refuse",
           [](Server& self, std::uint64_t call, std::uint32_t number, int code, std::string text,
              std::int64_t retry_after_ms) {

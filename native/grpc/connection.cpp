@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <string_view>
 #include <utility>
 
+#include "grpc/headers.hpp"
 #include "grpc/service.hpp"
 
 namespace gslice::grpc {
 namespace {
-
-using namespace std::string_view_literals;
 
 constexpr std::uint32_t kStreams = 1024;
 constexpr std::uint32_t kStreamWindowBytes = 4 << 20;  // a large request in one go
@@ -27,54 +25,9 @@ constexpr std::size_t kQueued = 10'000;  // frames for a client that does not re
 // Clients whose deadlines pass reset their calls: many a second is no attack.
 constexpr std::uint64_t kResets = 10'000, kResetsPerSecond = 2'000;
 
-nghttp2_nv field(std::string_view name, std::string_view value) {
-  const auto bytes = [](std::string_view text) {
-    return reinterpret_cast<std::uint8_t*>(const_cast<char*>(text.data()));
-  };
-  return {bytes(name), bytes(value), name.size(), value.size(),
-          NGHTTP2_NV_FLAG_NO_COPY_NAME};  // names are literals
-}
-
 std::string_view text(const std::uint8_t* bytes, std::size_t length) {
   return {reinterpret_cast<const char*>(bytes), length};
 }
-
-struct Digits {
-  explicit Digits(std::int64_t value)
-      : end(std::to_chars(room.data(), room.data() + room.size(), value).ptr) {}
-  std::string_view view() const { return {room.data(), end}; }
-  std::array<char, 24> room{};
-  const char* end;
-};
-
-const std::array<nghttp2_nv, 3> kHeaders{
-    field(":status"sv, "200"sv), field("content-type"sv, "application/grpc"sv),
-    field("grpc-accept-encoding"sv, "identity, deflate, gzip"sv)};
-
-// The status, and what comes before it where there are no headers yet.
-struct Trailers {
-  explicit Trailers(const Call& call)
-      : code(static_cast<int>(call.status.code)),
-        retry(call.retry_after_ms),
-        message(percent_encoded(call.status.message)) {}
-
-  std::span<const nghttp2_nv> fields(bool with_headers) {
-    if (with_headers)
-      for (const nghttp2_nv& each : kHeaders) all[count++] = each;
-    add("grpc-status"sv, code.view());
-    if (!message.empty()) add("grpc-message"sv, message);
-    if (retry.view().front() != '-') add("grpc-retry-pushback-ms"sv, retry.view());
-    return std::span(all).first(count);
-  }
-
- private:
-  void add(std::string_view name, std::string_view value) { all[count++] = field(name, value); }
-
-  Digits code, retry;
-  std::string message;
-  std::array<nghttp2_nv, 6> all{};
-  std::size_t count = 0;
-};
 
 }  // namespace
 

@@ -319,6 +319,13 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
   return exchange->deadline_ns;
 }
 
+void Service::withdraw(std::uint64_t id, std::uint32_t number) {
+  Exchange* exchange = find(id, number);
+  if (exchange == nullptr || exchange->state != Exchange::State::kQueued) return;
+  frontend_.cancel(std::exchange(exchange->ticket, kNoTicket));
+  exchange->state = Exchange::State::kAtDesk;
+}
+
 void Service::refuse(std::uint64_t id, std::uint32_t number, Status status,
                      std::int64_t retry_after_ms) {
   Exchange* exchange = find(id, number);

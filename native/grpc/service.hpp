@@ -65,6 +65,8 @@ class Service {
   void finish(std::uint64_t call, Status status, std::int64_t retry_after_ms);
   // A request that was handed over is submitted after all. Its deadline; kNotFound: it has ended.
   Result<std::int64_t> admit(std::uint64_t call, std::uint32_t number, wire::Bytes message);
+  // Takes that back.
+  void withdraw(std::uint64_t call, std::uint32_t number);
   // Or refused, or given up.
   void refuse(std::uint64_t call, std::uint32_t number, Status status, std::int64_t retry_after_ms);
 
