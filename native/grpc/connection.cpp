@@ -18,8 +18,10 @@ constexpr std::uint32_t kStreamWindowBytes = 4 << 20;  // a large request in one
 constexpr std::int32_t kWindowBytes = 64 << 20;
 constexpr std::uint32_t kFrameBytes = 256 << 10;
 constexpr std::uint32_t kHeaderBytes = 16 << 10;  // of a call
-constexpr std::size_t kLendBytes = 512;  // less is copied: a piece costs the kernel as much
+constexpr std::size_t kLendBytes = 4 << 10;  // less is copied: a piece costs the kernel as much
 constexpr std::int64_t kGreetingNs = 10'000'000'000;
+constexpr std::size_t kWorthWaking = 64 << 10;  // what is missing of a message, if less, comes soon
+constexpr std::size_t kWaitedMost = 256 << 10;
 constexpr int kReads = 4;                // before others have their turn
 constexpr std::size_t kQueued = 10'000;  // frames for a client that does not read
 // Clients whose deadlines pass reset their calls: many a second is no attack.
@@ -120,12 +122,23 @@ struct Connection::Callbacks {
     return 0;
   }
 
+  static int begin_frame(nghttp2_session*, const nghttp2_frame_hd* head, void* user) {
+    if (head->type != NGHTTP2_DATA) return 0;
+    Connection& connection = self(user);
+    connection.receiving_ = nullptr;
+    connection.frame_left_bytes_ = (head->flags & NGHTTP2_FLAG_PADDED) == 0 ? head->length : 0;
+    return 0;
+  }
+
   static int data(nghttp2_session* session, std::uint8_t, std::int32_t stream,
                   const std::uint8_t* bytes, std::size_t length, void* user) {
     nghttp2_session_consume_connection(session, length);
+    Connection& connection = self(user);
+    connection.frame_left_bytes_ -= std::min(connection.frame_left_bytes_, length);
     Call* call = call_of(session, stream);
+    connection.receiving_ = call;  // only now: a frame that is ignored is not told of
     if (call == nullptr) return 0;
-    self(user).service_.received(*call, std::as_bytes(std::span(bytes, length)));
+    connection.service_.received(*call, std::as_bytes(std::span(bytes, length)));
     return 0;
   }
 
@@ -143,6 +156,7 @@ struct Connection::Callbacks {
     Call* call = call_of(session, stream);
     if (call == nullptr) return 0;
     Connection& connection = self(user);
+    if (connection.receiving_ == call) connection.receiving_ = nullptr;
     for (auto& outgoing : call->out) connection.spent_.push_back(std::move(outgoing));
     call->out.clear();
     std::erase(connection.relieved_, call);
@@ -185,6 +199,7 @@ struct Connection::Callbacks {
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, begin_headers);
     nghttp2_session_callbacks_set_on_header_callback(callbacks, header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, frame);
+    nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, begin_frame);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, data);
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, sent);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, closed);
@@ -214,11 +229,12 @@ Connection::Connection(std::uint64_t id, std::unique_ptr<Transport> transport, S
       service_(service),
       since_ns_(now_ns),
       session_(Callbacks::session(*this)) {
-  const std::array<nghttp2_settings_entry, 4> settings{{
+  const std::array<nghttp2_settings_entry, 5> settings{{
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, kStreams},
       {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kStreamWindowBytes},
       {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, kFrameBytes},
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, kHeaderBytes},
+      {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},  // answers one after the other, not all at once
   }};
   nghttp2_submit_settings(session_.get(), NGHTTP2_FLAG_NONE, settings.data(), settings.size());
   nghttp2_session_set_local_window_size(session_.get(), NGHTTP2_FLAG_NONE, 0, kWindowBytes);
@@ -232,15 +248,44 @@ Connection::~Connection() {
 
 Io Connection::read(std::span<std::byte> scratch) {
   for (int i = 0; i < kReads; ++i) {
-    std::size_t bytes = 0;
-    if (const Io io = transport_->read(scratch, bytes); io != Io::kDone) return io;
-    const auto* start = reinterpret_cast<const std::uint8_t*>(scratch.data());
-    if (nghttp2_session_mem_recv(session_.get(), start, bytes) < 0) return Io::kClosed;
+    std::size_t bytes = 0, room = 0;
+    const Io io = read_some(scratch, bytes, room);
     recycle();  // of calls that were cancelled: between flushes, the outbox has nothing on loan
+    if (io == Io::kClosed) return io;
     if (nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued) return Io::kClosed;
-    if (bytes < scratch.size()) return Io::kDone;
+    if (io == Io::kDone && bytes == room) continue;
+    const std::size_t missing = receiving_ == nullptr ? 0 : receiving_->intake.missing_bytes();
+    const bool stopped = i == 0 && io == Io::kAgain;  // who sends no more is not waited for
+    wait_for(stopped || missing < kWorthWaking ? 1 : std::min(missing, kWaitedMost));
+    return io;
   }
   return Io::kDone;
+}
+
+// Reads, the rest of a DATA frame right into the slot where it belongs, and has it handled.
+Io Connection::read_some(std::span<std::byte> scratch, std::size_t& bytes, std::size_t& room) {
+  std::span<std::byte> direct;
+  if (receiving_ != nullptr) direct = receiving_->intake.room();
+  direct = direct.first(std::min(direct.size(), frame_left_bytes_));
+  const std::array<iovec, 2> pieces{
+      {{direct.data(), direct.size()}, {scratch.data(), scratch.size()}}};
+  room = direct.size() + scratch.size();
+  const Io io = transport_->read(std::span(pieces).subspan(direct.empty() ? 1 : 0), bytes);
+  if (io != Io::kDone) return io;
+  const auto handle = [&](std::span<const std::byte> part) {
+    return part.empty() || nghttp2_session_mem_recv(
+                               session_.get(), reinterpret_cast<const std::uint8_t*>(part.data()),
+                               part.size()) >= 0;
+  };
+  const std::size_t placed = std::min(bytes, direct.size());
+  const bool sound = handle(direct.first(placed)) && handle(scratch.first(bytes - placed));
+  return sound ? Io::kDone : Io::kClosed;
+}
+
+// Each time that this thread falls asleep in the middle of a large message costs the client a
+// system call's time to wake it.
+void Connection::wait_for(std::size_t bytes) {
+  if (std::exchange(waited_bytes_, bytes) != bytes) transport_->wait_for(bytes);
 }
 
 Io Connection::flush() {

@@ -35,6 +35,9 @@ class Connection {
   bool blocked() const { return blocked_; }
   // Blocked until there is something to read.
   bool waits_to_read() const { return blocked_ && transport_->waits_to_read(); }
+  // Whether bytes may lie in the socket that do not make it readable, for more should come at once.
+  bool waits() const { return waited_bytes_ > 1; }
+  void wait_no_more() { wait_for(1); }
   bool over() const;
   // Whether the client has said nothing that makes sense since it connected, long ago.
   bool is_silent(std::int64_t now_ns) const;
@@ -58,6 +61,8 @@ class Connection {
     void operator()(nghttp2_session* session) const { nghttp2_session_del(session); }
   };
 
+  Io read_some(std::span<std::byte> scratch, std::size_t& bytes, std::size_t& room);
+  void wait_for(std::size_t bytes);
   void submit_answer(Call& call);
   void submit_trailers(Call& call);
   ssize_t plan_data(Call& call, std::size_t length, std::uint32_t& flags);
@@ -70,6 +75,9 @@ class Connection {
   Outbox outbox_;
   std::vector<std::unique_ptr<Outgoing>> spent_;  // handed to the outbox, until it is flushed
   std::vector<Call*> relieved_;                   // of an answer, and more requests wait
+  Call* receiving_ = nullptr;                     // whose DATA frame is being received
+  std::size_t frame_left_bytes_ = 0;              // of it
+  std::size_t waited_bytes_ = 1;                  // that make the socket readable
   std::int64_t since_ns_;
   bool greeted_ = false;
   bool blocked_ = false;

@@ -144,6 +144,13 @@ void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadl
   }
 }
 
+std::span<std::byte> Intake::room() const {
+  if (ticket_ == kNoTicket || !progress_.in_tensor) return {};
+  const std::span<std::byte> left = areas_[progress_.area].subspan(progress_.filled);
+  // What comes after the message may not lie in its slot, which it may give up.
+  return left.first(std::min(left.size(), size_ - taken_));
+}
+
 // Writes what follows the head. False: it is not what was reserved for; nothing of `bytes` counts,
 // though some may have been written.
 bool Intake::fill(wire::Bytes bytes) {
@@ -158,7 +165,8 @@ bool Intake::fill(wire::Bytes bytes) {
     }
     const std::span<std::byte> room = areas_[progress_.area].subspan(progress_.filled);
     const std::size_t count = std::min(room.size(), bytes.size());
-    std::memcpy(room.data(), bytes.data(), count);
+    // It may have been received where it belongs, or beside.
+    if (bytes.data() != room.data()) std::memmove(room.data(), bytes.data(), count);
     bytes = bytes.subspan(count);
     progress_.filled += count;
     if (progress_.filled == areas_[progress_.area].size())

@@ -57,6 +57,10 @@ class Intake {
   TicketId take_ticket() { return std::exchange(ticket_, kNoTicket); }
   // The slot that is being received into; kNoTicket: none.
   TicketId ticket() const { return ticket_; }
+  // What is missing of a message that has begun.
+  std::size_t missing_bytes() const { return in_body_ ? size_ - taken_ : 0; }
+  // Where the next bytes belong in the slot; empty: nowhere there.
+  std::span<std::byte> room() const;
   // Whether a message has begun and is not whole.
   bool within() const { return in_body_ || prefix_count_ != 0; }
   // Ready for another call. Whoever had a `ticket()` has given it up.

@@ -18,6 +18,7 @@ namespace {
 constexpr std::size_t kScratchBytes = 256 << 10;
 constexpr std::uint64_t kDoorbell = 0, kBell = 1, kFirstId = 2;  // in epoll's events
 constexpr int kAccepts = 64;                                     // before others have their turn
+constexpr std::int64_t kWaitNs = 1'000'000;
 constexpr std::int64_t kSweepNs = 1'000'000'000, kShortestSweepNs = 10'000'000;
 constexpr std::int64_t kPauseNs = 50'000'000;  // without descriptors for more connections
 
@@ -133,11 +134,13 @@ void Server::turn() {
   }
   const std::int64_t now = now_ns();
   service_.keep_time(now);
+  if (now >= waiting_until_ns_) read_waiting();
   if (now >= next_sweep_ns_) sweep(now);
 }
 
 int Server::timeout_ms(std::int64_t now) const {
-  const std::int64_t wait_ns = std::min(service_.next_due_ns(), next_sweep_ns_) - now;
+  const std::int64_t wait_ns =
+      std::min({service_.next_due_ns(), next_sweep_ns_, waiting_until_ns_}) - now;
   return static_cast<int>(std::max<std::int64_t>(0, (wait_ns + 999'999) / 1'000'000));
 }
 
@@ -160,9 +163,27 @@ void Server::handle(std::uint64_t id, std::uint32_t events) {
     watch_again(connection);
   }
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
-    const Io io = connection.read(scratch_);
-    service_.wants_flush(connection);
-    if (io == Io::kClosed) end(id);
+    read(connection);
+  }
+}
+
+void Server::read(Connection& connection) {
+  const Io io = connection.read(scratch_);
+  service_.wants_flush(connection);
+  if (io == Io::kClosed) return end(connection.id());
+  if (!connection.waits()) return;
+  if (waiting_.empty()) waiting_until_ns_ = now_ns() + kWaitNs;
+  waiting_.push_back(connection.id());
+}
+
+// Whoever stopped in the middle of a message may have asked something else.
+void Server::read_waiting() {
+  waiting_until_ns_ = kNever;
+  for (const std::uint64_t id : std::exchange(waiting_, {})) {
+    const auto found = connections_.find(id);
+    if (found == connections_.end() || !found->second->waits()) continue;
+    found->second->wait_no_more();
+    read(*found->second);
   }
 }
 

@@ -69,6 +69,8 @@ class Server {
   void accept(Listener& listener);
   void pause(Listener& listener);
   void handle(std::uint64_t id, std::uint32_t events);
+  void read(Connection& connection);
+  void read_waiting();
   void flush(Connection& connection);
   void flush_all();
   void watch_again(const Connection& connection);
@@ -89,6 +91,8 @@ class Server {
   std::unordered_map<std::uint64_t, Listener> listeners_;
   std::vector<Connection*> to_flush_;
   std::vector<std::uint64_t> ended_;
+  std::vector<std::uint64_t> waiting_;  // connections of which more should come at once
+  std::int64_t waiting_until_ns_ = kNever;
   std::uint64_t next_id_;
   std::int64_t next_sweep_ns_ = 0;
   std::int64_t close_at_ns_ = 0;  // 0: not closing

@@ -36,9 +36,11 @@ class TlsTransport : public Transport {
   TlsTransport(Descriptor socket, Session session)
       : Transport(std::move(socket)), session_(std::move(session)) {}
 
-  Io read(std::span<std::byte> into, std::size_t& bytes) override {
-    return outcome(SSL_read_ex(session_.get(), into.data(), into.size(), &bytes));
+  Io read(std::span<const iovec> pieces, std::size_t& bytes) override {
+    const iovec& piece = pieces.front();
+    return outcome(SSL_read_ex(session_.get(), piece.iov_base, piece.iov_len, &bytes));
   }
+  void wait_for(std::size_t) override {}  // records are smaller than what is worth waiting for
 
   // A record a piece: those that the outbox gathers are frames of up to a record's size.
   Io write(std::span<const iovec> pieces, std::size_t& bytes) override {

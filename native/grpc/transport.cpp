@@ -17,8 +17,13 @@ Io outcome(ssize_t result, std::size_t& bytes) {
 
 }  // namespace
 
-Io Transport::read(std::span<std::byte> into, std::size_t& bytes) {
-  return outcome(::recv(fd(), into.data(), into.size(), 0), bytes);
+Io Transport::read(std::span<const iovec> pieces, std::size_t& bytes) {
+  return outcome(::readv(fd(), pieces.data(), static_cast<int>(pieces.size())), bytes);
+}
+
+void Transport::wait_for(std::size_t bytes) {
+  const int wanted = static_cast<int>(bytes);
+  ::setsockopt(fd(), SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
 }
 
 Io Transport::write(std::span<const iovec> pieces, std::size_t& bytes) {
