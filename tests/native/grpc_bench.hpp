@@ -103,10 +103,12 @@ inline constexpr grpc::Service::Limits kLimits{8 << 20, 32 << 20};
 
 class ServerBench {
  public:
-  explicit ServerBench(std::shared_ptr<Segment> served = wide_segment(64, 64),
-                       grpc::Service::Limits limits = kLimits)
+  explicit ServerBench(
+      std::shared_ptr<Segment> served = wide_segment(64, 64),
+      grpc::Service::Limits limits = kLimits,
+      std::unique_ptr<grpc::Transports> transports = std::make_unique<grpc::Transports>())
       : segment(std::move(served)),
-        server(0, limits, kNever / 4, std::make_unique<grpc::Transports>()),
+        server(0, limits, kNever / 4, std::move(transports)),
         worker(segment, wide_signature(), server.doorbell()) {
     const Status added = server.run([&](grpc::Service& service) {
       return service.frontend().add_function("echo", "1", segment, wide_signature(), 0);

@@ -545,6 +545,45 @@ TEST(a_connection_lost_at_any_byte_leaves_nothing) {
   bench.expect_idle();
 }
 
+namespace {
+
+// As TLS before its client has said anything: nothing can be written until something was read.
+class Mute : public grpc::Transport {
+ public:
+  Mute(grpc::Descriptor socket, std::atomic<int>& tried)
+      : Transport(std::move(socket)), tried_(tried) {}
+  grpc::Io write(std::span<const iovec>, std::size_t&) override {
+    ++tried_;
+    return grpc::Io::kAgain;
+  }
+  bool waits_to_read() const override { return true; }
+
+ private:
+  std::atomic<int>& tried_;
+};
+
+class Mutes : public grpc::Transports {
+ public:
+  explicit Mutes(std::atomic<int>& tried) : tried_(tried) {}
+  std::unique_ptr<grpc::Transport> accept(grpc::Descriptor socket) override {
+    return std::make_unique<Mute>(std::move(socket), tried_);
+  }
+
+ private:
+  std::atomic<int>& tried_;
+};
+
+}  // namespace
+
+TEST(who_cannot_be_written_to_before_he_speaks_is_not_tried_all_the_time) {
+  std::atomic<int> tried = 0;
+  ServerBench bench(wide_segment(8, 8), kLimits, std::make_unique<Mutes>(tried));
+  const grpc::Descriptor silent = bench.connect();
+  bench.until([&] { return tried > 0; });
+  for (int turn = 0; turn < 100; ++turn) bench.calls();
+  CHECK(tried <= 2);
+}
+
 TEST(what_is_no_http2_is_hung_up_on) {
   ServerBench bench;
   for (const std::string_view said :
