@@ -165,6 +165,35 @@ class ServerBench {
   sockaddr_in address_{};
 };
 
+// gRPC's statuses
+inline constexpr int kInvalidArgument = 3, kDeadlineExceeded = 4, kResourceExhausted = 8,
+                     kUnimplemented = 12, kInternal = 13, kUnavailable = 14;
+
+// Whether it is the answer to `wide_request(rows, fill)`.
+inline bool echoes(const std::string& message, std::int64_t rows, char fill) {
+  const std::string tensor = wide_tensor(rows, fill);
+  return message.size() > tensor.size() && message.size() < tensor.size() + 200 &&
+         message.ends_with(tensor);
+}
+
+inline std::size_t count_of(ServerBench& bench, SlotState state) {
+  return bench.segment->count_states()[static_cast<std::size_t>(state)];
+}
+
+inline constexpr std::int64_t kLargeRows = 500;  // more of them than a socket takes
+
+// Calls with large answers, of which the client reads nothing from then on.
+inline std::vector<std::int32_t> call_and_read_nothing(ServerBench& bench, GrpcClient& client,
+                                                       int count) {
+  bench.worker.hold();
+  std::vector<std::int32_t> streams;
+  for (int i = 0; i < count; ++i) streams.push_back(client.call(wide_request(kLargeRows, 's')));
+  client.until([&] { return count_of(bench, SlotState::kQueued) == streams.size(); });
+  client.deaf = true;
+  bench.worker.release();
+  return streams;
+}
+
 // One connection in the test's own thread, with a worker that serves when it is told to.
 class ConnectionBench {
  public:

@@ -214,9 +214,8 @@ std::vector<std::string> cut(const std::string& whole, std::vector<std::size_t> 
 // All places near both ends and the first tensor's, and some of those between.
 std::vector<std::size_t> places(std::size_t bytes) {
   std::vector<std::size_t> out;
-  for (std::size_t at = 0; at <= bytes; at += at < 200 || at + 120 > bytes ? 1 : 997)
+  for (std::size_t at = 0; at <= bytes; at += at < 200 || at + 200 > bytes ? 1 : 97)
     out.push_back(at);
-  for (std::size_t at = bytes > 200 ? bytes - 200 : 0; at + 120 < bytes; ++at) out.push_back(at);
   return out;
 }
 
