@@ -213,6 +213,17 @@ class GrpcServer:
         Raises:
             As of `Frontend.submit`; FailedPrecondition: the call has ended.
         """
+    def admit_cold(
+        self,
+        call: int,
+        number: int,
+        message: bytes,
+        name: str,
+        version: str,
+        segment: Segment,
+        signature: Signature,
+        slo_ns: int,
+    ) -> int | None: ...  # the same to a function that is known for this request alone
     def withdraw(self, call: int, number: int) -> None: ...  # is as before `admit`
     def refuse(
         self, call: int, number: int, code: int, text: str, retry_after_ms: int = -1

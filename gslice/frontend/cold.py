@@ -7,7 +7,7 @@ and the daemon is told then: whatever the daemon was doing, it finds the request
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gslice.core.errors import Unavailable
 from gslice.core.figures import milliseconds
@@ -15,28 +15,32 @@ from gslice.core.figures import milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gslice import _native
-    from gslice.frontend.catalogue import Catalogue, Function
-    from gslice.frontend.desk import Admission
+    from gslice.frontend.catalogue import Function
+
+
+class ColdPath(Protocol):
+    """The way into the queue of a function that the data path does not know."""
+
+    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+        """Queues a request, and no other; its ticket. Raises as `Frontend.submit` does."""
+
+    def deadline_ns(self, ticket: int) -> int | None:
+        """When it ends, with the `timeout` parameter applied."""
+
+    def cancel(self, ticket: int) -> None:
+        """Takes it back."""
 
 
 class ColdStarts:
     """See the module.
 
     Args:
-        native: The data path.
-        catalogue: The functions.
+        path: Where requests are queued.
         wake: Tells the daemon that a function is wanted; raises Unavailable if none is there.
     """
 
-    def __init__(
-        self,
-        native: _native.Frontend | Admission,
-        catalogue: Catalogue,
-        wake: Callable[[str], None],
-    ) -> None:
-        self._native = native
-        self._catalogue = catalogue
+    def __init__(self, path: ColdPath, wake: Callable[[str], None]) -> None:
+        self._path = path
         self._wake = wake
 
     def submit(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
@@ -55,18 +59,17 @@ class ColdStarts:
                 no daemon is there.
             GsliceError: as of `Frontend.submit`.
         """
-        with self._catalogue.reached(function):
-            ticket = self._native.submit(request, deadline_ns)
+        ticket = self._path.queue(function, request, deadline_ns)
         try:
-            self._check_time(function, self._native.deadline_ns(ticket))
+            self._check_time(function, self._path.deadline_ns(ticket))
         except Unavailable:
-            self._native.cancel(ticket)  # before anybody could answer it
+            self._path.cancel(ticket)  # before anybody could answer it
             self._wake(function.spec.name)
             raise
         try:
             self._wake(function.spec.name)
         except Unavailable:
-            self._native.cancel(ticket)
+            self._path.cancel(ticket)
             raise
         return ticket
 

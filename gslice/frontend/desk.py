@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from google.protobuf.message import DecodeError
 
 from gslice.core.errors import GsliceError, Internal, NotFound, ResourceExhausted, Unimplemented
+from gslice.ipc.native import native_signature
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import grpc
 
     from gslice import _native
+    from gslice.frontend.catalogue import Function
     from gslice.protos.rpc import Method
 
 log = logging.getLogger("gslice.frontend")
@@ -208,7 +210,7 @@ class Desk:
         try:
             request = self._plain(note)
             try:
-                admission.submit(request, note.deadline_ns)
+                admission.submit(request)
             except NotFound:
                 self._submit_unknown(admission, request, note.deadline_ns)
         except GsliceError as error:
@@ -241,7 +243,7 @@ class Desk:
 
 
 class Admission:
-    """One request that was handed over, as what `ColdStarts` takes for a data path.
+    """One request that was handed over; a `ColdPath` for it alone.
 
     Args:
         native: Where it waits.
@@ -254,13 +256,28 @@ class Admission:
         self._place = call, number
         self._deadline_ns: int | None = None
 
-    def submit(self, request: bytes, deadline_ns: int | None) -> int:
-        """Queues it, by the call's own deadline.
+    def submit(self, request: bytes) -> None:
+        """Queues it after all, by the call's own deadline.
 
         Raises:
             GsliceError: as of `Frontend.submit`.
         """
-        self._deadline_ns = self._native.admit(*self._place, request)
+        self._native.admit(*self._place, request)
+
+    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+        """As `ColdPath` has it, by the call's own deadline: in one task of the loop."""
+        spec, segment, signature = function.spec, function.segment, function.signature
+        assert segment is not None
+        assert signature is not None
+        self._deadline_ns = self._native.admit_cold(
+            *self._place,
+            request,
+            spec.name,
+            spec.version,
+            segment,
+            native_signature(signature),
+            spec.slo_p99_us * 1000,
+        )
         return 0
 
     def deadline_ns(self, ticket: int) -> int | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gslice import _native
-    from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.catalogue import Catalogue, Function
     from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.regions import Regions
@@ -52,7 +52,7 @@ class InferenceServicer(Servicer):
         super().__init__(catalogue, readiness, repository, regions)
         self._native = native
         self._completions = completions
-        self._cold = ColdStarts(native, catalogue, wake)
+        self._cold = ColdStarts(_ColdPath(native, catalogue), wake)
         self._streams: set[Stream] = set()
 
     @answered
@@ -93,3 +93,18 @@ class InferenceServicer(Servicer):
                 return self._cold.submit(function, request, deadline_ns)
             self._catalogue.explain(asked.model_name, asked.model_version)
             raise
+
+
+class _ColdPath:
+    """The functions of the catalogue that rest. All of it is one thread's: nobody comes between."""
+
+    def __init__(self, native: _native.Frontend, catalogue: Catalogue) -> None:
+        self._native = native
+        self._catalogue = catalogue
+        self.deadline_ns = native.deadline_ns
+        self.cancel = native.cancel
+
+    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+        """As `ColdPath` has it."""
+        with self._catalogue.reached(function):
+            return self._native.submit(request, deadline_ns)

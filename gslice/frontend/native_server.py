@@ -104,9 +104,7 @@ class NativeServer(Server):
         asked = message("inference.ModelInferRequest").FromString(request)
         function = self._catalogue.find(asked.model_name, asked.model_version)
         if function.cold:
-            ColdStarts(admission, self._catalogue, self._wake).submit(
-                function, request, deadline_ns
-            )
+            ColdStarts(admission, self._wake).submit(function, request, deadline_ns)
         else:
             self._catalogue.explain(asked.model_name, asked.model_version)
-            admission.submit(request, deadline_ns)  # it has come meanwhile
+            admission.submit(request)  # it has come meanwhile

@@ -155,6 +155,29 @@ void bind_grpc_server(nb::module_& module) {
           },
           nb::arg("call"), nb::arg("number"), nb::arg("message"))
       .def(
+          "admit_cold",
+          [](Server& self, std::uint64_t call, std::uint32_t number, const nb::bytes& message,
+             std::string name, std::string version, std::shared_ptr<Segment> segment,
+             const Signature& signature, std::int64_t slo_ns) {
+            const wire::Bytes bytes = as_bytes(message);
+            // In one task: no other request may reach the function meanwhile.
+            const auto admitted = [&](Service& service) -> Result<std::int64_t> {
+              Frontend& frontend = service.frontend();
+              const std::string known = name;
+              if (Status status = frontend.add_function(std::move(name), std::move(version),
+                                                        std::move(segment), signature, slo_ns);
+                  !status.ok())
+                return status;
+              auto deadline = service.admit(call, number, bytes);
+              frontend.remove_function(known);
+              return deadline;
+            };
+            const std::int64_t deadline = take_or_raise(in_loop(self, admitted));
+            return deadline == kNever ? std::nullopt : std::optional(deadline);
+          },
+          nb::arg("call"), nb::arg("number"), nb::arg("message"), nb::arg("name"),
+          nb::arg("version"), nb::arg("segment"), nb::arg("signature"), nb::arg("slo_ns"))
+      .def(
           "withdraw",
           [](Server& self, std::uint64_t call, std::uint32_t number) {
             in_loop(self, [&](Service& service) { service.withdraw(call, number); });

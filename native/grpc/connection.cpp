@@ -75,10 +75,10 @@ struct Connection::Callbacks {
     return 0;
   }
 
-  static int begin_frame(nghttp2_session* session, const nghttp2_frame_hd* head, void* user) {
+  static int begin_frame(nghttp2_session*, const nghttp2_frame_hd* head, void* user) {
     if (head->type != NGHTTP2_DATA) return 0;
     Connection& connection = self(user);
-    connection.receiving_ = call_of(session, head->stream_id);
+    connection.receiving_ = nullptr;
     connection.frame_left_bytes_ = (head->flags & NGHTTP2_FLAG_PADDED) == 0 ? head->length : 0;
     return 0;
   }
@@ -86,10 +86,12 @@ struct Connection::Callbacks {
   static int data(nghttp2_session* session, std::uint8_t, std::int32_t stream,
                   const std::uint8_t* bytes, std::size_t length, void* user) {
     nghttp2_session_consume_connection(session, length);
-    self(user).frame_left_bytes_ -= std::min(self(user).frame_left_bytes_, length);
+    Connection& connection = self(user);
+    connection.frame_left_bytes_ -= std::min(connection.frame_left_bytes_, length);
     Call* call = call_of(session, stream);
+    connection.receiving_ = call;  // only now: a frame that is ignored is not told of
     if (call == nullptr) return 0;
-    self(user).service_.received(*call, std::as_bytes(std::span(bytes, length)));
+    connection.service_.received(*call, std::as_bytes(std::span(bytes, length)));
     return 0;
   }
 
@@ -202,11 +204,12 @@ Io Connection::read(std::span<std::byte> scratch) {
     std::size_t bytes = 0, room = 0;
     const Io io = read_some(scratch, bytes, room);
     recycle();  // of calls that were cancelled: between flushes, the outbox has nothing on loan
-    const bool floods = nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued;
-    if (io == Io::kClosed || floods) return Io::kClosed;
+    if (io == Io::kClosed) return io;
+    if (nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued) return Io::kClosed;
     if (io == Io::kDone && bytes == room) continue;
     const std::size_t missing = receiving_ == nullptr ? 0 : receiving_->intake.missing_bytes();
-    wait_for(missing < kWorthWaking ? 1 : std::min(missing, kWaitedMost));
+    const bool stopped = i == 0 && io == Io::kAgain;  // who sends no more is not waited for
+    wait_for(stopped || missing < kWorthWaking ? 1 : std::min(missing, kWaitedMost));
     return io;
   }
   return Io::kDone;

@@ -33,11 +33,11 @@ class Connection {
   Io flush();
   Io writable();
   bool blocked() const { return blocked_; }
+  // Blocked until there is something to read.
+  bool waits_to_read() const { return blocked_ && transport_->waits_to_read(); }
   // Whether bytes may lie in the socket that do not make it readable, for more should come at once.
   bool waits() const { return waited_bytes_ > 1; }
   void wait_no_more() { wait_for(1); }
-  // Blocked until there is something to read.
-  bool waits_to_read() const { return blocked_ && transport_->waits_to_read(); }
   bool over() const;
   // Whether the client has said nothing that makes sense since it connected, long ago.
   bool is_silent(std::int64_t now_ns) const;
@@ -74,10 +74,10 @@ class Connection {
   Service& service_;
   Outbox outbox_;
   std::vector<std::unique_ptr<Outgoing>> spent_;  // handed to the outbox, until it is flushed
+  std::vector<Call*> relieved_;                   // of an answer, and more requests wait
   Call* receiving_ = nullptr;                     // whose DATA frame is being received
   std::size_t frame_left_bytes_ = 0;              // of it
   std::size_t waited_bytes_ = 1;                  // that make the socket readable
-  std::vector<Call*> relieved_;                   // of an answer, and more requests wait
   std::int64_t since_ns_;
   bool greeted_ = false;
   bool blocked_ = false;

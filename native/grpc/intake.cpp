@@ -146,7 +146,9 @@ void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadl
 
 std::span<std::byte> Intake::room() const {
   if (ticket_ == kNoTicket || !progress_.in_tensor) return {};
-  return areas_[progress_.area].subspan(progress_.filled);
+  const std::span<std::byte> left = areas_[progress_.area].subspan(progress_.filled);
+  // What comes after the message may not lie in its slot, which it may give up.
+  return left.first(std::min(left.size(), size_ - taken_));
 }
 
 // Writes what follows the head. False: it is not what was reserved for; nothing of `bytes` counts,

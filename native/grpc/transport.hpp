@@ -26,10 +26,10 @@ class Transport {
   virtual Io read(std::span<const iovec> pieces, std::size_t& bytes);
   // kDone: `bytes` of the pieces have been taken, more than none.
   virtual Io write(std::span<const iovec> pieces, std::size_t& bytes);
-  // Has the socket be readable when so many bytes have come.
-  virtual void wait_for(std::size_t bytes);
   // Whether the last write waits for the peer to say something first.
   virtual bool waits_to_read() const { return false; }
+  // Has the socket be readable when so many bytes have come.
+  virtual void wait_for(std::size_t bytes);
 
  protected:
   Descriptor socket_;

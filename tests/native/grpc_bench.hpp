@@ -103,10 +103,12 @@ inline constexpr grpc::Service::Limits kLimits{8 << 20, 32 << 20};
 
 class ServerBench {
  public:
-  explicit ServerBench(std::shared_ptr<Segment> served = wide_segment(64, 64),
-                       grpc::Service::Limits limits = kLimits)
+  explicit ServerBench(
+      std::shared_ptr<Segment> served = wide_segment(64, 64),
+      grpc::Service::Limits limits = kLimits,
+      std::unique_ptr<grpc::Transports> transports = std::make_unique<grpc::Transports>())
       : segment(std::move(served)),
-        server(0, limits, kNever / 4, std::make_unique<grpc::Transports>()),
+        server(0, limits, kNever / 4, std::move(transports)),
         worker(segment, wide_signature(), server.doorbell()) {
     const Status added = server.run([&](grpc::Service& service) {
       return service.frontend().add_function("echo", "1", segment, wide_signature(), 0);
@@ -162,6 +164,35 @@ class ServerBench {
 
   sockaddr_in address_{};
 };
+
+// gRPC's statuses
+inline constexpr int kInvalidArgument = 3, kDeadlineExceeded = 4, kResourceExhausted = 8,
+                     kUnimplemented = 12, kInternal = 13, kUnavailable = 14;
+
+// Whether it is the answer to `wide_request(rows, fill)`.
+inline bool echoes(const std::string& message, std::int64_t rows, char fill) {
+  const std::string tensor = wide_tensor(rows, fill);
+  return message.size() > tensor.size() && message.size() < tensor.size() + 200 &&
+         message.ends_with(tensor);
+}
+
+inline std::size_t count_of(ServerBench& bench, SlotState state) {
+  return bench.segment->count_states()[static_cast<std::size_t>(state)];
+}
+
+inline constexpr std::int64_t kLargeRows = 500;  // more of them than a socket takes
+
+// Calls with large answers, of which the client reads nothing from then on.
+inline std::vector<std::int32_t> call_and_read_nothing(ServerBench& bench, GrpcClient& client,
+                                                       int count) {
+  bench.worker.hold();
+  std::vector<std::int32_t> streams;
+  for (int i = 0; i < count; ++i) streams.push_back(client.call(wide_request(kLargeRows, 's')));
+  client.until([&] { return count_of(bench, SlotState::kQueued) == streams.size(); });
+  client.deaf = true;
+  bench.worker.release();
+  return streams;
+}
 
 // One connection in the test's own thread, with a worker that serves when it is told to.
 class ConnectionBench {
