@@ -25,7 +25,7 @@ TEST(records_that_change_after_their_check_move_no_copy) {
   bench.submit({1, 2}, {3, 4});
   const std::vector<Ticket> tickets = claim(bench);
   CHECK_EQ(tickets.size(), 2u);
-  Assembly assembly(*bench.segment, 0, bench.signature, 0);
+  Assembly assembly(*bench.segment, 0, bench.signature, 0, false);
   assembly.take(tickets);
   CHECK_EQ(assembly.members().size(), 2u);
   for (const Ticket ticket : tickets) {
@@ -89,7 +89,7 @@ TEST(lying_headers_fail_their_request_only) {
     PumpBench bench(signature({-1, -1}, {-1, -1}, 8));
     const Ticket honest = bench.submit({1, 2}, {1, 2}), liar = bench.submit({1, 2}, {3, 4});
     lie.tell(bench.segment->slot(liar.slot), *bench.segment);
-    Assembly assembly(*bench.segment, 0, bench.signature, 0);
+    Assembly assembly(*bench.segment, 0, bench.signature, 0, false);
     assembly.take(std::vector{honest, liar});
     if (assembly.rejected().size() != 1) std::cerr << "lie: " << lie.what << std::endl;
     CHECK_EQ(assembly.rejected().size(), 1u);
@@ -105,7 +105,7 @@ TEST(a_payload_is_where_it_was_made) {
   const Ticket ticket = bench.submit({1, 2}, {1, 2});
   bench.segment->slot(ticket.slot).payload_offset = bench.segment->size_bytes();
   bench.segment->slot(ticket.slot).payload_bytes = 0;
-  Assembly assembly(*bench.segment, 0, bench.signature, 0);
+  Assembly assembly(*bench.segment, 0, bench.signature, 0, false);
   assembly.take(std::vector{ticket});
   CHECK_EQ(assembly.members().size(), 1u);
 }
@@ -115,7 +115,7 @@ TEST(more_text_elements_than_bytes_are_refused) {
   bench.submit_bytes({1, std::int64_t{1} << 40}, serialised({"a", "b"}));
   const std::vector<Ticket> tickets = claim(bench);
   CHECK_EQ(tickets.size(), 1u);
-  Assembly assembly(*bench.segment, 0, bench.signature, 0);
+  Assembly assembly(*bench.segment, 0, bench.signature, 0, false);
   assembly.take(tickets);
   CHECK(assembly.members().empty());
   CHECK_EQ(assembly.rejected().size(), 1u);
