@@ -62,6 +62,7 @@ _SHOWN = (
     *("p99_ms_during", "hole_us_p50", "hole_us_p99", "hole_us_max", "flip_us_p50"),
 )
 IDENTITY = {"inputs": [{"name": "x", "dtype": "FP32", "dims": [-1, ROW.shape[1]]}]}
+RATE_MAX_PER_S = 5_000  # more than this client can send evenly
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ async def measure(arm: Arm, plan: Plan) -> Row:
             with Control(node.directory / "state") as control:
                 await resize(control, arm.shares_percent[0])
                 capacity = await closed_loop(connection, request, CONCURRENCY, plan.capacity_s)
-                rate_per_s = capacity.rps * plan.load_percent / 100
+                rate_per_s = min(capacity.rps * plan.load_percent / 100, RATE_MAX_PER_S)
                 waits = DispatchWaits(open_segment(node.pid, FUNCTION))
                 async with OpenLoop(connection, request, rate_per_s, plan.seed) as load:
                     resizes = await go_through(arm, plan, control, waits)

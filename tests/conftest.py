@@ -31,3 +31,13 @@ def fake_gpu() -> Iterator[FakeGpu]:
         yield fake
         assert fake.violations() == []
         assert fake.dirty_exits() == []
+
+
+@pytest.fixture(autouse=True)
+def _same_cores() -> Iterator[None]:
+    """Whoever pins the tests' own process makes others fail, much later."""
+    before = os.sched_getaffinity(0)
+    yield
+    after = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before)
+    assert after == before, "the test left its process on other cores"

@@ -18,6 +18,7 @@ allocations, context switches and copies of tensors, a request, by process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import uvloop
@@ -94,6 +95,7 @@ def main() -> None:
         options.concurrency, options.connections = options.concurrency[:1], options.connections[:1]
         options.seconds, options.repeats = 0.1, 1
     plan = Plan(options.seconds, options.repeats, cores.client)
+    os.sched_setaffinity(0, {cores.client})
     chosen = cases(options.concurrency, options.connections)
     settings = {"seconds": plan.seconds, "repeats": plan.repeats, "cores": vars(cores)}
     if options.count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +78,6 @@ async def ask(request: Request) -> bytes:
 
 def compare(served: Subject, echo: Subject, width: Width, plan: Plan) -> Row:
     """Medians over pairs of runs; `echo_ratio` is the served rate over the echo's of its pair."""
-    os.sched_setaffinity(0, {plan.core})
     counts = [
         plan.requests(subject.run(WARM_UP_REQUESTS * width.concurrency, width, plan.core), width)
         for subject in (served, echo)

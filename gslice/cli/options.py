@@ -38,14 +38,18 @@ Address = Annotated[
 ]
 UseTls = Annotated[
     bool,
-    typer.Option("--tls", envvar="GSLICE_TLS", help="Encrypted, known by a public authority."),
+    typer.Option(
+        "--tls",
+        envvar="GSLICE_TLS",
+        help="Use TLS; the server's certificate is from a public authority.",
+    ),
 ]
 TlsAuthority = Annotated[
     Path | None,
     typer.Option(
         "--tls-ca",
         envvar="GSLICE_TLS_CA",
-        help="Encrypted, signed by the authority in this PEM file.",
+        help="Use TLS; the server's certificate is signed by the authority in this PEM file.",
         metavar="FILE",
     ),
 ]
@@ -61,7 +65,10 @@ TlsCertificate = Annotated[
 TlsKey = Annotated[
     Path | None,
     typer.Option(
-        "--tls-key", envvar="GSLICE_TLS_KEY", help="PEM file with the key of that.", metavar="FILE"
+        "--tls-key",
+        envvar="GSLICE_TLS_KEY",
+        help="PEM file with the key of --tls-cert.",
+        metavar="FILE",
     ),
 ]
 

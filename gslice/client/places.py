@@ -56,7 +56,7 @@ class Places:
 
     def write(self, name: str, array: np.ndarray, dtype: str) -> None:
         """Puts an input where it goes."""
-        kind = array.dtype if dtype == "BF16" else tensors.DTYPES[dtype]
+        kind = array.dtype.newbyteorder("<") if dtype == "BF16" else tensors.DTYPES[dtype]
         self.inputs[name].array(kind, array.shape)[...] = array
 
     def read(self, output: Any) -> np.ndarray:

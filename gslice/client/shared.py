@@ -72,6 +72,7 @@ class SharedCalls(_Shared):
     def __init__(self, stub: Any, url: str) -> None:
         super().__init__(stub, url)
         self._growing = threading.Lock()
+        self._forgetting: set[Any] = set()
 
     def places(self, wanted: Wanted, timeout_s: float | None) -> Places | None:
         """Areas for a request's large tensors; None: it has none, or there is no room."""
@@ -109,7 +110,9 @@ class SharedCalls(_Shared):
     def _forget(self, slabs: Iterable[Slab]) -> None:
         for slab in slabs:
             call = calls.unregister(slab)
-            getattr(self._stub, call.method).future(call.request, timeout=_CLOSE_TIMEOUT_S)
+            future = getattr(self._stub, call.method).future(call.request, timeout=_CLOSE_TIMEOUT_S)
+            self._forgetting.add(future)  # gRPC cancels the call of a future that nobody holds
+            future.add_done_callback(self._forgetting.discard)
 
 
 class AioSharedCalls(_Shared):

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gslice.frontend")
 
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}  # as zlib wants to hear it
-_OK, _INTERNAL = 0, 13
+_OK = 0
+_FAILED = (Internal.code, "the front-end failed; its log says why")
 
 
 class NoteKind(enum.IntEnum):
@@ -74,21 +75,24 @@ class Call:
         self._native = native
         self._number = number
         self._deadline_ns = deadline_ns
-        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._messages: asyncio.Queue[Note | None] = asyncio.Queue()
 
-    def receive(self, data: bytes | None) -> None:
-        """Takes a message of the client, or the end of them."""
-        self._messages.put_nowait(data)
+    def receive(self, message: Note | None) -> None:
+        """Takes a message of the client as it came, or the end of them."""
+        self._messages.put_nowait(message)
 
-    async def requests(self, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-        """The client's messages.
+    async def requests(
+        self, plain: Callable[[Note], bytes], parse: Callable[[bytes], Any]
+    ) -> AsyncIterator[Any]:
+        """The client's messages, unpacked one at a time: they may be a thousand times as large.
 
         Raises:
             Internal: one is none of the method's.
+            GsliceError: as of `plain`.
         """
-        while (data := await self._messages.get()) is not None:
+        while (message := await self._messages.get()) is not None:
             try:
-                yield parse(data)
+                yield parse(plain(message))
             except DecodeError as error:
                 raise Internal(f"the request cannot be read: {error}") from error
 
@@ -144,19 +148,26 @@ class Desk:
 
     def _take(self) -> None:
         for note in map(Note._make, self._native.take_notes()):
-            match note.kind:
-                case NoteKind.OPENED:
-                    self._open(note)
-                case NoteKind.MESSAGE:
-                    self._receive(note)
-                case NoteKind.HALF_CLOSED if note.call in self._calls:
-                    self._calls[note.call][0].receive(None)
-                case NoteKind.CLOSED if note.call in self._calls:
-                    self._calls.pop(note.call)[1].cancel()
-                case NoteKind.UNKNOWN | NoteKind.COMPRESSED:
-                    self._submit(note)
-                case NoteKind.IDLE:
-                    self.idle.set()
+            try:
+                self._answer(note)
+            except Exception:  # of one call: the others must not wait for ever
+                log.exception("a note of kind %s failed", note.kind)
+                self._native.finish(note.call, *_FAILED)
+
+    def _answer(self, note: Note) -> None:
+        match note.kind:
+            case NoteKind.OPENED:
+                self._open(note)
+            case NoteKind.MESSAGE if note.call in self._calls:
+                self._calls[note.call][0].receive(note)
+            case NoteKind.HALF_CLOSED if note.call in self._calls:
+                self._calls[note.call][0].receive(None)
+            case NoteKind.CLOSED if note.call in self._calls:
+                self._calls.pop(note.call)[1].cancel()
+            case NoteKind.UNKNOWN | NoteKind.COMPRESSED:
+                self._submit(note)
+            case NoteKind.IDLE:
+                self.idle.set()
 
     # ---- calls -----------------------------------------------------------------------------
 
@@ -170,16 +181,6 @@ class Desk:
         task = self._loop.create_task(self._serve(call, note.call, method))
         self._calls[note.call] = call, task
 
-    def _receive(self, note: Note) -> None:
-        if note.call not in self._calls:
-            return
-        try:
-            data = self._plain(note)
-        except GsliceError as error:
-            self._native.finish(note.call, error.code, str(error))
-        else:
-            self._calls[note.call][0].receive(data)
-
     async def _serve(self, call: Call, number: int, method: Method) -> None:
         try:
             with contextlib.suppress(_Ended):
@@ -189,10 +190,10 @@ class Desk:
             self._native.finish(number, error.code, str(error))
         except Exception:
             log.exception("a call of %s failed", method.path)
-            self._native.finish(number, _INTERNAL, "the front-end failed; its log says why")
+            self._native.finish(number, *_FAILED)
 
     async def _run(self, call: Call, method: Method) -> None:
-        requests = call.requests(method.parse)
+        requests = call.requests(self._plain, method.parse)
         if method.client_streaming:
             await method.serve(requests, call)
             return

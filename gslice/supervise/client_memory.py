@@ -122,11 +122,12 @@ class ClientMemory:
             )
         region, fd = open_region(asked, self._config)
         try:
-            self._enter(region, fd)
+            is_new = self._enter(region, fd)
             try:
                 await self._tell(AddRegion(region), (fd,))
             except GsliceError:
-                await self._remove([region.name])
+                if is_new:
+                    await self._remove([region.name])
                 raise
         finally:
             os.close(fd)
@@ -180,11 +181,12 @@ class ClientMemory:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    def _enter(self, region: ClientRegion, fd: int) -> None:
+    def _enter(self, region: ClientRegion, fd: int) -> bool:
+        """Whether it was not known."""
         known = self._regions.get(region.name)
         if known is not None:
             if known.region == region and os.path.sameopenfile(known.fd, fd):
-                return
+                return False
             raise AlreadyExists(
                 f"region {region.name!r} is registered with another range or key,"
                 f" {known.region.key!r}",
@@ -202,6 +204,7 @@ class ClientMemory:
             )
         self._watch(region)
         self._regions[region.name] = _Registered(region, os.dup(fd))
+        return True
 
     def _watch(self, region: ClientRegion) -> None:
         """Has a region end with its client.

@@ -19,8 +19,16 @@ namespace gslice {
 namespace {
 
 using grpc::Note;
-using grpc::Server;
 using grpc::Service;
+
+// The loop's thread may need the GIL to end: it lets segments go that Python made.
+struct Server : grpc::Server {
+  using grpc::Server::Server;
+  ~Server() {
+    const nb::gil_scoped_release released;
+    stop();
+  }
+};
 
 wire::Bytes as_bytes(const nb::bytes& bytes) {
   return {static_cast<const std::byte*>(bytes.data()), bytes.size()};

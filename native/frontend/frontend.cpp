@@ -276,8 +276,7 @@ Status Frontend::commit(TicketId id, std::uint64_t tag) {
   pending.tag = tag;
   pending.reserved = false;
   --function.reserved;
-  Status status = queue(found);
-  return status.ok() ? status : function.named(status);
+  return queue(found);  // which may end the function, if it was removed
 }
 
 // ---- the way out -----------------------------------------------------------------------------

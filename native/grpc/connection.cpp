@@ -200,13 +200,13 @@ Connection::~Connection() {
 }
 
 Io Connection::read(std::span<std::byte> scratch) {
-  for (int i = 0; i < kReads; ++i) {
+  for (int i = 0; i < kReads || transport_->pending(); ++i) {
     std::size_t bytes = 0, room = 0;
     const Io io = read_some(scratch, bytes, room);
     recycle();  // of calls that were cancelled: between flushes, the outbox has nothing on loan
     if (io == Io::kClosed) return io;
     if (nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued) return Io::kClosed;
-    if (io == Io::kDone && bytes == room) continue;
+    if (io == Io::kDone && transport_->has_more(bytes == room)) continue;
     const std::size_t missing = receiving_ == nullptr ? 0 : receiving_->intake.missing_bytes();
     const bool stopped = i == 0 && io == Io::kAgain;  // who sends no more is not waited for
     wait_for(stopped || missing < kWorthWaking ? 1 : std::min(missing, kWaitedMost));
@@ -250,6 +250,7 @@ Io Connection::flush() {
     if (io == Io::kClosed) return io;
     blocked_ = io == Io::kAgain;
   }
+  if (!relieved_.empty()) service_.wants_flush(*this);  // of what they may be sent now
   for (Call* call : relieved_) service_.relieved(*call);
   relieved_.clear();
   return blocked_ ? Io::kAgain : Io::kDone;

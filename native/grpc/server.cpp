@@ -59,7 +59,8 @@ Server::Server(std::uint16_t index, Service::Limits limits, std::int64_t connect
   ::pthread_setname_np(thread_.native_handle(), "gslice-grpc");
 }
 
-Server::~Server() {
+void Server::stop() {
+  if (!thread_.joinable()) return;
   run_task([this] { stopped_ = true; });
   thread_.join();
 }

@@ -25,7 +25,7 @@ class Server {
   // After about `connection_age_ns` a client is told to connect anew; what it has begun goes on.
   Server(std::uint16_t index, Service::Limits limits, std::int64_t connection_age_ns,
          std::unique_ptr<Transports> transports);
-  ~Server();  // ends all connections
+  ~Server() { stop(); }
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
@@ -52,6 +52,8 @@ class Server {
   void leave();
   // Refuses requests; what was taken is answered. `desk` tells when that is done.
   void drain();
+  // Ends all connections, and the thread; nothing may be asked any more.
+  void stop();
   // Ends the listeners, and every connection once what it has to send is sent, or after
   // `timeout_ns`.
   void close(std::int64_t timeout_ns);

@@ -59,10 +59,8 @@ void Service::opened(Call& call) {
     if (__builtin_add_overflow(now_ns(), *timeout, &call.deadline_ns)) call.deadline_ns = kNever;
     due(call.deadline_ns);
   }
-  if (call.path == kInferPath) {
-    call.kind = Kind::kInfer;
-  } else if (call.path == kStreamPath) {
-    call.kind = Kind::kStream;
+  if (call.path == kInferPath || call.path == kStreamPath) {
+    call.kind = call.path == kInferPath ? Kind::kInfer : Kind::kStream;
     if (draining_) finish(call, draining());
   } else {
     call.kind = Kind::kDesk;
@@ -312,9 +310,9 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
   if (draining_) return draining();
   auto submitted = frontend_.submit(message, exchange->call->deadline_ns,
                                     reinterpret_cast<std::uintptr_t>(exchange));
+  if (exchange->call->kind == Kind::kStream) exchange->id = frontend_.last_id();
   if (!submitted.ok()) return submitted.status();
   bounds_.give(std::exchange(exchange->charged_bytes, 0));
-  exchange->id = frontend_.last_id();
   queued(*exchange, submitted.value());
   return exchange->deadline_ns;
 }

@@ -40,6 +40,8 @@ class TlsTransport : public Transport {
     const iovec& piece = pieces.front();
     return outcome(SSL_read_ex(session_.get(), piece.iov_base, piece.iov_len, &bytes));
   }
+  bool has_more(bool) const override { return true; }  // a record may fill less
+  bool pending() const override { return SSL_has_pending(session_.get()) != 0; }
   void wait_for(std::size_t) override {}  // records are smaller than what is worth waiting for
 
   // A record a piece: those that the outbox gathers are frames of up to a record's size.
@@ -149,6 +151,10 @@ Result<std::unique_ptr<Transports>> tls_transports(const TlsPem& pem) {
   SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                             SSL_MODE_RELEASE_BUFFERS);
   SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+  constexpr std::string_view kSessions =
+      "gslice";  // without a name none that shows a certificate resumes
+  SSL_CTX_set_session_id_context(ctx, reinterpret_cast<const unsigned char*>(kSessions.data()),
+                                 static_cast<unsigned int>(kSessions.size()));
   SSL_CTX_set_alpn_select_cb(ctx, choose_http2, nullptr);
   if (!use_certificates(ctx, pem.certificate)) return refused("certificate");
   if (!use_key(ctx, pem.key)) return refused("key");

@@ -26,6 +26,10 @@ class Transport {
   virtual Io read(std::span<const iovec> pieces, std::size_t& bytes);
   // kDone: `bytes` of the pieces have been taken, more than none.
   virtual Io write(std::span<const iovec> pieces, std::size_t& bytes);
+  // Whether more may be read at once after a read that `filled` what it was given, or did not.
+  virtual bool has_more(bool filled) const { return filled; }
+  // Whether bytes that were taken from the socket have not been read yet: it does not tell of them.
+  virtual bool pending() const { return false; }
   // Whether the last write waits for the peer to say something first.
   virtual bool waits_to_read() const { return false; }
   // Has the socket be readable when so many bytes have come.
