@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.cores import ROOT, pinned
+from benchmarks.child import Child, child
 
 
 class Bare:
@@ -32,23 +30,15 @@ class Bare:
         load_s: How long it took to load the model.
     """
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Child) -> None:
         self._process = process
         self.pid = process.pid
-        self.load_s = float(self._read())
+        self.load_s = float(process.read())
 
     def run(self, seconds: float) -> float:
         """Runs the model for some seconds; gives runs a second."""
-        assert self._process.stdin is not None
-        print(seconds, file=self._process.stdin, flush=True)
-        return float(self._read())
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"bare onnxruntime ended with code {self._process.wait()}")
-        return line
+        self._process.write(str(seconds))
+        return float(self._process.read())
 
 
 @contextlib.contextmanager
@@ -60,22 +50,10 @@ def bare_onnxruntime(model: Path, inputs: dict[str, list[int]], core: int) -> It
         inputs: Shapes by input name.
         core: Where it runs.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.bare", str(model), "--inputs", json.dumps(inputs)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-        preexec_fn=pinned(core),
-    )
-    with process:
-        try:
-            yield Bare(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(10)
+    program = [sys.executable, "-m", "benchmarks.bare"]
+    command = [*program, str(model), "--inputs", json.dumps(inputs)]
+    with child("bare onnxruntime", command, core, ORT_DISABLE_TELEMETRY="1") as process:
+        yield Bare(process)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,6 +80,18 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here")
     parser.add_argument("--quick", action="store_true", help="one short run: for tests, no figures")
     return parser
+
+
+def some_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """The `type` of an option that names some of what is known: `a,b`."""
+
+    def names(text: str) -> list[str]:
+        chosen = text.split(",")
+        if strange := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
+        return chosen
+
+    return names
 
 
 def finish(report: Report, path: Path | None, shown: Sequence[str] = ()) -> None:

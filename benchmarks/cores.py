@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,23 @@ def pinned(core: int) -> Callable[[], None]:
 
 
 def pin_process(pid: int, cores: Collection[int]) -> None:
-    """Moves every thread of a running process."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), cores)
+    """Moves every thread of a process; one that has ended has none."""
+    with contextlib.suppress(FileNotFoundError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(int(task.name), cores)
+
+
+@contextlib.contextmanager
+def out_of_the_way(pids: Collection[int], cores: Cores) -> Iterator[None]:
+    """A server's processes leave its core to somebody else for a while: idle ones work, too."""
+    for pid in pids:
+        pin_process(pid, {cores.client})
+    try:
+        yield
+    finally:
+        for pid in pids:
+            pin_process(pid, {cores.server})
 
 
 def place(status: Any, cores: Cores) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,7 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benchmarks.cores import ROOT, pinned
+from benchmarks.child import child
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 METHOD = "/benchmarks.Echo/Echo"
@@ -25,22 +24,9 @@ METHOD = "/benchmarks.Echo/Echo"
 @contextlib.contextmanager
 def echo_server(core: int) -> Iterator[str]:
     """Runs the echo server on one core; gives its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.echo"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        preexec_fn=pinned(core),
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield f"127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.stdin.close()
-            process.wait(10)
+    command = [sys.executable, "-m", "benchmarks.echo"]
+    with child("the grpc.aio echo", command, core) as process:
+        yield f"127.0.0.1:{int(process.read())}"
 
 
 async def _echo(request: bytes, _context: Any) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.cores import pinned
 
 TIMEOUT_S = 600
+GRPC = {"content-type": "application/grpc", "te": "trailers"}  # the headers of a call
 
 
 @dataclass(frozen=True)

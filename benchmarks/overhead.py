@@ -28,13 +28,18 @@ from benchmarks.cores import Cores, two_cores
 from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, ONE_CONNECTION, Load, closed_loop
-from benchmarks.wire import Counters, infer_request, open_segment, raw_outputs
+from benchmarks.wire import (
+    LARGE_BYTES,
+    SMALL_BYTES,
+    Counters,
+    infer_request,
+    open_segment,
+    raw_outputs,
+)
 from gslice.demo.assets import find
 from gslice.demo.node import ServedNode
 
 QUESTION = "What does gslice add to an inference? (server on one core, client on another)"
-SMALL_BYTES = 1024
-LARGE_BYTES = 602_112  # one image of 3 x 224 x 224 FP32
 SPREAD_OF = ("p50_us",)
 
 GRPC_COPIES = 2  # from its network buffers to Python bytes, and back

@@ -15,6 +15,8 @@ from gslice._native import Segment
 from gslice.core.errors import NotFound
 from gslice.protos import message
 
+SMALL_BYTES = 1024
+LARGE_BYTES = 602_112  # one image of 3 x 224 x 224 FP32
 DTYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8"}
 
 

@@ -172,6 +172,7 @@ class GrpcServer:
     Raises:
         InvalidArgument: these cannot be used.
         Unimplemented: TLS was not built in.
+        ResourceExhausted: the process may open no more descriptors.
     """
 
     def __init__(
@@ -197,7 +198,13 @@ class GrpcServer:
     def offer_client_memory(self) -> None: ...
     def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
     def remove_region(self, name: str) -> None: ...
-    def listen(self, fd: int) -> None: ...  # takes a listening socket
+    def listen(self, fd: int) -> None:
+        """Takes a listening socket, and the descriptor with it.
+
+        Raises:
+            ResourceExhausted: the kernel does not tell of its connections.
+        """
+
     def leave(self) -> None: ...  # clients are told to connect anew; calls they began go on
     def drain(self) -> None: ...  # requests are refused; a note tells when none is left
     def close(self, timeout_ns: int) -> None: ...  # connections end when all is sent, or then

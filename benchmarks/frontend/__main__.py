@@ -9,8 +9,9 @@ served rate over the echo's of the same pair; rows are medians over the pairs.
 answers with the input where it lies. Rows of the client `gslice shared memory` have their tensors
 in memory that client and server share (`benchmarks.frontend.shared`). `server_cpu_us_per_request`
 is the processor time of all the server's processes; with both cores busy it is 1e6 / rps. The last
-row of a front-end is a real model, SqueezeNet 1.1 with one thread: `bare_ratio` compares with
-onnxruntime alone on that core.
+two rows of a front-end are a real model, SqueezeNet 1.1 with one thread, over the wire and through
+shared memory: `bare_ratio` compares with onnxruntime alone on that core, which takes turns with
+both; meanwhile the server, whose daemon is never quite idle, is on the client's core.
 
 `--count` measures nothing by a clock: system calls (by strace, which slows what it counts),
 allocations, context switches and copies of tensors, a request, by process.
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from benchmarks.common import Report, Row, arguments, finish
+from benchmarks.common import Report, Row, arguments, finish, some_of
 from benchmarks.cores import Cores, two_cores
 from benchmarks.frontend import counts, model, shared
 from benchmarks.frontend.bare import bare_echo
@@ -72,7 +73,7 @@ async def measure(
             async with node_of(kind, functions(), cores) as node:
                 rows += [await row_of(case, node, kind, bare, plan) for case in cases]
                 rows += [await shared.row_of(case, node, kind, plan) for case in of_one(cases)]
-            rows.append(await model.row_of(kind, cores, plan))
+            rows += await model.rows_of(kind, cores, plan)
     return rows
 
 
@@ -84,7 +85,7 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--count", action="store_true", help="count what a request costs instead")
-    parser.add_argument("--frontends", type=lambda text: text.split(","), default=kinds())
+    parser.add_argument("--frontends", type=some_of(kinds()), default=kinds())
     parser.add_argument("--concurrency", type=numbers, default=[8, 32], help="calls in flight")
     parser.add_argument("--connections", type=numbers, default=[1], help="1,4,1000: rows for each")
     parser.add_argument("--seconds", type=float, default=2.0, help="about the length of one run")

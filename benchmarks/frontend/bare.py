@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.cores import pinned
+from benchmarks.child import child
 from benchmarks.frontend.built import built
 
 
@@ -27,18 +26,5 @@ class Bare:
 @contextlib.contextmanager
 def bare_echo(core: int) -> Iterator[Bare]:
     """Runs the echo on one core."""
-    process = subprocess.Popen(
-        [str(built("echo_nghttp2")), "0"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=pinned(core),
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Bare(f"127.0.0.1:{int(process.stdout.readline())}", process.pid)
-        finally:
-            process.stdin.close()
-            process.wait(10)
+    with child("the bare echo", [str(built("echo_nghttp2")), "0"], core) as process:
+        yield Bare(f"127.0.0.1:{int(process.read())}", process.pid)

@@ -67,7 +67,7 @@ async def measure(kinds: Sequence[str], cases: Sequence[Case], cores: Cores) -> 
                 payload = payload_of(case)
                 subject = Subject(Request(bare.address, INFER, payload), len(payload), [bare.pid])
                 figures = _figures(subject, {"frontend": [bare.pid]}, case.width, cores, counted)
-                rows.append(_row("echo", case, figures))
+                rows.append(case.head("echo") | figures)
         for kind in kinds:
             async with contextlib.AsyncExitStack() as servers:
                 with _counting(counted):
@@ -86,7 +86,7 @@ async def measure(kinds: Sequence[str], cases: Sequence[Case], cores: Cores) -> 
                     before = Counters.read(segment)
                     figures = _figures(subject, pids, case.width, cores, counted)
                     copies = Counters.read(segment).copies_per_request_since(before)
-                    rows.append(_row(kind, case, figures | {"copies": copies}))
+                    rows.append(case.head(kind) | figures | {"copies": copies})
     return rows
 
 
@@ -129,18 +129,6 @@ def _of_kernel_and_library(pids: Mapping[str, Collection[int]], counted: Path) -
 
 def _allocations(path: Path) -> int:
     return int(struct.unpack("=Q", path.read_bytes())[0])
-
-
-def _row(kind: str, case: Case, figures: Row) -> Row:
-    return {
-        "name": f"{kind} {case.function}",
-        "frontend": kind,
-        "payload_bytes": case.payload_bytes,
-        "concurrency": case.width.concurrency,
-        "connections": case.width.connections,
-        "identity_copies": case.copies,
-        **figures,
-    }
 
 
 @contextlib.contextmanager

@@ -10,8 +10,6 @@ from benchmarks.load import Load
 from gslice.client.load import percentile
 from gslice.core.errors import FailedPrecondition
 
-_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
-
 
 @dataclass(frozen=True)
 class Width:
@@ -62,7 +60,7 @@ def h2load(request: Request, answer_bytes: int, requests: int, width: Width, cor
     found = client.run(
         f"http://{request.authority}{request.path}",
         request.body,
-        _HEADERS,
+        client.GRPC,
         requests=max(requests, width.concurrency),
         connections=width.connections,
         streams=width.streams,

@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.common import Row
 from benchmarks.cores import Cores
 from benchmarks.frontend.bare import Bare
 from benchmarks.frontend.h2load import Width
-from benchmarks.frontend.processes import roles
-from benchmarks.frontend.turns import Plan, Subject, ask, compare
+from benchmarks.frontend.processes import pids_of
+from benchmarks.frontend.turns import H2LOAD, Plan, Subject, ask, compare, head
 from benchmarks.http2 import Request
 from benchmarks.load import INFER, ONE_CONNECTION
-from benchmarks.wire import infer_request, raw_outputs
+from benchmarks.wire import LARGE_BYTES, SMALL_BYTES, infer_request, raw_outputs
 from gslice import _native
 from gslice.demo.node import ServedNode
 
-SMALL_BYTES = 1024
-LARGE_BYTES = 602_112  # one image of 3 x 224 x 224 FP32
 IN_FLIGHT_MAX = {SMALL_BYTES: 1024, LARGE_BYTES: 64}
 
 
@@ -51,6 +50,11 @@ class Case:
     def fits(self) -> bool:
         """Whether the function's queue holds all that is in flight."""
         return self.width.concurrency <= IN_FLIGHT_MAX[self.payload_bytes]
+
+    def head(self, frontend: str, client: str = H2LOAD) -> Row:
+        """What its row begins with."""
+        begun = head(self.function, frontend, self.payload_bytes, self.width, client)
+        return begun | {"identity_copies": self.copies}
 
 
 def name_of(payload_bytes: int, copies: bool) -> str:
@@ -112,22 +116,17 @@ async def row_of(case: Case, node: ServedNode, kind: str, bare: Bare, plan: Plan
     echo = Subject(Request(bare.address, INFER, payload), len(payload), [bare.pid])
     if await ask(echo.request) != payload:
         raise RuntimeError("the bare echo gave back something else")
-    return {
-        "name": f"{kind} {case.function}",
-        "frontend": kind,
-        "payload_bytes": case.payload_bytes,
-        "concurrency": case.width.concurrency,
-        "connections": case.width.connections,
-        "client": "h2load",
-        "identity_copies": case.copies,
-        **compare(served, echo, case.width, plan),
-    }
+    return case.head(kind) | compare(served, echo, case.width, plan)
+
+
+def tensor_of(case: Case) -> NDArray[np.float32]:
+    """What is asked, and answered."""
+    return np.random.default_rng(0).random((1, case.payload_bytes // 4), np.float32)
 
 
 def payload_of(case: Case) -> bytes:
     """The serialised request."""
-    tensor = np.random.default_rng(0).random((1, case.payload_bytes // 4), np.float32)
-    return infer_request(case.function, {"x": tensor})
+    return infer_request(case.function, {"x": tensor_of(case)})
 
 
 async def served_subject(case: Case, node: ServedNode, payload: bytes) -> Subject:
@@ -136,5 +135,4 @@ async def served_subject(case: Case, node: ServedNode, payload: bytes) -> Subjec
     answer = await ask(request)
     if raw_outputs(answer)[0] != payload[-case.payload_bytes :]:
         raise RuntimeError(f"{case.function} did not give back its input")
-    pids = [pid for found in roles(node.status).values() for pid in found]
-    return Subject(request, len(answer), pids)
+    return Subject(request, len(answer), pids_of(node.status))

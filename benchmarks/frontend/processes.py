@@ -24,6 +24,11 @@ def roles(status: Any) -> dict[str, list[int]]:
     }
 
 
+def pids_of(status: Any) -> list[int]:
+    """All of a node's processes."""
+    return [pid for found in roles(status).values() for pid in found]
+
+
 def cpu_ns(pids: Iterable[int]) -> int:
     """Processor time of processes, with threads that have ended."""
     return sum(time.clock_gettime_ns(_cpu_clock(pid)) for pid in pids)

@@ -12,7 +12,9 @@ from benchmarks.http2 import Connection, Request
 from benchmarks.load import Load
 
 WARM_UP_REQUESTS = 20  # for each call in flight
-SPREAD_OF = ("rps", "echo_ratio")
+SPREAD_OF = ("rps", "echo_ratio", "bare_ratio")
+H2LOAD = "h2load"
+SHARED_MEMORY = "gslice shared memory"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Subject:
         before_ns = cpu_ns(self.pids)
         load = h2load(self.request, self.answer_bytes, requests, width, core)
         return figures(load, cpu_ns(self.pids) - before_ns)
+
+
+def head(
+    function: str, frontend: str, payload_bytes: int, width: Width, client: str = H2LOAD
+) -> Row:
+    """What every row begins with."""
+    way = " through shared memory" if client == SHARED_MEMORY else ""
+    return {
+        "name": f"{frontend} {function}{way}",
+        "frontend": frontend,
+        "payload_bytes": payload_bytes,
+        "concurrency": width.concurrency,
+        "connections": width.connections,
+        "client": client,
+    }
 
 
 def figures(load: Load, server_cpu_ns: int) -> Row:

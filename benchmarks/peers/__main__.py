@@ -12,10 +12,11 @@ thread.
 A row is a server under a load. `closed 32` keeps 32 calls in flight; our driver runs it, and so do
 h2load and, where both servers have what it asks for, perf_analyzer, if they are installed; all of
 them by count. `open 80 %` sends at the times of a Poisson process, at 80 % of what the slower of
-the pair did at most; each latency counts from when its request was due, so no queue hides, and
-`late_p99_us` is how late the driver itself was. Percentiles are of an HDR histogram; null where too
-few requests came to tell. Figures are medians of the turns. `ratio_to_gslice` is the rate over
-gslice's, turn by turn, `p99_ratio_to_gslice` likewise its p99: under an open load, compare that.
+the pair gave our driver in its closed loop: of what h2load reached, the driver could fall short.
+Each latency counts from when its request was due, so no queue hides, and `late_p99_us` is how late
+the driver itself was. Percentiles are of an HDR histogram; null where too few requests came to
+tell. Figures are medians of the turns. `ratio_to_gslice` is the rate over gslice's, turn by turn,
+`p99_ratio_to_gslice` likewise its p99: under an open load, compare that.
 `server_cpu_us_per_request` and memory are of all the server's processes; `server_rss_bytes` counts
 what they share in each, `server_pss_bytes` once. `server_idle_percent` is what it takes from the
 core while it is the other's turn. A peer that is not installed or does not start has a row that
@@ -34,7 +35,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import h2load
-from benchmarks.common import Report, arguments, finish
+from benchmarks.common import Report, arguments, finish, some_of
 from benchmarks.cores import ROOT, Cores, two_cores
 from benchmarks.peers import perf_analyzer
 from benchmarks.peers.gslice import Gslice
@@ -98,9 +99,9 @@ def _options() -> argparse.Namespace:
         help="a folder of the peers' environments; default: build/peers",
     )
     known = [BASE, *PEERS]
-    parser.add_argument("--peers", type=_some_of(known), default=known, metavar="A,B")
+    parser.add_argument("--peers", type=some_of(known), default=known, metavar="A,B")
     parser.add_argument(
-        "--streams", type=_some_of(list(streams())), default=list(streams()), metavar="A,B"
+        "--streams", type=some_of(list(streams())), default=list(streams()), metavar="A,B"
     )
     parser.add_argument("--frontend", default="", help="node.frontend of gslice")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one turn")
@@ -117,16 +118,6 @@ def _analyzer(environments: Path) -> tuple[str, str]:
         return program, perf_analyzer.version(program)
     except RuntimeError as reason:
         return "", f"does not run: {reason}"
-
-
-def _some_of(known: list[str]) -> Callable[[str], list[str]]:
-    def names(text: str) -> list[str]:
-        chosen = text.split(",")
-        if strange := [name for name in chosen if name not in known]:
-            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
-        return chosen
-
-    return names
 
 
 def main() -> None:

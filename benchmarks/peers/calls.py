@@ -106,7 +106,7 @@ class GrpcCalls(Calls):
         return h2load.run(
             f"http://{self._request.authority}{INFER}",
             self._request.body,
-            {"content-type": "application/grpc", "te": "trailers"},
+            h2load.GRPC,
             requests=requests,
             streams=concurrency,
         )

@@ -31,7 +31,7 @@ class Plan:
         seconds: Length of a turn, by the rate that the warm-up showed.
         repeats: Turns of each load.
         concurrencies: Of the closed loops; the last one finds the peak.
-        open_percents: Rates of the open loops, of the slower one's peak.
+        open_percents: Rates of the open loops, of the slower one's peak under our driver.
         perf_analyzer: The program, for pairs it can talk to; empty: it is not installed.
     """
 
@@ -76,14 +76,14 @@ class Racer:
 
     @property
     def peak_rps(self) -> float:
-        """Of the closed loop with the most calls in flight, by the fastest client that tried."""
-        closed = [load for load in self.turns if not load.is_open]
-        most = max(load.concurrency for load in closed)
-        return max(
-            statistics.median(turn.rps for turn in self.turns[load])
-            for load in closed
-            if load.concurrency == most
-        )
+        """Of our driver's closed loop with the most calls in flight.
+
+        The open loops are our driver's, too: a rate that only a faster client has reached would
+        measure the driver.
+        """
+        closed = [load for load in self.turns if load.client == DRIVER and not load.is_open]
+        most = max(closed, key=lambda load: load.concurrency)
+        return statistics.median(turn.rps for turn in self.turns[most])
 
 
 async def race(

@@ -20,7 +20,7 @@ class Load:
     Attributes:
         client: Who sends them.
         concurrency: Calls in flight of a closed loop; 0: it is open.
-        percent: Of an open loop: its rate, of the slower server's peak.
+        percent: Of an open loop: its rate, of the slower server's peak under our driver.
         rate_per_s: The same, absolute.
     """
 

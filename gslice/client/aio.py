@@ -10,10 +10,18 @@ import grpc
 
 from gslice.client import calls
 from gslice.client.calls import Call, FunctionState, Inputs, Outputs
+from gslice.client.countdown import Countdown
 from gslice.client.places import wanted
 from gslice.client.shared import AioSharedCalls
 from gslice.client.tls import Tls, channel_credentials
-from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, Unavailable
+from gslice.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    GsliceError,
+    InvalidArgument,
+    Unavailable,
+)
 from gslice.core.types import Signature
 from gslice.protos.rpc import Stub
 
@@ -82,15 +90,16 @@ class Client:
         request_id: str = "",
     ) -> Outputs:
         """Runs a function on one request, as `gslice.Client.infer`; a cancel ends it there too."""
+        time = Countdown(self._limit(timeout_s))
         try:
             if self._shared is not None and self._shared.slabs.usable:
                 answer = await self._infer_shared(
-                    self._shared, name, inputs, outputs, timeout_s, request_id
+                    self._shared, name, inputs, outputs, time, request_id
                 )
                 if answer is not None:
                     return answer
-            call = await self._infer_call(name, inputs, outputs, timeout_s, request_id)
-            return await self._do(call, timeout_s)
+            call = await self._infer_call(name, inputs, outputs, time, request_id)
+            return await self._do(call, time.left_s)
         except InvalidArgument:
             self._signatures.pop(name, None)  # the function may have been replaced
             raise
@@ -113,16 +122,17 @@ class Client:
         Yields:
             The outputs of each request. The first request that fails raises, and ends the call.
         """
+        time = Countdown(self._limit(timeout_s))
         failures: list[Exception] = []
 
         async def encoded() -> AsyncIterator[Any]:
             try:
                 async for inputs in _each(requests):
-                    yield (await self._infer_call(name, inputs, outputs, timeout_s, "")).request
+                    yield (await self._infer_call(name, inputs, outputs, time, "")).request
             except Exception as error:  # raised below: gRPC's task would only log it
                 failures.append(error)
 
-        stream = self._stub.ModelStreamInfer(encoded(), timeout=self._limit(timeout_s))
+        stream = self._stub.ModelStreamInfer(encoded(), timeout=time.left_s)
         try:
             async for answer in stream:
                 yield calls.stream_result(answer)
@@ -184,21 +194,23 @@ class Client:
         name: str,
         inputs: Inputs,
         outputs: Sequence[str] | None,
-        timeout_s: float | None,
+        time: Countdown,
         request_id: str,
     ) -> Outputs | None:
         """None: it has to travel, or the answer to why it cannot is clearer then."""
         try:
-            signature = self._signatures.get(name) or await self.metadata(name, timeout_s)
+            signature = self._signatures.get(name) or await self.metadata(name, time.left_s)
             self._signatures[name] = signature
-            places = await shared.places(wanted(inputs, outputs, signature), self._limit(timeout_s))
+            places = await shared.places(wanted(inputs, outputs, signature), time)
             if places is None:
                 return None
             call = calls.infer(name, inputs, outputs, request_id, signature, places)
+        except (Cancelled, DeadlineExceeded):
+            raise
         except GsliceError:
             return None
         try:
-            return await self._do(call, timeout_s)
+            return await self._do(call, time.left_s)
         except BaseException as error:
             if not shared.failed(places, error):
                 raise
@@ -210,7 +222,7 @@ class Client:
         name: str,
         inputs: Inputs,
         outputs: Sequence[str] | None,
-        timeout_s: float | None,
+        time: Countdown,
         request_id: str,
     ) -> Call[Outputs]:
         cached = self._signatures.get(name)
@@ -221,7 +233,7 @@ class Client:
                 self._signatures.pop(name, None)  # the function may have been replaced
         signature = None
         if calls.needs_signature(inputs):
-            signature = self._signatures[name] = await self.metadata(name, timeout_s)
+            signature = self._signatures[name] = await self.metadata(name, time.left_s)
         return calls.infer(name, inputs, outputs, request_id, signature)
 
     async def _do(self, call: Call[T], timeout_s: float | None) -> T:

@@ -10,10 +10,18 @@ import grpc
 
 from gslice.client import calls
 from gslice.client.calls import Call, FunctionState, Inputs, Outputs
+from gslice.client.countdown import Countdown
 from gslice.client.places import wanted
 from gslice.client.shared import SharedCalls
 from gslice.client.tls import Tls, channel_credentials
-from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, Unavailable
+from gslice.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    GsliceError,
+    InvalidArgument,
+    Unavailable,
+)
 from gslice.core.types import Signature
 from gslice.protos.rpc import Stub
 
@@ -88,21 +96,20 @@ class Client:
             inputs: By input name; arrays travel as they are, lists, scalars, `str` and `bytes`
                 are fitted to the function's signature, which is asked for once.
             outputs: Names of the outputs wanted; None: all.
-            timeout_s: The request's deadline, which the server keeps too.
+            timeout_s: For all that the request takes; the server keeps to it, too.
             request_id: Echoed by the server.
 
         Returns:
             Read-only arrays by output name; BYTES as object arrays of `bytes`.
         """
+        time = Countdown(self._limit(timeout_s))
         try:
             if self._shared is not None and self._shared.slabs.usable:
-                answer = self._infer_shared(
-                    self._shared, name, inputs, outputs, timeout_s, request_id
-                )
+                answer = self._infer_shared(self._shared, name, inputs, outputs, time, request_id)
                 if answer is not None:
                     return answer
-            call = self._infer_call(name, inputs, outputs, timeout_s, request_id)
-            return self._do(call, timeout_s)
+            call = self._infer_call(name, inputs, outputs, time, request_id)
+            return self._do(call, time.left_s)
         except InvalidArgument:
             self._signatures.pop(name, None)  # the function may have been replaced
             raise
@@ -125,16 +132,17 @@ class Client:
         Yields:
             The outputs of each request. The first request that fails raises, and ends the call.
         """
+        time = Countdown(self._limit(timeout_s))
         failures: list[Exception] = []
 
         def encoded() -> Iterator[Any]:
             try:
                 for inputs in requests:
-                    yield self._infer_call(name, inputs, outputs, timeout_s, "").request
+                    yield self._infer_call(name, inputs, outputs, time, "").request
             except Exception as error:  # raised below: gRPC's thread would only log it
                 failures.append(error)
 
-        stream = self._stub.ModelStreamInfer(encoded(), timeout=self._limit(timeout_s))
+        stream = self._stub.ModelStreamInfer(encoded(), timeout=time.left_s)
         try:
             for answer in stream:
                 yield calls.stream_result(answer)
@@ -200,21 +208,23 @@ class Client:
         name: str,
         inputs: Inputs,
         outputs: Sequence[str] | None,
-        timeout_s: float | None,
+        time: Countdown,
         request_id: str,
     ) -> Outputs | None:
         """None: it has to travel, or the answer to why it cannot is clearer then."""
         try:
-            signature = self._signatures.get(name) or self.metadata(name, timeout_s)
+            signature = self._signatures.get(name) or self.metadata(name, time.left_s)
             self._signatures[name] = signature
-            places = shared.places(wanted(inputs, outputs, signature), self._limit(timeout_s))
+            places = shared.places(wanted(inputs, outputs, signature), time)
             if places is None:
                 return None
             call = calls.infer(name, inputs, outputs, request_id, signature, places)
+        except (Cancelled, DeadlineExceeded):
+            raise
         except GsliceError:
             return None
         try:
-            return self._do(call, timeout_s)
+            return self._do(call, time.left_s)
         except BaseException as error:
             if not shared.failed(places, error):
                 raise
@@ -226,7 +236,7 @@ class Client:
         name: str,
         inputs: Inputs,
         outputs: Sequence[str] | None,
-        timeout_s: float | None,
+        time: Countdown,
         request_id: str,
     ) -> Call[Outputs]:
         cached = self._signatures.get(name)
@@ -237,7 +247,7 @@ class Client:
                 self._signatures.pop(name, None)  # the function may have been replaced
         signature = None
         if calls.needs_signature(inputs):
-            signature = self._signatures[name] = self.metadata(name, timeout_s)
+            signature = self._signatures[name] = self.metadata(name, time.left_s)
         return calls.infer(name, inputs, outputs, request_id, signature)
 
     def _do(self, call: Call[T], timeout_s: float | None) -> T:

@@ -171,16 +171,24 @@ class ServedNode:
 
     async def _watch_until_ready(self) -> None:
         request = message("gslice.v1.WatchRequest")(interval_ms=100)
-        async for status in self._control().Watch(request, wait_for_ready=True):
-            self.status = status
-            states = {function.name: function.state for function in status.functions}
-            for function in status.functions:
-                if function.state == "FAILED":
-                    raise LoadFailed(f"function {function.name}: {function.reason}")
-            wanted = states.keys() >= self._functions.keys() and set(states.values()) == {"READY"}
-            if wanted and status.state == "SERVING":  # a worker may be faster than the front-end
-                return
+        watching = self._control().Watch(request, wait_for_ready=True)
+        try:
+            async for status in watching:
+                self.status = status
+                if self._all_serve():
+                    return
+        finally:
+            watching.cancel()  # or the daemon would go on telling
         raise Unavailable(f"the node stopped telling its status: {self._last_words()}")
+
+    def _all_serve(self) -> bool:
+        states = {function.name: function.state for function in self.status.functions}
+        for function in self.status.functions:
+            if function.state == "FAILED":
+                raise LoadFailed(f"function {function.name}: {function.reason}")
+        wanted = states.keys() >= self._functions.keys() and set(states.values()) == {"READY"}
+        # A worker may be faster than the front-end.
+        return wanted and self.status.state == "SERVING"
 
     def _control(self) -> Stub:
         if self._channel is None:

@@ -120,7 +120,7 @@ class Desk:
         native: Where notes come from, and answers go.
         methods: By path.
         submit_unknown: What becomes of a request to a function that the data path does not know:
-            (admission, request, deadline_ns), see `Admission`.
+            (handed_over, request, deadline_ns), see `HandedOver`.
         message_max_bytes: Of a message that was compressed.
     """
 
@@ -128,7 +128,7 @@ class Desk:
         self,
         native: _native.GrpcServer,
         methods: Mapping[str, Method],
-        submit_unknown: Callable[[Admission, bytes, int | None], None],
+        submit_unknown: Callable[[HandedOver, bytes, int | None], None],
         message_max_bytes: int,
     ) -> None:
         self._native = native
@@ -207,15 +207,15 @@ class Desk:
     # ---- requests --------------------------------------------------------------------------
 
     def _submit(self, note: Note) -> None:
-        admission = Admission(self._native, note.call, note.number)
+        handed_over = HandedOver(self._native, note.call, note.number)
         try:
             request = self._plain(note)
             try:
-                admission.submit(request)
+                handed_over.submit(request)
             except NotFound:
-                self._submit_unknown(admission, request, note.deadline_ns)
+                self._submit_unknown(handed_over, request, note.deadline_ns)
         except GsliceError as error:
-            admission.refuse(error)
+            handed_over.refuse(error)
 
     def _plain(self, note: Note) -> bytes:
         """A note's message as it was before it was compressed.
@@ -243,8 +243,8 @@ class Desk:
         return data
 
 
-class Admission:
-    """One request that was handed over; a `ColdPath` for it alone.
+class HandedOver:
+    """One request that the data path did not take; a `ColdPath` for it alone.
 
     Args:
         native: Where it waits.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue
-    from gslice.frontend.desk import Admission
+    from gslice.frontend.desk import HandedOver
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.settings import Limits
 
@@ -98,13 +98,13 @@ class NativeServer(Server):
         await self._left(min(left_s, _GOING_S))
 
     def _submit_unknown(
-        self, admission: Admission, request: bytes, deadline_ns: int | None
+        self, handed_over: HandedOver, request: bytes, deadline_ns: int | None
     ) -> None:
         """Queues a request to a function that is cold; says what is the matter with another."""
         asked = message("inference.ModelInferRequest").FromString(request)
         function = self._catalogue.find(asked.model_name, asked.model_version)
         if function.cold:
-            ColdStarts(admission, self._wake).submit(function, request, deadline_ns)
+            ColdStarts(handed_over, self._wake).submit(function, request, deadline_ns)
         else:
             self._catalogue.explain(asked.model_name, asked.model_version)
-            admission.submit(request)  # it has come meanwhile
+            handed_over.submit(request)  # it has come meanwhile

@@ -68,6 +68,7 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake, memory:
 
     Raises:
         InvalidArgument: the certificates cannot be used.
+        ResourceExhausted: the process may open no more descriptors.
     """
     from gslice.frontend.native_server import NativeServer
 

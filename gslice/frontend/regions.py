@@ -57,7 +57,7 @@ class Regions:
 
     async def unregister(self, name: str) -> None:
         """Has the daemon take a region from all front-ends; empty: all that are in /dev/shm."""
-        if self._known:
+        if self.offered:  # one that is asked for may still be on its way here
             await self._ask(UnregisterMemory(name))
 
     def shown(self, name: str) -> list[ClientRegion]:

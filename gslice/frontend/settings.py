@@ -22,7 +22,7 @@ class Limits:
         connection_age_ms: After about that long a client is told (GOAWAY) to connect anew. Calls
             that it has begun go on. gRPC offers no other way to part from a client without a call
             that fails.
-        memory_max_bytes: Most that messages on their way in may take outside their slots, all
+        memory_max_bytes: Most that messages may take outside their slots, in and out, all
             together. Of the native kind only: gRPC in Python keeps no such account.
     """
 

@@ -2,7 +2,8 @@
 
 A client registers at whichever front-end its connection reached; its requests may reach another.
 So the daemon opens the file, hands it to every front-end, those started later included, and answers
-when all have it. Front-ends tell a daemon that adopts them what they have.
+when all have it. Front-ends tell a daemon that adopts them what they have. Those that an earlier
+daemon started without clients' memory are left out: no request of theirs may name any.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import (
     AlreadyExists,
-    ChannelClosed,
     GsliceError,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
     Unimplemented,
 )
+from gslice.core.events import EventKind
 from gslice.core.units import format_size
-from gslice.ipc.messages import AddRegion, ClientRegion, Ok, RemoveRegion
+from gslice.ipc.messages import AddRegion, ClientRegion, RemoveRegion
 from gslice.ipc.process import start_ticks
-from gslice.supervise.client_file import open_region
+from gslice.supervise.client_file import check_region, open_region, refusing, without_secrets
+from gslice.supervise.renewal import LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gslice.core.config import ClientMemoryConfig
-    from gslice.ipc.messages import Message
+    from gslice.core.events import Record
     from gslice.supervise.child import Child
+    from gslice.supervise.frontends import Frontend, Frontends
     from gslice.supervise.tasks import Tasks
 
 REGIONS_MAX = 256
 """Each takes a descriptor, here and in front-ends."""
-_ORDER_TIMEOUT_S = 10.0
 _Who = tuple[int, int]
 """A process: its id and its start time."""
 
@@ -88,21 +90,25 @@ class ClientMemory:
 
     Args:
         config: What may be registered; None: nothing.
-        frontends: The front-ends that run.
+        frontends: Those that are told.
         tasks: Where it goes on in the background.
+        event: Records which regions of an earlier daemon end.
     """
 
     def __init__(
         self,
         config: ClientMemoryConfig | None,
-        frontends: Callable[[], Iterable[Child]],
+        frontends: Frontends,
         tasks: Tasks,
+        event: Record,
     ) -> None:
         self._config = config
         self._frontends = frontends
         self._tasks = tasks
+        self._event = event
         self._regions: dict[str, _Registered] = {}
         self._owners: dict[_Who, _Owner] = {}
+        self._not_kept: set[str] = set()
 
     # ---- what clients ask for ----------------------------------------------------------------
 
@@ -115,16 +121,13 @@ class ClientMemory:
             ResourceExhausted: there are too many, or too large ones.
             GsliceError: its file cannot be used: see `open_region`.
         """
-        if self._config is None:
-            raise Unimplemented(
-                "clients' system shared memory is not offered",
-                hint="send tensors raw, or set node.client_memory",
-            )
-        region, fd = open_region(asked, self._config)
+        config = self._offered()
+        region, fd = open_region(asked, config)
         try:
-            is_new = self._enter(region, fd)
+            is_new = self._enter(region, fd, config)
             try:
-                await self._tell(AddRegion(region), (fd,))
+                order = AddRegion(region), (fd,)
+                await self._frontends.tell([order], to=self._takers, may_refuse=True)
             except GsliceError:
                 if is_new:
                     await self._remove([region.name])
@@ -144,31 +147,34 @@ class ClientMemory:
     # ---- what front-ends have -----------------------------------------------------------------
 
     def keep(self, child: Child, region: ClientRegion, fd: int) -> None:
-        """A front-end of an earlier daemon has a region; one whose client is gone ends.
+        """A front-end of an earlier daemon has a region; one that may not be registered now ends.
 
         Args:
             child: The front-end.
             region: As it has it.
             fd: Of its file; owned here from now on.
         """
-        if self._config is None or region.name in self._regions:  # None: the front-end will go
-            os.close(fd)
-            return
         try:
-            self._watch(region)
-        except GsliceError:
+            if region.name in self._regions:
+                return
+            config = self._offered()
+            check_region(region, fd, config)
+            self._enter(region, fd, config)
+            for frontend in self._takers:
+                if frontend.child is not child:
+                    frontend.child.send(AddRegion(region), (fd,))
+        except GsliceError as error:  # the client's next request finds no such region
+            self._record_end(region.name, error)
+            self._tasks.start(self._frontends.obey(child, RemoveRegion(region.name)))
+        finally:
             os.close(fd)
-            child.send(RemoveRegion(region.name))
-            return
-        self._regions[region.name] = _Registered(region, fd)
-        for other in self._frontends():
-            if other is not child:
-                other.send(AddRegion(region), (fd,))
 
-    def introduce(self, child: Child) -> None:
+    def introduce(self, frontend: Frontend) -> None:
         """Tells a front-end of all regions."""
+        if not frontend.client_memory:
+            return
         for entry in self._regions.values():
-            child.send(AddRegion(entry.region), (entry.fd,))
+            frontend.child.send(AddRegion(entry.region), (entry.fd,))
 
     def close(self) -> None:
         """Forgets all; front-ends keep what they have."""
@@ -181,7 +187,20 @@ class ClientMemory:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    def _enter(self, region: ClientRegion, fd: int) -> bool:
+    @property
+    def _takers(self) -> list[Frontend]:
+        """Front-ends that were started for it."""
+        return [frontend for frontend in self._frontends.all() if frontend.client_memory]
+
+    def _offered(self) -> ClientMemoryConfig:
+        if self._config is None:
+            raise Unimplemented(
+                "clients' system shared memory is not offered",
+                hint="send tensors raw, or set node.client_memory",
+            )
+        return self._config
+
+    def _enter(self, region: ClientRegion, fd: int, config: ClientMemoryConfig) -> bool:
         """Whether it was not known."""
         known = self._regions.get(region.name)
         if known is not None:
@@ -192,19 +211,31 @@ class ClientMemory:
                 f" {known.region.key!r}",
                 hint="unregister it first",
             )
-        assert self._config is not None
         taken = sum(entry.region.size_bytes for entry in self._regions.values())
         if len(self._regions) >= REGIONS_MAX:
             raise ResourceExhausted(f"{REGIONS_MAX} regions are registered", hint="unregister some")
-        if taken + region.size_bytes > self._config.max_bytes:
+        if taken + region.size_bytes > config.max_bytes:
             raise ResourceExhausted(
                 f"region {region.name!r} of {region.size_bytes} bytes with {taken} of others is"
-                f" more than {format_size(self._config.max_bytes)}",
+                f" more than {format_size(config.max_bytes)}",
                 hint="unregister some, or raise node.client_memory.max",
             )
-        self._watch(region)
-        self._regions[region.name] = _Registered(region, os.dup(fd))
+        with refusing(region):
+            own_fd = os.dup(fd)
+        try:
+            self._watch(region)
+        except BaseException:
+            os.close(own_fd)
+            raise
+        self._regions[region.name] = _Registered(region, own_fd)
         return True
+
+    def _record_end(self, name: str, reason: GsliceError) -> None:
+        """Once, though each front-end tells of the region."""
+        if name not in self._not_kept:
+            self._not_kept.add(name)
+            text = without_secrets(f"a client's region is not kept: {reason}")
+            self._event(LOG_NAME, EventKind.ADOPT, text)
 
     def _watch(self, region: ClientRegion) -> None:
         """Has a region end with its client.
@@ -222,22 +253,10 @@ class ClientMemory:
         self._tasks.start(self._remove(names))
 
     async def _remove(self, names: Iterable[str]) -> None:
-        orders = []
-        for name in names:
-            entry = self._regions.pop(name, None)
-            if entry is not None:
-                os.close(entry.fd)
-                orders.append(RemoveRegion(name))
+        gone = [(name, self._regions.pop(name)) for name in names if name in self._regions]
+        for _, entry in gone:
+            os.close(entry.fd)
         for who in self._owners.keys() - {entry.who for entry in self._regions.values()}:
             self._owners.pop(who).close()
-        await asyncio.gather(*(self._tell(order) for order in orders))
-
-    async def _tell(self, order: Message, fds: tuple[int, ...] = ()) -> None:
-        """Returns when all front-ends have followed; one that died meanwhile has nothing to do."""
-        calls = (
-            child.request(order, Ok, fds=fds, timeout_s=_ORDER_TIMEOUT_S)
-            for child in self._frontends()
-        )
-        for result in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(result, BaseException) and not isinstance(result, ChannelClosed):
-                raise result
+        orders = [(RemoveRegion(name), ()) for name, _ in gone]
+        await self._frontends.tell(orders, to=self._takers)

@@ -19,9 +19,9 @@ from gslice.control.versions import where_it_is
 from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from gslice.core.events import EventKind
 from gslice.core.figures import megabytes
-from gslice.supervise.frontends import Listing
 from gslice.supervise.function import Function
 from gslice.supervise.health import ailment
+from gslice.supervise.listing import Listing
 from gslice.supervise.logs import last_lines, shortened
 from gslice.supervise.news import unheard
 from gslice.supervise.program import Program, check, runs_as

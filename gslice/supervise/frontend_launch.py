@@ -24,7 +24,7 @@ def kind_of(config: NodeConfig) -> str:
     return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
 
 
-def speech_of(config: NodeConfig) -> tuple[str, str, str]:
+def offer_of(config: NodeConfig) -> tuple[str, str, str]:
     """What clients notice of how a front-end is started.
 
     Returns:

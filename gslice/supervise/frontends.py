@@ -16,21 +16,19 @@ from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS
 from gslice.control.breaker import SECOND_US, Breaker, RestartPolicy
-from gslice.core.errors import ChannelClosed, GsliceError
+from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError
 from gslice.core.events import EventKind
 from gslice.ipc.messages import (
-    AddFunction,
     DrainFrontend,
     FrontendState,
     Ok,
     RemoveFunction,
     Serve,
     Serving,
-    SetFunction,
 )
 from gslice.supervise.child import Child
 from gslice.supervise.client_memory import ClientMemory
-from gslice.supervise.frontend_launch import launch_of, port_of, refuse_taken, speech_of
+from gslice.supervise.frontend_launch import launch_of, offer_of, port_of, refuse_taken
 from gslice.supervise.news import restarted
 from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, renew_frontends, retire
 from gslice.supervise.tasks import Tasks, run_all
@@ -38,10 +36,9 @@ from gslice.supervise.tasks import Tasks, run_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from gslice._native import Segment
-    from gslice.core.types import FunctionSpec, Signature
     from gslice.ipc.channel import Received
     from gslice.ipc.messages import Message
+    from gslice.supervise.listing import Listing
     from gslice.supervise.node import Node
 
 SOCKET_PREFIX = "f-"
@@ -60,7 +57,7 @@ class Frontend:
         state: `starting`, `serving`, `retiring` or `draining`.
         kind: What speaks gRPC in it, as it says: `python` or `native`.
         tls: Digest of its certificates, as it says; empty: its port is not encrypted.
-        client_memory: Prefix of the clients' memory that it takes, as it says.
+        client_memory: Prefix of the clients' memory that it takes, as it says; empty: none.
         inherited: An earlier daemon started it.
         since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
@@ -74,27 +71,6 @@ class Frontend:
     client_memory: str = ""
     inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A function as front-ends show it.
-
-    Attributes:
-        spec: The function.
-        state: `LOADING`, `READY`, `COLD`, `UNLOADING` or `UNAVAILABLE`.
-        reason: Why it is not READY.
-        segment: Where its requests go; None while it never had one.
-        signature: Likewise.
-        load_us: If it is COLD: how long its load takes.
-    """
-
-    spec: FunctionSpec
-    state: str
-    reason: str = ""
-    segment: Segment | None = None
-    signature: Signature | None = None
-    load_us: int = 0
 
 
 class Frontends:
@@ -127,9 +103,7 @@ class Frontends:
         self._breakers: dict[int, Breaker] = defaultdict(lambda: Breaker(_RESTARTS))
         self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
-        self.memory = ClientMemory(
-            node.config.client_memory, lambda: [f.child for f in self.all()], self._tasks
-        )
+        self.memory = ClientMemory(node.config.client_memory, self, self._tasks, node.event)
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -181,13 +155,11 @@ class Frontends:
                 os.close(fd)
             await child.stop(config.drain_timeout_us / 1e6)
             return
-        frontend = Frontend(
-            state.index, child, eventfds[0], state.state, state.kind, state.tls, inherited=True
-        )
-        frontend.client_memory = state.client_memory
+        frontend = _as_it_says(state, child, eventfds[0])
+        frontend.state, frontend.inherited = state.state, True
         self.address = state.address
         self._enter(frontend)
-        self.memory.introduce(child)
+        self.memory.introduce(frontend)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
         if state.state == "retiring" or len(self._serving) > config.frontends:
             self._tasks.start(retire(self._node, self, frontend))
@@ -200,7 +172,7 @@ class Frontends:
             frontend.state = "draining"
         order = DrainFrontend(timeout_ms=round(timeout_s * 1000))
         frontends = self._frontends.values()
-        await asyncio.gather(*(self.obey(f, order, (), timeout_s + 1.0) for f in frontends))
+        await asyncio.gather(*(self.obey(f.child, order, (), timeout_s + 1.0) for f in frontends))
 
     async def stop(self, timeout_s: float) -> None:
         """Ends all."""
@@ -236,13 +208,13 @@ class Frontends:
         before = self._listings.get(name)
         self._listings[name] = listing
         moved = before is None or before.segment is not listing.segment
-        await self._tell(_orders(listing, with_segment=moved))
+        await self.tell(listing.orders(with_segment=moved))
 
     async def forget(self, *names: str) -> None:
         """Has all forget functions; returns when they have."""
         for name in names:
             self._listings.pop(name, None)
-        await self._tell([(RemoveFunction(name), ()) for name in names])
+        await self.tell([(RemoveFunction(name), ()) for name in names])
 
     def eventfds(self) -> dict[int, int]:
         """Descriptors that wake the front-ends, by index."""
@@ -276,12 +248,12 @@ class Frontends:
         try:
             (eventfd,) = child.take_fds()
             state = child.hello.frontend or FrontendState(index)
-            frontend = Frontend(index, child, eventfd, kind=state.kind, tls=state.tls)
+            frontend = _as_it_says(state, child, eventfd)
             self._enter(frontend)
             for listing in self._listings.values():
-                for order, fds in _orders(listing, with_segment=True):
+                for order, fds in listing.orders(with_segment=True):
                     child.send(order, fds)
-            self.memory.introduce(child)
+            self.memory.introduce(frontend)
             serve = Serve(self.address, self._node.config.drain_timeout_us // 1000)
             serving = await child.request(serve, Serving, timeout_s=ORDER_TIMEOUT_S)
         except BaseException:
@@ -292,22 +264,53 @@ class Frontends:
         self._node.changes.notify()
         return frontend
 
+    async def tell(
+        self,
+        orders: Sequence[tuple[Message, tuple[int, ...]]],
+        *,
+        to: Sequence[Frontend] | None = None,
+        may_refuse: bool = False,
+    ) -> None:
+        """Sends orders, in their order, and waits until all have followed; see `obey`.
+
+        Args:
+            orders: Each with its descriptors.
+            to: Whom; None: all.
+            may_refuse: Whether a refusal is raised.
+        """
+        await run_all(
+            self.obey(frontend.child, order, fds, may_refuse=may_refuse)
+            for order, fds in orders
+            for frontend in (self.all() if to is None else to)
+        )
+
     async def obey(
-        self, frontend: Frontend, order: Message, fds: tuple[int, ...], timeout_s: float
+        self,
+        child: Child,
+        order: Message,
+        fds: tuple[int, ...] = (),
+        timeout_s: float = ORDER_TIMEOUT_S,
+        *,
+        may_refuse: bool = False,
     ) -> None:
         """Has a front-end follow an order, and waits for it.
 
         One that dies over it, hangs or refuses is started again with everything that it must know.
+
+        Raises:
+            GsliceError: it refuses, as it may.
         """
         try:
-            await frontend.child.request(order, Ok, fds=fds, timeout_s=timeout_s)
+            await child.request(order, Ok, fds=fds, timeout_s=timeout_s)
         except ChannelClosed:
             return
         except GsliceError as error:
-            name = type(order).__name__
-            text = f"front-end {frontend.index} is killed, for {name}: {error}"
+            if may_refuse and not isinstance(error, DeadlineExceeded):
+                raise
+            index = child.name.removeprefix(SOCKET_PREFIX)
+            text = f"front-end {index} is killed, for {type(order).__name__}: {error}"
             self._node.event(LOG_NAME, EventKind.KILL, text)
-            frontend.child.abort()
+            child.abort()
 
     # ---- parts -----------------------------------------------------------------------------
 
@@ -316,19 +319,19 @@ class Frontends:
         return [f for f in self._frontends.values() if f.state == "serving"]
 
     def _outdated(self, frontend: Frontend) -> bool:
-        """Whether it speaks otherwise than one that is started now would."""
+        """Whether one that is started now would have something else for clients."""
         has = frontend.kind, frontend.tls, frontend.client_memory
-        return frontend.inherited and has != speech_of(self._node.config)
+        return frontend.inherited and has != offer_of(self._node.config)
 
     async def _renew_outdated(self) -> None:
         """They serve on until others have taken over, which connections take their time for."""
 
-        def tell(_stage: str, detail: str) -> None:
+        def record(_stage: str, detail: str) -> None:
             text = f"replacing front-ends, for node.frontend, tls or client_memory: {detail}"
             self._node.event(LOG_NAME, EventKind.RESTART, text)
 
         try:
-            await renew_frontends(self._node, self, tell, self._outdated)
+            await renew_frontends(self._node, self, record, self._outdated)
         except GsliceError as error:
             text = f"front-ends serve on as an earlier daemon started them: {error}"
             self._node.event(LOG_NAME, EventKind.FAILED, text)
@@ -379,22 +382,9 @@ class Frontends:
                 self._node.event(LOG_NAME, EventKind.RESTART, text)
                 return
 
-    async def _tell(self, orders: Sequence[tuple[Message, tuple[int, ...]]]) -> None:
-        """Sends orders to all, in their order, and waits until all have followed."""
-        await asyncio.gather(
-            *(
-                self.obey(frontend, order, fds, ORDER_TIMEOUT_S)
-                for order, fds in orders
-                for frontend in self._frontends.values()
-            )
-        )
 
-
-def _orders(listing: Listing, *, with_segment: bool) -> list[tuple[Message, tuple[int, ...]]]:
-    """What brings a front-end up to date with a function."""
-    orders: list[tuple[Message, tuple[int, ...]]] = []
-    if with_segment and listing.segment is not None and listing.signature is not None:
-        orders.append((AddFunction(listing.spec, listing.signature), (listing.segment.fd,)))
-    name, state, reason = listing.spec.name, listing.state, listing.reason
-    orders.append((SetFunction(name, state, reason, listing.spec, listing.load_us), ()))
-    return orders
+def _as_it_says(state: FrontendState, child: Child, eventfd: int) -> Frontend:
+    """What clients notice of it is as it was started, whatever the settings are by now."""
+    frontend = Frontend(state.index, child, eventfd, kind=state.kind, tls=state.tls)
+    frontend.client_memory = state.client_memory
+    return frontend

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gslice.control.versions import is_served_as, unknown_to_workers, where_it_is
 from gslice.supervise.deployment import Deployment
-from gslice.supervise.frontends import Listing
+from gslice.supervise.listing import Listing
 from gslice.supervise.logs import shortened
 from gslice.supervise.news import unheard
 from gslice.supervise.residency import Residency

@@ -110,7 +110,7 @@ async def retire(node: Node, frontends: Frontends, frontend: Frontend) -> None:
     config = node.config
     timeout_s = (config.connection_age_us * AGE_SPREAD + config.drain_timeout_us) / 1e6
     order = RetireFrontend(timeout_ms=round(timeout_s * 1000))
-    await frontends.obey(frontend, order, (), timeout_s + ORDER_TIMEOUT_S)
+    await frontends.obey(frontend.child, order, (), timeout_s + ORDER_TIMEOUT_S)
     await frontend.child.stop(config.drain_timeout_us / 1e6)
 
 

@@ -12,8 +12,9 @@ from gslice.supervise.adoption import best, find_children, give_up, orphans, rec
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.care import care
 from gslice.supervise.command import Command
-from gslice.supervise.frontends import Frontends, Listing
+from gslice.supervise.frontends import Frontends
 from gslice.supervise.function import Function
+from gslice.supervise.listing import Listing
 from gslice.supervise.loading import Loading, check_settings
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import recorded, unheard

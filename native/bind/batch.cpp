@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 
+#include "bind/arguments.hpp"
 #include "bind/cuda.hpp"
 #include "bind/errors.hpp"
 
@@ -20,6 +21,7 @@ namespace nb = nanobind;
 namespace gslice {
 namespace {
 
+using gslice::bytes_of;
 using HostArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 // NumPy has no bfloat16: such tensors are arrays of their 16-bit patterns.
@@ -50,10 +52,6 @@ DType dtype_of(const HostArray& array, DType expected) {
 
 std::span<const std::byte> bytes_of(const HostArray& array) {
   return {static_cast<const std::byte*>(array.data()), array.nbytes()};
-}
-
-std::span<const std::byte> bytes_of(const nb::bytes& data) {
-  return {reinterpret_cast<const std::byte*>(data.c_str()), data.size()};
 }
 
 [[noreturn]] void invalid(std::string message) {

@@ -10,6 +10,7 @@
 
 #include <optional>
 
+#include "bind/arguments.hpp"
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
 #include "wire/contents.hpp"
@@ -55,14 +56,10 @@ auto run_sized(std::size_t bytes, Work&& work) {
   return work();
 }
 
-wire::Bytes as_bytes(const nb::bytes& bytes) {
-  return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
-}
-
 std::int64_t submit(PyFrontend& self, const nb::bytes& request,
                     std::optional<std::int64_t> deadline_ns) {
   const InUse use(self);
-  const wire::Bytes message = as_bytes(request);
+  const wire::Bytes message = bytes_of(request);
   return take_or_raise(run_sized(
       message.size(), [&] { return self.core.submit(message, deadline_ns.value_or(kNever)); }));
 }
@@ -87,15 +84,6 @@ std::vector<TicketId> take_done(PyFrontend& self) {
   return done;
 }
 
-bool add_region(PyFrontend& self, std::string name, int fd, std::uint64_t offset_bytes,
-                std::uint64_t size_bytes) {
-  const InUse use(self);
-  auto region = take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes));
-  const bool mapped = region->mapped();
-  raise_if(self.core.add_region(std::move(region)));
-  return mapped;
-}
-
 void remove_region(PyFrontend& self, std::string_view name) {
   const InUse use(self);
   self.core.remove_region(name);
@@ -103,8 +91,7 @@ void remove_region(PyFrontend& self, std::string_view name) {
 
 std::optional<std::int64_t> deadline_ns(PyFrontend& self, TicketId ticket) {
   const InUse use(self);
-  const std::int64_t deadline = take_or_raise(self.core.deadline_ns(ticket));
-  return deadline == kNever ? std::nullopt : std::optional(deadline);
+  return deadline_or_none(take_or_raise(self.core.deadline_ns(ticket)));
 }
 
 // ---- parse_infer_request -----------------------------------------------------------------------
@@ -182,7 +169,7 @@ nb::dict input_dict(const wire::Request& request, const wire::InputView& input) 
 
 nb::dict parse_infer_request(const nb::bytes& message) {
   wire::Request request;
-  raise_if(request.parse(as_bytes(message)));
+  raise_if(request.parse(bytes_of(message)));
   nb::list inputs;
   for (const wire::InputView& input : request.inputs) inputs.append(input_dict(request, input));
   nb::list outputs;
@@ -212,11 +199,7 @@ void bind_frontend(nb::module_& module) {
       .def(
           "__init__",
           [](PyFrontend* self, std::uint32_t index) {
-            if (index >= kMaxFrontends)
-              raise(Status::Error(Code::kInvalidArgument,
-                                  wire::concat("front-end ", index, " is out of range; there are ",
-                                               kMaxFrontends)));
-            new (self) PyFrontend(static_cast<std::uint16_t>(index));
+            new (self) PyFrontend(frontend_index(index));
           },
           nb::arg("index"))
       .def(
@@ -237,8 +220,15 @@ void bind_frontend(nb::module_& module) {
           },
           nb::arg("name"))
       .def("offer_client_memory", [](PyFrontend& self) { self.core.offer_client_memory(); })
-      .def("add_region", &add_region, nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"),
-           nb::arg("size_bytes"))
+      .def(
+          "add_region",
+          [](PyFrontend& self, std::string name, int fd, std::uint64_t offset_bytes,
+             std::uint64_t size_bytes) {
+            const InUse use(self);
+            return add_region(std::move(name), fd, offset_bytes, size_bytes,
+                              [&](auto region) { return self.core.add_region(std::move(region)); });
+          },
+          nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
       .def("remove_region", &remove_region, nb::arg("name"))
       .def("submit", &submit, nb::arg("request"), nb::arg("deadline_ns").none())
       .def("deadline_ns", &deadline_ns, nb::arg("ticket"))

@@ -5,13 +5,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 
-#include <optional>
-#include <tuple>
+#include <memory>
 
+#include "bind/arguments.hpp"
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
 #include "grpc/server.hpp"
-#include "wire/text.hpp"
 
 namespace nb = nanobind;
 
@@ -21,79 +20,75 @@ namespace {
 using grpc::Note;
 using grpc::Service;
 
-// The loop's thread may need the GIL to end: it lets segments go that Python made.
-struct Server : grpc::Server {
-  using grpc::Server::Server;
-  ~Server() {
+struct PyServer {
+  explicit PyServer(std::unique_ptr<grpc::Server> opened) : core(std::move(opened)) {}
+  // The loop's thread may need the GIL to end: it lets segments go that Python made.
+  ~PyServer() {
     const nb::gil_scoped_release released;
-    stop();
+    core.reset();
   }
-};
+  PyServer(const PyServer&) = delete;
+  PyServer& operator=(const PyServer&) = delete;
 
-wire::Bytes as_bytes(const nb::bytes& bytes) {
-  return {static_cast<const std::byte*>(bytes.data()), bytes.size()};
-}
+  std::unique_ptr<grpc::Server> core;
+};
 
 std::string as_text(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
 
 template <typename Work>
-auto in_loop(Server& server, Work&& work) {
+auto in_loop(PyServer& self, Work&& work) {
   const nb::gil_scoped_release released;
-  return server.run(std::forward<Work>(work));
+  return self.core->run(std::forward<Work>(work));
 }
 
-void make_server(Server* self, std::uint32_t index, std::size_t message_max_bytes,
+void make_server(PyServer* self, std::uint32_t index, std::size_t message_max_bytes,
                  std::size_t memory_max_bytes, std::int64_t connection_age_ns,
                  const nb::bytes& certificate, const nb::bytes& key,
                  const nb::bytes& client_authority) {
-  if (index >= kMaxFrontends)
-    raise(Status::Error(
-        Code::kInvalidArgument,
-        wire::concat("front-end ", index, " is out of range; there are ", kMaxFrontends)));
+  const std::uint16_t checked = frontend_index(index);
   std::unique_ptr<grpc::Transports> transports = std::make_unique<grpc::Transports>();
   if (certificate.size() != 0)
     transports = take_or_raise(
         grpc::tls_transports({as_text(certificate), as_text(key), as_text(client_authority)}));
-  new (self) Server(static_cast<std::uint16_t>(index), {message_max_bytes, memory_max_bytes},
-                    connection_age_ns, std::move(transports));
+  new (self) PyServer(take_or_raise(grpc::Server::open(
+      checked, {message_max_bytes, memory_max_bytes}, connection_age_ns, std::move(transports))));
 }
 
 // (kind, call, number, deadline_ns or None, text, bytes, compressed)
 nb::tuple note_tuple(const Note& note) {
-  const std::optional<std::int64_t> deadline =
-      note.deadline_ns == kNever ? std::nullopt : std::optional(note.deadline_ns);
   // A path or an encoding is whatever the client sent.
   const nb::object text = nb::steal(PyUnicode_DecodeUTF8(
       note.text.data(), static_cast<Py_ssize_t>(note.text.size()), "backslashreplace"));
-  return nb::make_tuple(static_cast<int>(note.kind), note.call, note.number, deadline, text,
+  return nb::make_tuple(static_cast<int>(note.kind), note.call, note.number,
+                        deadline_or_none(note.deadline_ns), text,
                         nb::bytes(note.bytes.data(), note.bytes.size()), note.compressed);
 }
 
-nb::list take_notes(Server& self) {
+nb::list take_notes(PyServer& self) {
   nb::list out;
-  for (const Note& note : self.desk().take()) out.append(note_tuple(note));
+  for (const Note& note : self.core->desk().take()) out.append(note_tuple(note));
   return out;
 }
 
 }  // namespace
 
 void bind_grpc_server(nb::module_& module) {
-  nb::class_<Server>(module, "GrpcServer")
+  nb::class_<PyServer>(module, "GrpcServer")
       .def("__init__", &make_server, nb::arg("index"), nb::arg("message_max_bytes"),
            nb::arg("memory_max_bytes"), nb::arg("connection_age_ns"),
            nb::arg("certificate") = nb::bytes("", 0), nb::arg("key") = nb::bytes("", 0),
            nb::arg("client_authority") = nb::bytes("", 0))
-      .def_prop_ro("doorbell", &Server::doorbell)
-      .def_prop_ro("desk_fd", [](Server& self) { return self.desk().fd(); })
+      .def_prop_ro("doorbell", [](PyServer& self) { return self.core->doorbell(); })
+      .def_prop_ro("desk_fd", [](PyServer& self) { return self.core->desk().fd(); })
       .def_prop_ro("in_flight",
-                   [](Server& self) {
+                   [](PyServer& self) {
                      return in_loop(
                          self, [](Service& service) { return service.frontend().in_flight(); });
                    })
       .def(
           "add_function",
-          [](Server& self, std::string name, std::string version, std::shared_ptr<Segment> segment,
-             const Signature& signature, std::int64_t slo_ns) {
+          [](PyServer& self, std::string name, std::string version,
+             std::shared_ptr<Segment> segment, const Signature& signature, std::int64_t slo_ns) {
             raise_if(in_loop(self, [&](Service& service) {
               return service.frontend().add_function(std::move(name), std::move(version),
                                                      std::move(segment), signature, slo_ns);
@@ -103,50 +98,60 @@ void bind_grpc_server(nb::module_& module) {
           nb::arg("slo_ns"))
       .def(
           "remove_function",
-          [](Server& self, std::string_view name) {
+          [](PyServer& self, std::string_view name) {
             in_loop(self, [&](Service& service) { service.frontend().remove_function(name); });
           },
           nb::arg("name"))
       .def("offer_client_memory",
-           [](Server& self) {
+           [](PyServer& self) {
              in_loop(self, [](Service& service) { service.frontend().offer_client_memory(); });
            })
       .def(
           "add_region",
-          [](Server& self, std::string name, int fd, std::uint64_t offset_bytes,
+          [](PyServer& self, std::string name, int fd, std::uint64_t offset_bytes,
              std::uint64_t size_bytes) {
-            auto region =
-                take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes));
-            const bool mapped = region->mapped();
-            raise_if(in_loop(self, [&](Service& service) {
-              return service.frontend().add_region(std::move(region));
-            }));
-            return mapped;
+            return add_region(std::move(name), fd, offset_bytes, size_bytes, [&](auto region) {
+              return in_loop(self, [&](Service& service) {
+                return service.frontend().add_region(std::move(region));
+              });
+            });
           },
           nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
       .def(
           "remove_region",
-          [](Server& self, std::string_view name) {
+          [](PyServer& self, std::string_view name) {
             in_loop(self, [&](Service& service) { service.frontend().remove_region(name); });
           },
           nb::arg("name"))
       .def(
-          "listen", [](Server& self, int fd) { self.listen(grpc::Descriptor(fd)); },
-          nb::call_guard<nb::gil_scoped_release>(), nb::arg("fd"))
-      .def("leave", &Server::leave, nb::call_guard<nb::gil_scoped_release>())
-      .def("drain", &Server::drain, nb::call_guard<nb::gil_scoped_release>())
-      .def("close", &Server::close, nb::call_guard<nb::gil_scoped_release>(), nb::arg("timeout_ns"))
+          "listen",
+          [](PyServer& self, int fd) {
+            raise_if([&] {
+              const nb::gil_scoped_release released;
+              return self.core->listen(grpc::Descriptor(fd));
+            }());
+          },
+          nb::arg("fd"))
+      .def(
+          "leave", [](PyServer& self) { self.core->leave(); },
+          nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "drain", [](PyServer& self) { self.core->drain(); },
+          nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "close", [](PyServer& self, std::int64_t timeout_ns) { self.core->close(timeout_ns); },
+          nb::call_guard<nb::gil_scoped_release>(), nb::arg("timeout_ns"))
       .def("take_notes", &take_notes)
       .def(
           "send",
-          [](Server& self, std::uint64_t call, const nb::bytes& message) {
-            const wire::Bytes bytes = as_bytes(message);
+          [](PyServer& self, std::uint64_t call, const nb::bytes& message) {
+            const wire::Bytes bytes = bytes_of(message);
             in_loop(self, [&](Service& service) { service.send(call, bytes); });
           },
           nb::arg("call"), nb::arg("message"))
       .def(
           "finish",
-          [](Server& self, std::uint64_t call, int code, std::string text,
+          [](PyServer& self, std::uint64_t call, int code, std::string text,
              std::int64_t retry_after_ms) {
             in_loop(self, [&](Service& service) {
               service.finish(call, {static_cast<Code>(code), std::move(text)}, retry_after_ms);
@@ -155,19 +160,18 @@ void bind_grpc_server(nb::module_& module) {
           nb::arg("call"), nb::arg("code"), nb::arg("text"), nb::arg("retry_after_ms") = -1)
       .def(
           "admit",
-          [](Server& self, std::uint64_t call, std::uint32_t number, const nb::bytes& message) {
-            const wire::Bytes bytes = as_bytes(message);
-            const std::int64_t deadline = take_or_raise(in_loop(
-                self, [&](Service& service) { return service.admit(call, number, bytes); }));
-            return deadline == kNever ? std::nullopt : std::optional(deadline);
+          [](PyServer& self, std::uint64_t call, std::uint32_t number, const nb::bytes& message) {
+            const wire::Bytes bytes = bytes_of(message);
+            return deadline_or_none(take_or_raise(in_loop(
+                self, [&](Service& service) { return service.admit(call, number, bytes); })));
           },
           nb::arg("call"), nb::arg("number"), nb::arg("message"))
       .def(
           "admit_cold",
-          [](Server& self, std::uint64_t call, std::uint32_t number, const nb::bytes& message,
+          [](PyServer& self, std::uint64_t call, std::uint32_t number, const nb::bytes& message,
              std::string name, std::string version, std::shared_ptr<Segment> segment,
              const Signature& signature, std::int64_t slo_ns) {
-            const wire::Bytes bytes = as_bytes(message);
+            const wire::Bytes bytes = bytes_of(message);
             // In one task: no other request may reach the function meanwhile.
             const auto admitted = [&](Service& service) -> Result<std::int64_t> {
               Frontend& frontend = service.frontend();
@@ -180,20 +184,19 @@ void bind_grpc_server(nb::module_& module) {
               frontend.remove_function(known);
               return deadline;
             };
-            const std::int64_t deadline = take_or_raise(in_loop(self, admitted));
-            return deadline == kNever ? std::nullopt : std::optional(deadline);
+            return deadline_or_none(take_or_raise(in_loop(self, admitted)));
           },
           nb::arg("call"), nb::arg("number"), nb::arg("message"), nb::arg("name"),
           nb::arg("version"), nb::arg("segment"), nb::arg("signature"), nb::arg("slo_ns"))
       .def(
           "withdraw",
-          [](Server& self, std::uint64_t call, std::uint32_t number) {
+          [](PyServer& self, std::uint64_t call, std::uint32_t number) {
             in_loop(self, [&](Service& service) { service.withdraw(call, number); });
           },
           nb::arg("call"), nb::arg("number"))
       .def(
           "refuse",
-          [](Server& self, std::uint64_t call, std::uint32_t number, int code, std::string text,
+          [](PyServer& self, std::uint64_t call, std::uint32_t number, int code, std::string text,
              std::int64_t retry_after_ms) {
             in_loop(self, [&](Service& service) {
               service.refuse(call, number, {static_cast<Code>(code), std::move(text)},

@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "base/signature.hpp"
+#include "bind/arguments.hpp"
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
 
@@ -46,19 +47,6 @@ Signature make_signature(const std::vector<TensorTuple>& inputs,
   return made;
 }
 
-std::uint16_t checked_index(std::uint32_t index, std::size_t bound, const char* what) {
-  if (index >= bound)
-    raise(Status::Error(Code::kInvalidArgument, std::string(what) + " " + std::to_string(index) +
-                                                    " is out of range; there are " +
-                                                    std::to_string(bound)));
-  return static_cast<std::uint16_t>(index);
-}
-std::uint16_t instance_index(std::uint32_t index) {
-  return checked_index(index, kMaxInstances, "instance");
-}
-std::uint16_t frontend_index(std::uint32_t index) {
-  return checked_index(index, kMaxFrontends, "front-end");
-}
 std::uint16_t instance_or_nobody(std::optional<std::uint32_t> index) {
   return index ? instance_index(*index) : kNobody;
 }

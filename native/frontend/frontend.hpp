@@ -65,6 +65,8 @@ class Frontend {
   Status commit(TicketId id, std::uint64_t tag);
   // The client's id of the request that was submitted last, as long as its message is there.
   std::string_view last_id() const { return request_.id; }
+  // Likewise: whether its function is served here, whatever else was wrong.
+  bool knows_last() const { return by_name_.contains(request_.model_name); }
   // Wakes the pumps for what was queued since the last call.
   void ring();
   // kNotFound for all of these: the ticket is not, or no longer, in flight.

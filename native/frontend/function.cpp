@@ -65,9 +65,8 @@ void Function::count_copies(std::uint64_t copies, std::uint64_t bytes) {
 
 Status Function::check_version(std::string_view version) const {
   if (version.empty() || version == version_) return Status::Ok();
-  return Status::Error(
-      Code::kNotFound,
-      concat("version ", quoted(version), " is not served, version ", quoted(version_), " is"));
+  return Status::Error(Code::kNotFound,
+                       concat("no version ", quoted(version), ", only ", quoted(version_)));
 }
 
 Status Function::check_size(const Admission& admission) const {

@@ -25,13 +25,24 @@ Status invalid(std::string message) {
   return Status::Error(Code::kInvalidArgument, std::move(message));
 }
 
+// Whether the kernel counts what processes may use (mode 2). It counts a page of a memfd when that
+// is touched first, and may refuse it then.
+bool counts_memory() {
+  char mode = '2';
+  const int fd = ::open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;
+  const bool known = ::read(fd, &mode, 1) == 1;
+  close(fd);
+  return !known || mode == '2';
+}
+
 // Whether every page of the file is there for as long as it is mapped. Pages of hugetlbfs may not
 // be, even of a sealed file: the pool of huge pages can be empty at the first touch.
 bool stays_whole(int fd) {
   struct statfs system{};
   const int seals = fcntl(fd, F_GET_SEALS);
   return seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && fstatfs(fd, &system) == 0 &&
-         system.f_type == TMPFS_MAGIC;
+         system.f_type == TMPFS_MAGIC && !counts_memory();
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ class Region : public std::enable_shared_from_this<Region> {
 
   std::string_view name() const { return name_; }
   std::uint64_t size_bytes() const { return size_bytes_; }
-  // Only a file that nobody can make shorter is: a page that is gone would be a signal, not an
+  // Only a file whose pages nobody can take away is: one that is gone would be a signal, not an
   // error. Others are read and written by system calls.
   bool mapped() const { return base_ != nullptr; }
 

@@ -39,7 +39,7 @@ struct Outgoing {
   std::size_t piece = 0;            // the first that is not sent whole
   std::size_t left_bytes = 0;
   TicketId lent = kNoTicket;      // whose slot holds some of it
-  std::int64_t since_ns = 0;      // it is lent
+  std::int64_t since_ns = 0;      // it is here
   std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes
 };
 
@@ -59,7 +59,9 @@ struct Call {
   std::size_t place = 0;  // among the service's calls
   Kind kind = Kind::kRefused;
   std::int64_t deadline_ns = kNever;
-  std::int64_t progress_ns = 0;  // when bytes of a message came last
+  std::int64_t begun_ns = 0;     // when the message that is coming began
+  std::int64_t progress_ns = 0;  // when bytes of it came last
+  std::int64_t sent_ns = 0;      // when bytes of an answer went last, or might have first
   std::uint32_t next_number = 0;
   std::string path;
   std::string encoding;
@@ -70,8 +72,7 @@ struct Call {
   std::vector<std::byte> backlog;  // of a stream with too many requests or answers under way
   std::size_t backlog_taken = 0;   // of it
 
-  std::size_t charged_bytes =
-      0;  // of Intake::Bounds::memory_bytes, for what the desk has to answer
+  std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes, for what the desk answers
 
   std::vector<std::unique_ptr<Exchange>> exchanges;  // oldest first
   std::vector<std::unique_ptr<Outgoing>> out;
@@ -86,10 +87,10 @@ inline bool is_request(const Call& call) {
   return call.kind == Call::Kind::kInfer || call.kind == Call::Kind::kStream;
 }
 
-// Whether more of a stream is read: of requests and answers under way there are not too many.
+// Whether more of it is read: of a stream's requests and answers under way there are not too many.
 inline bool has_room(const Call& call) {
   constexpr std::size_t kInFlight = 64;
-  return call.exchanges.size() + call.out.size() < kInFlight;
+  return call.kind != Call::Kind::kStream || call.exchanges.size() + call.out.size() < kInFlight;
 }
 
 // Whether it can be answered.

@@ -19,8 +19,10 @@ constexpr std::uint32_t kHeaderBytes = 16 << 10;  // of a call
 constexpr std::size_t kLendBytes = 4 << 10;  // less is copied: a piece costs the kernel as much
 constexpr std::int64_t kGreetingNs = 10'000'000'000;
 constexpr std::size_t kWorthWaking = 64 << 10;  // what is missing of a message, if less, comes soon
-constexpr std::size_t kWaitedMost = 256 << 10;
-constexpr int kReads = 4;                // before others have their turn
+constexpr std::size_t kWaitedMost = 1 << 20;
+constexpr int kReads = 4;  // before others have their turn
+// What is read first: enough to see of what kind more of it is, and that belongs elsewhere.
+constexpr std::size_t kFirstBytes = 48 << 10;
 constexpr std::size_t kQueued = 10'000;  // frames for a client that does not read
 // Clients whose deadlines pass reset their calls: many a second is no attack.
 constexpr std::uint64_t kResets = 10'000, kResetsPerSecond = 2'000;
@@ -79,7 +81,11 @@ struct Connection::Callbacks {
     if (head->type != NGHTTP2_DATA) return 0;
     Connection& connection = self(user);
     connection.receiving_ = nullptr;
-    connection.frame_left_bytes_ = (head->flags & NGHTTP2_FLAG_PADDED) == 0 ? head->length : 0;
+    Frames& frames = connection.frames_;
+    frames = {.stream = head->stream_id,
+              .frame_bytes = head->length,
+              .left_bytes = (head->flags & NGHTTP2_FLAG_PADDED) == 0 ? head->length : 0,
+              .repeat = head->stream_id == frames.stream && head->length == frames.frame_bytes};
     return 0;
   }
 
@@ -87,7 +93,8 @@ struct Connection::Callbacks {
                   const std::uint8_t* bytes, std::size_t length, void* user) {
     nghttp2_session_consume_connection(session, length);
     Connection& connection = self(user);
-    connection.frame_left_bytes_ -= std::min(connection.frame_left_bytes_, length);
+    Frames& frames = connection.frames_;
+    frames.left_bytes -= std::min(frames.left_bytes, length);
     Call* call = call_of(session, stream);
     connection.receiving_ = call;  // only now: a frame that is ignored is not told of
     if (call == nullptr) return 0;
@@ -202,7 +209,8 @@ Connection::~Connection() {
 Io Connection::read(std::span<std::byte> scratch) {
   for (int i = 0; i < kReads || transport_->pending(); ++i) {
     std::size_t bytes = 0, room = 0;
-    const Io io = read_some(scratch, bytes, room);
+    const std::size_t most = i == 0 ? std::min(scratch.size(), kFirstBytes) : scratch.size();
+    const Io io = read_some(scratch.first(most), bytes, room);
     recycle();  // of calls that were cancelled: between flushes, the outbox has nothing on loan
     if (io == Io::kClosed) return io;
     if (nghttp2_session_get_outbound_queue_size(session_.get()) > kQueued) return Io::kClosed;
@@ -215,23 +223,18 @@ Io Connection::read(std::span<std::byte> scratch) {
   return Io::kDone;
 }
 
-// Reads, the rest of a DATA frame right into the slot where it belongs, and has it handled.
+// Reads what is there, DATA right into the slot where it belongs, and has it handled.
 Io Connection::read_some(std::span<std::byte> scratch, std::size_t& bytes, std::size_t& room) {
-  std::span<std::byte> direct;
-  if (receiving_ != nullptr) direct = receiving_->intake.room();
-  direct = direct.first(std::min(direct.size(), frame_left_bytes_));
-  const std::array<iovec, 2> pieces{
-      {{direct.data(), direct.size()}, {scratch.data(), scratch.size()}}};
-  room = direct.size() + scratch.size();
-  const Io io = transport_->read(std::span(pieces).subspan(direct.empty() ? 1 : 0), bytes);
+  Scatter scatter(receiving_ == nullptr ? std::span<std::byte>{} : receiving_->intake.room(),
+                  frames_, scratch);
+  room = scatter.room_bytes();
+  const Io io = transport_->read(scatter.pieces(), bytes);
   if (io != Io::kDone) return io;
-  const auto handle = [&](std::span<const std::byte> part) {
-    return part.empty() || nghttp2_session_mem_recv(
-                               session_.get(), reinterpret_cast<const std::uint8_t*>(part.data()),
-                               part.size()) >= 0;
-  };
-  const std::size_t placed = std::min(bytes, direct.size());
-  const bool sound = handle(direct.first(placed)) && handle(scratch.first(bytes - placed));
+  const bool sound = scatter.take(bytes, [&](std::span<const std::byte> part) {
+    return nghttp2_session_mem_recv(session_.get(),
+                                    reinterpret_cast<const std::uint8_t*>(part.data()),
+                                    part.size()) >= 0;
+  });
   return sound ? Io::kDone : Io::kClosed;
 }
 
@@ -315,6 +318,12 @@ void Connection::reset(Call& call, std::uint32_t error) {
   nghttp2_submit_rst_stream(session_.get(), NGHTTP2_FLAG_NONE, call.stream, error);
 }
 
+// Answers go one after the other; but what the client does not let come waits for nothing else.
+std::int64_t Connection::moved_ns(const Call& call) const {
+  const bool shut = nghttp2_session_get_stream_remote_window_size(session_.get(), call.stream) <= 0;
+  return shut ? call.sent_ns : std::max(call.sent_ns, sent_ns_);
+}
+
 void Connection::consumed(Call& call, std::size_t bytes) {
   nghttp2_session_consume_stream(session_.get(), call.stream, bytes);
 }
@@ -337,6 +346,7 @@ void Connection::gather(Call& call, std::span<const std::byte> frame_header, std
   if (length == 0) return;
   Outgoing& outgoing = *call.out.front();
   outgoing.left_bytes -= length;
+  call.sent_ns = sent_ns_ = now_ns();
   while (length > 0) {
     wire::Bytes& piece = outgoing.pieces[outgoing.piece];
     const wire::Bytes bytes = piece.first(std::min(piece.size(), length));

@@ -10,6 +10,7 @@
 
 #include "grpc/call.hpp"
 #include "grpc/outbox.hpp"
+#include "grpc/scatter.hpp"
 #include "grpc/transport.hpp"
 
 namespace gslice::grpc {
@@ -49,6 +50,8 @@ class Connection {
   // Something was added to what the call sends, or it has finished.
   void answer(Call& call);
   void reset(Call& call, std::uint32_t error);
+  // When something went last that the call's answers had to wait for.
+  std::int64_t moved_ns(const Call& call) const;
   // Of a call's data, so much more may be sent.
   void consumed(Call& call, std::size_t bytes);
 
@@ -76,9 +79,10 @@ class Connection {
   std::vector<std::unique_ptr<Outgoing>> spent_;  // handed to the outbox, until it is flushed
   std::vector<Call*> relieved_;                   // of an answer, and more requests wait
   Call* receiving_ = nullptr;                     // whose DATA frame is being received
-  std::size_t frame_left_bytes_ = 0;              // of it
+  Frames frames_;                                 // the last one
   std::size_t waited_bytes_ = 1;                  // that make the socket readable
   std::int64_t since_ns_;
+  std::int64_t sent_ns_ = 0;  // when an answer's bytes went last
   bool greeted_ = false;
   bool blocked_ = false;
   bool leaving_ = false;

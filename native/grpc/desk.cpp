@@ -6,7 +6,10 @@
 
 namespace gslice::grpc {
 
-Desk::Desk() : bell_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+bool Desk::open() {
+  bell_ = Descriptor(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  return static_cast<bool>(bell_);
+}
 
 void Desk::put(Note note) {
   const std::scoped_lock lock(mutex_);

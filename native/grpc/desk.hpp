@@ -35,7 +35,8 @@ struct Note {
 // Written by the loop, read by any other thread.
 class Desk {
  public:
-  Desk();
+  // False: the kernel has no eventfd, see errno.
+  bool open();
 
   void put(Note note);
   std::vector<Note> take();

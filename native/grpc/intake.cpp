@@ -4,12 +4,13 @@
 #include <cstring>
 #include <utility>
 
+#include "grpc/spare.hpp"
+
 namespace gslice::grpc {
 namespace {
 
 constexpr std::size_t kSlotBytes = 32 << 10;  // a smaller request is put together first
 constexpr std::size_t kHeadBytes = 64 << 10;  // what comes before tensors is less, or stays there
-constexpr std::size_t kRoomBytes = 64 << 10;  // kept allocated between messages
 constexpr std::uint32_t kRawInputs = 7;       // ModelInferRequest.raw_input_contents
 constexpr std::byte kRawTag{kRawInputs << 3 | 2};
 
@@ -33,9 +34,8 @@ std::optional<std::size_t> head_bytes(wire::Bytes message) {
 
 void Intake::forget() {
   bounds_.give(std::exchange(charged_, 0));
-  heap_.clear();
-  if (heap_.capacity() > kRoomBytes) heap_.shrink_to_fit();
-  prefix_count_ = taken_ = 0;
+  empty(heap_);
+  prefix_count_ = taken_ = scanned_ = 0;
   in_body_ = tried_slot_ = false;
   progress_ = {};
   ticket_ = kNoTicket;
@@ -60,6 +60,7 @@ Intake::Event Intake::begin_body() {
   size_ = at(1) << 24 | at(2) << 16 | at(3) << 8 | at(4);
   prefix_count_ = 0;
   in_body_ = true;
+  ++begun_;
   return size_ > bounds_.message_max_bytes ? Event::kTooLarge : Event::kMore;
 }
 
@@ -123,6 +124,10 @@ void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadl
   }
   const wire::Bytes seen =
       taken_ != 0 ? wire::Bytes(heap_) : chunk.first(std::min(chunk.size(), size_));
+  // Each time from the start: only when there is twice as much, so that pieces of a byte cost
+  // little.
+  if (seen.size() < 2 * scanned_ && taken_ != size_) return;
+  scanned_ = seen.size();
   const auto head = head_bytes(seen);
   tried_slot_ = head.has_value() || seen.size() >= kHeadBytes || taken_ == size_;
   if (!head) return;

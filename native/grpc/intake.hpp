@@ -63,6 +63,7 @@ class Intake {
   std::span<std::byte> room() const;
   // Whether a message has begun and is not whole.
   bool within() const { return in_body_ || prefix_count_ != 0; }
+  std::uint64_t begun() const { return begun_; }  // how many have begun, ever
   // Ready for another call. Whoever had a `ticket()` has given it up.
   void forget();
 
@@ -83,6 +84,8 @@ class Intake {
   bool in_body_ = false;
   bool compressed_ = false;
   bool tried_slot_ = false;
+  std::uint64_t begun_ = 0;
+  std::size_t scanned_ = 0;      // of the message, for the end of its head
   std::size_t size_ = 0;         // of the message
   std::size_t taken_ = 0;        // of it
   std::size_t charged_ = 0;      // of Bounds::memory_bytes

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "grpc/spare.hpp"
+
 namespace gslice::grpc {
 namespace {
 
@@ -69,8 +71,7 @@ Io Outbox::flush(Transport& transport) {
     kept_bytes_ = own_.size();
     return io;
   }
-  own_.clear();
-  if (own_.capacity() > kRoomBytes) own_.shrink_to_fit();
+  grpc::empty(own_);
   pieces_.clear();
   kept_bytes_ = 0;
   return io;

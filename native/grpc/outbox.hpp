@@ -25,7 +25,6 @@ class Outbox {
  private:
   static constexpr std::size_t kGatherBytes = 1 << 20;
   static constexpr std::size_t kKeptBytes = 256 << 10;
-  static constexpr std::size_t kRoomBytes = 64 << 10;  // kept allocated
 
   struct Piece {
     const std::byte* lent;  // null: in own_

@@ -10,7 +10,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
+#include <system_error>
 #include <utility>
+
+#include "wire/text.hpp"
 
 namespace gslice::grpc {
 namespace {
@@ -36,27 +40,55 @@ void prepare(int socket) {
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
 }
 
+Status failed(std::string_view what, int error = errno) {
+  const bool files = error == EMFILE || error == ENFILE;
+  return Status::Error(Code::kResourceExhausted,
+                       wire::concat("the gRPC server cannot ", what, ": ", std::strerror(error),
+                                    files ? "; raise the limit of open files (ulimit -n)" : ""));
+}
+
 }  // namespace
+
+Result<std::unique_ptr<Server>> Server::open(std::uint16_t index, Service::Limits limits,
+                                             std::int64_t connection_age_ns,
+                                             std::unique_ptr<Transports> transports) {
+  std::unique_ptr<Server> server(
+      new Server(index, limits, connection_age_ns, std::move(transports)));
+  if (Status status = server->start(); !status.ok()) return status;
+  return server;
+}
 
 Server::Server(std::uint16_t index, Service::Limits limits, std::int64_t connection_age_ns,
                std::unique_ptr<Transports> transports)
     : connection_age_ns_(connection_age_ns),
       transports_(std::move(transports)),
-      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
-      doorbell_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      bell_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       service_(index, limits, pool_.memory(),
                [this](Connection& connection) {
                  if (!std::exchange(connection.waits_for_flush, true))
                    to_flush_.push_back(&connection);
                }),
       scratch_(kScratchBytes),
-      next_id_(kFirstId) {
+      next_id_(kFirstId) {}
+
+Status Server::start() {
+  epoll_ = Descriptor(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_) return failed("start: epoll");
+  for (Descriptor* bell : {&doorbell_, &bell_}) {
+    *bell = Descriptor(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!*bell) return failed("start: eventfd");
+  }
+  if (!desk().open()) return failed("start: eventfd");
   // Edge-triggered: every ring wakes, and nobody has to read it.
-  watch(doorbell_.get(), EPOLLIN | EPOLLET, kDoorbell);
-  watch(bell_.get(), EPOLLIN | EPOLLET, kBell);
-  thread_ = std::thread([this] { loop(); });
+  if (!watch(doorbell_.get(), EPOLLIN | EPOLLET, kDoorbell) ||
+      !watch(bell_.get(), EPOLLIN | EPOLLET, kBell))
+    return failed("start: epoll");
+  try {
+    thread_ = std::thread([this] { loop(); });
+  } catch (const std::system_error& error) {
+    return failed("start: thread", error.code().value());
+  }
   ::pthread_setname_np(thread_.native_handle(), "gslice-grpc");
+  return Status::Ok();
 }
 
 void Server::stop() {
@@ -82,12 +114,16 @@ void Server::do_tasks() {
   tasks_done_.notify_all();
 }
 
-void Server::listen(Descriptor socket) {
+Status Server::listen(Descriptor socket) {
+  Status status;
   run_task([&] {
     const std::uint64_t id = next_id_++;
-    watch(socket.get(), EPOLLIN, id);
-    listeners_.emplace(id, Listener{std::move(socket)});
+    if (watch(socket.get(), EPOLLIN, id))
+      listeners_.emplace(id, Listener{std::move(socket)});
+    else
+      status = failed("wait for connections");
   });
+  return status;
 }
 
 void Server::leave() {
@@ -255,12 +291,10 @@ void Server::sweep(std::int64_t now) {
   next_sweep_ns_ = now + std::clamp(connection_age_ns_ / 4, kShortestSweepNs, kSweepNs);
   for (auto& [id, listener] : listeners_) {
     if (listener.paused_until_ns == 0) continue;
-    if (listener.paused_until_ns <= now) {
-      listener.paused_until_ns = 0;
-      watch(listener.socket.get(), EPOLLIN, id);
-    } else {
+    if (listener.paused_until_ns <= now)  // the kernel may have no memory for it yet
+      listener.paused_until_ns = watch(listener.socket.get(), EPOLLIN, id) ? 0 : now + kPauseNs;
+    if (listener.paused_until_ns != 0)
       next_sweep_ns_ = std::min(next_sweep_ns_, listener.paused_until_ns);
-    }
   }
   const bool close_all = close_at_ns_ != 0 && close_at_ns_ <= now;
   if (close_at_ns_ > now) next_sweep_ns_ = std::min(next_sweep_ns_, close_at_ns_);

@@ -23,8 +23,10 @@ namespace gslice::grpc {
 class Server {
  public:
   // After about `connection_age_ns` a client is told to connect anew; what it has begun goes on.
-  Server(std::uint16_t index, Service::Limits limits, std::int64_t connection_age_ns,
-         std::unique_ptr<Transports> transports);
+  // kResourceExhausted: the kernel has no descriptor left for it.
+  static Result<std::unique_ptr<Server>> open(std::uint16_t index, Service::Limits limits,
+                                              std::int64_t connection_age_ns,
+                                              std::unique_ptr<Transports> transports);
   ~Server() { stop(); }
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -46,8 +48,9 @@ class Server {
     }
   }
 
-  // Accepts the connections of a listening socket.
-  void listen(Descriptor socket);
+  // Accepts the connections of a listening socket. kResourceExhausted: the kernel does not tell of
+  // them.
+  Status listen(Descriptor socket);
   // The clients that are there are told so now.
   void leave();
   // Refuses requests; what was taken is answered. `desk` tells when that is done.
@@ -64,6 +67,9 @@ class Server {
     std::int64_t paused_until_ns = 0;
   };
 
+  Server(std::uint16_t index, Service::Limits limits, std::int64_t connection_age_ns,
+         std::unique_ptr<Transports> transports);
+  Status start();
   void run_task(std::function<void()> task);
   void loop();
   void turn();

@@ -23,6 +23,7 @@ Service::Service(std::uint16_t index, Limits limits, nghttp2_mem* memory,
       bounds_{limits.message_max_bytes, limits.memory_max_bytes, 0},
       stalled_ns_(limits.stalled_ns),
       lent_ns_(limits.lent_ns),
+      unread_ns_(limits.unread_ns),
       memory_(memory),
       wants_flush_(std::move(wants_flush)) {}
 
@@ -141,40 +142,42 @@ void Service::received(Call& call, wire::Bytes bytes) {
     if (!bounds_.take(bytes.size())) return abandon(call);
     call.backlog.insert(call.backlog.end(), bytes.begin(), bytes.end());
   }
-  if (call.intake.within()) {
-    call.progress_ns = now_ns();
-    due(call.progress_ns + stalled_ns_);
-  }
   if (is_request(call)) deliver(call);
 }
 
 void Service::take_messages(Call& call, wire::Bytes& bytes) {
-  while (!bytes.empty() && !call.finished) {
-    if (call.kind == Kind::kStream && !has_room(call)) return;
-    Frontend* slots = is_request(call) ? &frontend_ : nullptr;
-    switch (call.intake.take(bytes, slots, call.deadline_ns)) {
-      case Event::kMore:
-        return;
-      case Event::kMessage:
-        is_request(call) ? take_request(call, call.intake.message())
-                         : hand_over(call, call.intake.message());
-        call.intake.forget();
-        break;
-      case Event::kReserved:
-        take_reserved(call);
-        break;
-      case Event::kTooLarge:
-        finish(call, Status::Error(
-                         Code::kResourceExhausted,
-                         concat("received message larger than max (", call.intake.message_bytes(),
-                                " vs. ", bounds_.message_max_bytes, " bytes)")));
-        break;
-      case Event::kNoMemory:
-        finish(call, no_memory(call.intake.message_bytes()));
-        break;
-    }
+  const std::uint64_t begun = call.intake.begun();
+  while (!bytes.empty() && !call.finished && has_room(call)) take_message(call, bytes);
+  if (call.finished) bytes = {};
+  if (!call.intake.within()) return;
+  call.progress_ns = now_ns();
+  if (call.intake.begun() != begun) call.begun_ns = call.progress_ns;
+  due(call.progress_ns + stalled_ns_);
+}
+
+// What there is of it.
+void Service::take_message(Call& call, wire::Bytes& bytes) {
+  Frontend* slots = is_request(call) ? &frontend_ : nullptr;
+  switch (call.intake.take(bytes, slots, call.deadline_ns)) {
+    case Event::kMore:
+      return;
+    case Event::kMessage:
+      is_request(call) ? take_request(call, call.intake.message())
+                       : hand_over(call, call.intake.message());
+      return call.intake.forget();
+    case Event::kReserved:
+      return take_reserved(call);
+    case Event::kTooLarge:
+      return finish(call, too_large(call.intake.message_bytes()));
+    case Event::kNoMemory:
+      return finish(call, no_memory(call.intake.message_bytes()));
   }
-  bytes = call.finished ? wire::Bytes{} : bytes;
+}
+
+Status Service::too_large(std::size_t bytes) const {
+  return Status::Error(Code::kResourceExhausted,
+                       concat("received message larger than max (", bytes, " vs. ",
+                              bounds_.message_max_bytes, " bytes)"));
 }
 
 Status Service::no_memory(std::size_t bytes) const {
@@ -202,7 +205,7 @@ void Service::take_request(Call& call, wire::Bytes message) {
       frontend_.submit(message, call.deadline_ns, reinterpret_cast<std::uintptr_t>(&exchange));
   if (call.kind == Kind::kStream) exchange.id = frontend_.last_id();
   if (submitted.ok()) return queued(exchange, submitted.value());
-  if (submitted.status().code == Code::kNotFound)
+  if (submitted.status().code == Code::kNotFound && !frontend_.knows_last())
     return hand_over(exchange, Note::Kind::kUnknown, message);
   fail(exchange, submitted.status());
 }

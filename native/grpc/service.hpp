@@ -25,9 +25,12 @@ class Service {
   struct Limits {
     std::size_t message_max_bytes = 0;
     std::size_t memory_max_bytes = 0;  // of messages outside slots, in all
-    std::int64_t stalled_ns =
-        10'000'000'000;                 // a message that came so far and no further ends its call
-    std::int64_t lent_ns = 20'000'000;  // what of an answer is not read by then leaves its slot
+    // A message that came so far and no further ends its call,
+    std::int64_t stalled_ns = 10'000'000'000;
+    // so does an answer of which nothing is read;
+    std::int64_t unread_ns = 60'000'000'000;
+    // what of it is not read by then leaves its slot.
+    std::int64_t lent_ns = 20'000'000;
   };
 
   Service(std::uint16_t index, Limits limits, nghttp2_mem* memory,
@@ -75,9 +78,11 @@ class Service {
   Call* find(std::uint64_t id);
   Exchange* find(std::uint64_t id, std::uint32_t number);
   void take_messages(Call& call, wire::Bytes& bytes);
+  void take_message(Call& call, wire::Bytes& bytes);
   void take_request(Call& call, wire::Bytes message);
   void take_reserved(Call& call);
   Exchange& new_exchange(Call& call);
+  Status too_large(std::size_t bytes) const;
   Status no_memory(std::size_t bytes) const;
   void hand_over(Call& call, wire::Bytes message);
   void hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message);
@@ -95,9 +100,11 @@ class Service {
   void read_on(Call& call);
   void end_stream(Call& call);
   void due(std::int64_t at_ns) { next_due_ns_ = std::min(next_due_ns_, at_ns); }
+  std::int64_t slowest_ns(std::size_t message_bytes) const;
   std::int64_t expire(Call& call, std::int64_t now_ns);
-  std::int64_t leave_slots(Call& call, std::int64_t now_ns);
+  std::int64_t unsent(Call& call, std::int64_t now_ns);
   bool evacuate(Outgoing& outgoing);
+  void add(Call& call, std::unique_ptr<Outgoing> outgoing);
   void tell_idle();
 
   Frontend frontend_;
@@ -105,6 +112,7 @@ class Service {
   Intake::Bounds bounds_;
   std::int64_t stalled_ns_;
   std::int64_t lent_ns_;
+  std::int64_t unread_ns_;
   nghttp2_mem* memory_;
   std::function<void(Connection&)> wants_flush_;
   bool draining_ = false;

@@ -10,7 +10,8 @@ namespace {
 
 using Kind = Call::Kind;
 
-constexpr std::size_t kCopyBytes = 8 << 10;  // a smaller answer leaves its slot at once
+constexpr std::size_t kCopyBytes = 8 << 10;           // a smaller answer leaves its slot at once
+constexpr std::int64_t kSlowestBytesPerS = 64 << 10;  // a message that comes slower ends its call
 
 void write_prefix(std::span<std::byte> out, std::size_t message_bytes) {
   out[0] = std::byte{0};
@@ -97,11 +98,9 @@ Status Service::add_answer(Call& call, Exchange& exchange) {
     outgoing->text.resize(kPrefixBytes);
     frontend_.lend_answer(outgoing->text, outgoing->pieces);
     outgoing->lent = ticket;
-    outgoing->since_ns = now_ns();
-    due(outgoing->since_ns + lent_ns_);
   }
   write_prefix(outgoing->text, bytes.value());
-  call.out.push_back(std::move(outgoing));
+  add(call, std::move(outgoing));
   return Status::Ok();
 }
 
@@ -112,6 +111,14 @@ void Service::add_message(Call& call, wire::Bytes message) {
   outgoing->text.insert(outgoing->text.end(), message.begin(), message.end());
   outgoing->pieces.emplace_back(outgoing->text);
   outgoing->left_bytes = outgoing->text.size();
+  add(call, std::move(outgoing));
+}
+
+void Service::add(Call& call, std::unique_ptr<Outgoing> outgoing) {
+  const std::int64_t now = now_ns();
+  if (call.out.empty()) call.sent_ns = now;
+  outgoing->since_ns = now;
+  due(now + (outgoing->lent != kNoTicket ? lent_ns_ : unread_ns_));
   call.out.push_back(std::move(outgoing));
 }
 
@@ -178,7 +185,7 @@ void Service::keep_time(std::int64_t now_ns) {
   next_due_ns_ = kNever;
   for (const auto& call : calls_) {
     due(expire(*call, now_ns));
-    due(leave_slots(*call, now_ns));
+    due(unsent(*call, now_ns));
   }
 }
 
@@ -192,9 +199,13 @@ std::int64_t Service::expire(Call& call, std::int64_t now_ns) {
   if (call.deadline_ns <= now_ns) return end("the deadline passed without an answer");
   std::int64_t next_ns = call.deadline_ns;
   if (call.intake.within() && call.backlog.empty() && call.kind != Kind::kRefused) {
-    if (call.progress_ns + stalled_ns_ <= now_ns)
-      return end("the rest of the message did not come");
-    next_ns = std::min(next_ns, call.progress_ns + stalled_ns_);
+    const std::int64_t stalls_ns = call.progress_ns + stalled_ns_;
+    if (stalls_ns <= now_ns) return end("the rest of the message did not come");
+    const std::int64_t ends_ns = call.intake.missing_bytes() == 0
+                                     ? kNever
+                                     : call.begun_ns + slowest_ns(call.intake.message_bytes());
+    if (ends_ns <= now_ns) return end("the message came more slowly than 64 KiB a second");
+    next_ns = std::min({next_ns, stalls_ns, ends_ns});
   }
   bool expired = false;
   for (const auto& exchange : call.exchanges) {
@@ -212,18 +223,26 @@ std::int64_t Service::expire(Call& call, std::int64_t now_ns) {
   return next_ns;
 }
 
-std::int64_t Service::leave_slots(Call& call, std::int64_t now_ns) {
-  std::int64_t next_ns = kNever;
+// How long a message may take to come.
+std::int64_t Service::slowest_ns(std::size_t message_bytes) const {
+  return stalled_ns_ + static_cast<std::int64_t>(message_bytes) * 1'000'000'000 / kSlowestBytesPerS;
+}
+
+// When to look again at what has not been sent yet.
+std::int64_t Service::unsent(Call& call, std::int64_t now_ns) {
+  if (call.out.empty()) return kNever;
+  std::int64_t next_ns = call.connection->moved_ns(call) + unread_ns_;
+  bool stays = next_ns > now_ns;
   for (const auto& outgoing : call.out) {
     if (outgoing->lent == kNoTicket) continue;
-    if (outgoing->since_ns + lent_ns_ > now_ns) {
+    if (outgoing->since_ns + lent_ns_ > now_ns)
       next_ns = std::min(next_ns, outgoing->since_ns + lent_ns_);
-    } else if (!evacuate(*outgoing)) {
-      abandon(call);
-      return kNever;
-    }
+    else
+      stays = stays && evacuate(*outgoing);
   }
-  return next_ns;
+  if (stays) return next_ns;
+  abandon(call);
+  return kNever;
 }
 
 // Its slot is for others: what was not sent is copied out of it. False: there is no memory for it.

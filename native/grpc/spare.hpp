@@ -24,14 +24,14 @@ class Spare {
   }
 
  private:
-  static constexpr std::size_t kMost = 1024;
+  static constexpr std::size_t kMost = 256;
 
   std::vector<std::unique_ptr<T>> spare_;
 };
 
 // Empties it; what it has allocated stays, unless that is much.
 inline void empty(std::vector<std::byte>& bytes) {
-  constexpr std::size_t kRoomBytes = 64 << 10;
+  constexpr std::size_t kRoomBytes = 32 << 10;
   bytes.clear();
   if (bytes.capacity() > kRoomBytes) bytes.shrink_to_fit();
 }

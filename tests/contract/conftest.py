@@ -12,7 +12,8 @@ import gslice
 from gslice import _native
 from gslice.core.types import FunctionSpec, Signature
 from gslice.frontend.settings import KINDS
-from tests.contract.direct import FrontendProcess, LocalFunction, signature
+from tests.contract.direct import WAIT_S, FrontendProcess, LocalFunction, signature
+from tests.contract.http2 import Http2
 
 MESSAGE_BYTES = 32 << 20  # the limit that the tests' front-end is started with
 
@@ -81,3 +82,19 @@ def channel(frontend: FrontendProcess) -> Iterator[grpc.Channel]:
     """A bare channel, for messages that no client would send."""
     with grpc.insecure_channel(frontend.address) as connection:
         yield connection
+
+
+@pytest.fixture
+def echo(serve: Serve) -> LocalFunction:
+    """A function with slots enough for many calls at once."""
+    return serve("echo", slots=((4096, 64),))
+
+
+@pytest.fixture
+def raw(frontend: FrontendProcess) -> Iterator[Http2]:
+    """A connection of HTTP/2; afterwards the front-end serves others as ever."""
+    with Http2(frontend.address) as connection:
+        yield connection
+    with grpc.insecure_channel(frontend.address) as channel:
+        live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        assert live(b"", timeout=WAIT_S)

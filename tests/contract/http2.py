@@ -14,16 +14,27 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import numpy as np
+from tritonclient.grpc import service_pb2
 
 from tests.contract.direct import WAIT_S
 
 CALL = "/inference.GRPCInferenceService/ModelInfer"
+X = np.arange(4, dtype=np.float32).tobytes()
 Event = TypeVar("Event", bound=h2.events.Event)
 
 
 def framed(message: bytes, *, compressed: bool = False) -> bytes:
     """A message as gRPC puts it into DATA frames."""
     return bytes([compressed]) + len(message).to_bytes(4, "big") + message
+
+
+def request(raw: bytes = X, elements: int = 4, name: str = "echo") -> bytes:
+    """A request to a function of `direct.signature`, as it travels."""
+    made = service_pb2.ModelInferRequest(model_name=name)
+    made.inputs.add(name="x", datatype="FP32", shape=[1, elements])
+    made.raw_input_contents.append(raw)
+    return bytes(made.SerializeToString())
 
 
 def connect(address: str) -> socket.socket:
@@ -62,6 +73,12 @@ class Answer:
         assert self.status == 0, self
         assert self.body == framed(self.body[5:]), self.body[:16]
         return self.body[5:]
+
+
+def output(answer: Answer) -> bytes:
+    """The tensor of an answer that has one."""
+    response = service_pb2.ModelInferResponse.FromString(answer.message)
+    return bytes(response.raw_output_contents[0])
 
 
 class Http2:

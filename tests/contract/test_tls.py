@@ -96,8 +96,8 @@ def test_a_client_that_knows_the_authority(open_to_all, authority):
     with gslice.Client(open_to_all.address, timeout_s=WAIT_S, tls=tls) as client:
         assert client.ready("echo")
         np.testing.assert_array_equal(client.infer("echo", X)["y"], X["x"])
-        answers = list(client.infer_stream("echo", [X] * 10))
-        assert len(answers) == 10
+        answers = list(client.infer_stream("echo", [X] * 8))  # it has as many slots
+        assert len(answers) == 8
 
 
 def test_the_asyncio_client(open_to_all, authority):

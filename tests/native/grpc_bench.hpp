@@ -108,7 +108,7 @@ class ServerBench {
       grpc::Service::Limits limits = kLimits,
       std::unique_ptr<grpc::Transports> transports = std::make_unique<grpc::Transports>())
       : segment(std::move(served)),
-        server(0, limits, kNever / 4, std::move(transports)),
+        opened(ok(grpc::Server::open(0, limits, kNever / 4, std::move(transports)))),
         worker(segment, wide_signature(), server.doorbell()) {
     const Status added = server.run([&](grpc::Service& service) {
       return service.frontend().add_function("echo", "1", segment, wide_signature(), 0);
@@ -121,7 +121,7 @@ class ServerBench {
     CHECK(::bind(listener.get(), as_sockaddr(), bytes) == 0);
     CHECK(::listen(listener.get(), 64) == 0);
     CHECK(::getsockname(listener.get(), as_sockaddr(), &bytes) == 0);
-    server.listen(std::move(listener));
+    CHECK(server.listen(std::move(listener)).ok());
   }
 
   grpc::Descriptor connect() {
@@ -156,7 +156,8 @@ class ServerBench {
   }
 
   std::shared_ptr<Segment> segment;
-  grpc::Server server;
+  std::unique_ptr<grpc::Server> opened;
+  grpc::Server& server = *opened;
   Echoer worker;
 
  private:

@@ -60,8 +60,7 @@ TEST(unknown_functions_and_versions) {
   CHECK_EQ(result.status().message, "function \"nobody\" is not served here"s);
   result = bench.submit(echo_request(1).text(2, "9"));
   CHECK(result.status().code == Code::kNotFound);
-  CHECK_EQ(result.status().message,
-           "function \"echo\": version \"9\" is not served, version \"1\" is"s);
+  CHECK_EQ(result.status().message, "function \"echo\": no version \"9\", only \"1\""s);
   result = bench.submit(Proto().raw("\xff\xff"));
   CHECK(result.status().code == Code::kInvalidArgument);
   CHECK(bench.idle());

@@ -1,4 +1,10 @@
 // The transport end to end: clients on sockets, the loop, a segment, and a worker that echoes.
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <array>
+
 #include "check.hpp"
 #include "grpc_bench.hpp"
 
@@ -8,7 +14,57 @@ using namespace gslice;
 using namespace gslice::test;
 using grpc::Service;
 
+// Lets the process open no descriptor from this number on.
+class DescriptorLimit {
+ public:
+  explicit DescriptorLimit(rlim_t end) {
+    CHECK(::getrlimit(RLIMIT_NOFILE, &before_) == 0);
+    const rlimit lowered{end, before_.rlim_max};
+    CHECK(::setrlimit(RLIMIT_NOFILE, &lowered) == 0);
+  }
+  ~DescriptorLimit() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+  DescriptorLimit(const DescriptorLimit&) = delete;
+  DescriptorLimit& operator=(const DescriptorLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
 }  // namespace
+
+// ---- what the kernel does not give -------------------------------------------------------------
+
+TEST(a_server_that_lacks_a_descriptor_does_not_open) {
+  // Without transports: UBSan opens a pipe to look at an object that has virtual functions.
+  const auto open = [] { return grpc::Server::open(0, kLimits, kNever / 4, nullptr); };
+  const std::array<std::string, 4> lacks{"epoll", "eventfd", "eventfd", "eventfd"};
+  std::array<int, 4> next{};  // numbers that it would have
+  {
+    std::array<grpc::Descriptor, 4> free;
+    for (grpc::Descriptor& each : free) each = grpc::Descriptor(::eventfd(0, EFD_CLOEXEC));
+    std::ranges::transform(free, next.begin(), &grpc::Descriptor::get);
+  }
+  for (std::size_t i = 0; i < lacks.size(); ++i) {
+    const DescriptorLimit limit(static_cast<rlim_t>(next[i]));
+    const auto server = open();
+    CHECK(!server.ok());
+    CHECK_EQ(server.status().code, Code::kResourceExhausted);
+    CHECK_EQ(server.status().message, "the gRPC server cannot start: " + lacks[i] +
+                                          ": Too many open files; raise the limit of open files "
+                                          "(ulimit -n)");
+  }
+  CHECK(open().ok());
+}
+
+TEST(a_listener_that_cannot_be_waited_for_is_refused) {
+  ServerBench bench;
+  const Status status = bench.server.listen(grpc::Descriptor(::memfd_create("file", MFD_CLOEXEC)));
+  CHECK_EQ(status.code, Code::kResourceExhausted);
+  CHECK_EQ(status.message, "the gRPC server cannot wait for connections: Operation not permitted");
+  GrpcClient client = bench.client();
+  CHECK_EQ(client.answer(client.call(wide_request(1))).status(), 0);
+  bench.expect_idle();
+}
 
 // ---- unary -----------------------------------------------------------------------------------
 
@@ -37,6 +93,30 @@ TEST(many_calls_at_once_on_one_connection) {
   for (int i = 0; i < 64; ++i)
     CHECK(echoes(client.answer(streams[static_cast<std::size_t>(i)]).messages().at(0), 1 + i % 20,
                  static_cast<char>('A' + i)));
+  bench.expect_idle();
+}
+
+// Frames that are foreseen, of which some do not come, or others between.
+TEST(large_calls_that_come_by_turns) {
+  ServerBench bench(wide_segment(8, 200));
+  GrpcClient client = bench.client();
+  constexpr std::size_t kTurnBytes = 100'000;
+  for (int round = 0; round < 10; ++round) {
+    std::vector<std::pair<std::int32_t, std::string>> calls;
+    for (const char fill : {'a', 'b', 'c'})
+      calls.emplace_back(client.begin(), framed(wide_request(200, fill)));
+    const std::int32_t cancelled = client.begin();
+    client.send(cancelled, framed(wide_request(200)).substr(0, 3 * kTurnBytes));
+    client.reset(cancelled);
+    for (std::size_t at = 0; at < calls.front().second.size(); at += kTurnBytes) {
+      for (const auto& [stream, bytes] : calls)
+        client.send(stream, std::string_view(bytes).substr(at, kTurnBytes),
+                    at + kTurnBytes >= bytes.size());
+      client.ping();
+    }
+    for (std::size_t i = 0; i < calls.size(); ++i)
+      CHECK(echoes(client.answer(calls[i].first).messages().at(0), 200, "abc"[i]));
+  }
   bench.expect_idle();
 }
 
@@ -124,6 +204,26 @@ TEST(a_message_whose_rest_does_not_come_gives_its_slot_back) {
   bench.expect_idle();
 }
 
+TEST(a_message_that_trickles_in_ends_its_call) {
+  ServerBench bench(wide_segment(8, 64), {8 << 20, 32 << 20, 50'000'000});
+  GrpcClient client = bench.client();
+  const std::string whole = framed(wide_request(4));
+  const std::int32_t stream = client.begin();
+  std::int64_t next_ns = now_ns();
+  std::size_t sent_bytes = 0;
+  bench.until([&] {
+    if (now_ns() >= next_ns) {
+      CHECK(sent_bytes < whole.size());
+      client.send(stream, whole.substr(sent_bytes++, 1));
+      next_ns += 1'000'000;
+    }
+    client.step();
+    return client.seen(stream).ended;
+  });
+  CHECK_EQ(client.seen(stream).status(), kDeadlineExceeded);
+  bench.expect_idle();
+}
+
 TEST(who_sends_slowly_has_half_of_the_slots_at_most) {
   ServerBench bench(wide_segment(8, 64));
   GrpcClient slow = bench.client(), quick = bench.client();
@@ -155,7 +255,8 @@ TEST(answers_that_are_not_read_leave_their_slots) {
   bench.expect_idle();
 }
 
-constexpr Service::Limits kLendLong{8 << 20, 32 << 20, 10'000'000'000, kNever / 4};
+constexpr Service::Limits kLendLong{
+    .message_max_bytes = 8 << 20, .memory_max_bytes = 32 << 20, .lent_ns = kNever / 4};
 
 TEST(slots_come_back_when_calls_are_cancelled_that_wait_for_the_socket) {
   ServerBench bench(wide_segment(8, kLargeRows), kLendLong);
@@ -184,6 +285,16 @@ TEST(an_answer_that_has_no_memory_to_wait_in_ends_its_call) {
   for (int i = 0; i < 4; ++i) streams.push_back(client.call(wide_request(60)));
   for (const std::int32_t stream : streams)
     CHECK_EQ(client.answer(stream).reset, NGHTTP2_ENHANCE_YOUR_CALM);
+  bench.expect_idle();
+}
+
+TEST(an_answer_of_which_nothing_is_read_ends_its_call) {
+  ServerBench bench(
+      wide_segment(8, 64),
+      {.message_max_bytes = 8 << 20, .memory_max_bytes = 32 << 20, .unread_ns = 50'000'000});
+  GrpcClient client(bench.connect(), 1000);  // its connection goes on
+  const auto stream = client.call(wide_request(60));
+  CHECK_EQ(client.answer(stream).reset, NGHTTP2_ENHANCE_YOUR_CALM);
   bench.expect_idle();
 }
 
@@ -242,6 +353,28 @@ TEST(a_stream_has_a_bound_on_what_is_read_ahead) {
   CHECK_EQ(answer.status(), 0);
   CHECK_EQ(answer.messages().size(), std::size_t{kCount});
   CHECK(bench.idle());
+}
+
+TEST(a_message_that_began_in_what_was_kept_has_its_time) {
+  ServerBench bench(wide_segment(64, 64));
+  GrpcClient client = bench.client();
+  bench.worker.hold();
+  const std::int32_t stream = client.begin(kStreamPath);
+  const std::string last = framed(wide_request(20, 'z'));
+  for (int i = 0; i < 64; ++i) client.send(stream, framed(wide_request(1, 's')));
+  client.send(stream, last.substr(0, 20'000));
+  client.until([&] { return count_of(bench, SlotState::kQueued) == 64; });
+  bench.worker.release();
+  const std::size_t some_bytes = 2 * wide_tensor(1, 's').size();  // room for more was made
+  client.until([&] { return client.seen(stream).body.size() > some_bytes; });
+  bench.worker.hold();  // until time has been kept
+  CHECK_EQ(client.answer(client.call(wide_request(1), {{"grpc-timeout", "20m"}})).status(),
+           kDeadlineExceeded);
+  bench.worker.release();
+  client.send(stream, last.substr(20'000), true);
+  CHECK_EQ(client.answer(stream).status(), 0);
+  CHECK_EQ(client.seen(stream).messages().size(), 65u);
+  bench.expect_idle();
 }
 
 TEST(a_stream_that_is_not_read_stops_being_answered) {

@@ -14,6 +14,7 @@ from benchmarks.cores import ROOT
 from benchmarks.frontend.built import built
 from benchmarks.frontend.h2load import check_installed
 from benchmarks.frontend.identity import kinds
+from benchmarks.frontend.turns import H2LOAD, SHARED_MEMORY
 from gslice.core.errors import FailedPrecondition
 
 # One figure of each that only a run which worked gives, and its bounds: they are no measurements.
@@ -30,7 +31,7 @@ ROWS = {
     "saturation": 2,
     "recovery": 2,
     "footprint": 1,
-    "frontend": 9 * len(kinds()),  # two payloads, copied and not, in two ways; a model
+    "frontend": 10 * len(kinds()),  # two payloads, copied and not, and a model: each in two ways
     "swap": len(swap.arms()),
 }
 
@@ -59,3 +60,8 @@ def test_a_quick_run_gives_every_figure(name: str, tmp_path: Path) -> None:
         assert row["name"] in done.stdout
         for figure, (low, high) in FIGURES[name].items():
             assert low <= row[figure] <= high, (row["name"], figure)
+    if name == "frontend":
+        compared = [row for row in result["rows"] if 0.01 < row.get("bare_ratio", 0) < 10]
+        assert [(row["frontend"], row["client"]) for row in compared] == [
+            (kind, client) for kind in kinds() for client in (H2LOAD, SHARED_MEMORY)
+        ]

@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,49 @@ def test_the_next_daemon_goes_on_with_it(start_node: StartNode) -> None:
             through(another, handle, "more")
             another.unregister_system_shared_memory()
     assert files_of_clients(node) == 0
+
+
+def test_the_next_daemon_goes_by_its_own_settings(start_node: StartNode) -> None:
+    node = start_node(FUNCTIONS, node={**memory(max="2MiB"), "frontends": 2})
+    key = PREFIX + "a"
+    with triton.InferenceServerClient(node.grpc_address) as client, region(key) as handle:
+        client.register_system_shared_memory("large", key, 1 << 20)
+        through(client, handle, "large")
+        node.kill_daemon()
+        settings = node.config_path.read_text()
+        assert "2MiB" in settings
+        node.config_path.write_text(settings.replace("2MiB", "64KiB"))
+        node.start()
+        node.wait_status(lambda _: files_of_clients(node) == 0)
+        with fails("NOT_FOUND"):
+            through(client, handle, "large")
+        client.register_system_shared_memory("small", key, 1 << 12)
+        through(client, handle, "small")
+
+
+def test_it_is_turned_on_while_a_front_end_without_it_retires(start_node: StartNode) -> None:
+    node = start_node(FUNCTIONS, node={"connection_age": "30s"})
+    go_on = threading.Event()
+
+    def requests() -> Iterator[dict[str, Any]]:
+        yield {"x": Y}
+        assert go_on.wait(60)
+        yield {"x": Y}
+
+    with gslice.Client(node.grpc_address, timeout_s=60) as client:
+        answers = client.infer_stream("small", requests())
+        next(answers)
+        node.kill_daemon()
+        settings = node.config_path.read_text()
+        line = f"  client_memory: {{prefix: {PREFIX}}}\n"
+        node.config_path.write_text(settings.replace("node:\n", "node:\n" + line))
+        node.start()
+        both = {"RETIRING", "SERVING"}
+        node.wait_status(lambda s: {f.state for f in s.frontends} == both)
+        with another_client(node):
+            assert {f.state for f in node.status().frontends} == both
+        go_on.set()
+        assert [answer["y"].tolist() for answer in answers] == [Y.tolist()]
 
 
 def test_another_server_at_the_same_address(start_node: StartNode) -> None:

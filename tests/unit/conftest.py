@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import gc
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,6 +14,7 @@ import pytest
 from gslice import _native
 from gslice.core.config import Config, load_config
 from tests.unit import command_bench
+from tests.unit.client_memory_bench import PREFIX, SECRET
 from tests.unit.gpu_bench import Bench
 
 NODE = """\
@@ -86,6 +89,34 @@ def on_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture
+def no_descriptor_is_left() -> Iterator[None]:
+    """For a whole module: its tests close what they open."""
+    gc.collect()  # what other tests have left
+    before = _open_fds()
+    yield
+    assert _open_fds() == before
+
+
+@pytest.fixture
+def shm_key() -> Iterator[str]:
+    """The key of 4096 bytes in /dev/shm."""
+    path = Path("/dev/shm" + PREFIX + "a")
+    path.write_bytes(bytes(4096))
+    yield PREFIX + "a"
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def memfd() -> Iterator[int]:
+    """A client's own memory, sealed."""
+    fd = os.memfd_create(SECRET, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 4096)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
 def cuda() -> Iterator[_native.CudaDevice]:
     """The first GPU that this process finds, with two lanes."""
     device = _native.CudaDevice(0, 2)
@@ -96,3 +127,7 @@ def cuda() -> Iterator[_native.CudaDevice]:
 def load(path: Path, **environ: str) -> Config:
     """Reads a file in an environment of its own."""
     return load_config(path, environ=environ)
+
+
+def _open_fds() -> int:
+    return sum(os.path.lexists(link) for link in Path("/proc/self/fd").iterdir())

@@ -1,15 +1,18 @@
 """The benchmarks' common format, the load client, and the results that are committed."""
 
+import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.common import Report, medians
-from benchmarks.cores import ROOT, two_cores
+from benchmarks.child import child
+from benchmarks.common import Report, medians, some_of
+from benchmarks.cores import ROOT, out_of_the_way, pin_process, two_cores
 from benchmarks.echo import METHOD, echo_server
 from benchmarks.http2 import Connection, Request
 from benchmarks.load import closed_loop
@@ -43,6 +46,13 @@ def test_percentile_is_the_nearest_rank():
     assert percentile([7.0], 99) == 7
 
 
+def test_an_option_names_some_of_what_is_known():
+    names = some_of(["python", "native"])
+    assert names("native,python") == ["native", "python"]
+    with pytest.raises(argparse.ArgumentTypeError, match="'rust' is none of python, native"):
+        names("native,rust")
+
+
 def test_the_engines_time_is_a_mean_over_batches():
     before = Counters(ok=10, copies=40, batches=8, compute_ns=8_000_000)
     after = Counters(ok=14, copies=48, batches=10, compute_ns=37_500_000)
@@ -61,7 +71,51 @@ def test_the_plain_script_is_plain():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.strip() == "['benchmarks', 'benchmarks.bare', 'benchmarks.cores']"
+    light = ["benchmarks", "benchmarks.bare", "benchmarks.child", "benchmarks.cores"]
+    assert done.stdout.strip() == str(light)
+
+
+def test_a_child_that_ended_is_named():
+    with (
+        child(
+            "the crab", [sys.executable, "-c", "raise SystemExit(3)"], two_cores().client
+        ) as process,
+        pytest.raises(RuntimeError, match="the crab ended with code 3"),
+    ):
+        process.read()
+
+
+def test_a_child_that_does_not_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.child.STOP_TIMEOUT_S", 0.1)
+    ended = tmp_path / "ended"
+    code = (
+        "import pathlib, sys, time; print('up', flush=True); time.sleep(20);"
+        "pathlib.Path(sys.argv[1]).touch()"
+    )
+    command = [sys.executable, "-c", code, str(ended)]
+    with (
+        pytest.raises(subprocess.TimeoutExpired),
+        child("a deaf one", command, two_cores().client) as process,
+    ):
+        assert process.read() == "up"
+    assert not ended.exists()
+
+
+def test_a_process_that_has_ended_is_not_moved():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    pin_process(process.pid, {two_cores().client})
+
+
+def test_a_server_leaves_its_core_and_comes_back():
+    cores = two_cores()
+    lines = "import sys\nfor _ in sys.stdin: print(1, flush=True)"
+    with child("a server", [sys.executable, "-c", lines], cores.server) as process:
+        process.write("Are you there?")
+        process.read()
+        with out_of_the_way([process.pid], cores):
+            assert os.sched_getaffinity(process.pid) == {cores.client}
+        assert os.sched_getaffinity(process.pid) == {cores.server}
 
 
 def test_report_is_written_and_shown(tmp_path, capsys):

@@ -20,11 +20,12 @@ from benchmarks.frontend.bare import bare_echo
 from benchmarks.frontend.built import built
 from benchmarks.frontend.counts import Calls
 from benchmarks.frontend.h2load import Width, check_installed, h2load, load_of
-from benchmarks.frontend.identity import LARGE_BYTES, SMALL_BYTES, Case, functions
+from benchmarks.frontend.identity import Case, functions
 from benchmarks.frontend.processes import context_switches, cpu_ns
 from benchmarks.frontend.turns import Plan, Subject, compare
 from benchmarks.h2load import H2Load
 from benchmarks.http2 import Connection, Request
+from benchmarks.wire import LARGE_BYTES, SMALL_BYTES
 from gslice.core.errors import FailedPrecondition
 
 METHOD = "/any.Service/Method"

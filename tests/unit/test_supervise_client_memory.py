@@ -1,15 +1,16 @@
-"""Clients' memory as the daemon keeps it: which files it opens, who is told, what ends when."""
+"""Clients' memory as the daemon keeps it: who is told, what ends when."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import errno
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,54 +19,20 @@ from gslice.core.config import ClientMemoryConfig
 from gslice.core.errors import (
     AlreadyExists,
     ChannelClosed,
+    DeadlineExceeded,
     GsliceError,
     Internal,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
     ResourceExhausted,
     Unimplemented,
 )
 from gslice.ipc.messages import AddRegion, ClientRegion, Message, RemoveRegion
 from gslice.ipc.process import start_ticks
 from gslice.supervise import client_memory
-from gslice.supervise.client_file import NAME_BYTES_MAX, open_region
 from gslice.supervise.client_memory import ClientMemory
-from gslice.supervise.tasks import Tasks
+from gslice.supervise.frontends import Frontend, Frontends
+from tests.unit.client_memory_bench import CONFIG, PREFIX, SECRET, own
 
-PREFIX = f"/gslice-test-{os.getpid()}-"
-CONFIG = ClientMemoryConfig(PREFIX, 1 << 20, os.geteuid())
-SECRET = "gslice-client:" + "ab" * 16
-
-
-def open_fds() -> int:
-    return sum(os.path.lexists(link) for link in Path("/proc/self/fd").iterdir())
-
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_is_left() -> Iterator[None]:
-    before = open_fds()
-    yield
-    assert open_fds() == before
-
-
-@pytest.fixture
-def key() -> Iterator[str]:
-    """The key of 4096 bytes in /dev/shm."""
-    path = Path("/dev/shm" + PREFIX + "a")
-    path.write_bytes(bytes(4096))
-    yield PREFIX + "a"
-    path.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def memfd() -> Iterator[int]:
-    """A client's own memory, sealed."""
-    fd = os.memfd_create(SECRET, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, 4096)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    yield fd
-    os.close(fd)
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 
 def replace_file(key: str) -> None:
@@ -73,95 +40,16 @@ def replace_file(key: str) -> None:
     Path("/dev/shm" + key).write_bytes(bytes(4096))
 
 
-def own(fd: int, name: str = SECRET) -> ClientRegion:
-    return ClientRegion(name, f"/proc/{os.getpid()}/fd/{fd}", 0, 4096)
-
-
-def refused(
-    error: type[GsliceError], region: ClientRegion, config: ClientMemoryConfig = CONFIG
-) -> str:
-    with pytest.raises(error) as caught:
-        open_region(region, config)
-    assert "\n" not in str(caught.value)
-    return caught.value.message
-
-
-# ---- which files are opened ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("slashes", ["/", "", "//"])
-def test_a_key_in_shared_memory(key: str, slashes: str) -> None:
-    asked = ClientRegion("r", slashes + key.lstrip("/"), 96, 4000)
-    region, fd = open_region(asked, CONFIG)
-    assert region == asked
-    assert Path(f"/dev/shm{key}").samefile(f"/proc/self/fd/{fd}")
-    os.close(fd)
-
-
-def test_keys_that_are_none(key: str) -> None:
-    region = ClientRegion("r", key, 0, 4096)
-    refused(PermissionDenied, replace(region, key="/other"))
-    refused(PermissionDenied, replace(region, key=""))
-    for wrong in ("/../../etc/passwd", "/x", "\0", "x" * 300):
-        refused(InvalidArgument, replace(region, key=key + wrong))
-    refused(NotFound, replace(region, key=key + "b"))
-    refused(InvalidArgument, replace(region, size_bytes=4097))
-    refused(InvalidArgument, replace(region, offset_bytes=1))
-    refused(InvalidArgument, replace(region, size_bytes=0))
-    refused(InvalidArgument, replace(region, offset_bytes=2**64 - 1, size_bytes=2))
-    refused(InvalidArgument, replace(region, name=""))
-    refused(InvalidArgument, replace(region, name="x" * (NAME_BYTES_MAX + 1)))
-    told = refused(PermissionDenied, region, replace(CONFIG, owner_uid=54321))
-    assert f"user {os.geteuid()}, not of 54321" in told
-
-
-@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
-def test_what_is_no_file(key: str, kind: str) -> None:
-    path = Path("/dev/shm" + key)
-    path.unlink()
-    if kind == "link":
-        path.symlink_to("/etc/hostname")
-    elif kind == "fifo":
-        os.mkfifo(path)  # nobody writes: an open that waits would wait for ever
-    else:
-        path.mkdir()
-    refused(InvalidArgument, ClientRegion("r", key, 0, 1))
-    if kind == "directory":
-        path.rmdir()
-
-
-def test_a_clients_own_memory(memfd: int) -> None:
-    region, fd = open_region(own(memfd), CONFIG)
-    assert (region.pid, region.started) == (os.getpid(), start_ticks())
-    assert os.path.sameopenfile(fd, memfd)
-    os.close(fd)
-
-
-def test_memory_that_is_not_the_clients_own(memfd: int) -> None:
-    refused(PermissionDenied, own(memfd, SECRET.replace("a", "c")))  # it does not know the name
-    refused(PermissionDenied, own(0, SECRET))
-    refused(NotFound, own(10**6))
-    refused(NotFound, replace(own(memfd), key="/proc/4194304/fd/0"))
-    segment = os.memfd_create("gslice:echo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(segment, 4096)
-    fcntl.fcntl(segment, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    refused(
-        PermissionDenied, own(segment, "gslice:echo")
-    )  # sealed, ours, and its name is no secret
-    os.close(segment)
-    loose = os.memfd_create(SECRET, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(loose, 4096)
-    assert "not sealed" in refused(InvalidArgument, own(loose))
-    os.close(loose)
-
-
 # ---- who is told -----------------------------------------------------------------------------
 
 
 class Child:
-    """A front-end that remembers its regions, or answers with an error."""
+    """A front-end that remembers its regions, answers with an error, or hangs."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "f-2") -> None:
+        self.name = name
+        self.hangs = False
+        self.aborted = False
         self.regions: dict[str, ClientRegion] = {}
         self.error: GsliceError | None = None
         self.removed = asyncio.Event()
@@ -169,6 +57,8 @@ class Child:
     async def request(
         self, order: Message, answer: type, *, fds: tuple[int, ...] = (), timeout_s: float
     ) -> None:
+        if self.hangs:
+            raise DeadlineExceeded(f"not answered within {timeout_s} s")
         if self.error is not None and isinstance(order, AddRegion):
             raise self.error
         self.send(order, fds)
@@ -181,36 +71,51 @@ class Child:
             self.regions.pop(order.name, None)
             self.removed.set()
 
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def frontend(index: int, child: Any, client_memory: str = PREFIX) -> Frontend:
+    return Frontend(index, child, -1, client_memory=client_memory)
+
 
 Scenario = Callable[[ClientMemory, list[Any]], Awaitable[None]]
 
 
-def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> None:
+def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list[str]:
+    """What was recorded meanwhile."""
+    events: list[str] = []
+
     async def run() -> None:
-        children = [Child(), Child()]
-        tasks = Tasks("test", lambda *event: pytest.fail(str(event)))
-        memory = ClientMemory(config, lambda: children, tasks)  # type: ignore[arg-type,return-value]
-        await scenario(memory, children)
-        for task in tasks:
+        node: Any = SimpleNamespace(
+            config=SimpleNamespace(grpc="127.0.0.1:0", client_memory=config),
+            event=lambda subject, kind, text: events.append(f"{subject} {kind}: {text}"),
+        )
+        frontends = Frontends(node, *[lambda *_: None] * 3)
+        children: list[Any] = [Child("f-0"), Child("f-1")]
+        frontends._frontends = {i: frontend(i, child) for i, child in enumerate(children)}
+        await scenario(frontends.memory, children)
+        for task in frontends._tasks:
             await task
-        memory.close()
+        frontends.memory.close()
 
     asyncio.run(run())
+    return events
 
 
-def test_all_know_and_all_forget(key: str) -> None:
+def test_all_know_and_all_forget(shm_key: str) -> None:
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
-        region = ClientRegion("r", key, 0, 4096)
+        region = ClientRegion("r", shm_key, 0, 4096)
         await memory.register(region)
         await memory.register(region)
         assert [child.regions for child in children] == [{"r": region}] * 2
         late: Any = Child()
-        memory.introduce(late)
+        memory.introduce(frontend(2, late))
         assert late.regions == {"r": region}
         for other in (replace(region, size_bytes=1), replace(region, offset_bytes=1, size_bytes=1)):
             with pytest.raises(AlreadyExists):
                 await memory.register(other)
-        replace_file(key)
+        replace_file(shm_key)
         with pytest.raises(AlreadyExists):  # by that key there is another file
             await memory.register(region)
         await memory.unregister("nobody")
@@ -220,9 +125,9 @@ def test_all_know_and_all_forget(key: str) -> None:
     play(scenario)
 
 
-def test_one_that_cannot_take_it(key: str) -> None:
+def test_one_that_cannot_take_it(shm_key: str) -> None:
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
-        region = ClientRegion("r", key, 0, 4096)
+        region = ClientRegion("r", shm_key, 0, 4096)
         children[1].error = Internal("no")
         with pytest.raises(Internal):
             await memory.register(region)
@@ -234,27 +139,63 @@ def test_one_that_cannot_take_it(key: str) -> None:
     play(scenario)
 
 
-def test_how_much(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_front_ends_that_were_started_without_it_are_left_out(memfd: int, shm_key: str) -> None:
+    """They retire where an earlier daemon's settings had none."""
+
+    async def scenario(memory: ClientMemory, children: list[Any]) -> None:
+        without = children[1]
+        without.error = Unimplemented("it was started without")
+        memory._frontends.all()[1].client_memory = ""
+        await memory.register(ClientRegion("r", shm_key, 0, 4096))
+        living = replace(own(memfd), pid=os.getpid(), started=start_ticks())
+        await keep(memory, children[0], living, memfd)
+        memory.introduce(frontend(2, without, client_memory=""))
+        assert [set(child.regions) for child in children] == [{"r"}, set()]
+        without.hangs = True
+        await memory.unregister("r")
+        assert not without.aborted
+
+    assert play(scenario) == []
+
+
+@pytest.mark.parametrize("when", ["added", "removed"])
+def test_one_that_hangs_keeps_nothing(shm_key: str, when: str) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        children[1].hangs = when == "added"
+        await memory.register(ClientRegion("r", shm_key, 0, 4096))
+        assert children[1].aborted is (when == "added")  # the next one is told
+        children[1].hangs = True
+        await memory.unregister("r")
+        assert children[1].aborted
+        assert [children[0].regions, children[0].aborted] == [{}, False]
+
+    events = play(scenario)
+    assert events[-1].startswith(
+        "frontend kill: front-end 1 is killed, for RemoveRegion: not answered"
+    )
+
+
+def test_how_much(shm_key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_memory, "REGIONS_MAX", 3)
 
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
         for name in "ab":
-            await memory.register(ClientRegion(name, key, 0, 2048))
+            await memory.register(ClientRegion(name, shm_key, 0, 2048))
         with pytest.raises(ResourceExhausted, match="of 1 bytes with 4096 of others"):
-            await memory.register(ClientRegion("c", key, 0, 1))
+            await memory.register(ClientRegion("c", shm_key, 0, 1))
         await memory.unregister("")
         for name in "abc":
-            await memory.register(ClientRegion(name, key, 0, 1))
+            await memory.register(ClientRegion(name, shm_key, 0, 1))
         with pytest.raises(ResourceExhausted, match="3 regions"):
-            await memory.register(ClientRegion("d", key, 0, 1))
+            await memory.register(ClientRegion("d", shm_key, 0, 1))
 
     play(scenario, replace(CONFIG, max_bytes=4096))
 
 
-def test_it_is_off(key: str) -> None:
+def test_it_is_off(shm_key: str) -> None:
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
         with pytest.raises(Unimplemented, match=r"node\.client_memory"):
-            await memory.register(ClientRegion("r", key, 0, 1))
+            await memory.register(ClientRegion("r", shm_key, 0, 1))
 
     play(scenario, None)
 
@@ -262,14 +203,14 @@ def test_it_is_off(key: str) -> None:
 # ---- what ends when --------------------------------------------------------------------------
 
 
-def test_it_ends_with_its_client(memfd: int, key: str) -> None:
+def test_it_ends_with_its_client(memfd: int, shm_key: str) -> None:
     client = subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[memfd]
     )
 
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
         await memory.register(replace(own(memfd), key=f"/proc/{client.pid}/fd/{memfd}"))
-        await memory.register(ClientRegion("r", key, 0, 1))
+        await memory.register(ClientRegion("r", shm_key, 0, 1))
         await memory.unregister("")  # that of gslice's own clients stays
         assert set(children[0].regions) == {SECRET}
         for child in children:
@@ -282,17 +223,15 @@ def test_it_ends_with_its_client(memfd: int, key: str) -> None:
     play(scenario)
 
 
-def test_what_front_ends_tell_the_next_daemon(memfd: int, key: str) -> None:
+def test_what_front_ends_tell_the_next_daemon(memfd: int, shm_key: str) -> None:
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
-        named = ClientRegion("r", key, 0, 4096)
+        named = ClientRegion("r", shm_key, 0, 4096)
         living = replace(own(memfd), pid=os.getpid(), started=start_ticks())
-        dead = replace(living, name="gslice-client:" + "0" * 32, started=1)
-        for child in children:
-            child.regions = {region.name: region for region in (living, dead)}
-        children[0].regions["r"] = named  # the other one had not heard of it
+        children[0].regions = {"r": named, SECRET: living}
+        children[1].regions = {SECRET: living}  # it had not heard of the other one
         for child in children:
             for region in list(child.regions.values()):
-                memory.keep(child, region, os.dup(memfd))  # type: ignore[arg-type]
+                await keep(memory, child, region, shm_key if region is named else memfd)
         assert [set(child.regions) for child in children] == [{"r", SECRET}] * 2
         with pytest.raises(AlreadyExists):
             await memory.register(replace(named, size_bytes=1))
@@ -301,3 +240,103 @@ def test_what_front_ends_tell_the_next_daemon(memfd: int, key: str) -> None:
         assert [child.regions for child in children] == [{}] * 2
 
     play(scenario)
+
+
+def test_a_region_of_a_client_that_ended_meanwhile(memfd: int) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        dead = replace(own(memfd), pid=os.getpid(), started=1)
+        children[0].regions = {SECRET: dead}
+        await keep(memory, children[0], dead, memfd)
+        assert [child.regions for child in children] == [{}] * 2
+
+    (event,) = play(scenario)
+    assert event.endswith(f"process {os.getpid()} is not the client any more")
+
+
+def test_who_reads_events_learns_no_private_name(memfd: int) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        large = replace(own(memfd), pid=os.getpid(), started=start_ticks(), size_bytes=4097)
+        await keep(memory, children[0], large, memfd)
+
+    (event,) = play(scenario)
+    assert SECRET[:18] in event
+    assert SECRET[:19] not in event
+
+
+def test_a_region_for_which_there_is_no_descriptor(
+    shm_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dup(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        region = ClientRegion("r", shm_key, 0, 4096)
+        children[0].regions = {"r": region}
+        fd = os.open("/dev/shm" + shm_key, os.O_RDWR)
+        with monkeypatch.context() as short:
+            short.setattr(client_memory.os, "dup", dup)
+            memory.keep(children[0], region, fd)
+            with pytest.raises(ResourceExhausted):
+                await memory.register(region)
+        for task in memory._tasks:
+            await task
+        assert children[0].regions == {}
+        await memory.register(region)
+
+    (event,) = play(scenario)
+    assert event.endswith(f"region 'r': {PREFIX + 'a'!r}: Too many open files")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        replace(CONFIG, prefix="/other-"),
+        replace(CONFIG, owner_uid=54321),
+        replace(CONFIG, max_bytes=4095),
+    ],
+)
+def test_settings_that_a_region_is_against_by_now(
+    shm_key: str, config: ClientMemoryConfig | None
+) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        region = ClientRegion("r", shm_key, 0, 4096)
+        for child in children:
+            child.regions = {"r": region}
+            await keep(memory, child, region, shm_key)
+        assert [child.regions for child in children] == [{}] * 2
+
+    (event,) = play(scenario, config)  # though both told of it
+    assert event.startswith("frontend adopt: a client's region is not kept: ")
+
+
+def test_more_than_there_may_be_by_now(
+    memfd: int, shm_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_memory, "REGIONS_MAX", 2)
+
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        regions = {name: ClientRegion(name, shm_key, 0, 64) for name in "abc"}
+        children[0].regions = dict(regions)
+        for region in regions.values():
+            await keep(memory, children[0], region, shm_key)
+        assert [set(child.regions) for child in children] == [{"a", "b"}] * 2
+
+    play(scenario)
+
+
+def test_what_may_not_be_kept_is_not_left_with_one_that_hangs(shm_key: str) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        children[0].hangs = True
+        await keep(memory, children[0], ClientRegion("r", shm_key, 0, 4096), shm_key)
+        assert children[0].aborted
+
+    play(scenario, replace(CONFIG, prefix="/other-"))
+
+
+async def keep(memory: ClientMemory, child: Any, region: ClientRegion, file: str | int) -> None:
+    """A front-end tells of a region, with its file: a key, or a descriptor."""
+    fd = os.dup(file) if isinstance(file, int) else os.open("/dev/shm" + file, os.O_RDWR)
+    memory.keep(child, region, fd)
+    for task in memory._tasks:
+        await task

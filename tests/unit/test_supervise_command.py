@@ -14,7 +14,7 @@ from gslice.core.types import FunctionSpec, ShareBounds
 from gslice.device.program_group import ProgramGroup
 from gslice.supervise import command as module
 from gslice.supervise.command import Command
-from gslice.supervise.frontends import Listing
+from gslice.supervise.listing import Listing
 from gslice.supervise.program import Program
 from gslice.supervise.program_note import Note
 from gslice.supervise.supervisor import Supervisor

@@ -23,7 +23,6 @@ from gslice.core.types import FunctionSpec, MemoryTaken, ShareBounds
 from gslice.ipc.messages import RemoveFunction
 from gslice.supervise.adoption import _segments_of
 from gslice.supervise.deployment import Deployment
-from gslice.supervise.frontends import Frontend
 from gslice.supervise.logs import TEXT_MAX_CHARS
 from gslice.supervise.tasks import Tasks
 from tests.unit.function_bench import (
@@ -351,6 +350,7 @@ def test_a_function_that_goes_while_shares_are_given_out_disturbs_nobody(
 @pytest.mark.parametrize("code", [3, 4, 13])
 def test_a_frontend_that_refuses_an_order_is_started_anew(code: int, tmp_path: Path) -> None:
     class Child:
+        name = "f-0"
         aborted = False
 
         async def request(self, *_: object, **__: object) -> None:
@@ -363,7 +363,7 @@ def test_a_frontend_that_refuses_an_order_is_started_anew(code: int, tmp_path: P
         events: list[str] = []
         child: Any = Child()
         frontends = make_supervisor(tmp_path, events).frontends
-        await frontends.obey(Frontend(0, child, -1), RemoveFunction("a"), (), 1.0)
+        await frontends.obey(child, RemoveFunction("a"))
         assert child.aborted
         assert events == ["front-end 0 is killed, for RemoveFunction: the reason"]
 

@@ -42,7 +42,7 @@ class NodeConfig:
         pinned_memory_bytes: Budget of all functions' segments together.
         frontends: Front-end processes.
         frontend: What speaks gRPC in them: `native`, `python`, or `auto`.
-        frontend_memory_bytes: Of each native one: most that messages on their way in may take
+        frontend_memory_bytes: Of each native one: most that messages, in and out, may take
             outside their slots, all together.
         connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
