@@ -18,10 +18,12 @@ from typing import Self, cast
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
-HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 4, 5  # settings
+# Settings:
+HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 3, 4, 5
 WINDOW_MAX = (1 << 31) - 1
 WINDOW_DEFAULT = 65_535
 FRAME_DEFAULT = 16_384
+STREAMS_DEFAULT = WINDOW_MAX  # any number, until the server says how many
 HEAD_BYTES = 9
 PREFIX_BYTES = 5  # in front of every gRPC message
 INBOX_BYTES = 1 << 20
@@ -50,12 +52,13 @@ class Request:
 
 @dataclass(slots=True)
 class _Stream:
-    """A call in flight."""
+    """A call in flight, or one that waits until the server takes another."""
 
     answered: asyncio.Future[bytes]
+    request: Request
     unsent: memoryview
-    window: int
     kept: bytearray | None
+    window: int = 0
     received: int = 0
 
     def fail(self, error: Exception) -> None:
@@ -80,6 +83,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.stray = 0
         self._streams: dict[int, _Stream] = {}
+        self._waiting: deque[_Stream] = deque()  # more than the server takes at once
+        self._streams_max = STREAMS_DEFAULT
         self._blocked: deque[int] = deque()  # streams with bytes that no window lets out yet
         self._next_stream = 1
         self._window = WINDOW_DEFAULT  # of the connection, for what we send
@@ -104,25 +109,20 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.close()
 
     def call(self, request: Request, *, keep: bool = False) -> asyncio.Future[bytes]:
-        """Starts a call.
+        """Starts a call, as soon as the server takes so many at once.
 
         Args:
             request: The call.
             keep: Give the answer's message; without, only receive it and give nothing.
         """
-        number, self._next_stream = self._next_stream, self._next_stream + 2
-        stream = _Stream(
-            self._loop.create_future(),
-            request.body,
-            self._stream_window,
-            bytearray() if keep else None,
-        )
+        kept = bytearray() if keep else None
+        stream = _Stream(self._loop.create_future(), request, request.body, kept)
         if self._transport.is_closing():
             stream.fail(ConnectionError("the connection is closed"))
-            return stream.answered
-        self._streams[number] = stream
-        head = _head(HEADERS, END_HEADERS, number, len(request.headers))
-        self._transport.writelines([head, request.headers, *self._sendable(number, stream)])
+        elif len(self._streams) < self._streams_max:
+            self._open(stream)
+        else:
+            self._waiting.append(stream)
         return stream.answered
 
     # ---- asyncio.BufferedProtocol ----
@@ -158,9 +158,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails what is in flight."""
-        for stream in self._streams.values():
+        for stream in (*self._streams.values(), *self._waiting):
             stream.fail(exc or ConnectionError("the server hung up"))
         self._streams.clear()
+        self._waiting.clear()
 
     # ---- frames ----
 
@@ -179,6 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         elif kind == RST_STREAM:  # also after an error that came before the whole request was read
             if stream := self._streams.pop(number, None):
                 stream.fail(RuntimeError("the server reset the call"))
+                self._open_waiting()
         elif kind == GOAWAY:
             self._transport.abort()
         if kind in (DATA, HEADERS) and flags & END_STREAM:
@@ -199,12 +201,15 @@ class Connection(asyncio.BufferedProtocol):
         for key, value in struct.iter_unpack(">HI", payload):
             if key == MAX_FRAME_SIZE:
                 self._frame_max = value
+            elif key == MAX_CONCURRENT_STREAMS:
+                self._streams_max = value
             elif key == INITIAL_WINDOW_SIZE:
                 for stream in self._streams.values():
                     stream.window += value - self._stream_window
                 self._stream_window = value
         self._transport.write(_frame(SETTINGS, ACK, 0, b""))
         self._send_blocked()
+        self._open_waiting()
 
     def _take_window(self, number: int, opened: int) -> None:
         if number == 0:
@@ -219,6 +224,20 @@ class Connection(asyncio.BufferedProtocol):
             stream.fail(RuntimeError(f"the call failed: {_reason(bytes(trailers))}"))
         else:
             stream.answer()
+        if self._waiting:
+            self._open_waiting()
+
+    def _open(self, stream: _Stream) -> None:
+        number, self._next_stream = self._next_stream, self._next_stream + 2
+        stream.window = self._stream_window
+        self._streams[number] = stream
+        headers = stream.request.headers
+        head = _head(HEADERS, END_HEADERS, number, len(headers))
+        self._transport.writelines([head, headers, *self._sendable(number, stream)])
+
+    def _open_waiting(self) -> None:
+        while self._waiting and len(self._streams) < self._streams_max:
+            self._open(self._waiting.popleft())
 
     def _send_blocked(self) -> None:
         for _ in range(len(self._blocked)):

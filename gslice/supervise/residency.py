@@ -48,11 +48,11 @@ class Residency:
         self._tasks = Tasks(function.name, node.event)
         self._resting = self._waking = False
         self._used_ms = 0
-        self._answered = 0  # requests that had ended by then, in whatever way
+        self._failed = 0  # requests that had ended by then otherwise than well
 
     def loaded(self, load_us: int) -> None:
         """It serves from now on; 0: nobody saw how long its load took."""
-        self._used_ms, self._answered = _now_ms(), self._count_answered()
+        self._used_ms, self._failed = _now_ms(), self._count_failed()
         if not load_us and (recalled := self._budget.recalled(self._function.spec)):
             load_us = recalled.load_us
         self.load_us = load_us or self.load_us
@@ -66,8 +66,8 @@ class Residency:
 
     def look(self) -> None:
         """Has it rest if no request came for too long; called every now and then."""
-        if (answered := self._count_answered()) != self._answered:
-            self._used_ms, self._answered = _now_ms(), answered
+        if (failed := self._count_failed()) != self._failed:
+            self._used_ms, self._failed = _now_ms(), failed
         if not self._resting and self._is_idle():
             self._resting = True
             self._tasks.start(self._rest_if_idle())
@@ -127,10 +127,11 @@ class Residency:
             return False
         return (_now_ms() - self.used_ms) * 1000 >= spec.idle_after_us
 
-    def _count_answered(self) -> int:
-        """Successes alone would not do: what fails was asked for, too."""
+    def _count_failed(self) -> int:
+        """What fails was asked for, too; of successes the segment itself knows the time."""
         segment = self._function.segment
-        return sum(segment.stats()["outcome"].values()) if segment else 0
+        outcome = segment.stats()["outcome"] if segment else {}
+        return sum(count for name, count in outcome.items() if name != "ok")
 
     async def _rest_if_idle(self) -> None:
         try:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -162,6 +163,40 @@ def test_a_call_that_is_given_up_disturbs_no_other():
 
     with echo_server(two_cores().server) as address:
         assert asyncio.run(call(address)) == b"payload"
+
+
+def test_more_calls_than_the_server_takes_at_once_wait_in_the_client():
+    transport = mock.Mock(is_closing=lambda: False)
+
+    def opened():
+        """Numbers of the streams so far, each with the first byte of its message."""
+        heads = [call.args[0] for call in transport.writelines.call_args_list[1:]]
+        return [(int.from_bytes(head[5:9], "big"), body[-1]) for head, _, _, body in heads]
+
+    async def call():
+        connection = Connection()
+        connection.connection_made(transport)
+
+        def receive(frames):
+            connection.get_buffer(0)[: len(frames)] = frames
+            connection.buffer_updated(len(frames))
+
+        receive(bytes.fromhex("000006 04 00 00000000 0003 00000002"))  # two streams at most
+        calls = [connection.call(Request("a:1", METHOD, bytes([n]))) for n in range(5)]
+        assert opened() == [(1, 0), (3, 1)]
+        receive(bytes.fromhex("000005 00 00 00000003 00 00000000" + "000000 01 05 00000003"))
+        assert opened() == [(1, 0), (3, 1), (5, 2)]
+        receive(bytes.fromhex("000004 03 00 00000001 00000007"))  # refused
+        assert opened() == [(1, 0), (3, 1), (5, 2), (7, 3)]
+        receive(bytes.fromhex("000006 04 00 00000000 0003 00000003"))
+        assert [number for number, _ in opened()] == [1, 3, 5, 7, 9]
+        connection.connection_lost(None)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    refused, answered, *lost = asyncio.run(call())
+    assert isinstance(refused, RuntimeError)
+    assert answered == b""
+    assert [type(error) for error in lost] == [ConnectionError] * 3
 
 
 def test_closed_loop_measures():
