@@ -81,13 +81,13 @@ class Ladder:
     def enough_percent(self, faster: float) -> float:
         """The smallest share above which no other makes a batch of two requests faster by that."""
         rows = min(2 * self._rows, self._rows_max)
-        times = [
-            self._model.p99_curve(share / self._instances).time_us(rows)
-            for share in self.shares_percent
-        ]
-        return next(
-            s for s, t in zip(self.shares_percent, times, strict=True) if t <= faster * times[-1]
-        )
+        shares = self.shares_percent
+
+        def time_us(share_percent: float) -> float:
+            return self._model.p99_curve(share_percent / self._instances).time_us(rows)
+
+        enough_us = faster * time_us(shares[-1])
+        return shares[bisect_left(shares, True, key=lambda share: time_us(share) <= enough_us)]
 
     def need_percent(self, rate_per_s: float) -> float | None:
         """The smallest legal share that serves a rate; None: not even the largest does."""

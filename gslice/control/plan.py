@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +51,7 @@ class Planner:
     _turned_s: dict[str, float] = field(default_factory=dict)
     _sought_s: dict[str, float] = field(default_factory=dict)
     _turns: dict[str, tuple[object, _Division]] = field(default_factory=dict)
+    _targets: dict[str, tuple[object, dict[str, float]]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -128,6 +130,7 @@ class Planner:
             device: self._shares(now_s, parts, before[device], site.devices[device])
             for device, (parts, _) in asked.items()
         }
+        placed = Counter(part.demand.name for parts, _ in asked.values() for part in parts)
         divided: dict[str, _Division] = {}
         for device, (parts, _) in asked.items():
             levelled, shares = level(parts, device, first, site), first[device]
@@ -135,7 +138,8 @@ class Planner:
             if levelled != parts:
                 shares = self._shares(*args, "levelled")
             divided[device] = _Division(shares, {})
-            if self.policy.turns and all(_is_here_only(p, device, asked) for p in parts):
+            # Replicas have the same share everywhere, so each device's turns would be all devices'.
+            if self.policy.turns and all(placed[part.demand.name] == 1 for part in parts):
                 divided[device] = self._turned(*args, shares)
             if divided[device].shares != before[device]:
                 self._changed_s[device] = now_s
@@ -176,7 +180,7 @@ class Planner:
     ) -> dict[str, float] | None:
         """As `turns_of`; seeks them anew only now and then, for that is dear."""
         name, taking = device.name, device.name in self._in_turns
-        target = divide(parts, device, self.policy)
+        target = self._target(parts, device)
         if not taking:
             seeks = not _within(now_s, self._sought_s, name, self.policy.turns_seek_s)
             if held or not seeks or keeps_all(parts, target):
@@ -205,12 +209,19 @@ class Planner:
         asked = parts, before, device, rested
         known = device.name, how
         if known not in self._answers or self._answers[known][0] != asked:
-            target = divide(parts, device, self.policy)
+            target = self._target(parts, device)
             shares = settle(parts, target, before, device, self.policy, rested=rested)
             if device.changing:
                 shares = {name: before.get(name, share) for name, share in shares.items()}
             self._answers[known] = asked, shares
         return self._answers[known][1]
+
+    def _target(self, parts: Sequence[Part], device: DeviceShares) -> dict[str, float]:
+        """As `divide`, which is asked twice in a decision, and often the same in the next one."""
+        asked = parts, device.limit_percent, device.step_percent
+        if device.name not in self._targets or self._targets[device.name][0] != asked:
+            self._targets[device.name] = asked, divide(parts, device, self.policy)
+        return self._targets[device.name][1]
 
     def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
         return self._ladders.of(demand, device, self.policy.margin)
@@ -218,12 +229,6 @@ class Planner:
 
 def _within(now_s: float, since_s: Mapping[str, float], name: str, time_s: float) -> bool:
     return now_s - since_s.get(name, -math.inf) < time_s
-
-
-def _is_here_only(part: Part, device: str, asked: _Asked) -> bool:
-    """Whether a function is on no other device: replicas have the same share everywhere."""
-    others = (parts for name, (parts, _) in asked.items() if name != device)
-    return not any(part.demand.name == each.demand.name for parts in others for each in parts)
 
 
 def _fractions(current: Mapping[str, Sequence[Allotment]]) -> Placement:

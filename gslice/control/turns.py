@@ -122,8 +122,12 @@ def best_turns(
     if not can_take_turns(parts):
         return None
     best: tuple[float, dict[str, float]] | None = None
+    tried: list[dict[str, float]] = []  # past what is enough for all, wider is the same again
     for wider in _WIDER:
         takers = {p.demand.name: _share(p, wider, device) for p in parts if p.demand.slo_us}
+        if takers in tried:
+            continue
+        tried.append(takers)
         for others in _beside(parts, max(takers.values()), device):
             late = late_in_turns(parts, takers | others, device, policy)
             if late <= _LATE_MAX:
@@ -213,7 +217,7 @@ def _beside(
     most = dict(least)
     left_percent = device.limit_percent - widest_percent - sum(least.values())
     raise_smallest(most, [part for part in others if not part.demand.pinned], left_percent, device)
-    return [most, least]
+    return [most] if most == least else [most, least]
 
 
 def _takers(

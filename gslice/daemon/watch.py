@@ -106,7 +106,8 @@ class Watch:
         batches = after["executions"] - before["executions"]
         if self._learner is None or share_percent <= 0:
             return
-        ran = after["batch_rows"].astype(int) - before["batch_rows"].astype(int)
-        sizes = {max(1, size): int(ran[size]) for size in (ran > 0).nonzero()[0].tolist()}
+        ran = after["batch_rows"] - before["batch_rows"]
+        rows_of = ran.nonzero()[0]
+        sizes = dict(zip(rows_of.tolist(), ran[rows_of].tolist(), strict=True))
         busy_us = (after["compute_busy_ns"] - before["compute_busy_ns"]) / 1e3
         self._learner.observe(sizes, busy_us / max(1, batches), share_percent)
