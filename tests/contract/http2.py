@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.contract.direct import WAIT_S
 
+GOAWAY = 7  # a frame's type
 CALL = "/inference.GRPCInferenceService/ModelInfer"
 X = np.arange(4, dtype=np.float32).tobytes()
 Event = TypeVar("Event", bound=h2.events.Event)
@@ -113,7 +114,7 @@ class Http2:
         self.answers: dict[int, Answer] = defaultdict(Answer)
         self.closed = False
         self._received = b""
-        self._told_to_go = False
+        self.goaways: list[int] = []  # their error codes
         self.state.initiate_connection()
         self.flush()
 
@@ -210,13 +211,16 @@ class Http2:
                 received = b""
             self.closed = not received
             self._received += received
-            while (frame := self._next_frame()) and not self._told_to_go:
+            while frame := self._next_frame():
+                if frame[3] == GOAWAY:  # h2 would take no more, and calls in flight still end well
+                    self.goaways.append(int.from_bytes(frame[13:17], "big"))
+                    continue
                 for event in self.state.receive_data(frame):
                     self._note(event)
             self.flush()
 
     def _next_frame(self) -> bytes:
-        """One at a time, for h2 takes no more of them after a GOAWAY, and servers do send more."""
+        """The next whole one; empty: it has not come yet."""
         length = 9 + int.from_bytes(self._received[:3], "big")
         if len(self._received) < length:
             return b""
@@ -226,8 +230,6 @@ class Http2:
     def _note(self, event: Any) -> None:
         self.events.append(event)
         match event:
-            case h2.events.ConnectionTerminated():
-                self._told_to_go = True
             case h2.events.ResponseReceived():
                 self.answers[event.stream_id].headers = dict(event.headers)
             case h2.events.TrailersReceived():
