@@ -158,12 +158,16 @@ class ArrivalEstimator:
         seen_ns, arrived = end.seen_ns - start.seen_ns, end.arrived - start.arrived
         # The deviance is at most twice Pearson's chi-squared, which takes no logarithm.
         enough = _SIGNIFICANT**2 * self._burstiness * arrived / 2
+        readings, start_ns, end_ns = self._readings, start.at_ns, end.seen_ns
         for back in _LOOKS_BACK:
-            if back >= len(self._readings) or self._readings[-1 - back].at_ns <= start.at_ns:
+            if back >= len(readings):
                 break
-            moment = self._readings[-1 - back]
-            part = (end.seen_ns - moment.seen_ns) / seen_ns if seen_ns else 0.0
-            off = end.arrived - moment.arrived - arrived * part
+            moment = readings[-1 - back]
+            at_ns, _, seen_by_then_ns, arrived_by_then, _ = moment
+            if at_ns <= start_ns:
+                break
+            part = (end_ns - seen_by_then_ns) / seen_ns if seen_ns else 0.0
+            off = end.arrived - arrived_by_then - arrived * part
             if off * off <= enough * part * (1 - part):
                 continue
             rise = _rise(start, moment, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gslice.core.types import ShareBounds
@@ -54,12 +55,12 @@ class Demand:
     replicas_min: int = 1
     replicas_max: int = 64
 
-    @property
+    @cached_property
     def planned_per_s(self) -> float:
         """The rate for which there must be room: whoever comes after a rest finds some, too."""
         return max(self.rate_per_s, _RATE_MIN_PER_S)
 
-    @property
+    @cached_property
     def busiest_per_s(self) -> float:
         """The rate for which there should be room."""
         return max(self.planned_per_s, self.peak_per_s)

@@ -157,7 +157,6 @@ class Ladders:
 
     def __init__(self) -> None:
         self._kept: dict[str, OrderedDict[tuple[object, ...], Ladder]] = {}
-        self._last: dict[tuple[str, str], tuple[Demand, DeviceShares, float, Ladder | None]] = {}
 
     def of(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
         """The ladder of a function on a device; None: nobody has measured it there.
@@ -167,15 +166,6 @@ class Ladders:
             device: The device.
             margin: Part of the SLO that is kept free.
         """
-        where = demand.name, device.name
-        last = self._last.get(where)
-        # The very same demand comes several times in a decision: that is quicker than to compare.
-        if last is None or not (last[0] is demand and last[1] is device and last[2] == margin):
-            last = demand, device, margin, self._find(demand, device, margin)
-            self._last[where] = last
-        return last[3]
-
-    def _find(self, demand: Demand, device: DeviceShares, margin: float) -> Ladder | None:
         model = demand.models.get(device.name)
         if model is None:
             return None

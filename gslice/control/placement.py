@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
-from gslice.control.division import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gslice.control.demand import Demand, DeviceShares, Policy
-    from gslice.control.ladder import Ladder
+    from gslice.control.division import Part
 
 Placement = dict[str, dict[str, float]]
 """By function, by device: which part of its requests is served there. Parts of one sum to 1."""
@@ -31,18 +30,17 @@ class Site:
 
     Attributes:
         devices: By name; lost and drained ones are not among them.
-        ladder: What shares of a device are worth to a function.
+        part_of: A function's part on a device, where all of its requests are served there.
         policy: How careful to be.
     """
 
     devices: Mapping[str, DeviceShares]
-    ladder: Callable[[Demand, DeviceShares], Ladder | None]
+    part_of: Callable[[Demand, DeviceShares], Part]
     policy: Policy
 
     def part(self, demand: Demand, device: str, fraction: float) -> Part:
         """A function's part on a device."""
-        there = demand.part(fraction)
-        return Part(there, self.ladder(there, self.devices[device]))
+        return self.part_of(demand.part(fraction), self.devices[device])
 
     def need_percent(self, demand: Demand, device: str, fraction: float) -> float:
         """The share that it needs there: enough for its SLO, never less than its minimum."""

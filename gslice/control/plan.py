@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from gslice.control.demand import Allotment, Policy
-from gslice.control.division import divide
+from gslice.control.division import Part, divide
 from gslice.control.ladder import Ladders
 from gslice.control.level import level
 from gslice.control.placement import Site, holds, place
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from gslice.control.demand import Demand, DeviceShares
-    from gslice.control.division import Part
-    from gslice.control.ladder import Ladder
     from gslice.control.placement import Placement
     from gslice.control.waiting import Wait
 
@@ -45,6 +43,8 @@ class Planner:
 
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
+    _parts: dict[tuple[str, str], tuple[object, Part]] = field(default_factory=dict)
+    _allotments: dict[tuple[str, str], tuple[object, Allotment]] = field(default_factory=dict)
     _changed_s: dict[str, float] = field(default_factory=dict)
     _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
     _in_turns: set[str] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Planner:
             By name; functions that may run nowhere are missing.
         """
         by_name = {demand.name: demand for demand in demands}
-        site = Site(devices, self._ladder, self.policy)
+        site = Site(devices, self._part, self.policy)
         placement = self.place(by_name.values(), devices, current)
         plan: dict[str, list[Allotment]] = {}
         asked: _Asked = {}
@@ -92,9 +92,8 @@ class Planner:
             for part in parts:
                 name = part.demand.name
                 effective_percent = has[name].effective_percent if name in has else 0.0
-                allotment = _allotment(part, shares[name], effective_percent, device, self.policy)
-                if waits:
-                    allotment = _in_turns(allotment, waits[name], self.policy)
+                turn = waits[name] if waits else None
+                allotment = self._allotment(part, shares[name], effective_percent, device, turn)
                 plan.setdefault(name, []).append(allotment)
         return {name: plan[name] for name in by_name if name in plan}
 
@@ -111,14 +110,14 @@ class Planner:
             devices: As of `plan`.
             current: Likewise.
         """
-        site = Site(devices, self._ladder, self.policy)
+        site = Site(devices, self._part, self.policy)
         return place(demands, _fractions(current), site)
 
     def holds(
         self, demands: Iterable[Demand], on: Iterable[str], devices: Mapping[str, DeviceShares]
     ) -> bool:
         """Whether devices can keep the SLOs of all that are there; see `placement.holds`."""
-        return holds(demands, on, Site(devices, self._ladder, self.policy))
+        return holds(demands, on, Site(devices, self._part, self.policy))
 
     def _divided(self, now_s: float, asked: _Asked, site: Site) -> dict[str, _Division]:
         """The shares on each device; of a function on several devices the same on each."""
@@ -223,8 +222,30 @@ class Planner:
             self._targets[device.name] = asked, divide(parts, device, self.policy)
         return self._targets[device.name][1]
 
-    def _ladder(self, demand: Demand, device: DeviceShares) -> Ladder | None:
-        return self._ladders.of(demand, device, self.policy.margin)
+    def _allotment(
+        self,
+        part: Part,
+        share_percent: float,
+        effective_percent: float,
+        device: DeviceShares,
+        turn: Wait | None,
+    ) -> Allotment:
+        name = part.demand.name, device.name
+        asked = part, share_percent, effective_percent, device.step_percent, turn
+        if name not in self._allotments or self._allotments[name][0] != asked:
+            made = _allotment(part, share_percent, effective_percent, device, self.policy)
+            made = made if turn is None else _in_turns(made, turn, self.policy)
+            self._allotments[name] = asked, made
+        return self._allotments[name][1]
+
+    def _part(self, demand: Demand, device: DeviceShares) -> Part:
+        """The same one as long as neither changes: what follows from it is found again, too."""
+        name, legal = (demand.name, device.name), (device.limit_percent, device.step_percent)
+        known = self._parts.get(name)
+        if known is None or known[0] != legal or known[1].demand != demand:
+            ladder = self._ladders.of(demand, device, self.policy.margin)
+            known = self._parts[name] = legal, Part(demand, ladder)
+        return known[1]
 
 
 def _within(now_s: float, since_s: Mapping[str, float], name: str, time_s: float) -> bool:

@@ -250,10 +250,12 @@ def _runs(takers: Mapping[str, _Taker], limit_percent: float) -> dict[str, tuple
         return {}
     waits = dict.fromkeys(takers, NO_WAIT)
     for _ in range(_ROUNDS):
-        runs = {name: _prediction(taker, waits[name]) for name, taker in takers.items()}
-        # Waits only grow: most that cannot work is seen in the first round.
-        if any(run.late(takers[name].within_us) > _HOPELESS for name, run in runs.items()):
-            return {}
+        runs = {}
+        for name, taker in takers.items():
+            runs[name] = _prediction(taker, waits[name])
+            # Waits only grow: most that cannot work is seen in the first round.
+            if runs[name].late(taker.within_us) > _HOPELESS:
+                return {}
         if sum(takers[n].share_percent * _running(run) for n, run in runs.items()) > limit_percent:
             return {}
         waits = {name: _wait(name, takers, runs, waits, limit_percent) for name in takers}

@@ -11,6 +11,7 @@ from gslice.control.learning import Learner
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gslice.control.arrivals import Arrivals
     from gslice.control.latency import LatencyModel
     from gslice.core.types import FunctionSpec
 
@@ -29,6 +30,7 @@ class Watch:
         self._segment = 0  # its generation
         self._share_percent = 0.0
         self._last: tuple[int, Mapping[str, Any]] | None = None
+        self._demand: tuple[object, Demand] | None = None
 
     def use(self, measured: LatencyModel | None) -> None:
         """Goes by what was measured of its batches; None: nobody has measured them."""
@@ -69,7 +71,7 @@ class Watch:
     def demand(
         self, now_ns: int, spec: FunctionSpec, measured: LatencyModel | None, rows_max: int
     ) -> Demand:
-        """What the function needs, for the planner.
+        """What the function needs, for the planner; the same object while nothing changes.
 
         Args:
             now_ns: When.
@@ -79,12 +81,25 @@ class Watch:
         """
         arrivals = self._arrivals.estimate(now_ns)
         model = self.live(measured)
+        asked = arrivals, model, spec, rows_max, self._rows_per_request
+        if self._demand is None or self._demand[0] != asked:
+            self._demand = asked, self._new_demand(*asked)
+        return self._demand[1]
+
+    def _new_demand(
+        self,
+        arrivals: Arrivals | None,
+        model: LatencyModel | None,
+        spec: FunctionSpec,
+        rows_max: int,
+        rows_per_request: float,
+    ) -> Demand:
         return Demand(
             name=spec.name,
             rate_per_s=arrivals.rate_per_s if arrivals else 0.0,
             slo_us=spec.slo_p99_us,
             peak_per_s=arrivals.peak_per_s if arrivals else 0.0,
-            rows_per_request=self._rows_per_request if rows_max else 1.0,
+            rows_per_request=rows_per_request if rows_max else 1.0,
             rows_max=max(1, rows_max),
             instances=spec.instances,
             priority=spec.priority,

@@ -35,7 +35,6 @@ class Slo:
     def __init__(self, given: Setting, *, turns: bool = True) -> None:
         self.name = "slo" if turns else "side_by_side"
         self.service: Service = "edf" if turns else "shares"
-        self._scene = given.scene
         self._planner = Planner(Policy(turns=turns))
         self._devices = {
             name: DeviceShares(name, step_percent=given.scene.step_percent, rest_s=SHADOW_REST_S)
@@ -48,6 +47,7 @@ class Slo:
             )
             for f in given.scene.functions
         }
+        self._rows_max = {f.name: f.rows_max for f in given.scene.functions}
         self._watches = {name: Watch() for name in self._specs}
         self._current: dict[str, list[Allotment]] = {}
         self._demands: dict[str, tuple[Demand, Demand]] = {}
@@ -87,8 +87,9 @@ class Slo:
 
     def _demand(self, name: str, now_ns: int) -> Demand:
         """As the daemon has it, but for the devices: the function may run on any of them."""
-        rows_max = next(f.rows_max for f in self._scene.functions if f.name == name)
-        demand = self._watches[name].demand(now_ns, self._specs[name], self._models[name], rows_max)
+        demand = self._watches[name].demand(
+            now_ns, self._specs[name], self._models[name], self._rows_max[name]
+        )
         if name not in self._demands or self._demands[name][0] != demand:
             model = next(iter(demand.models.values()))
             anywhere = replace(demand, models=dict.fromkeys(self._devices, model), devices=())
