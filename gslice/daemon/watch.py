@@ -11,7 +11,6 @@ from gslice.control.learning import Learner
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gslice.control.arrivals import Arrivals
     from gslice.control.latency import LatencyModel
     from gslice.core.types import FunctionSpec
 
@@ -81,14 +80,15 @@ class Watch:
         """
         arrivals = self._arrivals.estimate(now_ns)
         model = self.live(measured)
-        asked = arrivals, model, spec, rows_max, self._rows_per_request
+        rates = (arrivals.rate_per_s, arrivals.peak_per_s) if arrivals else (0.0, 0.0)
+        asked = rates, model, spec, rows_max, self._rows_per_request
         if self._demand is None or self._demand[0] != asked:
             self._demand = asked, self._new_demand(*asked)
         return self._demand[1]
 
     def _new_demand(
         self,
-        arrivals: Arrivals | None,
+        rates_per_s: tuple[float, float],
         model: LatencyModel | None,
         spec: FunctionSpec,
         rows_max: int,
@@ -96,9 +96,9 @@ class Watch:
     ) -> Demand:
         return Demand(
             name=spec.name,
-            rate_per_s=arrivals.rate_per_s if arrivals else 0.0,
+            rate_per_s=rates_per_s[0],
             slo_us=spec.slo_p99_us,
-            peak_per_s=arrivals.peak_per_s if arrivals else 0.0,
+            peak_per_s=rates_per_s[1],
             rows_per_request=rows_per_request if rows_max else 1.0,
             rows_max=max(1, rows_max),
             instances=spec.instances,
