@@ -6,9 +6,16 @@ import os
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import LoadFailed
+from gslice.core.packages import REINSTALL, OnnxRuntimePackages
 
 if TYPE_CHECKING:
     from gslice.worker.engines.base import Engine
+
+_EXTRAS = {
+    "onnxruntime": "'gslice[cpu]', or 'gslice[cuda]' for a GPU",
+    "torch": "'gslice[torch]'",
+}
+"""What brings an engine's packages."""
 
 
 def make_engine(name: str) -> Engine:
@@ -30,10 +37,13 @@ def make_engine(name: str) -> Engine:
 
             return TorchEngine()
     except ModuleNotFoundError as error:
-        extra = "torch" if name == "torch" else "cpu"
         raise LoadFailed(
-            f"engine {name} needs the package {error.name}", hint=f"pip install 'gslice[{extra}]'"
+            f"engine {name} needs the package {error.name}", hint=f"pip install {_EXTRAS[name]}"
         ) from error
+    except ImportError as error:
+        what = "" if name == "torch" else OnnxRuntimePackages.find().problem(on_gpu=False)[0]
+        again = "install torch anew" if name == "torch" else REINSTALL + _EXTRAS[name]
+        raise LoadFailed(f"engine {name} cannot be imported: {what or error}", hint=again) from error
     if name == "python":
         from gslice.worker.engines.python import PythonEngine
 
