@@ -104,6 +104,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], list[Mapping[str, np.ndarray]]]] 
         [{"a": random(n, 4), "b": random(n, 4), "c": np.arange(n, dtype=np.uint8)} for n in (2, 1)],
     ),
     "scalar": (models.scalar, [{"x": np.array(3, np.float32)}]),
+    "a shape computed from a shape": (models.folded, [{"x": random(n, 6)} for n in (2, 1, 3)]),
     "unknown output size": (
         models.nonzero,
         [
@@ -276,12 +277,12 @@ def test_nodes_on_the_cpu_are_named_and_refused(
     with pytest.raises(LoadFailed) as refused:
         looked_at(cuda, ON_GPU, SHAPES, STRAYS)
     assert str(refused.value) == (
-        "function f: 3 nodes of m.onnx run on the CPU: Add, 2 Unique; each batch would wait for it "
-        "(put it on `device: cpu`, or take that with `args: {cpu_nodes: true}`)"
+        "function f: m.onnx has nodes that run on the CPU, which each batch waits for: Add, 2 Unique"
+        " (put it on `device: cpu`, or take that with `args: {cpu_nodes: true}`)"
     )
     looked_at(cuda, STRAYS, args={"cpu_nodes": True})
     assert caplog.messages == [
-        "3 nodes of m.onnx run on the CPU: Add, 2 Unique; each batch waits for it"
+        "m.onnx has nodes that run on the CPU, which each batch waits for: Add, 2 Unique"
     ]
 
 
@@ -304,7 +305,7 @@ def test_a_real_session_tells_where_its_nodes_are(
     with pytest.raises(LoadFailed, match="reads input 'x' on the CPU"):
         CudaProvider(cuda).check(spec, session)
     monkeypatch.setattr(onnx_cuda, "_HOST", "elsewhere")
-    with pytest.raises(LoadFailed, match=r"1 nodes of .* run on the CPU: NonZero; each"):
+    with pytest.raises(LoadFailed, match=r"nodes that run on the CPU, .*: NonZero \(put"):
         CudaProvider(cuda).check(spec, session)
     FakeCudaProvider.check(FakeCudaProvider(cuda), spec, session)
 

@@ -165,13 +165,13 @@ def _refuse_cpu_nodes(spec: FunctionSpec, nodes: Iterable[Any]) -> None:
         _log.info("on the CPU, for shapes: %s", _listed(plain))
     if not strays:
         return
-    text = f"{strays.total()} nodes of {spec.model} run on the CPU: {_listed(strays)}"
+    text = f"{spec.model} has nodes that run on the CPU, which each batch waits for"
     if spec.args.get("cpu_nodes") is not True:
         raise LoadFailed(
-            f"function {spec.name}: {text}; each batch would wait for it",
+            f"function {spec.name}: {text}: {_listed(strays)}",
             hint="put it on `device: cpu`, or take that with `args: {cpu_nodes: true}`",
         )
-    _log.warning("%s; each batch waits for it", text)
+    _log.warning("%s: %s", text, _listed(strays))
 
 
 def _listed(counts: Counter[str]) -> str:
