@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.wire import infer_request, raw_outputs
 from gslice import _native
-from gslice.core.types import Signature, TensorSpec
+from gslice.core.types import ELEMENT_BYTES, Signature, TensorSpec
 from gslice.ipc.native import native_signature
 
 LONGEST_S = 10.0
@@ -93,7 +93,8 @@ class Served:
         self.signature, self.device = signature, device
         shape = native_signature(signature)
         row_bytes = sum(
-            4 * math.prod(tensor.dims[1:]) for tensor in (*signature.inputs, *signature.outputs)
+            ELEMENT_BYTES[tensor.dtype] * math.prod(tensor.dims[1:])
+            for tensor in (*signature.inputs, *signature.outputs)
         )
         payload = -(-(row_bytes + 512) // 4096) * 4096
         self.segment = _native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)

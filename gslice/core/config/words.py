@@ -166,7 +166,10 @@ def check_onnx_args(args: Mapping[str, Any]) -> None:
     """What the ONNX engine takes besides the model."""
     for key, value in args.items():
         if key == "arena":
-            parsed(value, parse_size, "a size, as in arena: 2GiB")
+            try:
+                parse_size(str(value))
+            except InvalidArgument as error:
+                raise wrong(f"args.arena: {error.message}") from error
         elif key not in _ONNX_FLAGS:
             raise wrong(f"args.{key}: an .onnx model takes {', '.join(_ONNX_FLAGS)} and arena")
         elif not isinstance(value, bool):
