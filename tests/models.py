@@ -154,7 +154,7 @@ def unique(folder: Path) -> Path:
 
 
 def folded(folder: Path) -> Path:
-    """y[N, 2, M / 2] = 2 * x[N, M]: its shape comes from that of x, so it is computed on the CPU."""
+    """y[N, 2, M / 2] = 2 * x[N, M]; its shape is computed from that of x."""
     return _save(
         folder / "folded.onnx",
         [

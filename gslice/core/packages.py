@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 
 REINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install "
 
@@ -15,6 +17,15 @@ def installed(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def cuda_provider() -> Path | None:
+    """The library of ONNX Runtime's CUDA provider, found without an import; None: it has none."""
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        return None
+    library = Path(found.origin).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    return library if library.is_file() else None
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,7 @@ class FakeCudaProvider(CudaProvider):
         self.ran.append((batch.lane, batch.bucket, batch.stream, id(session)))
         super().run(session, binding, batch)
 
-    def give(
-        self, batch: Any, binding: ort.IOBinding, unknown: Sequence[tuple[int, str]]
-    ) -> None:
+    def give(self, batch: Any, binding: ort.IOBinding, unknown: Sequence[tuple[int, str]]) -> None:
         values = binding.get_outputs()
         for index, dtype in unknown:
             shape = tuple(values[index].shape())

@@ -19,7 +19,7 @@ import pytest
 from gslice import _native
 from gslice.core import packages
 from gslice.core.errors import Internal, LoadFailed
-from gslice.core.packages import OnnxRuntimePackages
+from gslice.core.packages import OnnxRuntimePackages, cuda_provider
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.ipc.messages import Measure
 from gslice.worker.engines import make_engine, onnx_cuda
@@ -277,8 +277,8 @@ def test_nodes_on_the_cpu_are_named_and_refused(
     with pytest.raises(LoadFailed) as refused:
         looked_at(cuda, ON_GPU, SHAPES, STRAYS)
     assert str(refused.value) == (
-        "function f: m.onnx has nodes that run on the CPU, which each batch waits for: Add, 2 Unique"
-        " (put it on `device: cpu`, or take that with `args: {cpu_nodes: true}`)"
+        "function f: m.onnx has nodes that run on the CPU, which each batch waits for: "
+        "Add, 2 Unique (put it on `device: cpu`, or take that with `args: {cpu_nodes: true}`)"
     )
     looked_at(cuda, STRAYS, args={"cpu_nodes": True})
     assert caplog.messages == [
@@ -366,14 +366,33 @@ def test_two_packages_of_which_the_right_one_won_are_told(
 def test_a_provider_that_does_not_start_is_told_with_the_loaders_reason(
     cuda: _native.CudaDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "CUDAExecutionProvider" in ort.get_available_providers():
+    if cuda_provider() is not None:
         pytest.skip("this onnxruntime has a CUDA provider")
+    shared = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_shared.so"
+    (tmp_path / shared.name).symlink_to(shared)
+    library = tmp_path / "libonnxruntime_providers_cuda.so"
+    monkeypatch.setattr(onnx_cuda, "cuda_provider", lambda: library)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(OnnxRuntimePackages, "find", lambda: OnnxRuntimePackages("", "1.32"))
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),  # onnxruntime goes on without
-        pytest.raises(LoadFailed, match=r"cannot use NVIDIA H100.*: .*providers_cuda\.so: cannot"),
+        pytest.raises(LoadFailed) as failed,
     ):
+        load(cuda, models.affine(tmp_path))
+    assert failed.value.message == (
+        f"function f: onnxruntime {ort.__version__} cannot use {cuda.name}: {library}: cannot open "
+        "shared object file: No such file or directory"
+    )
+    assert "pip install 'gslice[cuda]'" in failed.value.hint
+
+
+def test_an_onnxruntime_without_the_provider_says_so(
+    cuda: _native.CudaDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_cuda, "cuda_provider", lambda: None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(OnnxRuntimePackages, "find", lambda: OnnxRuntimePackages("", "1.32"))
+    with pytest.raises(LoadFailed, match=r"no CUDA provider: onnxruntime .*: it is built without"):
         load(cuda, models.affine(tmp_path))
 
 

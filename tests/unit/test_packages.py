@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from gslice.cli import checks
 from gslice.cli.main import app
 from gslice.core.errors import LoadFailed
-from gslice.core.packages import OnnxRuntimePackages, installed
+from gslice.core.packages import OnnxRuntimePackages, cuda_provider, installed
+from gslice.worker import engines
 from gslice.worker.engines import make_engine
 
 CPU_ONLY = OnnxRuntimePackages("1.32", "")
@@ -164,3 +165,32 @@ def test_a_package_that_is_missing_is_named_with_its_extras(
         make_engine("onnxruntime")
     assert failed.value.message == "engine onnxruntime needs the package onnxruntime"
     assert failed.value.hint == "pip install 'gslice[cpu]', or 'gslice[cuda]' for a GPU"
+
+
+# ---- a spare ---------------------------------------------------------------------------------
+
+
+def test_a_spare_leaves_an_onnxruntime_alone_that_would_open_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(engines, "make_engine", made.append)
+    for library in (Path("libonnxruntime_providers_cuda.so"), None):
+        monkeypatch.setattr(engines, "cuda_provider", lambda library=library: library)
+        engines.preload("onnxruntime")
+        engines.preload("torch")
+    assert made == ["torch", "onnxruntime", "torch"]
+
+
+def test_the_provider_is_found_beside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capi = tmp_path / "onnxruntime" / "capi"
+    capi.mkdir(parents=True)
+    (capi.parent / "__init__.py").write_text("raise ImportError('nobody imports it')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    assert cuda_provider() is None
+    library = capi / "libonnxruntime_providers_cuda.so"
+    library.touch()
+    assert cuda_provider() == library

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime as ort
 
 from gslice.core.errors import LoadFailed
-from gslice.core.packages import OnnxRuntimePackages
+from gslice.core.packages import OnnxRuntimePackages, cuda_provider
 from gslice.core.units import parse_size
 
 if TYPE_CHECKING:
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_LIBRARIES = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
 _HOST = "Cpu"  # what ONNX Runtime calls the host's memory
 
 # What models compute shapes with. ONNX Runtime keeps such nodes on the CPU by itself where all that
 # they read is there already, as a tensor's shape always is.
-_OF_SHAPES = frozenset(
-    "Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather"
-    " Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Pow Range"
-    " ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round ScatterND Shape Size Slice Split Sqrt"
-    " Squeeze Sub Transpose Unsqueeze Where".split()
-)
+_OF_SHAPES = {
+    *("Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal"),
+    *("Expand", "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity"),
+    *("Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range"),
+    *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterND"),
+    *("Shape", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Transpose"),
+    *("Unsqueeze", "Where"),
+}
 
 
 class CudaProvider:
@@ -71,7 +72,7 @@ class CudaProvider:
         if self.name not in session.get_providers():
             raise LoadFailed(
                 f"function {spec.name}: onnxruntime {ort.__version__} cannot use "
-                f"{self._cuda.name}: {_why_not_loaded(_folder())}",
+                f"{self._cuda.name}: {_why_not_loaded(cuda_provider())}",
                 hint="pip install 'gslice[cuda]' brings what its CUDA provider needs",
             )
         return session
@@ -96,9 +97,7 @@ class CudaProvider:
     ) -> ort.InferenceSession:
         """A session with these options of the provider."""
         # Without the fallback of Python's wrapper, which prints and goes on with the CPU.
-        return ort.InferenceSession(
-            spec.model, options, [(self.name, settings)], enable_fallback=0
-        )
+        return ort.InferenceSession(spec.model, options, [(self.name, settings)], enable_fallback=0)
 
     def check(self, spec: FunctionSpec, session: ort.InferenceSession) -> None:
         """Refuses a model that waits for the CPU within its batches: see the module.
@@ -137,7 +136,7 @@ class CudaProvider:
         packages = OnnxRuntimePackages.find()
         what, hint = packages.problem(on_gpu=True)
         if self.name not in ort.get_available_providers():
-            reason = what or f"onnxruntime {ort.__version__}: {_why_not_loaded(_folder())}"
+            reason = what or f"onnxruntime {ort.__version__}: {_why_not_loaded(cuda_provider())}"
             raise LoadFailed(
                 f"function {spec.name}: there is no CUDA provider: {reason}",
                 hint=hint or "pip install 'gslice[cuda]'",
@@ -179,15 +178,15 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in sorted(counts.items()))
 
 
-def _folder() -> Path:
-    return Path(ort.__file__).parent / "capi"
-
-
-def _why_not_loaded(folder: Path) -> str:
+def _why_not_loaded(library: Path | None) -> str:
     """What the loader says of the provider's library, which needs CUDA's and cuDNN's."""
+    if library is None:
+        return "it is built without a CUDA provider"
     try:
-        for library in _LIBRARIES:
-            ctypes.CDLL(os.fspath(folder / library), mode=ctypes.RTLD_GLOBAL)
+        # What the provider's library takes for granted, in the process already.
+        shared = library.with_name("libonnxruntime_providers_shared.so")
+        ctypes.CDLL(os.fspath(shared), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(os.fspath(library))
     except OSError as error:
         return str(error).partition("\n")[0]
     return "its CUDA provider does not start; the log says why"

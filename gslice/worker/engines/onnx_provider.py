@@ -28,9 +28,7 @@ class Provider(Protocol):
     place: str
     threads: int
 
-    def session(
-        self, spec: FunctionSpec, options: SessionOptions, lane: int
-    ) -> InferenceSession:
+    def session(self, spec: FunctionSpec, options: SessionOptions, lane: int) -> InferenceSession:
         """The session that a lane's batches run in.
 
         Raises:
@@ -64,9 +62,7 @@ class CpuProvider:
         self.threads = threads
         self._session: InferenceSession | None = None
 
-    def session(
-        self, spec: FunctionSpec, options: SessionOptions, lane: int
-    ) -> InferenceSession:
+    def session(self, spec: FunctionSpec, options: SessionOptions, lane: int) -> InferenceSession:
         """See `Provider.session`."""
         if self._session is None:
             self._session = InferenceSession(spec.model, options, ["CPUExecutionProvider"])

@@ -143,9 +143,7 @@ class OnnxRuntimeEngine:
 class _BoundCall:
     """A batch of numbers: one binding, reused from batch to batch."""
 
-    def __init__(
-        self, session: InferenceSession, signature: Signature, provider: Provider
-    ) -> None:
+    def __init__(self, session: InferenceSession, signature: Signature, provider: Provider) -> None:
         self._session = session
         self._provider = provider
         self._binding = session.io_binding()
