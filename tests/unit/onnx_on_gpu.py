@@ -16,6 +16,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from benchmarks.gpu import onnx_cuda as onnx_step
+from benchmarks.gpu import pumped
 from gslice import _native
 from gslice.core import packages
 from gslice.core.errors import Internal, LoadFailed
@@ -202,6 +204,28 @@ def test_it_is_measured_as_it_is_served(cuda: _native.CudaDevice, tmp_path: Path
     times = Timing(engine, spec, signature, cuda).measure(Measure(4, 3))
     assert (times.bucket, len(times.each_us)) == (4, 3)
     assert {(lane, bucket) for lane, bucket, *_ in provider.ran} == {(0, 4)}
+    engine.close()
+    store.close()
+
+
+def test_the_gpu_suite_serves_it_and_times_its_calls(
+    cuda: _native.CudaDevice, tmp_path: Path
+) -> None:
+    path = models.affine(tmp_path)
+    provider, store = FakeCudaProvider(cuda), WeightStore(cuda)
+    engine = OnnxRuntimeEngine(lambda _: provider)
+    spec = FunctionSpec("subject", model=str(path), lanes=1, batch_max=4)
+    signature = engine.load(spec, GpuDevice(cuda, (0,), store))
+    x = random(4, 8)
+    with pumped.Served(signature, cuda, 1, engine.prepare) as served:
+        served.run(served.requests(x))
+        np.testing.assert_allclose(
+            served.outputs(), models.reference(path, {"x": x})["y"], rtol=1e-5
+        )
+    before = len(provider.ran)
+    row = onnx_step.timed_calls(engine, signature, cuda, 4)
+    assert row["batch_us"] >= row["call_us"] > 0
+    assert {bucket for _, bucket, *_ in provider.ran[before:]} == {4}
     engine.close()
     store.close()
 
