@@ -139,6 +139,47 @@ def nonzero(folder: Path) -> Path:
     )
 
 
+def unique(folder: Path) -> Path:
+    """y[K] = the values of 2 * x[M], each once, ascending: Unique has no CUDA kernel."""
+    return _save(
+        folder / "unique.onnx",
+        [
+            helper.make_node("Mul", ["x", "two"], ["doubled"]),
+            helper.make_node("Unique", ["doubled"], ["y"], sorted=1),
+        ],
+        [_value("x", "FP32", ("M",))],
+        [_value("y", "FP32", ("K",))],
+        {"two": np.array(2, dtype=np.float32)},
+    )
+
+
+def folded(folder: Path) -> Path:
+    """y[N, 2, M / 2] = 2 * x[N, M]; its shape is computed from that of x."""
+    return _save(
+        folder / "folded.onnx",
+        [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Gather", ["shape", "zero"], ["rows"]),
+            helper.make_node("Concat", ["rows", "rest"], ["target"], axis=0),
+            helper.make_node("Add", ["x", "x"], ["doubled"]),
+            helper.make_node("Reshape", ["doubled", "target"], ["y"]),
+        ],
+        [_value("x", "FP32", ("N", "M"))],
+        [_value("y", "FP32", ("N", 2, "H"))],
+        {"zero": np.array([0], dtype=np.int64), "rest": np.array([2, -1], dtype=np.int64)},
+    )
+
+
+def reshaped(folder: Path) -> Path:
+    """y = x[M] in the shape that a second input says: it is read on the CPU."""
+    return _save(
+        folder / "reshaped.onnx",
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        [_value("x", "FP32", ("M",)), _value("shape", "INT64", (2,))],
+        [_value("y", "FP32", ("A", "B"))],
+    )
+
+
 def slow(folder: Path, size: int = 512, steps: int = 200) -> Path:
     """y[N, size] = x, multiplied `steps` times by a rotation: a known amount of work a row."""
     random = np.random.default_rng(9)

@@ -6,17 +6,18 @@ moment the front-end sees every request DONE.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.wire import infer_request, raw_outputs
 from gslice import _native
-from gslice.core.types import Signature, TensorSpec
+from gslice.core.types import ELEMENT_BYTES, Signature, TensorSpec
 from gslice.ipc.native import native_signature
 
 LONGEST_S = 10.0
@@ -72,65 +73,46 @@ class Timing:
     dispatch_us: float
 
 
-class Pumped:
-    """A function with one input and one output. A context manager.
+class Served:
+    """A function with one input and one output, with the lanes of a device. A context manager.
 
     Args:
-        row: Shape of an input row.
-        dtype: Of the input, as KServe says.
-        outputs: FP32 numbers in an output row.
-        buckets: Batch sizes, ascending.
-        capture: Makes the graph of a bucket.
-        staging_max_bytes: Batches up to this size are gathered on the host.
+        signature: Of the function.
+        device: Stays the caller's.
+        lanes: How many of its lanes are used.
+        prepared: What runs a batch in a (lane, bucket).
     """
 
     def __init__(
         self,
-        row: Sequence[int],
-        dtype: str,
-        outputs: int,
-        buckets: Sequence[int],
-        capture: Capture,
-        *,
-        staging_max_bytes: int = STAGING_MAX_BYTES,
+        signature: Signature,
+        device: _native.CudaDevice,
+        lanes: int,
+        prepared: Callable[[int, int], Any],
     ) -> None:
-        self._row = np.zeros((1, *row), _DTYPES[dtype])
-        self.signature = Signature(
-            (TensorSpec("x", dtype, (-1, *row)),),
-            (TensorSpec("y", "FP32", (-1, outputs)),),
-            rows_max=max(buckets),
-            buckets=tuple(buckets),
+        self.signature, self.device = signature, device
+        shape = native_signature(signature)
+        row_bytes = sum(
+            ELEMENT_BYTES[tensor.dtype] * math.prod(tensor.dims[1:])
+            for tensor in (*signature.inputs, *signature.outputs)
         )
-        shape = native_signature(self.signature)
-        self.device = _native.CudaDevice(0, 1, staging_max_bytes)
-        graphs: dict[int, _native.CudaGraph] = {}
-        for bucket in sorted(buckets, reverse=True):  # the largest first: the buffer never moves
-            inputs = np.zeros((bucket, *row), _DTYPES[dtype])
-            batch = _native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], self.device)
-            place = Place(
-                bucket, batch.input_ptr(0), batch.output_ptr(0), self.device.lane_stream(0)
-            )
-            graph = capture(place)
-            batch.finish()
-            graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
-        payload = -(-(self._row.nbytes + 4 * outputs + 512) // 4096) * 4096
+        payload = -(-(row_bytes + 512) // 4096) * 4096
         self.segment = _native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)
         self.segment.activate_frontend(0)
         self._index = self.segment.add_instance()
         self._instance = _native.Instance(
             # Not a method of this object: the instance holds it, and would never be collected.
-            *(self.segment, self._index, shape, 1, lambda _, bucket: graphs[bucket], self.device)
+            *(self.segment, self._index, shape, lanes, prepared, device)
         )
         self._frontend = _native.Frontend(0)
         self._frontend.add_function(_NAME, "1", self.segment, shape, 0)
         self._instance.start()
 
-    def __enter__(self) -> Pumped:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._instance.stop()
-        self.device.close()
 
     def requests(self, rows: NDArray[Any]) -> list[bytes]:
         """A serialised request for each row."""
@@ -162,3 +144,48 @@ class Pumped:
         return {
             name: n - (since or {}).get(name, 0) for name, n in self._instance.counters().items()
         }
+
+
+class Pumped(Served):
+    """A function of graphs, on a device of its own.
+
+    Args:
+        row: Shape of an input row.
+        dtype: Of the input, as KServe says.
+        outputs: FP32 numbers in an output row.
+        buckets: Batch sizes, ascending.
+        capture: Makes the graph of a bucket.
+        staging_max_bytes: Batches up to this size are gathered on the host.
+    """
+
+    def __init__(
+        self,
+        row: Sequence[int],
+        dtype: str,
+        outputs: int,
+        buckets: Sequence[int],
+        capture: Capture,
+        *,
+        staging_max_bytes: int = STAGING_MAX_BYTES,
+    ) -> None:
+        signature = Signature(
+            (TensorSpec("x", dtype, (-1, *row)),),
+            (TensorSpec("y", "FP32", (-1, outputs)),),
+            rows_max=max(buckets),
+            buckets=tuple(buckets),
+        )
+        shape = native_signature(signature)
+        device = _native.CudaDevice(0, 1, staging_max_bytes)
+        graphs: dict[int, _native.CudaGraph] = {}
+        for bucket in sorted(buckets, reverse=True):  # the largest first: the buffer never moves
+            inputs = np.zeros((bucket, *row), _DTYPES[dtype])
+            batch = _native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], device)
+            place = Place(bucket, batch.input_ptr(0), batch.output_ptr(0), device.lane_stream(0))
+            graph = capture(place)
+            batch.finish()
+            graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
+        super().__init__(signature, device, 1, lambda _, bucket: graphs[bucket])
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.device.close()

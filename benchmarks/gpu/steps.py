@@ -33,6 +33,7 @@ STEPS = (
     Step("ablation", 80, "What does each step of the data path save, from pageable to the pump?"),
     Step("dispatch", 30, "What does gslice add to the same copies and a bare graph replay?"),
     Step("staging", 25, "Below which size is one staged copy faster than a copy a slot?"),
+    Step("onnx_cuda", 30, "What does an ONNX model cost on a lane, and does its call wait there?"),
     Step("curves", 90, "How does a model's latency depend on its share, by batch size?"),
     Step("mix", 80, "Four models on one GPU: MPS with shares, default MPS, time slicing?"),
 )

@@ -12,10 +12,13 @@ import shutil
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gslice.core.errors import GsliceError
 from gslice.core.figures import megabytes
+from gslice.core.packages import OnnxRuntimePackages, installed
 
 _PORTS = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
 _SHM = Path("/dev/shm")
@@ -38,14 +41,18 @@ class Check:
     hint: str = ""
 
 
-def machine_checks() -> list[Check]:
-    """Every check but the self-test, in the order in which they are shown."""
+def machine_checks(node_file: Path | None = None) -> list[Check]:
+    """Every check but the self-test and those of GPUs, in the order in which they are shown.
+
+    Args:
+        node_file: The node.yaml whose functions are to be served here; None: nobody knows.
+    """
     checks = [
         check_python(),
         check_extension(),
         check_frontend(),
         check_engines(),
-        check_onnxruntime(installed("onnxruntime"), installed("onnxruntime-gpu")),
+        *onnxruntime_checks(node_file),
         check_cores(),
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
@@ -98,23 +105,51 @@ def check_engines() -> Check:
     return Check("engines", "ok", detail)
 
 
-def check_onnxruntime(cpu: str, gpu: str) -> Check:
-    """Two packages put different files under one name; only one may be there.
+def onnxruntime_checks(node_file: Path | None) -> list[Check]:
+    """ONNX Runtime's packages, as far as the functions of a node.yaml need them."""
+    wanting: list[str] = []
+    unread = []
+    if node_file is not None:
+        try:
+            wanting = onnx_on_gpus(node_file)
+        except GsliceError as error:
+            unread = [Check("node.yaml", "fail", error.message.partition("\n")[0], error.hint)]
+    return [*unread, check_onnxruntime(OnnxRuntimePackages.find(), wanting)]
+
+
+def onnx_on_gpus(node_file: Path) -> list[str]:
+    """The ONNX functions of a node.yaml that may run on a GPU.
+
+    Raises:
+        ConfigError: It is wrong.
+        NotFound: It is not there.
+    """
+    from gslice.core.config import load_config
+    from gslice.device.inventory import find_gpus
+
+    config = load_config(node_file, find_gpus=find_gpus)
+    return [
+        name
+        for name, spec in config.functions.items()
+        if spec.engine == "onnxruntime"
+        and any(config.devices[d].kind == "cuda" for d in spec.devices or (spec.device,))
+    ]
+
+
+def check_onnxruntime(packages: OnnxRuntimePackages, wanting: Sequence[str]) -> Check:
+    """Two packages put different files under one name: only one may be there, and the right one.
 
     Args:
-        cpu: Version of onnxruntime; empty if it is not installed.
-        gpu: Version of onnxruntime-gpu.
+        packages: As they are installed.
+        wanting: Functions with an ONNX model that may run on a GPU.
     """
-    if cpu and gpu:
-        return Check(
-            "ONNX Runtime",
-            "fail",
-            f"onnxruntime {cpu} and onnxruntime-gpu {gpu} overwrite each other",
-            "pip uninstall both, then install gslice[cpu] or gslice[cuda]",
-        )
-    if not cpu and not gpu:
+    what, hint = packages.problem(on_gpu=bool(wanting))
+    if what:
+        asking = f"; {', '.join(wanting)} may run on a GPU" if wanting else ""
+        return Check("ONNX Runtime", "fail", what + asking, hint)
+    if not packages.cpu and not packages.gpu:
         return Check("ONNX Runtime", "note", "not installed")
-    return Check("ONNX Runtime", "ok", f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}")
+    return Check("ONNX Runtime", "ok", str(packages))
 
 
 def check_cores() -> Check:
@@ -218,14 +253,6 @@ def check_port(what: str, port: int) -> Check:
             taken = f"127.0.0.1:{port}: {error.strerror}"
             return Check(name, "warn", taken, f"a gslice that runs, or choose --{what.lower()}")
     return Check(name, "ok", f"127.0.0.1:{port} is free")
-
-
-def installed(package: str) -> str:
-    """A package's version; empty if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _module(name: str) -> str:

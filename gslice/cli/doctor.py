@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,15 @@ _STYLES = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "-c",
+            "--config",
+            help="Whether its functions can be served here. Default: node.yaml, if there is one.",
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: options.Json = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the self-test, which takes a few seconds.")
@@ -34,7 +44,8 @@ def doctor(
     from gslice.cli.checks import machine_checks
     from gslice.cli.gpu_checks import gpu_checks
 
-    checks = [*machine_checks(), *gpu_checks(quick)]
+    here = options.NODE_FILE if options.NODE_FILE.is_file() else None
+    checks = [*machine_checks(config or here), *gpu_checks(quick)]
     if not quick:
         from gslice.cli.selftest import share_check
 

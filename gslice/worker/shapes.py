@@ -1,12 +1,13 @@
-"""Shapes for runs without data: lengths that only a request knows have to be guessed."""
+"""Shapes for runs without data, some of them guessed, and the batch sizes that are worth a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gslice.core.types import TensorSpec
+    from gslice.core.types import Signature, TensorSpec
 
 Shape = tuple[int, ...]
 
@@ -34,3 +35,17 @@ def candidates(tensors: Sequence[TensorSpec], rows: int, batched: bool) -> list[
 def _filled(tensor: TensorSpec, guess: int, rows: int, batched: bool) -> Shape:
     dims = [guess if dim == -1 else dim for dim in tensor.dims]
     return (rows, *dims[1:]) if batched else tuple(dims)
+
+
+def buckets(rows_max: int, lowest: int = 1) -> tuple[int, ...]:
+    """Batch sizes worth preparing: powers of two from `lowest` on, and the largest."""
+    powers = (1 << power for power in range(rows_max.bit_length()))
+    return tuple(sorted({lowest, rows_max, *(p for p in powers if lowest < p < rows_max)}))
+
+
+def with_buckets(signature: Signature) -> Signature:
+    """Where the number of rows says all shapes: batches are padded to sizes that are prepared."""
+    tensors = (*signature.inputs, *signature.outputs)
+    if not signature.rows_max or signature.buckets or not is_known(tensors, True):
+        return signature
+    return replace(signature, buckets=buckets(signature.rows_max))

@@ -47,7 +47,7 @@ from gslice.ipc.messages import (
     WorkerState,
 )
 from gslice.ipc.process import hello
-from gslice.worker.engines import make_engine
+from gslice.worker.engines import preload
 from gslice.worker.function import ServedFunction
 
 _log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Worker:
 
     def _on_prepare(self, order: Prepare, _received: Received) -> Message:
         self._check_empty()
-        make_engine(order.engine)  # its imports are what takes time
+        preload(order.engine)
         return Ok()
 
     def _on_assign(self, order: Assign, received: Received) -> Message:

@@ -15,7 +15,6 @@ from gslice import _native
 from gslice.core.errors import Internal, LoadFailed
 from gslice.core.types import FunctionSpec
 from gslice.ipc.messages import Measure
-from gslice.worker.engines import make_engine
 from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
@@ -166,13 +165,6 @@ def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaD
         with pytest.raises(BufferError):
             array.__dlpack__(**asking)
     cuda.order(cuda.lane_stream(0), cuda.lane_stream(1))  # and the driver takes it
-
-
-def test_onnxruntime_says_that_it_stays_on_the_cpu(cuda: _native.CudaDevice) -> None:
-    with pytest.raises(LoadFailed, match="engine onnxruntime runs on the CPU only"):
-        make_engine("onnxruntime").load(
-            FunctionSpec("f", model="m.onnx"), GpuDevice(cuda, (0,), WeightStore(cuda))
-        )
 
 
 # ---- streams of libraries --------------------------------------------------------------------

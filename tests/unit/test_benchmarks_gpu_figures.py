@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 
-from benchmarks.gpu import ablation, curves, doctor, mix, staging
+from benchmarks.gpu import ablation, curves, doctor, mix, onnx_cuda, staging
 from benchmarks.gpu.turns import TURN_S, added_us, below_percent, take_turns
 
 
@@ -106,3 +108,21 @@ def test_doctor_names_what_is_not_well():
     found = {"Python": "ok", "NVML": "ok", "cuda:0 MPS": "fail", "CPU": "warn"}
     checks = [{"name": name, "status": status} for name, status in found.items()]
     assert doctor.headline(checks) == "2 ok; warn: CPU; fail: cuda:0 MPS"
+
+
+def test_onnx_calls_that_wait_are_named():
+    rows = [
+        {"rows": 1, "gslice_below_plain_percent": 30.5, "waits": False},
+        {"rows": 8, "gslice_below_plain_percent": -2.0, "waits": False},
+    ]
+    assert onnx_cuda.headline(rows) == "-2 to 30.5 % below a plain run; no call waits"
+    rows[1]["waits"] = True
+    assert onnx_cuda.headline(rows).endswith("calls wait for the GPU at batch 8")
+
+
+def test_the_onnx_model_is_one(tmp_path: Path):
+    path = onnx_cuda.write_model(tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": np.ones((1, *onnx_cuda.IMAGE), np.float32)})
+    assert answer.shape == (1, onnx_cuda.CLASSES)
+    assert 0 < np.abs(answer).max() < 1e3

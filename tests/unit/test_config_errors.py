@@ -164,6 +164,22 @@ def problems(path: Path, text: str) -> list[str]:
             "version: 1\nfunctions: {f: {torch: tagger}}\n",
             "node.yaml:2: functions.f: torch: 'tagger' must be module:factory, as in tagger:make",
         ),
+        *(
+            (
+                f"version: 1\nfunctions: {{f: {{{source}, args: {{{wrong}}}}}}}\n",
+                f"node.yaml:2: functions.f: {told}",
+            )
+            for source, wrong, told in (
+                (
+                    "model: m.onnx",
+                    "batch: 1",
+                    "args.batch: an .onnx model takes batched, cpu_nodes and arena",
+                ),
+                ("model: m.onnx", "cpu_nodes: 1", "args.cpu_nodes: 1 must be true or false"),
+                ("model: m.onnx", "arena: 2", "args.arena: '2' has no unit; write it as 64MiB"),
+                ("model: m.pt2", "a: 1", "args goes with python, torch and .onnx models only"),
+            )
+        ),
         (
             "version: 1\nfunctions: {f: {model: m.onnx, precision: fp16}}\n",
             "node.yaml:2: functions.f: precision goes with torch, and with .pt2 models, only",

@@ -88,6 +88,12 @@ def test_torch_functions_survive_the_round_trip() -> None:
         assert function_from_yaml("f", function_to_yaml(spec), Path("/else")) == spec
 
 
+def test_an_onnx_function_with_arguments_survives_the_round_trip() -> None:
+    args = {"batched": False, "cpu_nodes": True, "arena": "2GiB"}
+    spec = FunctionSpec("f", model="/m.onnx", args=args)
+    assert function_from_yaml("f", function_to_yaml(spec), Path("/else")) == spec
+
+
 def test_a_configuration_shows_itself_as_a_file_of_the_same_meaning(node_yaml: Path) -> None:
     config = load(node_yaml)
     again = node_yaml.with_name("again.yaml")

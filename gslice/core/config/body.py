@@ -192,10 +192,11 @@ def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
             tensors.pop("outputs", None)
         return {("identity",): tensors}
     if spec.model or spec.engine == "onnxruntime":
-        return {("model",): _relative(spec.model, base_dir)}
-    source: Leaves = {(spec.engine,): spec.python}
-    if base_dir is None or Path(spec.python_path) != base_dir.absolute():
-        source[("python_path",)] = _relative(spec.python_path, base_dir)
+        source: Leaves = {("model",): _relative(spec.model, base_dir)}
+    else:
+        source = {(spec.engine,): spec.python}
+        if base_dir is None or Path(spec.python_path) != base_dir.absolute():
+            source[("python_path",)] = _relative(spec.python_path, base_dir)
     for key, value in spec.args.items():
         source[("args", key)] = value
     return source

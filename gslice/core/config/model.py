@@ -28,6 +28,7 @@ from gslice.core.config.words import (
     WebAddress,
     argument_texts,
     at_least,
+    check_onnx_args,
     environment_text,
     served_version,
     wrong,
@@ -316,7 +317,9 @@ class Function(Resident):
         if self.python_path and not is_code:
             raise wrong("python_path goes with python and torch only")
         if self.args and not is_code:
-            raise wrong("args goes with python and torch only; setup, or the factory, gets them")
+            if self.model is None or is_exported(self.model):
+                raise wrong("args goes with python, torch and .onnx models only")
+            check_onnx_args(self.args)
         is_torch = self.torch is not None or is_exported(self.model)
         for key in ("precision", "channels_last"):
             if getattr(self, key) not in ("auto", False) and not is_torch:

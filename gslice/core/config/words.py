@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from gslice.core.errors import InvalidArgument
 from gslice.core.units import parse_duration, parse_percent, parse_size
 
+_ONNX_FLAGS = ("batched", "cpu_nodes")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
@@ -159,6 +160,20 @@ def argument_texts(value: Any) -> Any:
     if not str(value[0]).strip():
         raise wrong("its first word is the program, and is empty")
     return [str(word) for word in value]
+
+
+def check_onnx_args(args: Mapping[str, Any]) -> None:
+    """What the ONNX engine takes besides the model."""
+    for key, value in args.items():
+        if key == "arena":
+            try:
+                parse_size(str(value))
+            except InvalidArgument as error:
+                raise wrong(f"args.arena: {error.message}") from error
+        elif key not in _ONNX_FLAGS:
+            raise wrong(f"args.{key}: an .onnx model takes {', '.join(_ONNX_FLAGS)} and arena")
+        elif not isinstance(value, bool):
+            raise wrong(f"args.{key}: {value!r} must be true or false")
 
 
 def _web_address(value: Any) -> Any:

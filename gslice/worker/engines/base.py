@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from gslice.core.errors import LoadFailed
 from gslice.core.types import Signature
 
 if TYPE_CHECKING:
@@ -100,3 +101,17 @@ def fixed_batch(
         rows,
         (rows,),
     )
+
+
+def refuse_text(spec: FunctionSpec, tensors: Iterable[TensorSpec]) -> None:
+    """BYTES have no form on a GPU.
+
+    Raises:
+        LoadFailed: The function takes or gives them.
+    """
+    for tensor in tensors:
+        if tensor.dtype == "BYTES":
+            raise LoadFailed(
+                f"function {spec.name}: tensor {tensor.name!r} is BYTES, which stay on the CPU",
+                hint="put this function on `device: cpu`",
+            )

@@ -1,31 +1,41 @@
-"""ONNX models by ONNX Runtime on the CPU.
+"""ONNX models by ONNX Runtime: its CPU provider, or on a GPU its CUDA provider (`onnx_cuda`).
 
 Numbers are bound where they lie (slot or lane memory) by pointer, inputs and outputs of known
 shape alike, so a batch costs no copy here. Outputs whose shape only the run shows are allocated by
 the session and handed over; models with text tensors run on NumPy arrays, because bindings do not
-take text.
+take text. On a GPU there is no text, and a batch's run is enqueued on the stream of its lane.
+
+```yaml
+detector: {model: ./detector.onnx, args: {batched: false, cpu_nodes: true, arena: 2GiB}}
+```
+`batched: false`: what looks like rows are none. On a GPU, `cpu_nodes: true` takes a model of which
+nodes run on the CPU, and `arena` bounds what ONNX Runtime takes of the memory.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime import InferenceSession
 
 from gslice.core.elements import decode_elements, encode_elements
-from gslice.core.errors import LoadFailed
+from gslice.core.errors import GsliceError, LoadFailed
+from gslice.worker.engines.base import refuse_text
 from gslice.worker.engines.files import check_model_file
+from gslice.worker.engines.onnx_provider import CpuProvider
 from gslice.worker.engines.onnx_signature import Node, signature
 from gslice.worker.gpu import GpuDevice
+from gslice.worker.shapes import with_buckets
 
 if TYPE_CHECKING:
-    from gslice._native import Batch
+    from gslice._native import Batch, CudaDevice
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
     from gslice.worker.engines.base import Call, Device
+    from gslice.worker.engines.onnx_provider import Provider
     from gslice.worker.shapes import Shape
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -48,56 +58,69 @@ _BINDING_TYPES: dict[str, Any] = {**NUMPY_TYPES, "BF16": _ONNX_BFLOAT16}
 
 
 class OnnxRuntimeEngine:
-    """See the module."""
+    """See the module.
+
+    Args:
+        on_gpu: Makes the provider of a GPU; for tests. Default: ONNX Runtime's own.
+    """
 
     native = False
     trusts_zeros = True
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: Callable[[CudaDevice], Provider] | None = None) -> None:
         self.threads = 0
-        self._session: ort.InferenceSession | None = None
+        self._on_gpu = on_gpu
+        self._provider: Provider | None = None
+        self._sessions: list[InferenceSession] = []  # by lane
+        self._calls: dict[int, Call] = {}  # likewise
         self._signature: Signature | None = None
 
     def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
-        if isinstance(device, GpuDevice):
-            raise LoadFailed(
-                f"function {spec.name}: engine onnxruntime runs on the CPU only in this release",
-                hint="put it on `device: cpu`, or export the model for the torch engine",
-            )
         check_model_file(spec)
+        gpu = device.cuda if isinstance(device, GpuDevice) else None
+        provider = CpuProvider(device.threads) if gpu is None else (self._on_gpu or _cuda)(gpu)
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings are about how it optimises
-        self.threads = options.intra_op_num_threads = spec.threads or device.threads
+        self.threads = options.intra_op_num_threads = spec.threads or provider.threads
         # A thread that spins for work burns the share that another batch needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            session = ort.InferenceSession(spec.model, options, ["CPUExecutionProvider"])
-        except Exception as error:
-            raise LoadFailed(f"function {spec.name}: {_reason(spec, error)}") from error
+        session = _opened(provider, spec, options, 0)
         inputs = [Node.of(spec, "input", value) for value in session.get_inputs()]
         outputs = [Node.of(spec, "output", value) for value in session.get_outputs()]
-        self._session = session
-        self._signature = signature(spec, inputs, outputs, lambda s: self._probe(inputs, s), known)
+        if gpu is not None:
+            refuse_text(spec, (node.spec() for node in (*inputs, *outputs)))
+        provider.check(spec, session)
+        others = [_opened(provider, spec, options, lane) for lane in range(1, spec.lanes)]
+        self._provider, self._sessions = provider, [session, *others]
+        found = signature(spec, inputs, outputs, lambda shapes: self._probe(inputs, shapes), known)
+        # The first batch of a size is slow on a GPU: kernels are chosen, and memory is taken.
+        self._signature = found if gpu is None else with_buckets(found)
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Call:
         """See `Engine.prepare`."""
-        assert self._session is not None
-        assert self._signature is not None
-        tensors = (*self._signature.inputs, *self._signature.outputs)
-        if any(tensor.dtype == "BYTES" for tensor in tensors):
-            return _ArrayCall(self._session, self._signature)
-        return _BoundCall(self._session, self._signature)
+        if lane not in self._calls:
+            self._calls[lane] = self._call(lane)
+        return self._calls[lane]
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._session = None
+        self._calls.clear()
+        self._sessions.clear()
+        self._provider = None
+
+    def _call(self, lane: int) -> Call:
+        assert self._signature is not None
+        assert self._provider is not None
+        tensors = (*self._signature.inputs, *self._signature.outputs)
+        if any(tensor.dtype == "BYTES" for tensor in tensors):
+            return _ArrayCall(self._sessions[lane], self._signature)
+        return _BoundCall(self._sessions[lane], self._signature, self._provider)
 
     def _probe(self, inputs: Sequence[Node], shapes: Sequence[Shape]) -> list[Shape]:
         """Runs zeros and tells the outputs' shapes."""
-        assert self._session is not None
-        session = self._session
+        session = self._sessions[0]
         if any(node.dtype == "BYTES" for node in inputs):
             feed = {
                 node.name: np.full(shape, "", object)
@@ -120,38 +143,36 @@ class OnnxRuntimeEngine:
 class _BoundCall:
     """A batch of numbers: one binding, reused from batch to batch."""
 
-    def __init__(self, session: ort.InferenceSession, signature: Signature) -> None:
+    def __init__(self, session: InferenceSession, signature: Signature, provider: Provider) -> None:
         self._session = session
+        self._provider = provider
         self._binding = session.io_binding()
         self._inputs = [(t.name, _BINDING_TYPES[t.dtype]) for t in signature.inputs]
-        self._outputs = [(t.name, _BINDING_TYPES[t.dtype]) for t in signature.outputs]
+        self._outputs = [(t.name, t.dtype, _BINDING_TYPES[t.dtype]) for t in signature.outputs]
 
     def __call__(self, batch: Batch) -> None:
-        binding = self._binding
+        binding, place = self._binding, self._provider.place
         for index, (name, kind) in enumerate(self._inputs):
             shape = batch.input_shape(index)
-            binding.bind_input(name, "cpu", 0, kind, shape, batch.input_ptr(index))
+            binding.bind_input(name, place, 0, kind, shape, batch.input_ptr(index))
         unknown = []
-        for index, (name, kind) in enumerate(self._outputs):
+        for index, (name, dtype, kind) in enumerate(self._outputs):
             pointer = batch.output_ptr(index)
             if pointer:
                 known = batch.output_shape(index)
-                binding.bind_output(name, "cpu", 0, kind, known, pointer)
+                binding.bind_output(name, place, 0, kind, known, pointer)
             else:
-                binding.bind_output(name, "cpu")
-                unknown.append(index)
-        self._session.run_with_iobinding(binding)
+                binding.bind_output(name, place)
+                unknown.append((index, dtype))
+        self._provider.run(self._session, binding, batch)
         if unknown:
-            values = binding.get_outputs()
-            for index in unknown:
-                batch.set_output(index, _array(values[index], self._outputs[index][1]))
-            binding.clear_binding_outputs()  # the session's own memory goes back at once
+            self._provider.give(batch, binding, unknown)
 
 
 class _ArrayCall:
     """A batch with text in it, on NumPy arrays."""
 
-    def __init__(self, session: ort.InferenceSession, signature: Signature) -> None:
+    def __init__(self, session: InferenceSession, signature: Signature) -> None:
         self._session = session
         self._inputs = signature.inputs
         self._outputs = signature.outputs
@@ -184,13 +205,21 @@ def _text(batch: Batch, index: int, tensor: TensorSpec) -> np.ndarray:
     return array.reshape(batch.input_shape(index))
 
 
-def _array(value: ort.OrtValue, kind: Any) -> np.ndarray:
-    if kind != _ONNX_BFLOAT16:
-        array: np.ndarray = value.numpy()
-        return array
-    shape = tuple(value.shape())
-    data = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
-    return np.ctypeslib.as_array(data).reshape(shape)
+def _cuda(cuda: CudaDevice) -> Provider:
+    from gslice.worker.engines.onnx_cuda import CudaProvider
+
+    return CudaProvider(cuda)
+
+
+def _opened(
+    provider: Provider, spec: FunctionSpec, options: ort.SessionOptions, lane: int
+) -> InferenceSession:
+    try:
+        return provider.session(spec, options, lane)
+    except GsliceError:
+        raise
+    except Exception as error:
+        raise LoadFailed(f"function {spec.name}: {_reason(spec, error)}") from error
 
 
 def _reason(spec: FunctionSpec, error: Exception) -> str:

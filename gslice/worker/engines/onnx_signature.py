@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gslice.core.errors import LoadFailed
@@ -106,7 +106,7 @@ def signature(
     if fixed is not None:
         return fixed
     if known is not None and _declare(inputs, known.inputs) and _declare(outputs, known.outputs):
-        return known
+        return replace(known, buckets=())  # those of a GPU are not the model's
     outs = tuple(node.spec() for node in _with_ranks(inputs, outputs, probe))
     batchable = (
         spec.args.get("batched") is not False

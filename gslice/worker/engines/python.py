@@ -46,8 +46,9 @@ import numpy as np
 
 from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
+from gslice.worker.engines.base import refuse_text
 from gslice.worker.engines.declared import declared_signature, find_object
-from gslice.worker.engines.python_gpu import GpuTensors, refuse_text, weights_there
+from gslice.worker.engines.python_gpu import GpuTensors, weights_there
 from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class PythonEngine:
             raise LoadFailed(f"function {spec.name}: {spec.python} has no method infer")
         self._signature = declared_signature(spec, self._object)
         if isinstance(device, GpuDevice):
-            refuse_text(spec, self._signature)
+            refuse_text(spec, (*self._signature.inputs, *self._signature.outputs))
             self._gpu = GpuTensors(device.cuda, self._object)
         return self._signature
 

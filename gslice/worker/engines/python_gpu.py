@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gslice.core.errors import LoadFailed
 from gslice.worker.engines.device_arrays import (
     KSERVE_OF_TYPESTR,
     DeviceArray,
@@ -24,7 +23,7 @@ from gslice.worker.weights import Piece
 
 if TYPE_CHECKING:
     from gslice._native import Batch, CudaDevice
-    from gslice.core.types import FunctionSpec, Signature, TensorSpec
+    from gslice.core.types import TensorSpec
     from gslice.worker.gpu import GpuDevice
     from gslice.worker.weights import Placed
 
@@ -115,20 +114,6 @@ def _piece(name: str, array: np.ndarray) -> Piece:
         raise TypeError(f"weights {name!r}: arrays of {array.dtype} are none of KServe's")
     strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
     return Piece(name, dtype, array.shape, tuple(strides), array.nbytes)
-
-
-def refuse_text(spec: FunctionSpec, signature: Signature) -> None:
-    """BYTES have no form on a GPU.
-
-    Raises:
-        LoadFailed: The function takes or gives them.
-    """
-    for tensor in (*signature.inputs, *signature.outputs):
-        if tensor.dtype == "BYTES":
-            raise LoadFailed(
-                f"function {spec.name}: tensor {tensor.name!r} is BYTES, which stay on the CPU",
-                hint="put this function on `device: cpu`",
-            )
 
 
 def _may_use_the_default_stream() -> bool:

@@ -37,10 +37,10 @@ from gslice._native import CudaGraph
 from gslice.core.errors import FailedPrecondition
 from gslice.worker.engines.torch_memory import GpuMemory, Graph, HostMemory, Memory
 from gslice.worker.engines.torch_model import TorchModel, load_model
-from gslice.worker.engines.torch_types import TORCH_TYPES, buckets
+from gslice.worker.engines.torch_types import TORCH_TYPES
 from gslice.worker.engines.torch_weights import place_parameters
 from gslice.worker.gpu import GpuDevice
-from gslice.worker.shapes import is_known
+from gslice.worker.shapes import with_buckets
 
 if TYPE_CHECKING:
     from gslice._native import Batch, CudaDevice, WarmBatch
@@ -83,7 +83,8 @@ class TorchEngine:
         else:
             model = load_model(spec, memory.device)
         if self._gpu is not None:
-            model = replace(model, signature=_with_buckets(model.signature))
+            # A graph is of one shape.
+            model = replace(model, signature=with_buckets(model.signature))
         self._call = _ModelCall(model, memory)
         self._outputs = len(model.signature.outputs)
         return model.signature
@@ -130,14 +131,6 @@ def _torch_gpu_memory(cuda: CudaDevice) -> GpuMemory:
     from gslice.worker.engines.torch_cuda import CudaMemory
 
     return CudaMemory(cuda)
-
-
-def _with_buckets(signature: Signature) -> Signature:
-    """A graph is of one shape, so the batch sizes worth a graph are told; others are padded."""
-    tensors = (*signature.inputs, *signature.outputs)
-    if not signature.rows_max or signature.buckets or not is_known(tensors, True):
-        return signature
-    return replace(signature, buckets=buckets(signature.rows_max))
 
 
 class _Replay:

@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 from gslice.core.errors import LoadFailed
 from gslice.core.types import Signature, TensorSpec
 from gslice.worker.engines.base import DEFAULT_ROWS_MAX, fixed_batch
-from gslice.worker.engines.torch_types import KSERVE_TYPES, buckets
+from gslice.worker.engines.torch_types import KSERVE_TYPES
+from gslice.worker.shapes import buckets
 
 if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec

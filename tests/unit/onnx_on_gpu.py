@@ -1,0 +1,423 @@
+"""The onnxruntime engine on a GPU of stand-ins, with its CPU provider in place of the CUDA one.
+
+Run by test_engines_gpu.py, in a process that finds only these.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from benchmarks.gpu import onnx_cuda as onnx_step
+from benchmarks.gpu import pumped
+from gslice import _native
+from gslice.core import packages
+from gslice.core.errors import Internal, LoadFailed
+from gslice.core.packages import OnnxRuntimePackages, cuda_provider
+from gslice.core.types import FunctionSpec, Signature, TensorSpec
+from gslice.ipc.messages import Measure
+from gslice.worker.engines import make_engine, onnx_cuda
+from gslice.worker.engines.onnx_cuda import CudaProvider
+from gslice.worker.engines.onnx_runtime import OnnxRuntimeEngine
+from gslice.worker.gpu import GpuDevice
+from gslice.worker.timing import Timing
+from gslice.worker.weights import WeightStore
+from tests import models
+from tests.fakes.onnx_gpu import FakeCudaProvider
+from tests.served import Served
+
+BUCKETS = (1, 2, 4, 8)
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def onnx_served(
+    cuda: _native.CudaDevice, path: Path, **options: Any
+) -> tuple[Served, FakeCudaProvider]:
+    provider = FakeCudaProvider(cuda)
+    spec = FunctionSpec("f", model=str(path), **options)
+    return Served(spec, OnnxRuntimeEngine(lambda _: provider), cuda), provider
+
+
+# ---- what is served --------------------------------------------------------------------------
+
+
+def test_a_lane_has_a_session_on_its_stream(cuda: _native.CudaDevice, tmp_path: Path) -> None:
+    served, provider = onnx_served(cuda, models.affine(tmp_path), batch_max=8)
+    with served:
+        assert served.signature == Signature(
+            (TensorSpec("x", "FP32", (-1, 8)),), (TensorSpec("y", "FP32", (-1, 3)),), 8, BUCKETS
+        )
+        warmed = [(lane, bucket) for lane, bucket, *_ in provider.ran]
+        assert warmed == [(lane, bucket) for lane in range(2) for bucket in BUCKETS]
+        x = random(8, 8)
+        served.infer_together([{"x": x[i : i + 1]} for i in range(8)] * 2)  # in both lanes
+    streams = [cuda.lane_stream(0), cuda.lane_stream(1)]
+    assert [s["user_compute_stream"] for s in provider.settings_seen] == [str(s) for s in streams]
+    assert {(lane, stream) for lane, _, stream, _ in provider.ran} == set(enumerate(streams))
+    sessions = {(lane, session) for lane, _, _, session in provider.ran}
+    assert len(sessions) == len({session for _, session in sessions}) == 2
+
+
+def test_what_the_provider_is_told(cuda: _native.CudaDevice) -> None:
+    provider = CudaProvider(cuda)
+    settings = provider.settings(FunctionSpec("f"), 1)
+    assert settings == {
+        "device_id": "0",
+        "user_compute_stream": str(cuda.lane_stream(1)),
+        "do_copy_in_default_stream": "1",
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "enable_cuda_graph": "0",
+    }
+    bounded = FunctionSpec("f", args={"arena": "3GiB"}, lanes=2)
+    assert provider.settings(bounded, 0)["gpu_mem_limit"] == str(3 << 29)
+
+
+def test_a_run_does_not_wait_for_its_stream(cuda: _native.CudaDevice) -> None:
+    entries: list[str] = []
+
+    def run_with_iobinding(binding: str, options: ort.RunOptions) -> None:
+        entries.append(options.get_run_config_entry("disable_synchronize_execution_providers"))
+
+    session: Any = SimpleNamespace(run_with_iobinding=run_with_iobinding)
+    CudaProvider(cuda).run(session, "binding", SimpleNamespace())  # type: ignore[arg-type]
+    assert entries == ["1"]
+
+
+CASES: dict[str, tuple[Callable[[Path], Path], list[Mapping[str, np.ndarray]]]] = {
+    "affine": (models.affine, [{"x": random(n, 8)} for n in (1, 3, 2)]),
+    "dynamic height and width": (
+        models.dynamic_image,
+        [{"x": random(1, 3, 9, 7)}, {"x": random(2, 3, 9, 7)}, {"x": random(1, 3, 5, 5)}],
+    ),
+    "several inputs and outputs": (
+        models.multi,
+        [{"a": random(n, 4), "b": random(n, 4), "c": np.arange(n, dtype=np.uint8)} for n in (2, 1)],
+    ),
+    "scalar": (models.scalar, [{"x": np.array(3, np.float32)}]),
+    "a shape computed from a shape": (models.folded, [{"x": random(n, 6)} for n in (2, 1, 3)]),
+    "unknown output size": (
+        models.nonzero,
+        [
+            {"x": np.array([0, 1, 0, 2], np.float32)},
+            {"x": np.zeros(3, np.float32)},
+            {"x": np.ones(5, np.float32)},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_answers_equal_onnxruntime(cuda: _native.CudaDevice, tmp_path: Path, case: str) -> None:
+    make, requests = CASES[case]
+    path = make(tmp_path)
+    served, _ = onnx_served(cuda, path)
+    with served:
+        answers = [*served.infer_together(requests), *map(served.infer, requests)]
+    for inputs, answer in zip([*requests, *requests], answers, strict=True):
+        for name, expected in models.reference(path, inputs).items():
+            np.testing.assert_allclose(answer[name], expected, rtol=1e-5, atol=1e-6)
+            assert (answer[name].shape, answer[name].dtype) == (expected.shape, expected.dtype)
+
+
+def test_bfloat16_lies_in_the_lane_as_it_is(cuda: _native.CudaDevice, tmp_path: Path) -> None:
+    for dims in (("N", 4), ("N", "M")):  # bound by pointer, and of unknown shape
+        bits = np.arange(8, dtype=np.uint16).reshape(2, 4)
+        served, _ = onnx_served(cuda, models.identity(tmp_path, "BF16", dims))
+        with served:
+            answer = served.infer({"x": bits})["y"]
+        np.testing.assert_array_equal(answer.view(np.uint16), bits)
+
+
+def test_a_fixed_batch_keeps_its_one_bucket(cuda: _native.CudaDevice, tmp_path: Path) -> None:
+    served, _ = onnx_served(cuda, models.fixed_batch(tmp_path, 4), batch_max=4)
+    with served:
+        assert served.signature.buckets == (4,)
+        x = random(3, 3)
+        np.testing.assert_allclose(served.infer({"x": x})["y"], x.sum(axis=1), rtol=1e-5)
+
+
+def test_buckets_of_a_gpu_are_not_taken_to_the_cpu(
+    cuda: _native.CudaDevice, tmp_path: Path
+) -> None:
+    from gslice.device.cpu import CpuDevice
+
+    path = models.affine(tmp_path)
+    served, _ = onnx_served(cuda, path)
+    served.close()
+    spec, engine = FunctionSpec("f", model=str(path)), OnnxRuntimeEngine()
+    assert engine.load(spec, CpuDevice((0,), 100.0), served.signature).buckets == ()
+    engine.close()
+
+
+def test_a_batch_is_copied_in_and_out_and_nowhere_else(
+    cuda: _native.CudaDevice, tmp_path: Path
+) -> None:
+    served, _ = onnx_served(cuda, models.affine(tmp_path))
+    with served:
+        x = random(4, 8)
+        served.infer({"x": x})
+        before = served.pump.counters()
+        for _ in range(5):
+            served.infer({"x": x})
+        after = served.pump.counters()
+    assert after["copies"] - before["copies"] == 5 * 2
+    assert after["python_calls"] - before["python_calls"] == 5
+    for name in ("synchronise_calls", "allocations", "lane_buffer_allocations"):
+        assert after[name] == before[name], name
+
+
+def test_a_failing_run_fails_its_batch_with_the_reason(
+    cuda: _native.CudaDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, provider = onnx_served(cuda, models.affine(tmp_path), lanes=1)
+    with served:
+        working = provider.run
+
+        def fails(*_: object) -> None:
+            raise RuntimeError("CUBLAS failure 13")
+
+        monkeypatch.setattr(provider, "run", fails)
+        with pytest.raises(Internal, match="CUBLAS failure 13"):
+            served.infer({"x": random(1, 8)})
+        monkeypatch.setattr(provider, "run", working)
+        assert served.infer({"x": random(1, 8)})["y"].shape == (1, 3)
+
+
+def test_it_is_measured_as_it_is_served(cuda: _native.CudaDevice, tmp_path: Path) -> None:
+    provider, store = FakeCudaProvider(cuda), WeightStore(cuda)
+    spec = FunctionSpec("f", model=str(models.affine(tmp_path)), batch_max=8)
+    engine = OnnxRuntimeEngine(lambda _: provider)
+    signature = engine.load(spec, GpuDevice(cuda, (0, 1), store))
+    assert engine.threads == 1
+    times = Timing(engine, spec, signature, cuda).measure(Measure(4, 3))
+    assert (times.bucket, len(times.each_us)) == (4, 3)
+    assert {(lane, bucket) for lane, bucket, *_ in provider.ran} == {(0, 4)}
+    engine.close()
+    store.close()
+
+
+def test_the_gpu_suite_serves_it_and_times_its_calls(
+    cuda: _native.CudaDevice, tmp_path: Path
+) -> None:
+    path = models.affine(tmp_path)
+    provider, store = FakeCudaProvider(cuda), WeightStore(cuda)
+    engine = OnnxRuntimeEngine(lambda _: provider)
+    spec = FunctionSpec("subject", model=str(path), lanes=1, batch_max=4)
+    signature = engine.load(spec, GpuDevice(cuda, (0,), store))
+    x = random(4, 8)
+    with pumped.Served(signature, cuda, 1, engine.prepare) as served:
+        served.run(served.requests(x))
+        np.testing.assert_allclose(
+            served.outputs(), models.reference(path, {"x": x})["y"], rtol=1e-5
+        )
+    before = len(provider.ran)
+    row = onnx_step.timed_calls(engine, signature, cuda, 4)
+    assert row["batch_us"] >= row["call_us"] > 0
+    assert {bucket for _, bucket, *_ in provider.ran[before:]} == {4}
+    engine.close()
+    store.close()
+
+
+def test_an_output_of_unknown_shape_is_handed_over_where_it_lies(
+    cuda: _native.CudaDevice, tmp_path: Path
+) -> None:
+    path = models.nonzero(tmp_path)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    x = np.array([0, 3, 4], np.float32)
+    binding.bind_cpu_input("x", x)
+    binding.bind_output("y", "cpu")
+    session.run_with_iobinding(binding)
+    given: list[tuple[object, ...]] = []
+    batch: Any = SimpleNamespace(set_output_ptr=lambda *output: given.append(output))
+    CudaProvider(cuda).give(batch, binding, [(0, "INT64")])
+    ((index, pointer, shape, dtype),) = given
+    assert (index, shape, dtype) == (0, (1, 2), "INT64")
+    assert list((ctypes.c_int64 * 2).from_address(int(str(pointer)))) == [1, 2]
+
+
+# ---- models and packages that are refused ----------------------------------------------------
+
+
+def test_text_is_refused_at_load(cuda: _native.CudaDevice, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match=r"'x' is BYTES, which stay on the CPU \(put this"):
+        onnx_served(cuda, models.strings(tmp_path))
+
+
+def looked_at(
+    cuda: _native.CudaDevice,
+    *parts: tuple[str, list[tuple[str, str]]],
+    memory: str = "Cuda",
+    **options: Any,
+) -> None:
+    """A model whose nodes (type, domain) are with these providers, with one input."""
+    told = [
+        SimpleNamespace(
+            ep_name=provider,
+            get_nodes=lambda nodes=nodes: [
+                SimpleNamespace(name="", op_type=kind, domain=domain) for kind, domain in nodes
+            ],
+        )
+        for provider, nodes in parts
+    ]
+    session: Any = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name="x")],
+        get_input_memory_infos=lambda: [SimpleNamespace(name=memory)],
+        get_provider_graph_assignment_info=lambda: told,
+    )
+    CudaProvider(cuda).check(FunctionSpec("f", model="m.onnx", **options), session)
+
+
+ON_GPU = ("CUDAExecutionProvider", [("Conv", ""), ("Gemm", "")])
+SHAPES = ("CPUExecutionProvider", [("Shape", ""), ("Gather", "ai.onnx"), ("Shape", "")])
+STRAYS = ("CPUExecutionProvider", [("Unique", ""), ("Add", "com.microsoft"), ("Unique", "")])
+
+
+def test_shapes_may_be_computed_on_the_cpu(
+    cuda: _native.CudaDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    looked_at(cuda, ON_GPU)
+    assert caplog.messages == []
+    looked_at(cuda, ON_GPU, SHAPES)
+    assert caplog.messages == ["on the CPU, for shapes: Gather, 2 Shape"]
+
+
+def test_nodes_on_the_cpu_are_named_and_refused(
+    cuda: _native.CudaDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LoadFailed) as refused:
+        looked_at(cuda, ON_GPU, SHAPES, STRAYS)
+    assert str(refused.value) == (
+        "function f: m.onnx has nodes that run on the CPU, which each batch waits for: "
+        "Add, 2 Unique (put it on `device: cpu`, or take that with `args: {cpu_nodes: true}`)"
+    )
+    looked_at(cuda, STRAYS, args={"cpu_nodes": True})
+    assert caplog.messages == [
+        "m.onnx has nodes that run on the CPU, which each batch waits for: Add, 2 Unique"
+    ]
+
+
+def test_an_input_that_is_read_on_the_cpu_is_refused(cuda: _native.CudaDevice) -> None:
+    for options in ({}, {"args": {"cpu_nodes": True}}):  # it would not have come yet
+        with pytest.raises(LoadFailed, match=r"m.onnx reads input 'x' on the CPU \(put it on"):
+            looked_at(cuda, ON_GPU, memory="Cpu", **options)
+
+
+def test_a_real_session_tells_where_its_nodes_are(
+    cuda: _native.CudaDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    path = models.nonzero(tmp_path)
+    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        pytest.skip("this onnxruntime does not tell")
+    spec = FunctionSpec("f", model=str(path))
+    with pytest.raises(LoadFailed, match="reads input 'x' on the CPU"):
+        CudaProvider(cuda).check(spec, session)
+    monkeypatch.setattr(onnx_cuda, "_HOST", "elsewhere")
+    with pytest.raises(LoadFailed, match=r"nodes that run on the CPU, .*: NonZero \(put"):
+        CudaProvider(cuda).check(spec, session)
+    FakeCudaProvider.check(FakeCudaProvider(cuda), spec, session)
+
+
+def test_an_onnxruntime_that_does_not_tell_is_too_old(cuda: _native.CudaDevice) -> None:
+    with pytest.raises(LoadFailed, match=r"does not tell what it computes on the CPU \(pip inst"):
+        CudaProvider(cuda).check(FunctionSpec("f"), SimpleNamespace())  # type: ignore[arg-type]
+
+
+def load(cuda: _native.CudaDevice, path: Path) -> None:
+    store = WeightStore(cuda)
+    try:
+        make_engine("onnxruntime").load(
+            FunctionSpec("f", model=str(path)), GpuDevice(cuda, (0,), store)
+        )
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "reason"),
+    [
+        ("1.32", "", "onnxruntime 1.32 computes on the CPU only (pip uninstall -y onnxruntime, "),
+        ("1.32", "1.31", "onnxruntime 1.32 and onnxruntime-gpu 1.31 overwrite each other (pip "),
+    ],
+)
+def test_the_wrong_package_is_named(
+    cuda: _native.CudaDevice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpu: str,
+    gpu: str,
+    reason: str,
+) -> None:
+    versions = {"onnxruntime": cpu, "onnxruntime-gpu": gpu}
+    monkeypatch.setattr(packages, "installed", versions.__getitem__)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(LoadFailed) as failed:
+        load(cuda, models.affine(tmp_path))
+    assert f"function f: there is no CUDA provider: {reason}" in str(failed.value)
+    assert "pip install 'gslice[cuda]'" in failed.value.hint
+
+
+def test_two_packages_of_which_the_right_one_won_are_told(
+    cuda: _native.CudaDevice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(packages, "installed", lambda _: "1.32")
+    served, _ = onnx_served(cuda, models.affine(tmp_path))
+    served.close()
+    assert [m.partition(":")[0] for m in caplog.messages] == [
+        "onnxruntime 1.32 and onnxruntime-gpu 1.32 overwrite each other"
+    ]
+
+
+def test_a_provider_that_does_not_start_is_told_with_the_loaders_reason(
+    cuda: _native.CudaDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cuda_provider() is not None:
+        pytest.skip("this onnxruntime has a CUDA provider")
+    shared = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_shared.so"
+    (tmp_path / shared.name).symlink_to(shared)
+    library = tmp_path / "libonnxruntime_providers_cuda.so"
+    monkeypatch.setattr(onnx_cuda, "cuda_provider", lambda: library)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(OnnxRuntimePackages, "find", lambda: OnnxRuntimePackages("", "1.32"))
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),  # onnxruntime goes on without
+        pytest.raises(LoadFailed) as failed,
+    ):
+        load(cuda, models.affine(tmp_path))
+    assert failed.value.message == (
+        f"function f: onnxruntime {ort.__version__} cannot use {cuda.name}: {library}: cannot open "
+        "shared object file: No such file or directory"
+    )
+    assert "pip install 'gslice[cuda]'" in failed.value.hint
+
+
+def test_an_onnxruntime_without_the_provider_says_so(
+    cuda: _native.CudaDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_cuda, "cuda_provider", lambda: None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(OnnxRuntimePackages, "find", lambda: OnnxRuntimePackages("", "1.32"))
+    with pytest.raises(LoadFailed, match=r"no CUDA provider: onnxruntime .*: it is built without"):
+        load(cuda, models.affine(tmp_path))
+
+
+assert ctypes.CDLL("libcuda.so.1"), "run by test_engines_gpu.py"
