@@ -30,7 +30,9 @@ def reason(allotment: Allotment) -> str:
     if part is None:
         return share
     demand = part.demand
-    if demand.pinned:
+    if demand.exclusive:
+        share = f"{share}, to itself"
+    elif demand.pinned:
         share = f"pinned to {share}"
     if allotment.turns:
         share = f"{share} in turns"

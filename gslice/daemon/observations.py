@@ -28,6 +28,7 @@ _OUTSIDE = (
         "devices",
         "replicas",
         "also_on",
+        "isolation",
         "share",
         "instances",
         "priority",

@@ -232,8 +232,8 @@ class Gpu:
                     hint="give it a GPU without MIG",
                 )
             self.limiter = self._chosen_limiter(inventory.library)
-            self.clients.shared = self._shared
-            if self._shared:
+            self.clients.shared = self.limiter == "mps"
+            if self.clients.shared:
                 how = await self._mps.open(found.uuid, inventory.library)
                 text = f"{how} an MPS control daemon in {self._mps.paths.pipe}"
                 self._event(self.name, EventKind.DEVICE, text)
@@ -247,7 +247,7 @@ class Gpu:
 
     async def _check_adopted(self) -> None:
         """Ends workers of an earlier daemon whose MPS has ended without them."""
-        adopted = [worker for worker in self.clients.workers if not worker.death.done()]
+        adopted = [worker for worker in self.clients.sharing if not worker.death.done()]
         clients = await self._mps.clients()  # from now on it is known whom it lists
         if not self._mps.owned:
             return
@@ -283,15 +283,9 @@ class Gpu:
 
     # ---- what a worker gets ------------------------------------------------------------------
 
-    @property
-    def live_resize(self) -> bool:
-        """Whether a share can change in place. Under MPS it is fixed when a process starts."""
-        return self.limiter == "none"
-
-    @property
-    def _shared(self) -> bool:
-        """Whether its workers share one context, through MPS, and so one fate."""
-        return self.limiter == "mps"
+    def limiter_of(self, spec: FunctionSpec) -> str:
+        """What enforces a function's share; under MPS it is fixed when a process starts."""
+        return self.config.limiter_of(spec, self.limiter)
 
     def grant(self) -> GpuGrant:
         """What a worker is told of it; only after `ready`."""
@@ -315,7 +309,7 @@ class Gpu:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_MODULE_LOADING": "LAZY",
         }
-        if not self._shared:  # a daemon in the default directory would take it in otherwise
+        if self.limiter_of(spec) != "mps":  # a daemon in the default directory would take it in otherwise
             return bound | {"CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
         return bound | client_environment(
             self._mps.paths, share_percent, self._memory_left_bytes(spec), spec.priority == "low"
@@ -355,7 +349,7 @@ class Gpu:
         Raises:
             LoadFailed: it is not.
         """
-        if not self._shared or worker.pid in await self._mps.clients():
+        if not self.clients.shares(worker) or worker.pid in await self._mps.clients():
             return
         if not self._mps.owned:
             return  # another pid namespace counts otherwise; the SMs will show it
@@ -371,7 +365,8 @@ class Gpu:
         Raises:
             GsliceError: MPS does not answer.
         """
-        return self._shared and self._mps.owned and not set(pids) & await self._mps.clients()
+        shared = self.clients.shared and self._mps.owned
+        return shared and not set(pids) & await self._mps.clients()
 
     def check_share(self, worker: Worker, function: str) -> None:
         """Checks the SMs that a worker read back against its share.
@@ -379,7 +374,7 @@ class Gpu:
         Raises:
             LoadFailed: it has more than it was given.
         """
-        if not self._shared or self.found is None:
+        if not self.clients.shares(worker) or self.found is None:
             return
         wanted = self.found.sms * worker.share_percent / 100
         effective = self.found.sms * worker.share_effective_percent / 100

@@ -141,10 +141,10 @@ class Node:
         gpu = self.gpus.get(name)
         return gpu is not None and bool(gpu.problem)
 
-    def limiter(self, device: str) -> str:
-        """What enforces shares on a device; `auto` while a GPU's is not known yet."""
-        gpu = self.gpus.get(device)
-        return gpu.limiter if gpu is not None else resolved(self.device(device).limiter)
+    def limiter(self, device: str, spec: FunctionSpec) -> str:
+        """What enforces a function's share on a device; `auto` while a GPU's is not known yet."""
+        gpu, config = self.gpus.get(device), self.device(device)
+        return config.limiter_of(spec, gpu.limiter if gpu is not None else resolved(config.limiter))
 
     def log_path(self, name: str) -> Path:
         """The log of a function's workers, of the front-ends or of the daemon."""

@@ -52,7 +52,7 @@ def test_without_a_limiter_workers_stay_out_of_mps(on_gpu) -> None:
         assert {k: v for k, v in found.items() if "MPS" in k} == {
             "CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"
         }
-        assert bench.gpu.live_resize
+        assert bench.gpu.limiter_of(SPEC) == "none"
         assert bench.mps.opened == 0
         worker = FakeWorker(7, 25.0, 100.0)
         await bench.gpu.check_client(worker, "f")
@@ -198,10 +198,9 @@ def test_without_programs_auto_means_none(tmp_path: Path, monkeypatch) -> None:
 
     async def test() -> None:
         bench = Bench(tmp_path, limiter="auto")
-        assert not bench.gpu.live_resize
+        assert bench.gpu.limiter_of(SPEC) == "auto"
         await bench.gpu.ready()
-        assert bench.gpu.limiter == "none"
-        assert bench.gpu.live_resize
+        assert bench.gpu.limiter_of(SPEC) == "none"
         assert any("shares are not enforced" in event for event in bench.events)
 
     asyncio.run(test())

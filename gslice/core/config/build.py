@@ -11,7 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
-from gslice.core.config.devices import suitable_devices
+from gslice.core.config.devices import crowded, suitable_devices
 from gslice.core.config.document import Problem
 from gslice.core.config.frontends import client_memory, frontend_memory
 from gslice.core.config.places import (
@@ -65,6 +65,8 @@ class Builder:
             name: self.function(name, function, file.defaults, devices, node.request_max_bytes)
             for name, function in file.functions.items()
         }
+        for name, text in crowded(functions.values()):
+            self._problem(text, "functions", name, "isolation")
         return Config(node, devices, functions, path, gpus=tuple(self.gpus))
 
     def node(self, node: model.Node) -> NodeConfig:
@@ -141,6 +143,7 @@ class Builder:
             device=suitable[0],
             devices=suitable if len(suitable) > 1 else (),
             replicas=ReplicaBounds(function.replicas.min, function.replicas.max),
+            isolation=function.isolation,
             share=share_bounds(function.share),
             instances=function.instances,
             priority=function.priority,
@@ -186,6 +189,7 @@ class Builder:
             name=name,
             engine="command",
             device=self._suitable(name, function.device, "command", devices)[0],
+            isolation=function.isolation,
             share=share_bounds(function.share),
             priority=function.priority,
             environment=dict(function.environment),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gslice.core.config.types import DeviceConfig
 from gslice.core.types import FunctionSpec
@@ -32,3 +32,20 @@ def anywhere(spec: FunctionSpec, devices: Mapping[str, DeviceConfig]) -> Functio
     suitable = suitable_devices(spec.engine, devices)
     several = suitable if len(suitable) > 1 else ()
     return dataclasses.replace(spec, device=suitable[0], devices=several)
+
+
+def crowded(functions: Iterable[FunctionSpec]) -> Iterator[tuple[str, str]]:
+    """Functions that want a device to themselves to which others are pinned: name, and why not.
+
+    Where functions with `device: auto` go is decided when they are loaded.
+    """
+    pinned: dict[str, list[FunctionSpec]] = {}
+    for spec in functions:
+        if not spec.devices:
+            pinned.setdefault(spec.device, []).append(spec)
+    for device, there in pinned.items():
+        for spec in there:
+            others = [other.name for other in there if other is not spec]
+            if spec.exclusive and others:
+                names = ", ".join(others)
+                yield spec.name, f"{device} cannot be its alone: pinned to it are also {names}"

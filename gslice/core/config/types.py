@@ -130,11 +130,27 @@ class DeviceConfig:
         kinds = self.kind == other.kind
         return kinds and (self.kind == "cuda" or len(self.cpus) == len(other.cpus))
 
-    def fits(self, cpus: Sequence[int], limiter: str) -> bool:
-        """Whether a worker that was loaded with these settings is as one loaded now would be."""
+    def limiter_of(self, spec: FunctionSpec, limiter: str) -> str:
+        """What enforces a function's share there: nothing where it has a GPU to itself.
+
+        Args:
+            spec: The function.
+            limiter: Of the others.
+        """
+        return "none" if self.kind == "cuda" and spec.exclusive else limiter
+
+    def fits(self, spec: FunctionSpec, cpus: Sequence[int], limiter: str) -> bool:
+        """Whether what was loaded with these settings is as if it were loaded now.
+
+        Args:
+            spec: As it was loaded.
+            cpus: The device's cores then.
+            limiter: That it was to be under.
+        """
         if self.kind == "cpu":
             return (tuple(cpus), limiter) == (self.cpus, self.limiter)
-        chosen = limiter if self.limiter == "auto" else self.limiter
+        wanted = self.limiter_of(spec, self.limiter)
+        chosen = limiter if wanted == "auto" else wanted
         return limiter == chosen and (not self.cpus or tuple(cpus) == self.cpus)
 
 
