@@ -243,11 +243,13 @@ def _device_lines(devices: Any) -> list[Any]:
 
 
 def _gpu_text(gpu: Any) -> str:
-    parts = [
-        gpu.name,
-        f"{gpu.sms} SMs",
-        f"{gpu.utilization_percent:.0f}% busy",
-        f"{gpu.power_w:.0f} of {gpu.power_limit_w:.0f} W",
+    parts = [gpu.name, f"{gpu.sms} SMs"]
+    if not gpu.uuid.startswith("MIG-"):  # of an instance NVML tells neither
+        parts += [
+            f"{gpu.utilization_percent:.0f}% busy",
+            f"{gpu.power_w:.0f} of {gpu.power_limit_w:.0f} W",
+        ]
+    parts += [
         f"{gpu.temperature_c:.0f} C",
         f"PCIe {gpu.pcie_generation} x{gpu.pcie_width}",
     ]

@@ -2,7 +2,8 @@
 
 First fit, largest need first, as in gpulet and ParvaGPU: a function goes whole to a device where it
 fits; what fits nowhere is cut into replicas, the least number that fits. Functions that share no
-device get empty ones, before all others. What runs stays where it is: only a device that is asked for more than it has gives a function away, one at a time.
+device get empty ones, before all others. What runs stays where it is: only a device that is asked
+for more than it has gives a function away, one at a time.
 """
 
 from __future__ import annotations

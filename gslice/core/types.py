@@ -101,6 +101,11 @@ class ShareBounds:
     auto: bool = True
 
 
+def device_kind(name: str) -> str:
+    """Of a device by its name: `cpu` or `cuda`."""
+    return "cpu" if name.partition(":")[0] == "cpu" else "cuda"
+
+
 INSTANCES_MAX = 8
 """Most instances of a function, on all its devices together: the table of its segment holds these,
 their shadows, and dead ones in quarantine."""

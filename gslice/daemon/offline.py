@@ -135,7 +135,7 @@ def _seen(gpus: Mapping[str, DeviceConfig]) -> dict[str, SeenGpu]:
     try:
         inventory = read_inventory()
         for name, gpu in gpus.items():
-            found = inventory.gpu(gpu.index)
+            found = inventory.gpu(gpu.gpu)
             limiter = resolved_limiter(gpu.limiter, gpu.mps_pipe, inventory.library)
             seen[name] = SeenGpu(limiter, found, _facts(found.uuid))
     except GsliceError as error:

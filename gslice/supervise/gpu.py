@@ -20,10 +20,9 @@ from gslice.core.errors import (
     Unavailable,
 )
 from gslice.core.events import EventKind
-from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
 from gslice.device.mps import NOWHERE, client_environment, resolved_limiter
-from gslice.device.nvml import GpuFacts, GpuReading, Nvml
+from gslice.device.nvml import GpuFacts, GpuReading
 from gslice.ipc.messages import GpuGrant
 from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
@@ -37,41 +36,12 @@ if TYPE_CHECKING:
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.device.cuda import Gpu as FoundGpu
+    from gslice.device.nvml import Nvml
+    from gslice.supervise.gpu_library import GpuLibrary
     from gslice.supervise.worker import Worker
 
 _CARE_PERIOD_S = 1.0
 _STEP_SMS = 2  # MPS gives whole TPCs, of two SMs each, and at least one
-
-
-class GpuLibrary:
-    """What the driver and NVML say, asked once for all GPUs of a node."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._inventory: Inventory | None = None
-        self._nvml: Nvml | None = None
-
-    async def inventory(self) -> Inventory:
-        """The probe's answer; a failure is not kept, so that it can be tried again.
-
-        Raises:
-            GsliceError: as of `read_inventory`.
-        """
-        async with self._lock:
-            if self._inventory is None:
-                self._inventory = await asyncio.to_thread(read_inventory)
-            return self._inventory
-
-    async def nvml(self) -> Nvml:
-        """NVML, opened.
-
-        Raises:
-            FailedPrecondition: as of `Nvml`.
-        """
-        async with self._lock:
-            if self._nvml is None:
-                self._nvml = await asyncio.to_thread(Nvml)
-            return self._nvml
 
 
 class Gpu:
@@ -224,13 +194,9 @@ class Gpu:
     async def _open(self) -> None:
         try:
             inventory = await self._library.inventory()
-            found = inventory.gpu(self.config.index)
+            found = inventory.gpu(self.config.gpu)
+            self._library.claim(found.uuid, self.name)
             await self._open_nvml(found.uuid)
-            if self.facts.mig:
-                raise FailedPrecondition(
-                    f"{self.name} is partitioned by MIG, which gslice does not use yet",
-                    hint="give it a GPU without MIG",
-                )
             self.limiter = self._chosen_limiter(inventory.library)
             self.clients.shared = self.limiter == "mps"
             if self.clients.shared:
@@ -309,7 +275,8 @@ class Gpu:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_MODULE_LOADING": "LAZY",
         }
-        if self.limiter_of(spec) != "mps":  # a daemon in the default directory would take it in otherwise
+        if self.limiter_of(spec) != "mps":
+            # A daemon in the default directory would take it in otherwise.
             return bound | {"CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
         return bound | client_environment(
             self._mps.paths, share_percent, self._memory_left_bytes(spec), spec.priority == "low"

@@ -48,8 +48,8 @@ def check_isolation(node: Node, functions: Iterable[Function], spec: FunctionSpe
         if limited and device.limiter_of(spec, "") == "none":
             limit = f"{device.share_limit_percent:g}%"
             raise FailedPrecondition(
-                f"function {spec.name}: what has a GPU to itself runs without MPS, which alone could"
-                f" keep the share limit of {name}, {limit}",
+                f"function {spec.name}: what has a GPU to itself runs without MPS, and then nothing"
+                f" keeps the share limit of {name}, {limit}",
                 hint="give it a GPU without limits.share",
             )
 

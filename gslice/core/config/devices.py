@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from gslice.core.config.types import DeviceConfig
 from gslice.core.types import FunctionSpec
 
 _GPU_ENGINES = ("torch",)  # they compute on either kind; a GPU is better
+_GPU = re.compile(r"cuda:(?P<number>[0-9]{1,4})(?P<instance>/mig:[0-9]{1,2})?")
+_INSTANCE = re.compile(r"MIG-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def gpu_name(name: str) -> str:
+    """The GPU or MIG instance that a device's name means, written in one way; empty: none."""
+    if match := _GPU.fullmatch(name):
+        return f"cuda:{int(match['number'])}{match['instance'] or ''}"
+    return name if _INSTANCE.fullmatch(name) else ""
 
 
 def suitable_devices(engine: str, devices: Mapping[str, DeviceConfig]) -> tuple[str, ...]:

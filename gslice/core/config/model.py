@@ -116,7 +116,7 @@ class Limits(Section):
 class Device(Section):
     """`devices.<name>`."""
 
-    limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green"] = "auto"
+    limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green", "mps-static"] = "auto"
     limits: Limits = Limits()
     cpus: str | list[int] = Field(
         default="",

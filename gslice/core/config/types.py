@@ -110,7 +110,9 @@ class DeviceConfig:
             limit.
         cpus: The cores of a CPU device, ascending; of a GPU those of its workers' threads, where
             none means those near it.
-        index: Of a GPU, in the order of the PCI bus, among those that this user may see.
+        gpu: Which one it is: `cuda:0`, by the order of the PCI bus among those that this user may
+            see; of a MIG instance `cuda:0/mig:1`, by NVML's number on its GPU, or `MIG-...`, its
+            UUID.
         mps_pipe: Pipe directory of an MPS control daemon that somebody else runs; empty: gslice
             runs its own.
         share_weights: Whether workers of one model on a GPU have its weights in common.
@@ -121,14 +123,20 @@ class DeviceConfig:
     share_limit_percent: float = 100.0
     memory_limit_bytes: int = 0
     cpus: tuple[int, ...] = ()
-    index: int = 0
+    gpu: str = "cuda:0"
     mps_pipe: str = ""
     share_weights: bool = True
 
     def is_like(self, other: DeviceConfig) -> bool:
         """Whether a share is worth the same on both, as far as the configuration says."""
-        kinds = self.kind == other.kind
-        return kinds and (self.kind == "cuda" or len(self.cpus) == len(other.cpus))
+        if self.kind == "cpu":
+            return other.kind == "cpu" and len(self.cpus) == len(other.cpus)
+        return other.kind == "cuda" and self.is_instance == other.is_instance
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it is a MIG instance."""
+        return "mig" in self.gpu.lower()
 
     def limiter_of(self, spec: FunctionSpec, limiter: str) -> str:
         """What enforces a function's share there: nothing where it has a GPU to itself.
