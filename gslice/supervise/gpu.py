@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gslice.supervise.worker import Worker
 
 _CARE_PERIOD_S = 1.0
+_ONE_CONTEXT = "exclusive process"
 _STEP_SMS = 2  # MPS gives whole TPCs, of two SMs each, and at least one
 
 
@@ -268,8 +269,15 @@ class Gpu:
 
         Raises:
             ResourceExhausted: its memory limit leaves nothing.
+            FailedPrecondition: it would be alone, and the GPU takes no second context for its shadow.
         """
         assert self.found is not None
+        if spec.exclusive and self.facts.compute_mode == _ONE_CONTEXT:
+            raise FailedPrecondition(
+                f"function {spec.name}: {self.name} is in compute mode {_ONE_CONTEXT}, and has no"
+                " room for a shadow without MPS",
+                hint="nvidia-smi -c DEFAULT",
+            )
         bound = {
             "CUDA_VISIBLE_DEVICES": self.found.uuid,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

@@ -23,7 +23,7 @@ def on_device(functions: Iterable[Function], device: str) -> Iterator[FunctionSp
         if function.admitted and device in function.spec.placed:
             yield function.spec
         for deployment in function.deployments:
-            if any(worker.device == device for worker in deployment.workers):
+            if deployment.workers and device in deployment.spec.placed:
                 yield deployment.spec
 
 

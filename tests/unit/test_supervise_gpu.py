@@ -146,7 +146,7 @@ def test_shares_that_come_to_the_same_sms(on_gpu) -> None:
 
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     async def test() -> None:
-        bench = Bench(tmp_path, index=3)
+        bench = Bench(tmp_path, gpu="cuda:3")
         with pytest.raises(FailedPrecondition, match="there is no GPU cuda:3"):
             await bench.gpu.ready()
         assert "there is no GPU cuda:3" in bench.gpu.problem
