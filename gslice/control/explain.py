@@ -36,6 +36,8 @@ def reason(allotment: Allotment) -> str:
         share = f"pinned to {share}"
     if allotment.turns:
         share = f"{share} in turns"
+    if not demand.slo_us and demand.exclusive:
+        return f"{share}: no SLO"
     if not demand.slo_us:
         return f"{share}: no SLO, so it has what the others leave"
     if part.ladder is None:

@@ -156,6 +156,8 @@ def _fit(
     demand: Demand, allowed: Sequence[str], left: Mapping[str, float], site: Site
 ) -> dict[str, float]:
     """The least number of equal replicas that fit; where there is most room if none does."""
+    if not allowed:
+        return {}
     most = min(len(allowed), demand.replicas_max)
     counts = range(min(most, max(1, demand.replicas_min)), most + 1)
     for count in counts:
@@ -173,7 +175,7 @@ def _fit(
     for count in counts:
         if all(site.suffices(demand, device, 1 / count) for device in roomiest[:count]):
             return dict.fromkeys(roomiest[:count], 1 / count)
-    return dict.fromkeys(roomiest[:most], 1 / most) if most else {}
+    return dict.fromkeys(roomiest[:most], 1 / most)
 
 
 def _preferred(

@@ -78,28 +78,28 @@ def visible_boards(boards: Sequence[Board], chosen: str | None) -> list[Board]:
 def _board(nvml: Nvml, index: int) -> Board:
     ask, api = nvml.ask, nvml.api
     gpu = ask(lambda: api.nvmlDeviceGetHandleByIndex(index), None)
-    uuid, name = (
-        ask(lambda: str(api.nvmlDeviceGetUUID(gpu)), ""),
-        ask(lambda: str(api.nvmlDeviceGetName(gpu)), ""),
-    )
-    if not ask(lambda: api.nvmlDeviceGetMigMode(gpu)[0], 0):
+    uuid = ask(lambda: str(api.nvmlDeviceGetUUID(gpu)), "")
+    name = ask(lambda: str(api.nvmlDeviceGetName(gpu)), "")
+    if not ask(lambda: int(api.nvmlDeviceGetMigMode(gpu)[0]), 0):
         return Board(uuid, name)
-    capability = ask(lambda: tuple(api.nvmlDeviceGetCudaComputeCapability(gpu)), (0, 0))
-    instances = {}
-    for number in range(ask(lambda: api.nvmlDeviceGetMaxMigDeviceCount(gpu), 0)):
-        if (found := ask(lambda n=number: _instance(api, gpu, n, capability), None)) is not None:
-            instances[number] = found
-    return Board(uuid, name, True, instances)
+
+    def instance(number: int) -> Gpu | None:
+        """NVML has an error where there is none of that number."""
+        return ask(lambda: _instance(api, gpu, number), None)
+
+    most = ask(lambda: int(api.nvmlDeviceGetMaxMigDeviceCount(gpu)), 0)
+    found = {number: instance(number) for number in range(most)}
+    return Board(uuid, name, True, {number: gpu for number, gpu in found.items() if gpu})
 
 
-def _instance(api: Any, board: Any, number: int, capability: tuple[int, int]) -> Gpu:
-    """One instance; NVML's own error where there is none of that number."""
+def _instance(api: Any, board: Any, number: int) -> Gpu:
     handle = api.nvmlDeviceGetMigDeviceHandleByIndex(board, number)
+    major, minor = api.nvmlDeviceGetCudaComputeCapability(board)
     has = api.nvmlDeviceGetAttributes_v2(handle)
     return Gpu(
         str(api.nvmlDeviceGetUUID(handle)),
         str(api.nvmlDeviceGetName(handle)),
         int(has.multiprocessorCount),
-        capability,
+        (int(major), int(minor)),
         int(has.memorySizeMB) * _MEBIBYTE,
     )

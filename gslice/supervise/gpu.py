@@ -269,7 +269,7 @@ class Gpu:
 
         Raises:
             ResourceExhausted: its memory limit leaves nothing.
-            FailedPrecondition: it would be alone, and the GPU takes no second context for its shadow.
+            FailedPrecondition: it is exclusive, and the GPU would not take a shadow beside it.
         """
         assert self.found is not None
         if spec.exclusive and self.facts.compute_mode == _ONE_CONTEXT:

@@ -92,4 +92,4 @@ def test_it_has_all_of_its_device_and_the_plan_says_so() -> None:
         decided = planner.plan(before, [demand("alone", "one", exclusive=True)], limited, current)
         (allotment,) = decided["alone"]
         assert allotment.share_percent == pytest.approx(80.0)
-        assert reason(allotment).startswith("80% of one, to itself: ")
+        assert reason(allotment) == "80% of one, to itself: no SLO"
