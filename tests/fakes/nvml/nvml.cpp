@@ -166,7 +166,8 @@ FAKE_NVML int nvmlDeviceGetCount_v2(unsigned* count) {
   const std::lock_guard lock(mutex);
   if (references == 0) return NVML_ERROR_UNINITIALIZED;
   *count = 0;
-  for (const Gpu& gpu : Machine{}.gpus()) *count += gpu.parent.empty();
+  const Machine machine;
+  for (const Gpu& gpu : machine.gpus()) *count += gpu.parent.empty();
   return NVML_SUCCESS;
 }
 
