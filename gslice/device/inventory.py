@@ -79,9 +79,10 @@ def read_inventory() -> Inventory:
         FailedPrecondition: no driver, an old one, or no GPU; the message says which.
         DeadlineExceeded: the driver does not answer.
     """
-    boards = visible_boards(read_boards(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if any(board.partitioned for board in boards):
-        return _partitioned(boards)
+    boards = read_boards()
+    visible = visible_boards(boards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if visible and any(board.partitioned for board in boards):
+        return _partitioned(visible)
     return inventory_of(_probe(probe_environment(os.environ)))
 
 

@@ -38,9 +38,10 @@ def why_not(node: Node, name: str, body: dict[str, Any]) -> str:
 # ---- the CPU device ------------------------------------------------------------------------------
 
 
-def test_a_function_has_a_cpu_device_to_itself(start_node, identity, two_cores) -> None:
+def test_a_function_has_a_cpu_device_to_itself(start_node, identity, zoo, two_cores) -> None:
+    echo = zoo("Echo")
     node = start_node(
-        {"free": identity, "fixed": {**identity, "device": ONE}, "alone": {**identity, **ALONE}},
+        {"free": identity, "fixed": {**identity, "device": ONE}, "alone": {**echo, **ALONE}},
         devices=TWO_CORES,
     )
     assert owners(node) == {ONE: "", OTHER: "alone"}
@@ -59,7 +60,7 @@ def test_a_function_has_a_cpu_device_to_itself(start_node, identity, two_cores) 
         list(c.resize("alone", "40%"))
     with Traffic(node, "alone") as traffic:
         traffic.wait_answers(20)
-        assert load(node, "alone", {**identity, "device": OTHER})[-1] == "done"
+        assert load(node, "alone", {**echo, "device": OTHER})[-1] == "done"
         traffic.wait_answers(20)
     traffic.assert_each_answered_once()
     assert owners(node) == {ONE: "", OTHER: ""}
