@@ -102,7 +102,7 @@ def gpu() -> dict[str, Any]:
     """The first GPU, as far as it explains figures; `absent` says why nothing is known."""
     try:
         inventory = read_inventory()
-        found = inventory.gpu(0)
+        found = inventory.gpu("cuda:0")
     except GsliceError as error:
         return {"absent": str(error)}
     return {

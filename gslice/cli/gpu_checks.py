@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,11 @@ from gslice.core.errors import FailedPrecondition, GsliceError, Unavailable
 from gslice.core.figures import megabytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gslice.device.cuda import Gpu
     from gslice.device.inventory import Inventory
+    from gslice.device.mig import Board
     from gslice.device.mps_trial import MpsTrial
     from gslice.device.nvml import GpuFacts, Nvml
 
@@ -28,18 +32,23 @@ def gpu_checks(quick: bool) -> list[Check]:
         quick: Leave out what starts MPS and uses the GPU.
     """
     from gslice.device.inventory import read_inventory
+    from gslice.device.mig import read_boards, visible_boards
     from gslice.device.nvml import count_gpus
 
     if count_gpus() == 0 and not Path("/dev/nvidiactl").exists():
         return [Check("GPU", "note", "none; functions run on the CPU device")]
+    boards = visible_boards(read_boards(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    partitioned = _partitioned(boards)
     try:
         inventory = read_inventory()
     except GsliceError as error:
-        return [Check("GPU driver", "fail", error.message, error.hint)]
-    checks = [_driver(inventory), *_devices(inventory), _programs(inventory.library)]
+        unused = partitioned and not any(board.is_usable for board in boards)
+        failed = Check("GPU driver", "warn" if unused else "fail", error.message, error.hint)
+        return [failed, *partitioned]
+    checks = [_driver(inventory), *partitioned, *_devices(inventory), _programs(inventory.library)]
     if not quick and checks[-1].status == "ok":
-        for index, gpu in enumerate(inventory.gpus):
-            checks += mps_checks(f"cuda:{index}", gpu, inventory.library)
+        for name, gpu in inventory.gpus.items():
+            checks += mps_checks(name, gpu, inventory.library)
     return checks
 
 
@@ -49,9 +58,33 @@ def mps_checks(name: str, gpu: Gpu, library: str) -> list[Check]:
 
     try:
         with MpsTrial(gpu.uuid, library) as trial:
-            return _tried(name, gpu, trial)
+            checks = _tried(name, gpu, trial)
     except GsliceError as error:
         return [Check(f"{name} MPS", "fail", error.message, error.hint)]
+    return checks if gpu.is_instance else [*checks, static_check(name, gpu, library)]
+
+
+def static_check(name: str, gpu: Gpu, library: str) -> Check:
+    """Whether MPS can partition its SMs statically, found out by doing it.
+
+    What a driver tells of itself is no proof: some that can do not say so.
+    """
+    from gslice.device.mps_trial import MpsTrial
+
+    what = f"{name} mps-static"
+    try:
+        with MpsTrial(gpu.uuid, library, "-S") as trial:
+            chunk_sms = trial.partition_sms(1)
+    except GsliceError as error:
+        hint = "static partitions take CUDA 13.1 and Ampere or newer; gslice does without them"
+        return Check(what, "note", f"MPS carves none: {error.message}", hint)
+    return Check(
+        what,
+        "note",
+        f"MPS can carve static partitions, in chunks of {chunk_sms} SMs",
+        "gslice does not use them: a partition cannot change while it is used, nor can one be added"
+        " beside it, so no share could change while its function serves; limiter mps can do that",
+    )
 
 
 def _tried(name: str, gpu: Gpu, trial: MpsTrial) -> list[Check]:
@@ -79,6 +112,25 @@ def _driver(inventory: Inventory) -> Check:
     )
 
 
+def _partitioned(boards: Sequence[Board]) -> list[Check]:
+    """The GPUs that are partitioned by MIG, which are no devices themselves."""
+    from gslice.device.mig import NO_INSTANCE
+
+    checks = []
+    for index, board in enumerate(boards):
+        if not board.partitioned:
+            continue
+        name, count = f"cuda:{index}", len(board.instances)
+        detail = f"{board.name}, partitioned by MIG: {count} instance{'s' * (count != 1)}"
+        names = ", ".join(f"{name}/mig:{number}" for number in board.instances)
+        checks.append(
+            Check(name, "note", detail, f"each is a device: {names}")
+            if names
+            else Check(name, "warn", detail, f"instances: {NO_INSTANCE}")
+        )
+    return checks
+
+
 def _devices(inventory: Inventory) -> list[Check]:
     from gslice.device.nvml import Nvml
 
@@ -90,8 +142,8 @@ def _devices(inventory: Inventory) -> list[Check]:
     else:
         checks = []
     try:
-        for index, gpu in enumerate(inventory.gpus):
-            checks.append(_device(f"cuda:{index}", gpu, nvml))
+        for name, gpu in inventory.gpus.items():
+            checks.append(_device(name, gpu, nvml))
     finally:
         if nvml is not None:
             nvml.close()
@@ -115,15 +167,16 @@ def _device(name: str, gpu: Gpu, nvml: Nvml | None) -> Check:
     near = f", NUMA node {facts.numa_node}" if facts.numa_node >= 0 else ""
     detail += (
         f"; PCIe {facts.pcie_generation} x{facts.pcie_width}{near}; driver {facts.driver};"
-        f" {megabytes(now.memory_used_bytes)} used, {now.utilization_percent:.0f}% busy,"
-        f" {now.power_w:.0f} of {facts.power_limit_w:.0f} W"
+        f" {megabytes(now.memory_used_bytes)} used"
     )
+    if gpu.is_instance:
+        return Check(name, *_judged(facts, f"{detail}; {gpu.uuid}"))
+    detail += f", {now.utilization_percent:.0f}% busy"
+    detail += f", {now.power_w:.0f} of {facts.power_limit_w:.0f} W"
     return Check(name, *_judged(facts, detail))
 
 
 def _judged(facts: GpuFacts, detail: str) -> tuple[str, str, str]:
-    if facts.mig:
-        return "warn", f"{detail}; partitioned by MIG", "gslice uses GPUs without MIG only"
     if facts.compute_mode == "prohibited":
         return "fail", f"{detail}; compute is prohibited", "nvidia-smi -c DEFAULT allows it"
     return "ok", detail, ""

@@ -225,7 +225,7 @@ def _device_table(devices: Any) -> Table:
 
 
 def _device_lines(devices: Any) -> list[Any]:
-    """What each GPU is and does, why one cannot be used, and what is drained."""
+    """What each GPU is and does, why one cannot be used, whose each is, and what is drained."""
     from rich.text import Text
 
     lines = []
@@ -233,6 +233,8 @@ def _device_lines(devices: Any) -> list[Any]:
         if device.drained:
             told = f"{device.name}: drained; `gslice undrain {device.name}` takes that back"
             lines.append(Text(told, style="yellow"))
+        if device.held_by:
+            lines.append(Text(f"{device.name}: {device.held_by} has it to itself"))
         if device.problem:
             lines.append(Text(f"{device.name}: {device.problem}", style="red"))
         elif device.HasField("gpu"):
@@ -241,11 +243,13 @@ def _device_lines(devices: Any) -> list[Any]:
 
 
 def _gpu_text(gpu: Any) -> str:
-    parts = [
-        gpu.name,
-        f"{gpu.sms} SMs",
-        f"{gpu.utilization_percent:.0f}% busy",
-        f"{gpu.power_w:.0f} of {gpu.power_limit_w:.0f} W",
+    parts = [gpu.name, f"{gpu.sms} SMs"]
+    if not gpu.uuid.startswith("MIG-"):  # of an instance NVML tells neither
+        parts += [
+            f"{gpu.utilization_percent:.0f}% busy",
+            f"{gpu.power_w:.0f} of {gpu.power_limit_w:.0f} W",
+        ]
+    parts += [
         f"{gpu.temperature_c:.0f} C",
         f"PCIe {gpu.pcie_generation} x{gpu.pcie_width}",
     ]

@@ -34,6 +34,7 @@ class Demand:
         rows_max: Largest batch, in rows.
         instances: Among which its share of a device is divided equally.
         priority: A member of `PRIORITIES`.
+        exclusive: It shares no device.
         bounds: Of its share.
         models: What its batches take, by device; devices without one are not measured yet.
         devices: Where it may run; empty: anywhere.
@@ -49,6 +50,7 @@ class Demand:
     rows_max: int = 1
     instances: int = 1
     priority: str = "normal"
+    exclusive: bool = False
     bounds: ShareBounds = field(default_factory=ShareBounds)
     models: Mapping[str, LatencyModel] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
@@ -74,8 +76,8 @@ class Demand:
 
     @property
     def pinned(self) -> bool:
-        """Whether an operator fixed its share."""
-        return self.bounds.min_percent == self.bounds.max_percent
+        """Whether an operator fixed its share, or it has all that there is."""
+        return self.exclusive or self.bounds.min_percent == self.bounds.max_percent
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Part:
 
     def floor_percent(self, device: DeviceShares) -> float:
         """The least that it may have."""
+        if self.demand.exclusive:
+            return device.limit_percent
         if self.demand.pinned:
             return self.demand.bounds.min_percent
         step = device.step_percent

@@ -30,10 +30,14 @@ def reason(allotment: Allotment) -> str:
     if part is None:
         return share
     demand = part.demand
-    if demand.pinned:
+    if demand.exclusive:
+        share = f"{share}, to itself"
+    elif demand.pinned:
         share = f"pinned to {share}"
     if allotment.turns:
         share = f"{share} in turns"
+    if not demand.slo_us and demand.exclusive:
+        return f"{share}: no SLO"
     if not demand.slo_us:
         return f"{share}: no SLO, so it has what the others leave"
     if part.ladder is None:

@@ -1,8 +1,9 @@
 """On which devices functions run, and which part of its requests each serves there.
 
 First fit, largest need first, as in gpulet and ParvaGPU: a function goes whole to a device where it
-fits; what fits nowhere is cut into replicas, the least number that fits. What runs stays where
-it is: only a device that is asked for more than it has gives a function away, one at a time.
+fits; what fits nowhere is cut into replicas, the least number that fits. Functions that share no
+device get empty ones, before all others. What runs stays where it is: only a device that is asked
+for more than it has gives a function away, one at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
+from gslice.control.isolation import apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,7 +92,7 @@ def place(demands: Iterable[Demand], current: Placement, site: Site) -> Placemen
         else:
             new.append(demand)
     for demand in sorted(new, key=lambda d: _order(d, site)):
-        if found := _fit(demand, left, site):
+        if found := _fit(demand, _open(demand, functions, placement, site), left, site):
             settle(demand, found)
     if not _relieve(functions, placement, left, site):
         _replicate(functions, placement, left, site)
@@ -119,9 +121,25 @@ def holds(demands: Iterable[Demand], on: Iterable[str], site: Site) -> bool:
 # ---- parts -----------------------------------------------------------------------------------
 
 
-def _order(demand: Demand, site: Site) -> tuple[int, float, str]:
+def _order(demand: Demand, site: Site) -> tuple[bool, int, float, str]:
     needs = [site.need_percent(demand, device, 1.0) for device in site.allowed(demand)]
-    return PRIORITIES.index(demand.priority), -min(needs, default=0.0), demand.name
+    need, priority = min(needs, default=0.0), PRIORITIES.index(demand.priority)
+    return not demand.exclusive, priority, -need, demand.name
+
+
+def _open(
+    demand: Demand, functions: Sequence[Demand], placement: Placement, site: Site
+) -> list[str]:
+    """Where it may run beside those that are placed, and those that have no other choice."""
+    apart_from = [other for other in functions if apart(demand, other)]
+
+    def is_taken(device: str) -> bool:
+        return any(
+            device in placement.get(other.name, ()) or site.allowed(other) == [device]
+            for other in apart_from
+        )
+
+    return [device for device in site.allowed(demand) if not is_taken(device)]
 
 
 def _what_stays(demand: Demand, current: Placement, site: Site) -> dict[str, float]:
@@ -132,9 +150,12 @@ def _what_stays(demand: Demand, current: Placement, site: Site) -> dict[str, flo
     return {device: part / whole for device, part in there.items()} if whole > 0 else {}
 
 
-def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, float]:
+def _fit(
+    demand: Demand, allowed: Sequence[str], left: Mapping[str, float], site: Site
+) -> dict[str, float]:
     """The least number of equal replicas that fit; where there is most room if none does."""
-    allowed = site.allowed(demand)
+    if not allowed:
+        return {}
     most = min(len(allowed), demand.replicas_max)
     counts = range(min(most, max(1, demand.replicas_min)), most + 1)
     for count in counts:
@@ -152,7 +173,7 @@ def _fit(demand: Demand, left: Mapping[str, float], site: Site) -> dict[str, flo
     for count in counts:
         if all(site.suffices(demand, device, 1 / count) for device in roomiest[:count]):
             return dict.fromkeys(roomiest[:count], 1 / count)
-    return dict.fromkeys(roomiest[:most], 1 / most) if most else {}
+    return dict.fromkeys(roomiest[:most], 1 / most)
 
 
 def _preferred(
@@ -192,7 +213,8 @@ def _replicate(
         after = dict(left)
         for device, part in here.items():
             after[device] += site.need_percent(demand, device, part)
-        others = [device for device in site.allowed(demand) if device not in here]
+        open_ = _open(demand, functions, placement, site)
+        others = [device for device in open_ if device not in here]
         for count in range(len(here) + 1, min(len(here) + len(others), demand.replicas_max) + 1):
             more = sorted(others, key=lambda device: -after[device])[: count - len(here)]
             found = dict.fromkeys([*here, *more], 1 / count)
@@ -224,12 +246,12 @@ def _give_away(
         after = dict(left)
         for held, fraction in placement[demand.name].items():
             after[held] += site.need_percent(demand, held, fraction)
-        found = _fit(demand, after, site)
+        found = _fit(demand, _open(demand, functions, placement, site), after, site)
         for held, fraction in found.items():
             after[held] -= site.need_percent(demand, held, fraction)
         concerned = {*placement[demand.name], *found}
         better = min(after[each] for each in concerned) > left[device] + _ROUNDING
-        if better and found != placement[demand.name]:
+        if found and better and found != placement[demand.name]:
             placement[demand.name] = found
             left.update(after)
             return True

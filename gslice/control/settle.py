@@ -71,8 +71,10 @@ def differs_much(one_percent: float, other_percent: float, dead_band: float) -> 
 def _moves(part: Part, current_percent: float | None, target_percent: float) -> bool:
     """Whether a function cannot stay as it is, and would be better off."""
     bounds = part.demand.bounds
-    if current_percent is None or not (
-        bounds.min_percent - _ROUNDING <= current_percent <= bounds.max_percent + _ROUNDING
+    if (
+        part.demand.exclusive
+        or current_percent is None
+        or not (bounds.min_percent - _ROUNDING <= current_percent <= bounds.max_percent + _ROUNDING)
     ):
         return True
     if not part.promised or (has := part.headroom(current_percent)) >= 1.0:

@@ -101,6 +101,11 @@ class ShareBounds:
     auto: bool = True
 
 
+def device_kind(name: str) -> str:
+    """Of a device by its name: `cpu` or `cuda`."""
+    return "cpu" if name.partition(":")[0] == "cpu" else "cuda"
+
+
 INSTANCES_MAX = 8
 """Most instances of a function, on all its devices together: the table of its segment holds these,
 their shadows, and dead ones in quarantine."""
@@ -171,6 +176,7 @@ class FunctionSpec:
         devices: Those that it may run on, the best first; empty: on `device` alone.
         replicas: On how many of them it is wanted at a time.
         also_on: Where its other replicas run, beside the one on `device`.
+        isolation: `shared`, or `exclusive`: no other function is on its devices.
         share: Requested share, the same on each of its devices.
         instances: Loaded copies on each of its devices.
         priority: `low`, `normal` or `high`: who computes first where cores are contended.
@@ -204,6 +210,7 @@ class FunctionSpec:
     devices: tuple[str, ...] = ()
     replicas: ReplicaBounds = ReplicaBounds()
     also_on: tuple[str, ...] = ()
+    isolation: str = "shared"
     share: ShareBounds = ShareBounds()
     instances: int = 1
     priority: str = "normal"
@@ -227,6 +234,11 @@ class FunctionSpec:
     def placed(self) -> tuple[str, ...]:
         """The devices of all its replicas."""
         return (self.device, *self.also_on)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it has its devices to itself."""
+        return self.isolation == "exclusive"
 
     @property
     def replicas_max(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gslice import __version__
 from gslice.control.demand import Policy
+from gslice.control.isolation import by_claim
 from gslice.control.plan import Planner
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
@@ -227,7 +228,7 @@ class Daemon:
         missing = [
             wanted[n] for n, s in expected.items() if n not in running or not running[n].runs(s)
         ]
-        await asyncio.gather(*(self._try_to_load(spec) for spec in missing))
+        await asyncio.gather(*(self._try_to_load(spec) for spec in by_claim(missing)))
         self._loaded = True
         self.node.changes.notify()
 

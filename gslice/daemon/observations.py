@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import InvalidArgument
-from gslice.core.types import FunctionSpec, MemoryTaken, Signature
+from gslice.core.types import FunctionSpec, MemoryTaken, Signature, device_kind
 from gslice.daemon.events import forgiving
 from gslice.ipc.codec import from_json, to_json
 from gslice.supervise.recall import Recalled, largest, model_files, stamp
@@ -28,6 +28,7 @@ _OUTSIDE = (
         "devices",
         "replicas",
         "also_on",
+        "isolation",
         "share",
         "instances",
         "priority",
@@ -74,8 +75,8 @@ class Observations:
 
         Where there was none, that on another device of the kind on which it may run.
         """
-        kind = spec.device.partition(":")[0]
-        others = [d for d in spec.devices if d != spec.device and d.partition(":")[0] == kind]
+        kind = device_kind(spec.device)
+        others = [d for d in spec.devices if d != spec.device and device_kind(d) == kind]
         with forgiving("what was observed cannot be read"):
             observed = self._store.observations(spec.name)
             for device in (spec.device, *others):

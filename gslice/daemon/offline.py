@@ -64,10 +64,10 @@ class SeenNode:
         """A device by name."""
         return self._devices[name]
 
-    def limiter(self, device: str) -> str:
-        """What would enforce shares on a device."""
-        gpu = self.gpus.get(device)
-        return gpu.limiter if gpu is not None else resolved(self.device(device).limiter)
+    def limiter(self, device: str, spec: FunctionSpec) -> str:
+        """What would enforce a function's share on a device."""
+        gpu, config = self.gpus.get(device), self.device(device)
+        return config.limiter_of(spec, gpu.limiter if gpu is not None else resolved(config.limiter))
 
     def event(self, subject: str, kind: EventKind, text: str) -> None:
         """Logs what a daemon would record."""
@@ -114,6 +114,7 @@ def _demand(spec: FunctionSpec, profiles: Profiles, observations: Observations) 
         rows_max=max(1, recalled.signature.rows_max if recalled else measured),
         instances=spec.instances,
         priority=spec.priority,
+        exclusive=spec.exclusive,
         bounds=spec.share,
         models=models,
         devices=devices,
@@ -134,7 +135,7 @@ def _seen(gpus: Mapping[str, DeviceConfig]) -> dict[str, SeenGpu]:
     try:
         inventory = read_inventory()
         for name, gpu in gpus.items():
-            found = inventory.gpu(gpu.index)
+            found = inventory.gpu(gpu.gpu)
             limiter = resolved_limiter(gpu.limiter, gpu.mps_pipe, inventory.library)
             seen[name] = SeenGpu(limiter, found, _facts(found.uuid))
     except GsliceError as error:

@@ -118,8 +118,8 @@ class Place(Protocol):
     def device(self, name: str) -> DeviceConfig:
         """A device by name."""
 
-    def limiter(self, device: str) -> str:
-        """What enforces shares on a device."""
+    def limiter(self, device: str, spec: FunctionSpec) -> str:
+        """What enforces a function's share on a device."""
 
 
 class Profiles:
@@ -184,7 +184,7 @@ class Profiles:
         if machine is None:
             return None
         model = identity(dataclasses.replace(spec, device=""))
-        limiter = self._node.limiter(device)
+        limiter = self._node.limiter(device, spec)
         return Circumstances(model, device, limiter, machine, TIMING_VERSION)
 
     # ---- measuring ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from gslice import __version__, _native
 from gslice.daemon.plan_api import fill_decision
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
+from gslice.supervise.isolation import owner_of
 from gslice.supervise.resize import Resized
 from gslice.supervise.weights import added, together
 from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
@@ -165,6 +166,7 @@ class StatusReader:
         message.name = name
         message.kind = device.kind
         message.drained = name in self._supervisor.node.drained
+        message.held_by = owner_of(functions, name)
         gpu = self._supervisor.node.gpus.get(name)
         known = device.limiter if gpu is None else gpu.limiter
         in_force = [worker.limiter for worker in workers if worker.ready]
@@ -222,6 +224,7 @@ class StatusReader:
         message.share_granted_percent = function.share_granted_percent
         message.slo_p99_us = spec.slo_p99_us
         message.source = function.source
+        message.isolation = spec.isolation
         message.residency = spec.residency
         message.cold_starts = function.residency.cold_starts
         for kept in function.kept.warm:

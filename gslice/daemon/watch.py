@@ -103,6 +103,7 @@ class Watch:
             rows_max=max(1, rows_max),
             instances=spec.instances,
             priority=spec.priority,
+            exclusive=spec.exclusive,
             bounds=spec.share,
             models={} if model is None else dict.fromkeys(spec.placed, model),
             devices=spec.placed,

@@ -27,10 +27,10 @@ _STREAM_NON_BLOCKING = 1
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as the driver lists it, in the order of the PCI bus.
+    """A GPU as the driver lists it, in the order of the PCI bus; or a MIG instance.
 
     Attributes:
-        uuid: `GPU-` and 32 digits in groups.
+        uuid: `GPU-`, of a MIG instance `MIG-`, and 32 digits in groups.
         name: The product.
         sms: Streaming multiprocessors, as this process sees them.
         compute_capability: Major and minor.
@@ -42,6 +42,11 @@ class Gpu:
     sms: int
     compute_capability: tuple[int, int]
     memory_bytes: int
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it is a MIG instance."""
+        return self.uuid.startswith("MIG-")
 
 
 class Driver:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -29,13 +30,15 @@ class MpsTrial:
     Args:
         uuid: Of the GPU.
         library: The path of libcuda.
+        flags: More for its command line: `-S` has it partition SMs statically.
 
     Raises:
         FailedPrecondition: there is no MPS here, or it does not start; the message has its words.
     """
 
-    def __init__(self, uuid: str, library: str) -> None:
+    def __init__(self, uuid: str, library: str, *flags: str) -> None:
         self._uuid = uuid
+        self._flags = flags
         self._program = find_control(library)
         self._folder = Path(tempfile.mkdtemp(prefix="gslice-mps-"))
         self.paths = MpsPaths(self._folder / "pipe", self._folder / "log")
@@ -51,7 +54,7 @@ class MpsTrial:
             environment = {**self.control.environment(), "CUDA_VISIBLE_DEVICES": self._uuid}
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [self._program, "-f"],
+                    [self._program, "-f", *self._flags],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -74,17 +77,32 @@ class MpsTrial:
 
     def client(self, share_percent: float, *arguments: str) -> TrialClient:
         """A process that makes a context under a share; see `gslice.device.probe`."""
-        environment = {
-            **os.environ,
-            **client_environment(self.paths, share_percent, 0, low_priority=False),
-            "CUDA_VISIBLE_DEVICES": self._uuid,
-        }
-        return TrialClient(environment, arguments)
+        limits = client_environment(self.paths, share_percent, 0, low_priority=False)
+        return self._client(limits, arguments)
+
+    def partition_sms(self, chunks: int) -> int:
+        """Has a static partition carved, and a client see how many SMs it has.
+
+        Raises:
+            GsliceError: what MPS or the client says instead.
+        """
+        answer = self.control.ask(f"sm_partition add {self._uuid} {chunks}")
+        named = re.search(rf"{re.escape(self._uuid)}/\S+", answer)
+        if named is None:
+            raise FailedPrecondition(f"MPS names no partition: {' '.join(answer.split())}")
+        partition = {**self.paths.environment, "CUDA_MPS_SM_PARTITION": named[0]}
+        with self._client(partition, ()) as client:
+            return int(client.answer()["sms"])
 
     def clients(self) -> set[int]:
         """Process ids of all clients."""
         servers = self.control.servers()
         return {pid for server in servers for pid in self.control.clients(server)}
+
+    def _client(self, variables: Mapping[str, str], arguments: tuple[str, ...]) -> TrialClient:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+        environment = {**inherited, **variables, "CUDA_VISIBLE_DEVICES": self._uuid}
+        return TrialClient(environment, arguments)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S

@@ -19,6 +19,8 @@ _NUMA_WORDS = 2
 class GpuFacts:
     """What does not change while a machine runs; what NVML does not tell is empty, 0 or -1.
 
+    Of a MIG instance name and memory are its own, power is not told, and the rest is its GPU's.
+
     Attributes:
         name: The product.
         driver: Version of the driver, such as `580.95.05`.
@@ -30,7 +32,6 @@ class GpuFacts:
         memory_bytes: All of it.
         power_limit_w: Most that it may draw.
         compute_mode: `default`, `exclusive process` or `prohibited`.
-        mig: Whether it is partitioned by MIG.
     """
 
     name: str = ""
@@ -43,12 +44,11 @@ class GpuFacts:
     memory_bytes: int = 0
     power_limit_w: float = 0.0
     compute_mode: str = ""
-    mig: bool = False
 
 
 @dataclass(frozen=True)
 class GpuReading:
-    """A GPU at one moment.
+    """A GPU at one moment; of a MIG instance neither utilization nor power are told.
 
     Attributes:
         memory_used_bytes: By everybody.
@@ -66,6 +66,9 @@ class GpuReading:
 class Nvml:
     """An open NVML.
 
+    Attributes:
+        api: The functions of NVML.
+
     Raises:
         FailedPrecondition: the package or the library is not there, or does not start.
     """
@@ -77,7 +80,7 @@ class Nvml:
             raise FailedPrecondition(
                 "the package nvidia-ml-py is not installed", hint="pip install nvidia-ml-py"
             ) from None
-        self._nvml: Any = pynvml
+        self.api: Any = pynvml
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
@@ -85,12 +88,12 @@ class Nvml:
 
     def close(self) -> None:
         """Gives it back."""
-        with contextlib.suppress(self._nvml.NVMLError):
-            self._nvml.nvmlShutdown()
+        with contextlib.suppress(self.api.NVMLError):
+            self.api.nvmlShutdown()
 
     def count(self) -> int:
         """GPUs of the machine, whoever may see them."""
-        return int(self._ask(self._nvml.nvmlDeviceGetCount, 0))
+        return int(self.ask(self.api.nvmlDeviceGetCount, 0))
 
     def facts(self, uuid: str) -> GpuFacts:
         """What a GPU is.
@@ -99,25 +102,25 @@ class Nvml:
             Unavailable: it is lost.
             FailedPrecondition: NVML does not know it.
         """
-        nvml, gpu = self._nvml, self._handle(uuid)
+        nvml, own = self.api, self._handle(uuid)
+        gpu = self._board(own)
         modes = {
             nvml.NVML_COMPUTEMODE_DEFAULT: "default",
             nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS: "exclusive process",
             nvml.NVML_COMPUTEMODE_PROHIBITED: "prohibited",
         }
-        mode = self._ask(lambda: nvml.nvmlDeviceGetComputeMode(gpu), None)
+        mode = self.ask(lambda: nvml.nvmlDeviceGetComputeMode(gpu), None)
         return GpuFacts(
-            name=_text(self._ask(lambda: nvml.nvmlDeviceGetName(gpu), "")),
-            driver=_text(self._ask(nvml.nvmlSystemGetDriverVersion, "")),
-            pci_bus_id=_text(self._ask(lambda: nvml.nvmlDeviceGetPciInfo(gpu).busId, "")),
-            pcie_generation=self._ask(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu), 0),
-            pcie_width=self._ask(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu), 0),
-            numa_node=self._ask(lambda: self._numa_node(gpu), -1),
-            cpus=self._ask(lambda: self._cpus(gpu), ()),
-            memory_bytes=self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).total, 0),
-            power_limit_w=self._ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu), 0) / 1000,
+            name=_text(self.ask(lambda: nvml.nvmlDeviceGetName(own), "")),
+            driver=_text(self.ask(nvml.nvmlSystemGetDriverVersion, "")),
+            pci_bus_id=_text(self.ask(lambda: nvml.nvmlDeviceGetPciInfo(gpu).busId, "")),
+            pcie_generation=self.ask(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu), 0),
+            pcie_width=self.ask(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu), 0),
+            numa_node=self.ask(lambda: self._numa_node(gpu), -1),
+            cpus=self.ask(lambda: self._cpus(gpu), ()),
+            memory_bytes=self.ask(lambda: nvml.nvmlDeviceGetMemoryInfo(own).total, 0),
+            power_limit_w=self.ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(own), 0) / 1000,
             compute_mode=modes.get(mode, ""),
-            mig=bool(self._ask(lambda: nvml.nvmlDeviceGetMigMode(gpu)[0], 0)),
         )
 
     def reading(self, uuid: str) -> GpuReading:
@@ -127,15 +130,17 @@ class Nvml:
             Unavailable: it is lost.
             FailedPrecondition: NVML does not know it.
         """
-        nvml, gpu = self._nvml, self._handle(uuid)
-        sensor = nvml.NVML_TEMPERATURE_GPU
+        nvml, gpu = self.api, self._handle(uuid)
+        board, sensor = self._board(gpu), nvml.NVML_TEMPERATURE_GPU
         return GpuReading(
-            memory_used_bytes=self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used, 0),
-            utilization_percent=self._ask(
+            memory_used_bytes=self.ask(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used, 0),
+            utilization_percent=self.ask(
                 lambda: float(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu), 0.0
             ),
-            power_w=self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(gpu), 0) / 1000,
-            temperature_c=self._ask(lambda: float(nvml.nvmlDeviceGetTemperature(gpu, sensor)), 0.0),
+            power_w=self.ask(lambda: nvml.nvmlDeviceGetPowerUsage(gpu), 0) / 1000,
+            temperature_c=self.ask(
+                lambda: float(nvml.nvmlDeviceGetTemperature(board, sensor)), 0.0
+            ),
         )
 
     def energy_j(self, uuid: str) -> float:
@@ -145,28 +150,34 @@ class Nvml:
             FailedPrecondition: NVML does not know it.
         """
         gpu = self._handle(uuid)
-        return self._ask(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu), 0) / 1000
+        return self.ask(lambda: self.api.nvmlDeviceGetTotalEnergyConsumption(gpu), 0) / 1000
 
     def _handle(self, uuid: str) -> Any:
         try:
-            return self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-        except self._nvml.NVMLError as error:
+            return self.api.nvmlDeviceGetHandleByUUID(uuid)
+        except self.api.NVMLError as error:
             raise self._lost(error) or FailedPrecondition(
                 f"NVML does not know {uuid}: {error}"
             ) from None
 
-    def _ask(self, question: Callable[[], _T], instead: _T) -> _T:
+    def _board(self, handle: Any) -> Any:
+        """The GPU that a MIG instance is on; a GPU itself."""
+        return self.ask(
+            lambda: self.api.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), handle
+        )
+
+    def ask(self, question: Callable[[], _T], instead: _T) -> _T:
         """An answer, or `instead` where this GPU or driver has none."""
         try:
             return question()
-        except self._nvml.NVMLError as error:
+        except self.api.NVMLError as error:
             if lost := self._lost(error):
                 raise lost from None
             return instead
 
     def _lost(self, error: Any) -> GsliceError | None:
         """What an error means that says that the GPU has fallen off the bus; None: another."""
-        if error.value != self._nvml.NVML_ERROR_GPU_IS_LOST:
+        if error.value != self.api.NVML_ERROR_GPU_IS_LOST:
             return None
         return Unavailable(
             f"the GPU is lost: {error}", hint="dmesg says why; most need the machine to restart"
@@ -174,12 +185,12 @@ class Nvml:
 
     def _cpus(self, gpu: Any) -> tuple[int, ...]:
         mine = os.sched_getaffinity(0)
-        words = self._nvml.nvmlDeviceGetCpuAffinity(gpu, max(mine) // _WORD_BITS + 1)
+        words = self.api.nvmlDeviceGetCpuAffinity(gpu, max(mine) // _WORD_BITS + 1)
         return tuple(sorted(bits_of(words) & mine))
 
     def _numa_node(self, gpu: Any) -> int:
-        scope = self._nvml.NVML_AFFINITY_SCOPE_NODE
-        nodes = self._nvml.nvmlDeviceGetMemoryAffinity(gpu, _NUMA_WORDS, scope)
+        scope = self.api.NVML_AFFINITY_SCOPE_NODE
+        nodes = self.api.nvmlDeviceGetMemoryAffinity(gpu, _NUMA_WORDS, scope)
         return min(bits_of(nodes), default=-1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__
-from gslice.core.types import FunctionSpec, Signature, TensorSpec
+from gslice.core.types import FunctionSpec, Signature, TensorSpec, device_kind
 from gslice.frontend.catalogue import Catalogue, Function
 from gslice.ipc.messages import ClientRegion
 from gslice.ipc.native import UNSUCCESSFUL
@@ -114,7 +114,7 @@ def _platform(spec: FunctionSpec) -> str:
 
 def _kind(device: str) -> int:
     kinds = message("inference.ModelInstanceGroup").Kind
-    return int(kinds.Value("KIND_GPU" if device.startswith("cuda") else "KIND_CPU"))
+    return int(kinds.Value("KIND_GPU" if device_kind(device) == "cuda" else "KIND_CPU"))
 
 
 def _add_tensors(field: Any, tensors: Iterable[TensorSpec], rows_max: int) -> None:

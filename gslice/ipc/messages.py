@@ -234,7 +234,7 @@ class GpuGrant:
     """The GPU of a worker. The worker's environment makes it the only one, ordinal 0.
 
     Attributes:
-        uuid: `GPU-...`, for the worker to check that it is the one.
+        uuid: `GPU-...`, or a MIG instance's `MIG-...`, for the worker to check that it is the one.
         sms: Streaming multiprocessors of the whole GPU: shares are percent of them.
     """
 

@@ -273,7 +273,7 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         group = Group(segment, state.spec, state.signature)
         found.groups.append(group)
     group.workers.append(worker)
-    group.outdated |= not device.fits(state.cpus, state.limiter_ordered)
+    group.outdated |= not device.fits(state.spec, state.cpus, state.limiter_ordered)
     return True
 
 

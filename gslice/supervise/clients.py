@@ -3,6 +3,7 @@
 A fatal fault reaches every client of an MPS server, and the server takes no new ones until all of
 those have ended. So all are ended, what they had claimed is queued again, and all are started.
 A client that lost its device alone is one death: the server says which of the two it was.
+Workers of a function that has the GPU to itself are no clients, and each has its own fate.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Clients:
         weights: What they share, and is not trusted after a fault.
 
     Attributes:
-        shared: Whether they go through MPS.
+        shared: Whether they go through MPS, but for those that are alone on the GPU.
         workers: Those that run.
         programs: Those that are not ours, and use it, too.
         faults: Fatal faults that reached all of them.
@@ -71,17 +72,36 @@ class Clients:
         self._functions: dict[int, str] = {}  # by process id
         mps.ours = self._functions.keys()  # a view, so it stays true
         self._taken_out: set[int] = set()  # process ids: they lose their device by our order
+        self._alone: set[Worker] = set()
         self._fates: dict[int, asyncio.Task[list[int]]] = {}  # by process id: its last fault
         self._recovery: asyncio.Task[list[int]] | None = None
 
-    def add(self, worker: Worker, function: str) -> None:
-        """Counts a worker in."""
+    def add(self, worker: Worker, function: str, *, alone: bool = False) -> None:
+        """Counts a worker in.
+
+        Args:
+            worker: It runs.
+            function: Whose it is.
+            alone: It has the GPU to itself, and does without MPS.
+        """
         self.workers.add(worker)
-        self._functions[worker.pid] = function
+        if alone:
+            self._alone.add(worker)
+        else:
+            self._functions[worker.pid] = function
+
+    @property
+    def sharing(self) -> set[Worker]:
+        """Those of the workers that go through MPS, if any do."""
+        return self.workers - self._alone
+
+    def shares(self, worker: Worker) -> bool:
+        """Whether a worker goes through MPS, and so shares the fate of all that do."""
+        return self.shared and worker not in self._alone
 
     async def end(self, worker: Worker) -> None:
         """Takes a hung worker's work off the GPU, before its process is killed."""
-        if self.shared and worker in self.workers and worker.pid not in self._fates:
+        if self.shares(worker) and worker in self.workers and worker.pid not in self._fates:
             self._taken_out.add(worker.pid)
             await self._mps.end_client(worker.pid)
 
@@ -105,7 +125,8 @@ class Clients:
         self.workers.discard(worker)
         if how == _DEVICE_LOST and worker.pid not in self._taken_out and worker.weights is not None:
             self._weights.drop(worker.weights.model)  # it may have died of what it read there
-        if not self.shared:
+        if not self.shares(worker):
+            self._alone.discard(worker)
             return Burial()  # the kernel took its context down before it reported the death
         try:
             if worker.pid not in self._fates and await self._reached_all(worker, how):
@@ -160,7 +181,7 @@ class Clients:
             self.faults += 1
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
             self._recovery.add_done_callback(noted)
-        for pid in (*dead, *(worker.pid for worker in self.workers)):
+        for pid in (*dead, *(worker.pid for worker in self.sharing)):
             self._fates[pid] = self._recovery
         return self._recovery
 
@@ -168,9 +189,10 @@ class Clients:
         """Ends every client, waits for a sound server. Returns the culprits, if they are known."""
         clients = dict(self._functions)
         what = "a fatal fault" if self._mps.alive else "the end of its MPS control daemon"
-        guests = list(self.programs)
-        deaths = [each.death for each in self.workers] + [each.death for each in guests]
-        for worker in self.workers:
+        workers = self.sharing
+        guests = [program for program in self.programs if not program.note.spec.exclusive]
+        deaths = [each.death for each in workers] + [each.death for each in guests]
+        for worker in workers:
             worker.child.abort()
         for program in guests:
             program.abort()

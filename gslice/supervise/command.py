@@ -24,7 +24,7 @@ from gslice.supervise.health import ailment
 from gslice.supervise.listing import Listing
 from gslice.supervise.logs import last_lines, shortened
 from gslice.supervise.news import unheard
-from gslice.supervise.program import Program, check, runs_as
+from gslice.supervise.program import Program, check, on_mps, runs_as
 from gslice.supervise.program_note import end_all, members, program_of, to_text
 from gslice.supervise.program_share import ProgramShare
 from gslice.supervise.restarts import LAST_LINES, LINE_MAX_CHARS
@@ -136,7 +136,7 @@ class Command(Function):
             await program.kill()
             return False
         self.admitted, self.share_granted_percent = True, note.share_percent
-        self.outdated = not device.fits(note.cpus, note.ordered)
+        self.outdated = not device.fits(note.spec, note.cpus, note.ordered)
         self._look_after(program)
         text = f"adopted its program, pid {program.pid}"
         self._node.event(self.name, EventKind.ADOPT, text)
@@ -359,7 +359,7 @@ class Command(Function):
         One that loads for long makes its first context late, so until there is one this looks on.
         """
         gpu = self._node.gpus.get(self.spec.device)
-        if gpu is None or time.monotonic() < self._look_s:
+        if gpu is None or not on_mps(program.note) or time.monotonic() < self._look_s:
             return
         worry = ""
         try:
@@ -378,7 +378,7 @@ class Command(Function):
             return ""
         told = f"its memory limit of {megabytes(limit)} is not enforced"
         if self.spec.device in self._node.gpus:
-            return f"{told}: {self.spec.device} has no MPS"
+            return f"{told}: it runs without MPS"
         if program.resident_bytes > limit:
             return f"{told}, and it takes more"
         return f"{told}, only watched"

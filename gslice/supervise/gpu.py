@@ -20,10 +20,9 @@ from gslice.core.errors import (
     Unavailable,
 )
 from gslice.core.events import EventKind
-from gslice.device.inventory import Inventory, read_inventory
 from gslice.device.mps import CONTROL as MPS_CONTROL
 from gslice.device.mps import NOWHERE, client_environment, resolved_limiter
-from gslice.device.nvml import GpuFacts, GpuReading, Nvml
+from gslice.device.nvml import GpuFacts, GpuReading
 from gslice.ipc.messages import GpuGrant
 from gslice.supervise.clients import Burial, Clients, noted
 from gslice.supervise.mps import Mps
@@ -37,41 +36,13 @@ if TYPE_CHECKING:
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
     from gslice.device.cuda import Gpu as FoundGpu
+    from gslice.device.nvml import Nvml
+    from gslice.supervise.gpu_library import GpuLibrary
     from gslice.supervise.worker import Worker
 
 _CARE_PERIOD_S = 1.0
+_ONE_CONTEXT = "exclusive process"
 _STEP_SMS = 2  # MPS gives whole TPCs, of two SMs each, and at least one
-
-
-class GpuLibrary:
-    """What the driver and NVML say, asked once for all GPUs of a node."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._inventory: Inventory | None = None
-        self._nvml: Nvml | None = None
-
-    async def inventory(self) -> Inventory:
-        """The probe's answer; a failure is not kept, so that it can be tried again.
-
-        Raises:
-            GsliceError: as of `read_inventory`.
-        """
-        async with self._lock:
-            if self._inventory is None:
-                self._inventory = await asyncio.to_thread(read_inventory)
-            return self._inventory
-
-    async def nvml(self) -> Nvml:
-        """NVML, opened.
-
-        Raises:
-            FailedPrecondition: as of `Nvml`.
-        """
-        async with self._lock:
-            if self._nvml is None:
-                self._nvml = await asyncio.to_thread(Nvml)
-            return self._nvml
 
 
 class Gpu:
@@ -224,16 +195,12 @@ class Gpu:
     async def _open(self) -> None:
         try:
             inventory = await self._library.inventory()
-            found = inventory.gpu(self.config.index)
+            found = inventory.gpu(self.config.gpu)
+            self._library.claim(found.uuid, self.name)
             await self._open_nvml(found.uuid)
-            if self.facts.mig:
-                raise FailedPrecondition(
-                    f"{self.name} is partitioned by MIG, which gslice does not use yet",
-                    hint="give it a GPU without MIG",
-                )
             self.limiter = self._chosen_limiter(inventory.library)
-            self.clients.shared = self._shared
-            if self._shared:
+            self.clients.shared = self.limiter == "mps"
+            if self.clients.shared:
                 how = await self._mps.open(found.uuid, inventory.library)
                 text = f"{how} an MPS control daemon in {self._mps.paths.pipe}"
                 self._event(self.name, EventKind.DEVICE, text)
@@ -247,7 +214,7 @@ class Gpu:
 
     async def _check_adopted(self) -> None:
         """Ends workers of an earlier daemon whose MPS has ended without them."""
-        adopted = [worker for worker in self.clients.workers if not worker.death.done()]
+        adopted = [worker for worker in self.clients.sharing if not worker.death.done()]
         clients = await self._mps.clients()  # from now on it is known whom it lists
         if not self._mps.owned:
             return
@@ -283,15 +250,9 @@ class Gpu:
 
     # ---- what a worker gets ------------------------------------------------------------------
 
-    @property
-    def live_resize(self) -> bool:
-        """Whether a share can change in place. Under MPS it is fixed when a process starts."""
-        return self.limiter == "none"
-
-    @property
-    def _shared(self) -> bool:
-        """Whether its workers share one context, through MPS, and so one fate."""
-        return self.limiter == "mps"
+    def limiter_of(self, spec: FunctionSpec) -> str:
+        """What enforces a function's share; under MPS it is fixed when a process starts."""
+        return self.config.limiter_of(spec, self.limiter)
 
     def grant(self) -> GpuGrant:
         """What a worker is told of it; only after `ready`."""
@@ -308,14 +269,22 @@ class Gpu:
 
         Raises:
             ResourceExhausted: its memory limit leaves nothing.
+            FailedPrecondition: it is exclusive, and the GPU would not take a shadow beside it.
         """
         assert self.found is not None
+        if spec.exclusive and self.facts.compute_mode == _ONE_CONTEXT:
+            raise FailedPrecondition(
+                f"function {spec.name}: {self.name} is in compute mode {_ONE_CONTEXT}, and has no"
+                " room for a shadow without MPS",
+                hint="nvidia-smi -c DEFAULT",
+            )
         bound = {
             "CUDA_VISIBLE_DEVICES": self.found.uuid,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_MODULE_LOADING": "LAZY",
         }
-        if not self._shared:  # a daemon in the default directory would take it in otherwise
+        if self.limiter_of(spec) != "mps":
+            # A daemon in the default directory would take it in otherwise.
             return bound | {"CUDA_MPS_PIPE_DIRECTORY": NOWHERE}
         return bound | client_environment(
             self._mps.paths, share_percent, self._memory_left_bytes(spec), spec.priority == "low"
@@ -355,7 +324,7 @@ class Gpu:
         Raises:
             LoadFailed: it is not.
         """
-        if not self._shared or worker.pid in await self._mps.clients():
+        if not self.clients.shares(worker) or worker.pid in await self._mps.clients():
             return
         if not self._mps.owned:
             return  # another pid namespace counts otherwise; the SMs will show it
@@ -371,7 +340,8 @@ class Gpu:
         Raises:
             GsliceError: MPS does not answer.
         """
-        return self._shared and self._mps.owned and not set(pids) & await self._mps.clients()
+        shared = self.clients.shared and self._mps.owned
+        return shared and not set(pids) & await self._mps.clients()
 
     def check_share(self, worker: Worker, function: str) -> None:
         """Checks the SMs that a worker read back against its share.
@@ -379,7 +349,7 @@ class Gpu:
         Raises:
             LoadFailed: it has more than it was given.
         """
-        if not self._shared or self.found is None:
+        if not self.clients.shares(worker) or self.found is None:
             return
         wanted = self.found.sms * worker.share_percent / 100
         effective = self.found.sms * worker.share_effective_percent / 100

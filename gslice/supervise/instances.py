@@ -161,7 +161,7 @@ class Instances:
         if worker.share_percent == share_percent:
             return "none"
         if self._gpu is not None:
-            if self._gpu.live_resize:
+            if self._gpu.limiter_of(self._spec) == "none":
                 return "in place"
             same = self._gpu.same_share(worker.share_percent, share_percent)
             return "none" if same else "shadow"
@@ -254,7 +254,7 @@ class Instances:
         model = model_key(self._spec) if gpu.config.share_weights else ""
         signature = await worker.load(
             self._spec,
-            gpu.limiter,
+            gpu.limiter_of(self._spec),
             gpu.cpus(),
             gpu.grant(),
             known,
@@ -285,7 +285,7 @@ class Instances:
         self._node.oom.watch(worker.pid, time.monotonic())
         worker.explain_death = functools.partial(self._explain, worker)
         if self._gpu is not None:
-            self._gpu.clients.add(worker, self._spec.name)
+            self._gpu.clients.add(worker, self._spec.name, alone=self._spec.exclusive)
             worker.use_gpu(functools.partial(self._gpu.clients.end, worker))
 
     def _watch(self, worker: Worker) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
 from gslice.device.limiter import resolved
-from gslice.supervise.gpu import Gpu, GpuLibrary
+from gslice.supervise.gpu import Gpu
+from gslice.supervise.gpu_library import GpuLibrary
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from gslice.core.events import EventKind, Record
     from gslice.core.types import FunctionSpec
     from gslice.supervise.worker import Worker
+
+
+_KEY_CHARS = len("MIG-0123abcd")
 
 
 class Changes:
@@ -111,8 +115,8 @@ class Node:
                 name,
                 device,
                 library,
-                home / str(device.index),
-                log_dir / f"mps-{device.index}.log",
+                home / mps_key(device.gpu),
+                log_dir / f"mps-{mps_key(device.gpu)}.log",
                 event,
             )
             for name, device in devices.items()
@@ -141,14 +145,23 @@ class Node:
         gpu = self.gpus.get(name)
         return gpu is not None and bool(gpu.problem)
 
-    def limiter(self, device: str) -> str:
-        """What enforces shares on a device; `auto` while a GPU's is not known yet."""
-        gpu = self.gpus.get(device)
-        return gpu.limiter if gpu is not None else resolved(self.device(device).limiter)
+    def limiter(self, device: str, spec: FunctionSpec) -> str:
+        """What enforces a function's share on a device; `auto` while a GPU's is not known yet."""
+        gpu, config = self.gpus.get(device), self.device(device)
+        return config.limiter_of(spec, gpu.limiter if gpu is not None else resolved(config.limiter))
 
     def log_path(self, name: str) -> Path:
         """The log of a function's workers, of the front-ends or of the daemon."""
         return self.log_dir / f"{name}.log"
+
+
+def mps_key(gpu: str) -> str:
+    """A short name for the files of a GPU's MPS, below which there are sockets.
+
+    Args:
+        gpu: As of `DeviceConfig`.
+    """
+    return gpu[:_KEY_CHARS] if gpu.startswith("MIG-") else gpu[5:].replace("/mig:", "-mig-")
 
 
 def _log_event(subject: str, kind: EventKind, text: str) -> None:

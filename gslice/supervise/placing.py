@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gslice.control.choice import choose
+from gslice.control.isolation import in_the_way
 from gslice.core.errors import FailedPrecondition
+from gslice.supervise.isolation import check_placeable, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +47,8 @@ class Placing:
             devices: An order; empty: none.
 
         Raises:
-            FailedPrecondition: it may not run there, or all its devices are drained.
+            FailedPrecondition: it may not run there, all its devices are drained, or others are on
+                all of them beside whom it may not be.
         """
         if not set(devices) <= set(spec.devices):
             raise FailedPrecondition(
@@ -76,7 +79,7 @@ class Placing:
         """
         spec = function.spec
         stays = [device for device in spec.placed if self._node.usable(device)]
-        others = [d for d in spec.devices if d not in spec.placed and self._node.usable(d)]
+        others = [d for d in spec.devices if d not in spec.placed and self._open(spec, d)]
         if not stays and not others:
             return ()
         return self._filled(spec, stays or [self._choose(spec, others)], others)
@@ -85,7 +88,9 @@ class Placing:
         known = [device for device in spec.devices if device in self._node.devices]
         if not known:
             return (spec.device,)  # whoever loads it there is told
-        usable = [device for device in known if self._node.usable(device)]
+        usable = [device for device in known if self._open(spec, device)]
+        if not usable:
+            check_placeable(self._others(spec), spec, filter(self._node.usable, known))
         for before in (_now(function), self._last_placed(spec.name)):
             if stays := [device for device in before if device in usable]:
                 return self._filled(spec, stays[: spec.replicas_max], usable)
@@ -116,6 +121,14 @@ class Placing:
             )
         return self._choose(spec, open_)
 
+    def _open(self, spec: FunctionSpec, device: str) -> bool:
+        """Whether it may be placed on a device, beside those that are there."""
+        there = on_device(self._others(spec), device)
+        return self._node.usable(device) and not in_the_way(spec, there)
+
+    def _others(self, spec: FunctionSpec) -> list[Function]:
+        return [function for name, function in self._functions.items() if name != spec.name]
+
     def _choose(self, spec: FunctionSpec, devices: Sequence[str]) -> str:
         """Among those of the kind of the first, which is the best one."""
         kind = self._node.device(devices[0]).kind
@@ -123,8 +136,8 @@ class Placing:
         there = {
             device: {
                 other.name: other.spec.share
-                for other in self._functions.values()
-                if other.admitted and device in other.spec.placed and other.name != spec.name
+                for other in self._others(spec)
+                if other.admitted and device in other.spec.placed
             }
             for device in alike
         }

@@ -173,7 +173,7 @@ class Profiler:
             tuple(sorted(set(shares))) or self._usual_shares(spec, limit),
             tuple(sorted(set(buckets))) or signature.sizes,
             whole=bool(shares or buckets),
-            share_costs=self._node.limiter(spec.device) in ("mps", "threads"),
+            share_costs=self._node.limiter(spec.device, spec) in ("mps", "threads"),
         )
 
     def excess_percent(self, name: str, grid: Grid) -> float:
@@ -252,7 +252,7 @@ class Profiler:
 
     def _usual_shares(self, spec: FunctionSpec, limit_percent: float) -> tuple[float, ...]:
         """Those that its limiter can tell apart, in steps of 10 %, up to all that there is."""
-        limiter, device = self._node.limiter(spec.device), self._node.device(spec.device)
+        limiter, device = self._node.limiter(spec.device, spec), self._node.device(spec.device)
         if limiter == "none":
             return (limit_percent,)
         parts = len(device.cpus) if limiter == "threads" else _PARTS

@@ -91,7 +91,7 @@ class Program:
         cpus: tuple[int, ...],
         environment: Mapping[str, str],
     ) -> Program:
-        wanted, limiter = program_of(spec), node.limiter(spec.device)
+        wanted, limiter = program_of(spec), node.limiter(spec.device, spec)
         on_host = spec.device not in node.gpus
         memory_bytes = wanted.memory_bytes if on_host else 0
         group = ProgramGroup.make(spec.name, WEIGHTS[spec.priority], memory_bytes)

@@ -7,9 +7,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from gslice.control.shares import allocate_all, differs, shrinks_first
-from gslice.core.errors import GsliceError, ResourceExhausted
+from gslice.core.errors import FailedPrecondition, GsliceError, ResourceExhausted
 from gslice.core.events import EventKind
 from gslice.core.types import ShareBounds
+from gslice.supervise.isolation import check_isolation
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.resize import ResizePlan
 
@@ -45,6 +46,7 @@ class Sharing:
 
         Raises:
             ResourceExhausted: fixed shares and minima do not fit.
+            FailedPrecondition: somebody is there beside whom it may not be.
             NotFound: there is no such device.
         """
         self.plan(function, spec)
@@ -55,10 +57,12 @@ class Sharing:
 
         Raises:
             ResourceExhausted: fixed shares and minima do not fit.
+            FailedPrecondition: somebody is there beside whom it may not be.
             NotFound: there is no such device.
         """
-        others = [f.spec for f in self._admitted() if f is not function]
-        return self._division([*others, spec])
+        others = [f for f in self._functions.values() if f is not function]
+        check_isolation(self._node, others, spec)
+        return self._division([*(f.spec for f in others if f.admitted), spec])
 
     async def plan_resize(self, function: Function, share: ShareBounds) -> ResizePlan:
         """What another share for a function would do.
@@ -67,6 +71,10 @@ class Sharing:
             FailedPrecondition: its share cannot change now.
             ResourceExhausted: fixed shares and minima do not fit, or a shadow's memory does not.
         """
+        if function.spec.exclusive:
+            raise FailedPrecondition(
+                f"function {function.name} has its devices to itself, and all of their shares"
+            )
         function.resizing.check_possible(share)
         name, deployment = function.name, function.deployment
         shares = self.plan(function, dataclasses.replace(function.spec, share=share))
@@ -235,7 +243,7 @@ class Sharing:
     def _request(self, spec: FunctionSpec) -> ShareBounds:
         """A requested share; no more than what was decided, if anything was."""
         decided = self._decided.get(spec.name)
-        if decided is None:
+        if decided is None or spec.exclusive:
             return spec.share
         low, high = spec.share.min_percent, spec.share.max_percent
         return ShareBounds(low, min(max(decided, low), high), spec.share.auto)

@@ -64,8 +64,8 @@ class WorkerGpu:
         self._grant = grant
         self.limiter = order.limiter
         self.cuda = _native.CudaDevice(_ORDINAL, order.spec.lanes)
-        if self.cuda.uuid != grant.uuid:
-            uuid = self.cuda.uuid
+        # The driver tells 16 bytes, whose prefix, GPU or MIG, nobody can see.
+        if (uuid := self.cuda.uuid).partition("-")[2] != grant.uuid.partition("-")[2]:
             self.cuda.close()
             raise FailedPrecondition(f"the worker sees {uuid}, not {grant.uuid}")
         self.weights = WeightStore(self.cuda, order.model, order.weights, weights_fd)

@@ -51,7 +51,9 @@ class Gpu:
     numa_node: int = 0
     cpu_mask: int = 0xFFFFFFFF
     compute_mode: int = 0
-    mig: int = 0
+    mig: int = 0  # partitioned: CUDA shows its instances only
+    parent: str = ""  # of a MIG instance: the UUID of its GPU
+    mig_index: int = 0  # of a MIG instance: NVML's number of it there
     lost: int = 0  # NVML says so
     exports_memory: int = 1  # cuMemCreate's, as descriptors
 
@@ -62,6 +64,28 @@ def make_gpus(count: int, **fields: object) -> list[Gpu]:
         replace(
             Gpu(f"GPU-{i:08x}-fa4e-fa4e-fa4e-{i:012x}", pci_bus_id=f"00000000:{16 + i:02X}:00.0"),
             **fields,  # type: ignore[arg-type]
+        )
+        for i in range(count)
+    ]
+
+
+def make_instances(parent: Gpu, count: int, **fields: object) -> list[Gpu]:
+    """That many MIG instances of a GPU; they come after all GPUs of a machine."""
+    return [
+        replace(
+            parent,
+            uuid=parent.uuid.replace("GPU-", "MIG-")[:-1] + f"{i + 1:x}",
+            name=f"{parent.name} MIG 1g.10gb",
+            **{"sms": 16, "memory_bytes": 10 * GIB, "memory_reserved_bytes": 64 << 20, **fields},  # type: ignore[arg-type]
+            utilization_percent=-1,
+            power_mw=-1,
+            power_limit_mw=-1,
+            pcie_generation=-1,
+            pcie_width=-1,
+            numa_node=-1,
+            mig=0,
+            parent=parent.uuid,
+            mig_index=i,
         )
         for i in range(count)
     ]

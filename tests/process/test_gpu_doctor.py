@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.fakes.gpu import FakeGpu, make_gpus
+from tests.fakes.gpu import FakeGpu, make_gpus, make_instances
 
 
 def doctor(fake: FakeGpu, *arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -131,3 +132,37 @@ def test_what_nvml_says(fields: dict[str, int], status: str, words: str) -> None
         _, checks = doctor(fake, "--quick")
         assert checks["cuda:0"]["status"] == status
         assert words in checks["cuda:0"]["detail"]
+
+
+def test_instances_are_listed_and_proven() -> None:
+    first, second = make_gpus(2)
+    split = replace(first, mig=1)
+    with FakeGpu([split, second, *make_instances(split, 2)]) as fake:
+        code, checks = doctor(fake)
+    assert code == 0, checks
+    board, instance = checks["cuda:0"], checks["cuda:0/mig:1"]
+    assert (board["status"], board["hint"]) == (
+        "note",
+        "each is a device: cuda:0/mig:0, cuda:0/mig:1",
+    )
+    assert "partitioned by MIG: 2 instances" in board["detail"]
+    assert instance["detail"].startswith("NVIDIA H100 80GB HBM3 MIG 1g.10gb, 16 SMs, 10.0 GiB")
+    assert instance["detail"].endswith("; MIG-00000000-fa4e-fa4e-fa4e-000000000002")
+    assert "busy" not in instance["detail"]
+    shares = "50% is 8 SMs, 25% is 4 SMs, read back in the client"
+    assert checks["cuda:0/mig:1 shares"]["detail"] == shares
+    assert checks["cuda:1 shares"]["detail"].startswith("50% is 66 SMs")
+    assert "cuda:0/mig:1 mps-static" not in checks
+
+
+def test_static_partitions_are_found_by_carving_one(fake_gpu: FakeGpu) -> None:
+    _, without = doctor(fake_gpu)
+    assert without["cuda:0 mps-static"]["status"] == "note"
+    assert without["cuda:0 mps-static"]["detail"].startswith("MPS carves none: MPS does not start")
+    fake_gpu.set_mps(chunk_sms=8)
+    code, checks = doctor(fake_gpu)
+    found = checks["cuda:0 mps-static"]
+    assert (code, found["status"]) == (0, "note")
+    assert found["detail"] == "MPS can carve static partitions, in chunks of 8 SMs"
+    assert found["hint"].startswith("gslice does not use them: a partition cannot change")
+    assert fake_gpu.processes() == []

@@ -113,10 +113,13 @@ class FakeMps:
 
 class FakeLibrary:
     async def inventory(self) -> Inventory:
-        return Inventory(13000, "/lib/libcuda.so.1", (FOUND,))
+        return Inventory(13000, "/lib/libcuda.so.1", {"cuda:0": FOUND})
 
     async def nvml(self) -> Any:
         raise FailedPrecondition("no NVML here")
+
+    def claim(self, uuid: str, device: str) -> None:
+        """There is one device."""
 
 
 class Bench:
@@ -134,8 +137,9 @@ class Bench:
     def _event(self, subject: str, kind: str, text: str) -> None:
         self.events.append(f"{subject}: {text}")
 
-    def worker(self, pid: int, **settings: Any) -> FakeWorker:
+    def worker(self, pid: int, *, alone: bool = False, **settings: Any) -> FakeWorker:
         worker = FakeWorker(pid, **settings)
-        self.gpu.clients.add(worker, f"f{pid}")
-        self.mps.pids.add(pid)
+        self.gpu.clients.add(worker, f"f{pid}", alone=alone)
+        if not alone:
+            self.mps.pids.add(pid)
         return worker

@@ -40,7 +40,7 @@ def test_a_gpu_with_all_its_settings(tmp_path: Path) -> None:
             share_limit_percent=80,
             memory_limit_bytes=60 << 30,
             cpus=(core,),
-            index=3,
+            gpu="cuda:3",
             mps_pipe=str(tmp_path / "pipe"),
             share_weights=False,
         )
@@ -65,7 +65,7 @@ def test_auto_finds_gpus_beside_the_cpu(tmp_path: Path) -> None:
     config = loaded(tmp_path, f"functions: {{f: {IDENTITY}}}\n", ("cuda:0", "cuda:1"))
     assert list(config.devices) == ["cpu", "cuda:0", "cuda:1"]
     assert [d.kind for d in config.devices.values()] == ["cpu", "cuda", "cuda"]
-    assert config.devices["cuda:1"].index == 1
+    assert config.devices["cuda:1"].gpu == "cuda:1"
     assert config.functions["f"].device == "cpu"
     assert config.gpus == ("cuda:0", "cuda:1")
 

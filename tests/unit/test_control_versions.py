@@ -44,6 +44,7 @@ SAME_MODEL = {
     "version": "17",
     "replicas": ReplicaBounds(2, 3),
     "also_on": ("cpu:1",),
+    "isolation": "exclusive",
 }
 OTHER_MODEL = {
     "engine": "torch",

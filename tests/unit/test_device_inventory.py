@@ -24,7 +24,7 @@ H100 = Gpu("GPU-1", "NVIDIA H100", 132, (9, 0), 80 << 30)
 def test_an_inventory_survives_the_pipe() -> None:
     found = json.dumps({"driver_version": 13000, "library": "/l", "gpus": [{**vars(H100)}]})
     assert inventory_of(probe_answer(f"a warning\n{found}\n", "")) == Inventory(
-        13000, "/l", (H100,)
+        13000, "/l", {"cuda:0": H100}
     )
 
 
@@ -43,10 +43,10 @@ def test_a_probe_that_crashed_leaves_its_last_words() -> None:
 
 
 def test_a_gpu_that_is_not_there() -> None:
-    inventory = Inventory(13000, "/l", (H100,))
-    assert inventory.gpu(0) is H100
+    inventory = Inventory(13000, "/l", {"cuda:0": H100})
+    assert inventory.gpu("cuda:0") is H100
     with pytest.raises(FailedPrecondition) as raised:
-        inventory.gpu(1)
+        inventory.gpu("cuda:1")
     assert str(raised.value) == "there is no GPU cuda:1 (GPUs: cuda:0 NVIDIA H100)"
 
 

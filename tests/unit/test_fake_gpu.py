@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.client import Client
-from tests.fakes.gpu import GIB, FakeGpu, make_gpus, wait_until
+from tests.fakes.gpu import GIB, FakeGpu, make_gpus, make_instances, wait_until
 
 INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE, NOT_READY = 1, 2, 100, 600
 ILLEGAL_ADDRESS, LAUNCH_FAILED, CAPTURE_UNSUPPORTED, INVALIDATED = 700, 719, 900, 901
@@ -216,6 +217,24 @@ def test_visible_devices_by_uuid_and_ordinal() -> None:
             with Client(fake.environment | {"CUDA_VISIBLE_DEVICES": chosen}) as client:
                 error = client.call("cuInit", 0)
                 assert (-error or client.made("cuDeviceGetCount")) == count
+
+
+def test_a_process_sees_one_mig_instance_or_whole_gpus() -> None:
+    first, second = make_gpus(2)
+    split = replace(first, mig=1)
+    instances = make_instances(split, 2, sms=26)
+    with FakeGpu([split, second, *instances]) as fake:
+        for chosen, uuid, sms in (
+            (None, instances[0].uuid, 26),
+            (second.uuid, second.uuid, 132),
+            (instances[1].uuid, instances[1].uuid, 26),
+            (f"{second.uuid},{instances[1].uuid}", instances[1].uuid, 26),
+        ):
+            shown = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
+            with Client(fake.environment | shown) as client:
+                assert client.call("cuInit", 0) == 0
+                assert client.made("cuDeviceGetCount") == 1
+                assert fake.counters(client.pid)[f"sms.{uuid}"] == sms
 
 
 @pytest.mark.parametrize(("driver", "version", "found"), [(13000, 13000, 2), (12040, 12080, -1)])

@@ -52,7 +52,7 @@ def test_without_a_limiter_workers_stay_out_of_mps(on_gpu) -> None:
         assert {k: v for k, v in found.items() if "MPS" in k} == {
             "CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"
         }
-        assert bench.gpu.live_resize
+        assert bench.gpu.limiter_of(SPEC) == "none"
         assert bench.mps.opened == 0
         worker = FakeWorker(7, 25.0, 100.0)
         await bench.gpu.check_client(worker, "f")
@@ -146,7 +146,7 @@ def test_shares_that_come_to_the_same_sms(on_gpu) -> None:
 
 def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     async def test() -> None:
-        bench = Bench(tmp_path, index=3)
+        bench = Bench(tmp_path, gpu="cuda:3")
         with pytest.raises(FailedPrecondition, match="there is no GPU cuda:3"):
             await bench.gpu.ready()
         assert "there is no GPU cuda:3" in bench.gpu.problem
@@ -198,10 +198,9 @@ def test_without_programs_auto_means_none(tmp_path: Path, monkeypatch) -> None:
 
     async def test() -> None:
         bench = Bench(tmp_path, limiter="auto")
-        assert not bench.gpu.live_resize
+        assert bench.gpu.limiter_of(SPEC) == "auto"
         await bench.gpu.ready()
-        assert bench.gpu.limiter == "none"
-        assert bench.gpu.live_resize
+        assert bench.gpu.limiter_of(SPEC) == "none"
         assert any("shares are not enforced" in event for event in bench.events)
 
     asyncio.run(test())

@@ -73,6 +73,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("versions", "serve")] = serve if serve == "latest" else int(serve)
     settings[("device",)] = "auto" if spec.devices else spec.device
     settings[("replicas",)] = _replicas(spec.replicas)
+    settings[("isolation",)] = spec.isolation
     settings[("share",)] = _share(spec.share)
     settings[("instances",)] = spec.instances
     settings[("residency",)] = spec.residency
@@ -169,6 +170,7 @@ def _command(spec: FunctionSpec, program: ProgramSpec, base_dir: Path | None) ->
     settings: Leaves = {("command",): list(program.command)}
     settings[("directory",)] = _relative(program.directory, base_dir)
     settings[("device",)] = spec.device
+    settings[("isolation",)] = spec.isolation
     settings[("share",)] = _share(spec.share)
     settings[("memory",)] = format_size(memory) if memory else "none"
     settings[("priority",)] = spec.priority

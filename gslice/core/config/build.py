@@ -11,7 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
-from gslice.core.config.devices import suitable_devices
+from gslice.core.config.devices import crowded, gpu_name, suitable_devices
 from gslice.core.config.document import Problem
 from gslice.core.config.frontends import client_memory, frontend_memory
 from gslice.core.config.places import (
@@ -32,6 +32,7 @@ from gslice.core.types import (
     ReplicaBounds,
     ShareBounds,
     VersionPolicy,
+    device_kind,
 )
 from gslice.core.units import format_size
 
@@ -65,6 +66,8 @@ class Builder:
             name: self.function(name, function, file.defaults, devices, node.request_max_bytes)
             for name, function in file.functions.items()
         }
+        for name, text in crowded(functions.values()):
+            self._problem(text, "functions", name, "isolation")
         return Config(node, devices, functions, path, gpus=tuple(self.gpus))
 
     def node(self, node: model.Node) -> NodeConfig:
@@ -141,6 +144,7 @@ class Builder:
             device=suitable[0],
             devices=suitable if len(suitable) > 1 else (),
             replicas=ReplicaBounds(function.replicas.min, function.replicas.max),
+            isolation=function.isolation,
             share=share_bounds(function.share),
             instances=function.instances,
             priority=function.priority,
@@ -186,6 +190,7 @@ class Builder:
             name=name,
             engine="command",
             device=self._suitable(name, function.device, "command", devices)[0],
+            isolation=function.isolation,
             share=share_bounds(function.share),
             priority=function.priority,
             environment=dict(function.environment),
@@ -228,12 +233,11 @@ class Builder:
         return state_dir
 
     def _device(self, name: str, device: model.Device) -> DeviceConfig:
-        kind, _, part = name.partition(":")
-        path = ("devices", name)
-        if kind == "cuda" and part.isdecimal():
-            return self._gpu(int(part), device, path)
-        if kind != "cpu" or (":" in name and not part):
-            self._problem("is not a device; write cpu, cpu:0-1 or cuda:0", *path)
+        part, path = name.partition(":")[2], ("devices", name)
+        if gpu := gpu_name(name):
+            return self._gpu(gpu, device, path)
+        if device_kind(name) != "cpu" or (":" in name and not part):
+            self._problem("is not a device; write cpu, cpu:0-1, cuda:0 or cuda:0/mig:0", *path)
             return DeviceConfig()
         if device.limiter not in _CPU_LIMITERS:
             self._problem(
@@ -258,9 +262,10 @@ class Builder:
             cpus=tuple(mine if cores is None else cores),
         )
 
-    def _gpu(self, index: int, device: model.Device, path: tuple[str, ...]) -> DeviceConfig:
+    def _gpu(self, gpu: str, device: model.Device, path: tuple[str, ...]) -> DeviceConfig:
         if device.limiter not in _GPU_LIMITERS:
-            text = "is not there yet" if device.limiter == "green" else "limits cores"
+            later = ("green", "mps-static")
+            text = "is not there yet" if device.limiter in later else "limits cores"
             self._problem(
                 f"{device.limiter!r} {text}; a GPU takes auto, mps or none", *path, "limiter"
             )
@@ -272,7 +277,7 @@ class Builder:
             share_limit_percent=device.limits.share,
             memory_limit_bytes=device.limits.memory,
             cpus=tuple(self._cores(device.cpus, (*path, "cpus"))) if device.cpus else (),
-            index=index,
+            gpu=gpu,
             mps_pipe=self._resolve(device.mps_pipe),
             share_weights=device.share_weights,
         )

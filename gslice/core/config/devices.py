@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 from gslice.core.config.types import DeviceConfig
 from gslice.core.types import FunctionSpec
 
 _GPU_ENGINES = ("torch",)  # they compute on either kind; a GPU is better
+_GPU = re.compile(r"cuda:(?P<number>[0-9]{1,4})(?P<instance>/mig:[0-9]{1,2})?")
+_INSTANCE = re.compile(r"MIG-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def gpu_name(name: str) -> str:
+    """The GPU or MIG instance that a device's name means, written in one way; empty: none."""
+    if match := _GPU.fullmatch(name):
+        return f"cuda:{int(match['number'])}{match['instance'] or ''}"
+    return name if _INSTANCE.fullmatch(name) else ""
 
 
 def suitable_devices(engine: str, devices: Mapping[str, DeviceConfig]) -> tuple[str, ...]:
@@ -32,3 +42,20 @@ def anywhere(spec: FunctionSpec, devices: Mapping[str, DeviceConfig]) -> Functio
     suitable = suitable_devices(spec.engine, devices)
     several = suitable if len(suitable) > 1 else ()
     return dataclasses.replace(spec, device=suitable[0], devices=several)
+
+
+def crowded(functions: Iterable[FunctionSpec]) -> Iterator[tuple[str, str]]:
+    """Functions that want a device to themselves to which others are pinned: name, and why not.
+
+    Where functions with `device: auto` go is decided when they are loaded.
+    """
+    pinned: dict[str, list[FunctionSpec]] = {}
+    for spec in functions:
+        if not spec.devices:
+            pinned.setdefault(spec.device, []).append(spec)
+    for device, there in pinned.items():
+        for spec in there:
+            others = [other.name for other in there if other is not spec]
+            if spec.exclusive and others:
+                names = ", ".join(others)
+                yield spec.name, f"{device} cannot be its alone: pinned to it are also {names}"

@@ -117,7 +117,7 @@ class Limits(Section):
 class Device(Section):
     """`devices.<name>`."""
 
-    limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green"] = "auto"
+    limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green", "mps-static"] = "auto"
     limits: Limits = Limits()
     cpus: str | list[int] = Field(
         default="",
@@ -238,7 +238,7 @@ SOURCES = ("model", "torch", "python", "identity", "command")
 _OF_COMMANDS = ("directory", "memory", "health", "stop")
 _WITH_COMMANDS = {
     *("command", *_OF_COMMANDS),
-    *("device", "share", "priority", "environment", "residency"),
+    *("device", "isolation", "share", "priority", "environment", "residency"),
 }
 
 
@@ -282,6 +282,9 @@ class Function(Resident):
     versions: Versions = Versions()
     device: str = "auto"
     replicas: Replicas = ReplicaRange(min=1, max=1)
+    isolation: Literal["shared", "exclusive"] = Field(
+        default="shared", description="exclusive: no other function is on its devices."
+    )
     share: Share = ShareRange()
     instances: int = Field(default=1, ge=1, le=INSTANCES_MAX)
     priority: Literal["low", "normal", "high"] = "normal"
@@ -305,6 +308,8 @@ class Function(Resident):
             raise wrong(f"says nothing to serve; add one of {', '.join(SOURCES)}")
         if len(given) > 1:
             raise wrong(f"{' and '.join(given)} exclude each other; keep one")
+        if self.isolation == "exclusive" and self.share != ShareRange():
+            raise wrong("share says nothing with isolation: exclusive; it has all of its devices")
         self._check_command()
         for key, form, example in (
             ("python", "module:Class", "tagger:Tagger"),
@@ -336,7 +341,7 @@ class Function(Resident):
         if extra := [key for key in written if key not in _WITH_COMMANDS]:
             verb = "says" if len(extra) == 1 else "say"
             raise wrong(f"{' and '.join(extra)} {verb} nothing of a command, which is not ours")
-        if self.share.min != self.share.max:
+        if self.isolation == "shared" and self.share.min != self.share.max:
             raise wrong("a command needs a share of its own, as in share: 30%; nobody can find one")
         if "residency" in written and self.residency != "pinned":
             raise wrong(f"residency: a command is always pinned, never {self.residency}")

@@ -59,7 +59,8 @@ def _device(name: str, device: DeviceConfig) -> CommentedMap:
     memory = device.memory_limit_bytes
     limits["memory"] = format_size(memory) if memory else "none"
     shown["limits"] = flow(limits)
-    if ":" not in name or (device.kind == "cuda" and device.cpus):  # else the name gives the cores
+    # A CPU device's name may give its cores; without, a GPU's workers have those near it.
+    if device.cpus if device.kind == "cuda" else ":" not in name:
         shown["cpus"] = format_cores(device.cpus)
     if device.mps_pipe:
         shown["mps_pipe"] = device.mps_pipe

@@ -110,7 +110,9 @@ class DeviceConfig:
             limit.
         cpus: The cores of a CPU device, ascending; of a GPU those of its workers' threads, where
             none means those near it.
-        index: Of a GPU, in the order of the PCI bus, among those that this user may see.
+        gpu: Which one it is: `cuda:0`, by the order of the PCI bus among those that this user may
+            see; of a MIG instance `cuda:0/mig:1`, by NVML's number on its GPU, or `MIG-...`, its
+            UUID.
         mps_pipe: Pipe directory of an MPS control daemon that somebody else runs; empty: gslice
             runs its own.
         share_weights: Whether workers of one model on a GPU have its weights in common.
@@ -121,20 +123,42 @@ class DeviceConfig:
     share_limit_percent: float = 100.0
     memory_limit_bytes: int = 0
     cpus: tuple[int, ...] = ()
-    index: int = 0
+    gpu: str = "cuda:0"
     mps_pipe: str = ""
     share_weights: bool = True
 
     def is_like(self, other: DeviceConfig) -> bool:
         """Whether a share is worth the same on both, as far as the configuration says."""
-        kinds = self.kind == other.kind
-        return kinds and (self.kind == "cuda" or len(self.cpus) == len(other.cpus))
+        if self.kind == "cpu":
+            return other.kind == "cpu" and len(self.cpus) == len(other.cpus)
+        return other.kind == "cuda" and self.is_instance == other.is_instance
 
-    def fits(self, cpus: Sequence[int], limiter: str) -> bool:
-        """Whether a worker that was loaded with these settings is as one loaded now would be."""
+    @property
+    def is_instance(self) -> bool:
+        """Whether it is a MIG instance."""
+        return "mig" in self.gpu.lower()
+
+    def limiter_of(self, spec: FunctionSpec, limiter: str) -> str:
+        """What enforces a function's share there: nothing where it has a GPU to itself.
+
+        Args:
+            spec: The function.
+            limiter: Of the others.
+        """
+        return "none" if self.kind == "cuda" and spec.exclusive else limiter
+
+    def fits(self, spec: FunctionSpec, cpus: Sequence[int], limiter: str) -> bool:
+        """Whether what was loaded with these settings is as if it were loaded now.
+
+        Args:
+            spec: As it was loaded.
+            cpus: The device's cores then.
+            limiter: That it was to be under.
+        """
         if self.kind == "cpu":
             return (tuple(cpus), limiter) == (self.cpus, self.limiter)
-        chosen = limiter if self.limiter == "auto" else self.limiter
+        wanted = self.limiter_of(spec, self.limiter)
+        chosen = limiter if wanted == "auto" else wanted
         return limiter == chosen and (not self.cpus or tuple(cpus) == self.cpus)
 
 

@@ -21,10 +21,20 @@ std::vector<std::string> split(const std::string& text) {
   return words;
 }
 
+bool is_partitioned(const Gpu& gpu) { return gpu.fields.number("mig", 0) > 0; }
+
 std::string every_gpu() {
   std::string uuids;
-  for (const Gpu& gpu : Machine::get().gpus()) uuids += gpu.uuid + ",";
+  for (const Gpu& gpu : Machine::get().gpus())
+    if (!is_partitioned(gpu)) uuids += gpu.uuid + ",";
   return uuids;
+}
+
+// CUDA enumerates one MIG instance, and then no GPU beside it.
+std::vector<const Gpu*> as_enumerated(const std::vector<const Gpu*>& visible) {
+  for (const Gpu* gpu : visible)
+    if (!gpu->parent.empty()) return {gpu};
+  return visible;
 }
 
 // Of those that there are, what CUDA_VISIBLE_DEVICES leaves: by ordinal or by the beginning of a
@@ -35,7 +45,7 @@ std::vector<const Gpu*> visible_gpus(const std::string& uuids) {
     for (const Gpu& gpu : Machine::get().gpus())
       if (gpu.uuid == uuid) there.push_back(&gpu);
   const char* chosen = std::getenv("CUDA_VISIBLE_DEVICES");
-  if (chosen == nullptr) return there;
+  if (chosen == nullptr) return as_enumerated(there);
   std::vector<const Gpu*> visible;
   for (const std::string& word : split(chosen)) {
     const bool ordinal = !word.empty() && word.find_first_not_of("0123456789") == std::string::npos;
@@ -46,7 +56,7 @@ std::vector<const Gpu*> visible_gpus(const std::string& uuids) {
     if (found == there.end()) break;
     visible.push_back(*found);
   }
-  return visible;
+  return as_enumerated(visible);
 }
 
 }  // namespace

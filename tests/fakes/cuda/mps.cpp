@@ -54,6 +54,7 @@ CUresult MpsClient::attach() {
                             "\tuid=" + std::to_string(getuid()) +
                             "\tpercentage=" + variable("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") +
                             "\tlimit=" + variable("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT") +
+                            "\tpartition=" + variable("CUDA_MPS_SM_PARTITION") +
                             "\tcommand=" + command_line() + "\n";
   std::string line;
   if (send(fd, hello.data(), hello.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(hello.size()))
@@ -76,6 +77,7 @@ void MpsClient::report_fault(int code, const std::string& gpu_uuid) const {
 
 int MpsClient::sms(int whole, int step) const {
   if (!attached()) return whole;
+  if (const auto mine = reply_.number("partition_sms", 0)) return static_cast<int>(mine);
   const auto share = static_cast<int>(reply_.number("millipercent", 100'000) * whole / 100'000);
   return std::max(step, share / step * step);
 }

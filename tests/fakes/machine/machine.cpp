@@ -16,6 +16,7 @@ Gpu gpu_of(int index, const Fields& fields) {
   Gpu gpu;
   gpu.index = index;
   gpu.uuid = fields.text("uuid", "GPU-00000000-0000-0000-0000-00000000000" + std::to_string(index));
+  gpu.parent = fields.text("parent");
   gpu.name = fields.text("name", "NVIDIA H100 80GB HBM3");
   gpu.pci_bus_id = fields.text("pci_bus_id", "00000000:1" + std::to_string(index) + ":00.0");
   gpu.sms = static_cast<int>(fields.number("sms", 132));

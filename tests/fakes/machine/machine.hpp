@@ -3,7 +3,7 @@
 // alone.
 //
 //   settings         one record: driver_version, strict, opaque
-//   gpus             one record a GPU: uuid, name, sms, memory_bytes, ...
+//   gpus             one record a GPU, then one a MIG instance: uuid, parent, name, sms, ...
 //   allocations/ID   memory of a GPU that processes share by descriptors; locked while one has it
 //   processes/PID    the counters of a process that called cuInit (table.hpp)
 #pragma once
@@ -20,7 +20,8 @@ namespace fake {
 
 struct Gpu {
   int index = 0;
-  std::string uuid;  // GPU-8-4-4-4-12
+  std::string uuid;    // GPU-8-4-4-4-12, of a MIG instance MIG-...
+  std::string parent;  // of a MIG instance: the UUID of its GPU; instances come after all GPUs
   std::string name;
   std::string pci_bus_id;  // 00000000:1B:00.0
   int sms = 0;

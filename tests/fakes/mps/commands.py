@@ -132,6 +132,20 @@ def device_query(daemon: Daemon, server: str = "") -> str:
     return "".join(f"{index} {uuid}\n" for index, uuid in enumerate(daemon.gpus))
 
 
+def sm_partition(daemon: Daemon, what: str, gpu: str, chunks: str = "") -> str:
+    if not daemon.static or what != "add" or gpu not in daemon.gpus or not chunks.isdigit():
+        raise Refused(0, "Failed to create partition: invalid value")
+    if any(server.clients for server in daemon.servers.values()):
+        raise Refused(0, "Failed to create partition: the device has active clients")
+    partition = f"{gpu}/Dx{len(daemon.partitions)}A"
+    daemon.partitions[partition] = int(chunks)
+    return f"Partition {partition} created\n"
+
+
+def lspart(daemon: Daemon) -> str:
+    return "".join(f"{each} {chunks} chunks\n" for each, chunks in daemon.partitions.items())
+
+
 def quit_daemon(daemon: Daemon, flag: str = "", seconds: str = "") -> str:
     if flag not in ("", "-t") or (flag == "-t" and not seconds.isdigit()):
         raise Refused(0, "usage: quit [-t TIMEOUT]")
@@ -159,6 +173,8 @@ COMMANDS: dict[str, Callable[..., str]] = {
             set_default_device_pinned_mem_limit,
             set_device_pinned_mem_limit,
             device_query,
+            sm_partition,
+            lspart,
         )
     },
 }

@@ -6,6 +6,7 @@ Settings of the test, in the file `mps_settings` of GSLICE_FAKE_GPU:
     server_fails   no server starts: clients get CUDA_ERROR_MPS_CONNECTION_FAILED
     refuse         a CUDA error code that every new client gets
     deaf           commands are read, and never answered
+    chunk_sms      static partitions are there (`-S`), of so many SMs a chunk
     other_code     what a fault gives to the clients that did not make it (719)
 """
 
@@ -55,7 +56,7 @@ def send_commands(directory: Path) -> int:
     return 0
 
 
-def start_daemon(directory: Path, *, background: bool) -> int:
+def start_daemon(directory: Path, *, background: bool, static: bool) -> int:
     settings = mps_settings()
     if "start_fails" in settings:
         print("Failed to start the MPS control daemon", file=sys.stderr)
@@ -69,7 +70,7 @@ def start_daemon(directory: Path, *, background: bool) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         if background:
             log_directory().mkdir(parents=True, exist_ok=True)
-        daemon = Daemon(directory, log_directory() if background else None)
+        daemon = Daemon(directory, log_directory() if background else None, static=static)
     except OSError as error:
         print(f"Failed to start the MPS control daemon: {error}", file=sys.stderr)
         return 1
@@ -96,7 +97,8 @@ def start_daemon(directory: Path, *, background: bool) -> int:
 def main(arguments: list[str]) -> int:
     if not arguments:
         return send_commands(pipe_directory())
-    if arguments in (["-d"], ["-f"]):
-        return start_daemon(pipe_directory(), background=arguments == ["-d"])
+    static = "chunk_sms" in mps_settings() and arguments[1:] == ["-S"]
+    if arguments[0] in ("-d", "-f") and (static or len(arguments) == 1):
+        return start_daemon(pipe_directory(), background=arguments[0] == "-d", static=static)
     print(f"nvidia-cuda-mps-control: cannot do {' '.join(arguments)}", file=sys.stderr)
     return 1

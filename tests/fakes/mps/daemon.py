@@ -82,12 +82,15 @@ class Daemon:
         pipe_directory: Where clients and commands come in.
         log_directory: For a file of its own and one of its servers; None: all goes to its stdout,
             as in the foreground.
+        static: Every client needs a partition.
     """
 
-    def __init__(self, pipe_directory: Path, log_directory: Path | None) -> None:
+    def __init__(self, pipe_directory: Path, log_directory: Path | None, *, static: bool) -> None:
         self.pipe_directory = pipe_directory
         self.log_directory = log_directory
         self.servers: dict[int, Server] = {}
+        self.static = static
+        self.partitions: dict[str, int] = {}  # chunks by id
         self.gpus = self._visible_gpus()
         self.default_percentage = parse_percentage(
             os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", ""), 100.0
@@ -248,6 +251,8 @@ class Daemon:
                 server = self.start_server(uid)
             else:
                 self.log("control", f"{new_client}: Server already exists")
+            if self.static and fields.get("partition") not in self.partitions:
+                raise Refused(CONNECTION_FAILED, "no such partition")
             if server.state != "ACTIVE":
                 raise Refused(NOT_READY, f"server {server.pid} is in {server.state}")
         except Refused as refused:
@@ -269,9 +274,15 @@ class Daemon:
             "server": str(server.pid),
             "millipercent": str(round(percentage * 1000)),
             "gpus": ",".join(self.gpus),
+            "partition_sms": str(self._partition_sms(fields)),
             **{f"limit.{uuid}": str(limit) for uuid, limit in limits.items()},
         }
         connection.sendall(("\t".join(f"{k}={v}" for k, v in reply.items()) + "\n").encode())
+
+    def _partition_sms(self, fields: dict[str, str]) -> int:
+        """0: it has none."""
+        chunks = self.partitions.get(fields.get("partition", ""), 0)
+        return chunks * int(mps_settings().get("chunk_sms", 0))
 
     def _heard(self, client: Client) -> None:
         try:

@@ -46,12 +46,18 @@ struct nvmlPciInfo {
   unsigned domain, bus, device, pci_device_id, pci_subsystem_id;
   char bus_id[32];
 };
+struct nvmlDeviceAttributes {
+  unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, ofas;
+  unsigned gpu_instance_slices, compute_instance_slices;
+  unsigned long long memory_mib;
+};
 struct nvmlProcessInfo {
   unsigned pid;
   unsigned long long used_bytes;
   unsigned gpu_instance, compute_instance;
 };
 
+constexpr unsigned kMigInstances = 7;  // at most, on one GPU
 constexpr unsigned kNoInstance = 0xFFFFFFFF;
 int references = 0;
 std::mutex mutex;
@@ -159,13 +165,17 @@ FAKE_NVML int nvmlSystemGetCudaDriverVersion_v2(int* version) {
 FAKE_NVML int nvmlDeviceGetCount_v2(unsigned* count) {
   const std::lock_guard lock(mutex);
   if (references == 0) return NVML_ERROR_UNINITIALIZED;
-  *count = static_cast<unsigned>(Machine{}.gpus().size());
+  *count = 0;
+  const Machine machine;
+  for (const Gpu& gpu : machine.gpus()) *count += gpu.parent.empty();
   return NVML_SUCCESS;
 }
 
 FAKE_NVML int nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice* device) {
   return find("nvmlDeviceGetHandleByIndex_v2", device,
-              [&](const Gpu& gpu) { return static_cast<unsigned>(gpu.index) == index; });
+              [&](const Gpu& gpu) {
+                return gpu.parent.empty() && static_cast<unsigned>(gpu.index) == index;
+              });
 }
 
 FAKE_NVML int nvmlDeviceGetHandleByUUID(const char* uuid, nvmlDevice* device) {
@@ -274,6 +284,49 @@ FAKE_NVML int nvmlDeviceGetMigMode(nvmlDevice device, unsigned* current, unsigne
   const nvmlReturn result = number("nvmlDeviceGetMigMode", device, "mig", current);
   *pending = *current;
   return result;
+}
+
+FAKE_NVML int nvmlDeviceGetMaxMigDeviceCount(nvmlDevice device, unsigned* count) {
+  return about("nvmlDeviceGetMaxMigDeviceCount", device, [&](const Machine&, const Gpu& gpu) {
+    *count = gpu.fields.number("mig", 0) > 0 ? kMigInstances : 0;
+    return NVML_SUCCESS;
+  });
+}
+
+FAKE_NVML int nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice device, unsigned index,
+                                                  nvmlDevice* instance) {
+  const char* function = "nvmlDeviceGetMigDeviceHandleByIndex";
+  return about(function, device, [&](const Machine& machine, const Gpu& gpu) {
+    for (const Gpu& each : machine.gpus()) {
+      if (each.parent != gpu.uuid || each.fields.number("mig_index", 0) != index) continue;
+      *instance = static_cast<nvmlDevice>(each.index) + 1;
+      return NVML_SUCCESS;
+    }
+    return NVML_ERROR_NOT_FOUND;
+  });
+}
+
+FAKE_NVML int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice instance,
+                                                           nvmlDevice* device) {
+  const char* function = "nvmlDeviceGetDeviceHandleFromMigDeviceHandle";
+  return about(function, instance, [&](const Machine& machine, const Gpu& gpu) {
+    for (const Gpu& each : machine.gpus()) {
+      if (gpu.parent != each.uuid) continue;
+      *device = static_cast<nvmlDevice>(each.index) + 1;
+      return NVML_SUCCESS;
+    }
+    return NVML_ERROR_INVALID_ARGUMENT;
+  });
+}
+
+FAKE_NVML int nvmlDeviceGetAttributes_v2(nvmlDevice instance, nvmlDeviceAttributes* has) {
+  return about("nvmlDeviceGetAttributes_v2", instance, [&](const Machine&, const Gpu& gpu) {
+    if (gpu.parent.empty()) return NVML_ERROR_NOT_SUPPORTED;
+    *has = {};
+    has->multiprocessors = static_cast<unsigned>(gpu.sms);
+    has->memory_mib = gpu.memory_bytes >> 20;
+    return NVML_SUCCESS;
+  });
 }
 
 FAKE_NVML int nvmlDeviceGetCudaComputeCapability(nvmlDevice device, int* major, int* minor) {
