@@ -29,7 +29,8 @@ from gslice.ipc.messages import AddRegion, ClientRegion, Message, RemoveRegion
 from gslice.ipc.process import start_ticks
 from gslice.supervise import client_memory
 from gslice.supervise.client_memory import ClientMemory
-from gslice.supervise.frontends import Frontend, Frontends
+from gslice.supervise.frontend import Frontend
+from gslice.supervise.frontends import Frontends
 from tests.unit.client_memory_bench import CONFIG, PREFIX, SECRET, own
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
