@@ -32,7 +32,9 @@ def serve(
     slo: Annotated[str, typer.Option("--slo", help="Of MODEL: the p99 to keep, as 30ms.")] = "",
     device: Annotated[str, typer.Option("--device", help="Such as cpu, cpu:0-1 or cuda:0.")] = "",
     grpc: Annotated[str, typer.Option("--grpc", help="KServe v2.", metavar="HOST:PORT")] = "",
-    http: Annotated[str, typer.Option("--http", help="KServe v2; or off.", metavar="HOST:PORT")] = "",
+    http: Annotated[
+        str, typer.Option("--http", help="KServe v2; or off.", metavar="HOST:PORT")
+    ] = "",
     metrics: Annotated[
         str, typer.Option("--metrics", help="Prometheus.", metavar="HOST:PORT")
     ] = "",

@@ -87,9 +87,7 @@ class RestServer(Server):
         )
         listener = await sockets.listen_at(address)
         await runner.setup()
-        site = web.SockSite(
-            runner, listener, ssl_context=self._tls, backlog=sockets.BACKLOG
-        )
+        site = web.SockSite(runner, listener, ssl_context=self._tls, backlog=sockets.BACKLOG)
         await site.start()
         self._runner = runner
         return int(listener.getsockname()[1])

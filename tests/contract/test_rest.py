@@ -200,7 +200,7 @@ def test_the_same_checks_as_of_grpc(echo, client) -> None:
         client.infer("echo", [tensor("x", np.ones((1, 5), np.float32))])
     with fails(400, "x"):
         client.infer("echo", [tensor("x", np.ones((1, 4), np.int32))])
-    with fails(400, "there is no output \"z\""):
+    with fails(400, 'there is no output "z"'):
         client.infer("echo", [tensor("x", array)], outputs=[triton.InferRequestedOutput("z")])
     with fails(501, "classification is not offered"):
         wanted = triton.InferRequestedOutput("y", class_count=3)

@@ -43,7 +43,7 @@ def post(frontend: FrontendProcess, body: Any, **headers: str) -> Any:
     return call(frontend.address, "POST", INFER, body, named)
 
 
-# ---- bodies ----------------------------------------------------------------------------------------
+# ---- bodies --------------------------------------------------------------------------------------
 
 
 def test_nested_and_flat_data_are_the_same(frontend, echo) -> None:
@@ -151,9 +151,8 @@ def test_compression_that_is_wrong_is_told(
 def test_a_body_that_is_too_large_is_refused_before_it_comes(frontend, echo) -> None:
     host, _, port = frontend.address.rpartition(":")
     with socket.create_connection((host, int(port)), WAIT_S) as raw:
-        raw.sendall(
-            f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT_BYTES + 1}\r\n\r\n".encode()
-        )
+        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT_BYTES + 1}\r\n\r\n"
+        raw.sendall(head.encode())
         assert b" 413 " in raw.recv(4096).splitlines()[0]
     with connected(frontend.address) as connection:
         connection.request("POST", INFER, iter([bytes(LIMIT_BYTES), b"x"]))  # of unknown length
@@ -242,7 +241,7 @@ def test_what_is_no_http_ends_the_connection(frontend, echo, noise: bytes) -> No
     assert call(frontend.address, "GET", "/v2/health/live").status == 200
 
 
-# ---- paths and origins ----------------------------------------------------------------------------
+# ---- paths and origins ---------------------------------------------------------------------------
 
 
 def test_what_is_not_there(frontend) -> None:
@@ -264,16 +263,20 @@ def test_no_web_page_changes_the_node(frontend) -> None:
 def test_every_endpoint_is_described(frontend) -> None:
     described = call(frontend.address, "GET", "/v2/openapi.json").json
     assert described["openapi"].startswith("3.1")
-    names = [op["operationId"] for methods in described["paths"].values() for op in methods.values()]
+    names = [
+        op["operationId"] for methods in described["paths"].values() for op in methods.values()
+    ]
     assert len(names) == len(set(names))
     for path, methods in described["paths"].items():
         filled = path.format(model="none", version="1", region="none")
         for method, operation in methods.items():
             declared = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "path"}
-            assert declared == set(part[1:-1] for part in path.split("/") if part[:1] == "{")
+            assert declared == {part[1:-1] for part in path.split("/") if part[:1] == "{"}
             if "systemsharedmemory" in path or "/repository/models/" in path:
                 continue  # the daemon, which this test would have to be, answers
-            answer = call(frontend.address, method.upper(), filled, b"" if method == "post" else None)
+            answer = call(
+                frontend.address, method.upper(), filled, b"" if method == "post" else None
+            )
             assert str(answer.status) in operation["responses"], path
             wrong = "PUT" if method == "get" else "DELETE"
             assert call(frontend.address, wrong, filled).status == 405
@@ -290,7 +293,7 @@ def test_the_page_needs_nothing_from_elsewhere(frontend) -> None:
         assert f"<code>{path}</code>" in page
 
 
-# ---- clients that leave, and the end ---------------------------------------------------------------
+# ---- clients that leave, and the end -------------------------------------------------------------
 
 
 def test_a_client_that_leaves_gives_its_request_up(frontend, echo) -> None:

@@ -14,7 +14,6 @@ from tritonclient.utils import InferenceServerException
 
 from tests.node import ANY_PORT, Node, kill_and_wait
 
-
 HTTP = {"http": ANY_PORT, "connection_age": "500ms"}
 
 

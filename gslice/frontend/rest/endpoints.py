@@ -92,9 +92,7 @@ class Endpoints:
 
     # ---- functions ----
 
-    @endpoint(
-        "GET", f"{_MODEL}/ready", f"{_VERSION}/ready", tells=schemas.READY, fails=(404, 503)
-    )
+    @endpoint("GET", f"{_MODEL}/ready", f"{_VERSION}/ready", tells=schemas.READY, fails=(404, 503))
     async def model_ready(self, request: web.Request) -> web.StreamResponse:
         """One function takes requests."""
         told = await self._ask("ModelReady", **_model(request))

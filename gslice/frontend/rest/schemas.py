@@ -93,9 +93,7 @@ INFER_ANSWER = _object(
         )
     ),
 )
-INDEX_REQUEST = _object(
-    ready={"type": "boolean", "description": "Only functions that are READY."}
-)
+INDEX_REQUEST = _object(ready={"type": "boolean", "description": "Only functions that are READY."})
 LOAD_REQUEST = _object(
     parameters=_object(
         config={**_TEXT, "description": "JSON of settings that replace those of node.yaml."}

@@ -36,6 +36,7 @@ _FORMATS = {
     **{name: np.dtype(form) for name, form in _FLOATS.items()},
 }
 
+
 def to_raw(data: Any, dtype: str, shape: Sequence[int], where: str) -> bytes:
     """A tensor's bytes from its elements, in a flat list or nested as its shape is.
 
