@@ -11,7 +11,7 @@ from gslice.frontend.catalogue import Catalogue
 from gslice.frontend.readiness import Readiness
 from gslice.frontend.regions import Regions
 from gslice.frontend.servicer import Servicer
-from gslice.frontend.settings import REST
+from gslice.ipc.messages import REST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -70,7 +70,7 @@ class RestServer(Server):
         for each in endpoints_of(Endpoints):
             handler = getattr(self._endpoints, each.name)
             for path in each.paths:
-                application.router.add_route(each.method, path, handler, name=None)
+                application.router.add_route(each.method, path, handler)
                 if each.method == "GET":
                     application.router.add_route("HEAD", path, handler)
         # It would tell of every client that speaks no HTTP; what is ours is told by `_answered`.
@@ -134,8 +134,8 @@ class RestServer(Server):
 
     def _check_origin(self, request: web.Request) -> None:
         """Any page that a browser shows could send what changes the node."""
-        changes = request.match_info.handler.__name__ in self._guarded
-        if changes and "Origin" in request.headers:
+        name = getattr(request.match_info.handler, "__name__", "")
+        if name in self._guarded and "Origin" in request.headers:
             raise PermissionDenied("calls that change the node are not taken from web pages")
 
     async def _fail(self, request: web.Request, error: GsliceError) -> web.StreamResponse:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from gslice import _native
 from gslice.core.errors import ConfigError
 from gslice.core.tls import TlsContent, TlsFiles
+from gslice.ipc.messages import REST
 
 KINDS = ("python", "native")  # of those that speak gRPC
-REST = "rest"
 MESSAGE_LIMIT_BYTES = (2 << 30) - 1  # protobuf's own
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gslice.supervise.frontend_launch import REST, kind_of
+from gslice.ipc.messages import REST
+from gslice.supervise.frontend_launch import kind_of
 
 if TYPE_CHECKING:
     from gslice.core.config import NodeConfig

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from gslice.core.config import NodeConfig
 
-REST = "rest"  # the kind that speaks HTTP
-
 
 def kind_of(config: NodeConfig) -> str:
     """What is to speak gRPC: `native` or `python`.

@@ -19,8 +19,8 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
-from gslice.frontend.settings import REST
 from gslice.ipc.messages import (
+    REST,
     AddRegion,
     ClientRegion,
     Failed,

@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gslice.core.types import FunctionSpec
-from gslice.frontend.settings import REST
-from gslice.ipc.messages import DrainFrontend
+from gslice.ipc.messages import REST, DrainFrontend
 from tests.contract.direct import WAIT_S, FrontendProcess, LocalFunction, signature
 from tests.contract.rest import INFER, JSON_LENGTH, call, call_on, connected, with_tensors, x
 
