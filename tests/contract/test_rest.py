@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -56,6 +56,32 @@ def tensor(name: str, array: np.ndarray, *, binary: bool = True, dtype: str = ""
     return made
 
 
+class Elsewhere:
+    """A client in a thread of its own, which is how far apart this library can be used."""
+
+    def __init__(self, frontend: FrontendProcess) -> None:
+        self._address = frontend.address
+        self._pool = ThreadPoolExecutor(8)
+
+    def ask(self, call: Callable[[triton.InferenceServerClient], Any]) -> Future[Any]:
+        """Begins a call; several may run."""
+        return self._pool.submit(self._ask, call)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _ask(self, call: Callable[[triton.InferenceServerClient], Any]) -> Any:
+        with triton.InferenceServerClient(self._address) as client:
+            return call(client)
+
+
+@pytest.fixture
+def elsewhere(frontend: FrontendProcess) -> Iterator[Elsewhere]:
+    threads = Elsewhere(frontend)
+    yield threads
+    threads.close()
+
+
 def fails(status: int, *words: str) -> Any:
     text = ".*".join(map(re.escape, words))
     return pytest.raises(InferenceServerException, match=f"(?s)\\[{status}\\].*{text}")
@@ -87,9 +113,7 @@ def test_half_precision(serve, client, dtype: str) -> None:
     kind = np.float16 if dtype == "FP16" else ml_dtypes.bfloat16
     serve("echo", signature(dtype, (-1, 4)))
     sent = np.array([[0.0, -1.5, 65504, 2**-14]], np.float32).astype(kind)
-    made = triton.InferInput("x", [1, 4], dtype)
-    made.set_data_from_numpy(sent if dtype == "FP16" else sent.astype(np.float32))
-    answer = client.infer("echo", [made])
+    answer = client.infer("echo", [tensor("x", sent, dtype=dtype)])
     np.testing.assert_array_equal(answer.as_numpy("y").astype(kind), sent)
 
 
@@ -161,13 +185,14 @@ def test_a_large_tensor(serve, client) -> None:
     np.testing.assert_array_equal(client.infer("echo", [tensor("x", sent)]).as_numpy("y"), sent)
 
 
-def test_many_at_once(echo, client) -> None:
-    def ask(number: int) -> float:
-        answer = client.infer("echo", [tensor("x", np.full((1, 4), number, np.float32))])
-        return float(answer.as_numpy("y")[0, 0])
+def test_many_at_once(echo, elsewhere) -> None:
+    def ask(client: triton.InferenceServerClient, numbers: range) -> list[float]:
+        inputs = [[tensor("x", np.full((1, 4), number, np.float32))] for number in numbers]
+        return [client.infer("echo", each).as_numpy("y")[0, 0] for each in inputs]
 
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, range(64))) == list(range(64))
+    ranges = [range(start, start + 8) for start in range(0, 64, 8)]
+    asking = [elsewhere.ask(lambda client, each=each: ask(client, each)) for each in ranges]
+    assert [found.result(WAIT_S) for found in asking] == [list(each) for each in ranges]
 
 
 def test_the_asyncio_client(frontend, echo) -> None:
@@ -217,20 +242,16 @@ def test_the_timeout_parameter_is_the_deadline(echo, client) -> None:
     echo.wait_idle()
 
 
-def test_a_full_queue_is_429(serve, frontend) -> None:
+def test_a_full_queue_is_429(serve, client, elsewhere) -> None:
     small = serve("small", slots=((4096, 1),))
     small.hold()
     array = np.ones((1, 4), np.float32)
-    with (
-        triton.InferenceServerClient(frontend.address, concurrency=2) as client,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        first = pool.submit(client.infer, "small", [tensor("x", array)])
-        small.wait_count("queued", 1)
-        with fails(429):
-            client.infer("small", [tensor("x", array)])
-        small.release()
-        assert first.result(WAIT_S).as_numpy("y").tolist() == array.tolist()
+    first = elsewhere.ask(lambda other: other.infer("small", [tensor("x", array)]))
+    small.wait_count("queued", 1)
+    with fails(429):
+        client.infer("small", [tensor("x", array)])
+    small.release()
+    assert first.result(WAIT_S).as_numpy("y").tolist() == array.tolist()
 
 
 # ---- what is known of server and functions ------------------------------------------------------
@@ -287,42 +308,46 @@ def test_statistics(echo, client) -> None:
 # ---- what the daemon is asked --------------------------------------------------------------------
 
 
-def test_load_and_unload_go_to_the_daemon(frontend, client) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        for ask, expected in (
-            (
-                lambda: client.load_model("new", config=json.dumps({"share": "10%"})),
-                RepositoryCall("load", "new", '{"share": "10%"}'),
-            ),
-            (lambda: client.load_model("new"), RepositoryCall("load", "new")),
-            (lambda: client.unload_model("new"), RepositoryCall("unload", "new")),
-        ):
-            asking = pool.submit(ask)
-            asked = frontend.next_call()
-            assert asked.message == expected
-            frontend.answer(asked, Ok())
-            asking.result(WAIT_S)
-        refused = pool.submit(client.unload_model, "other")
-        frontend.answer(frontend.next_call(), Failed(5, "no function is called 'other'"))
-        with fails(404, "no function is called 'other'"):
-            refused.result(WAIT_S)
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        (
+            lambda client: client.load_model("new", config=json.dumps({"share": "10%"})),
+            RepositoryCall("load", "new", '{"share": "10%"}'),
+        ),
+        (lambda client: client.load_model("new"), RepositoryCall("load", "new")),
+        (lambda client: client.unload_model("new"), RepositoryCall("unload", "new")),
+    ],
+)
+def test_load_and_unload_go_to_the_daemon(frontend, elsewhere, ask, expected) -> None:
+    asking = elsewhere.ask(ask)
+    asked = frontend.next_call()
+    assert asked.message == expected
+    frontend.answer(asked, Ok())
+    asking.result(WAIT_S)
+    refused = elsewhere.ask(ask)
+    frontend.answer(frontend.next_call(), Failed(5, "no function is called 'new'"))
+    with fails(404, "no function is called 'new'"):
+        refused.result(WAIT_S)
+
+
+def test_only_settings_are_loaded(frontend, client) -> None:
     with fails(501, "is not offered"):
         client.load_model("new", files={"file:1/model.onnx": b"x"}, config="{}")
 
 
-def test_tensors_in_clients_memory(frontend, echo, client) -> None:
+def test_tensors_in_clients_memory(frontend, echo, client, elsewhere) -> None:
     key = f"/gslice-test-rest-{os.getpid()}"
     handle = shm.create_shared_memory_region("mine", key, 4096)
     try:
-        with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(client.register_system_shared_memory, "mine", key, 4096)
-            asked = frontend.next_call()
-            assert asked.message == RegisterMemory(ClientRegion("mine", key, 0, 4096))
-            fd = os.open("/dev/shm" + key, os.O_RDWR)
-            frontend.request(AddRegion(asked.message.region), [fd])
-            os.close(fd)
-            frontend.answer(asked, Ok())
-            asking.result(WAIT_S)
+        asking = elsewhere.ask(lambda c: c.register_system_shared_memory("mine", key, 4096))
+        asked = frontend.next_call()
+        assert asked.message == RegisterMemory(ClientRegion("mine", key, 0, 4096))
+        fd = os.open("/dev/shm" + key, os.O_RDWR)
+        frontend.request(AddRegion(asked.message.region), [fd])
+        os.close(fd)
+        frontend.answer(asked, Ok())
+        asking.result(WAIT_S)
         assert [r["name"] for r in client.get_system_shared_memory_status()] == ["mine"]
         sent = np.array([[1, 2, 3, 4]], np.float32)
         shm.set_shared_memory_region(handle, [sent])

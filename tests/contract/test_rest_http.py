@@ -70,7 +70,7 @@ def test_no_number_in_json_is_null(frontend, echo) -> None:
         (b"", "not JSON"),
         (b"[]", "must be a JSON object"),
         (b"\xff\xfe{\x00}\x00", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 20_000, "not JSON"),
         (b"{}", "inputs is empty"),
         ({"inputs": {}}, "inputs must be a list of objects"),
         ({"inputs": [5]}, "inputs must be a list of objects"),

@@ -91,6 +91,7 @@ async def send(
         response.headers["Content-Encoding"] = packing
         size = len(parts[0])
     response.headers["Vary"] = "Accept-Encoding"
+    response.headers["Server"] = "gslice"
     response.content_length = size
     if closes:
         response.force_close()

@@ -296,8 +296,8 @@ class Endpoints:
         """The body of a call that need not have one."""
         with self._memory.account() as account:
             body = await read_body(request, self._request_max_bytes, account)
-            account.take(parsed_bytes(body))
-            return fields.parse_object(body, "the request") if body else {}
+            account.take(parsed_bytes(memoryview(body)))
+            return fields.parse_object(memoryview(body), "the request") if body else {}
 
     async def _tell(
         self, request: web.Request, told: Any, *, status: int = 200

@@ -92,7 +92,7 @@ def from_raw(raw: bytes, dtype: str, where: str) -> list[Any]:
     if dtype == "BOOL":
         return [byte != 0 for byte in raw]
     if dtype not in _FLOATS:
-        return np.frombuffer(raw, _FORMATS[dtype]).tolist()
+        return list(np.frombuffer(raw, _FORMATS[dtype]).tolist())
     values = _widened(raw) if dtype == "BF16" else np.frombuffer(raw, _FORMATS[dtype])
     numbers: list[Any] = values.tolist()
     if not np.isfinite(values).all():

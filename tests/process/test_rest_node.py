@@ -52,7 +52,7 @@ def test_both_ports_serve_the_same(start_node, identity, kind: str) -> None:
             infer(client, "same", 1)
         client.load_model("same")
         assert infer(client, "same", 6) == [6]
-        client.load_model("same", config=json.dumps({"share": "20%"}))
+        client.load_model("same", config=json.dumps({**identity, "share": "20%"}))
         assert node.function("same").share_requested_percent == 20
 
 
