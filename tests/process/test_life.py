@@ -91,16 +91,15 @@ def test_a_taken_port_is_told_and_nothing_is_left(start_node, port: str) -> None
 
 
 def test_stop_answers_what_was_accepted_and_reports_not_ready(start_node, zoo, gate) -> None:
-    body = zoo("Gate", args={"gate": str(gate.path)})
-    node = start_node({"gate": body}, node={"http": ANY_PORT})
+    node = start_node({"gate": zoo("Gate", args={"gate": str(gate.path)})})
     client, status = node.client(), node.status()
-    assert node.http(status.http_address, "/v2/health/ready")[0] == 200
+    assert node.http(status.metrics_address, "/v2/health/ready")[0] == 200
     call = in_background(lambda: client.infer("gate", {"x": -ONE}))
     wait_counts(node.segment("gate"), lambda counts: counts["claimed"] == 1)
     node.signal_daemon(signal.SIGTERM)
     node.wait_status(lambda status: status.state == "DRAINING")
-    assert node.http(status.http_address, "/v2/health/ready")[0] == 503
-    assert node.http(status.http_address, "/healthz")[0] == 200
+    assert node.http(status.metrics_address, "/v2/health/ready")[0] == 503
+    assert node.http(status.metrics_address, "/healthz")[0] == 200
     with pytest.raises(Unavailable):
         node.client().infer("gate", {"x": ONE})
     gate.open()
