@@ -89,7 +89,7 @@ def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list
 
     async def run() -> None:
         node: Any = SimpleNamespace(
-            config=SimpleNamespace(grpc="127.0.0.1:0", client_memory=config),
+            config=SimpleNamespace(grpc="127.0.0.1:0", http="", frontends=2, client_memory=config),
             event=lambda subject, kind, text: events.append(f"{subject} {kind}: {text}"),
         )
         frontends = Frontends(node, *[lambda *_: None] * 3)
