@@ -64,7 +64,7 @@ class Node:
         self._pids: set[int] = set()
         settings = {
             "grpc": ANY_PORT,
-            "http": ANY_PORT,
+            "http": "off",  # as `spares`
             "metrics": ANY_PORT,
             "state_dir": "./state",
             "orphan_grace": "30s",

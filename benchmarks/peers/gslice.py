@@ -52,7 +52,7 @@ class Gslice(Peer):
         """`gslice serve` of a node.yaml."""
         node = {
             "grpc": f"{HOST}:{ports[0]}",
-            "http": f"{HOST}:{ports[1]}",
+            "http": "off",
             "metrics": f"{HOST}:{ports[2]}",
             "state_dir": "./state",
             "spares": 0,

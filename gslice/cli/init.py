@@ -22,7 +22,7 @@ version: 1
 
 node:
   grpc: 127.0.0.1:8001     # KServe v2
-  http: 127.0.0.1:8000     # /healthz, /v2/health/ready
+  http: 127.0.0.1:8000     # KServe v2, too: /v2/docs
   metrics: 127.0.0.1:8002  # Prometheus
   state_dir: ./state       # sockets, logs, what was learned
 

@@ -32,7 +32,9 @@ def serve(
     slo: Annotated[str, typer.Option("--slo", help="Of MODEL: the p99 to keep, as 30ms.")] = "",
     device: Annotated[str, typer.Option("--device", help="Such as cpu, cpu:0-1 or cuda:0.")] = "",
     grpc: Annotated[str, typer.Option("--grpc", help="KServe v2.", metavar="HOST:PORT")] = "",
-    http: Annotated[str, typer.Option("--http", help="Health.", metavar="HOST:PORT")] = "",
+    http: Annotated[
+        str, typer.Option("--http", help="KServe v2; or off.", metavar="HOST:PORT")
+    ] = "",
     metrics: Annotated[
         str, typer.Option("--metrics", help="Prometheus.", metavar="HOST:PORT")
     ] = "",
@@ -66,7 +68,9 @@ def _announce(daemon: Daemon) -> None:
     status = _status(daemon)
     encrypted = ", TLS" if any(frontend.tls for frontend in status.frontends) else ""
     print(f"gRPC     {status.grpc_address}  (KServe v2{encrypted})")
-    print(f"HTTP     http://{status.http_address}/v2/health/ready")
+    if status.http_address:
+        scheme = "https" if encrypted else "http"
+        print(f"HTTP     {scheme}://{status.http_address}/v2/docs")
     print(f"metrics  http://{status.metrics_address}/metrics")
     print(f"state    {status.state_dir}", flush=True)
     daemon.background(_announce_functions(daemon))

@@ -174,6 +174,7 @@ class Daemon:
             self.upgrade.resume(self._before.upgrade)
         # First what can fail: a wrong port must not cost the children of an earlier daemon. But
         # where its sockets listen, whoever asks waits rather than being told that this one starts.
+        self._before.take_listener("http", "")  # up to 0.5 the daemon itself served that port
         if not self._before.listeners:
             self._start_http()
         wanted = self.desired.functions
@@ -212,7 +213,7 @@ class Daemon:
     def _start_http(self) -> None:
         applications = pages(lambda: self.state == "SERVING", self.reader.reading)
         self._http = serve_pages(self._config.node, applications, self._before)
-        self._addresses.http, self._addresses.metrics = (s.address for s in self._http.values())
+        self._addresses.metrics = self._http["metrics"].address
 
     async def _start_control(self) -> None:
         from gslice.daemon.control_api import ControlServer

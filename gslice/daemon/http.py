@@ -1,4 +1,4 @@
-"""Health and metrics over HTTP: two small WSGI servers, each in a thread of its own."""
+"""The daemon's own pages, metrics and its health: a small WSGI server in a thread of its own."""
 
 from __future__ import annotations
 
@@ -100,7 +100,13 @@ def pages(
 
     registry = CollectorRegistry()
     registry.register(NodeCollector(reading, histogram_bounds_us()))
-    return {"http": health(ready), "metrics": make_wsgi_app(registry)}
+    metrics, own = make_wsgi_app(registry), health(ready)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        page = own if environ["PATH_INFO"] in HEALTH_PAGES else metrics
+        return page(environ, start_response)
+
+    return {"metrics": application}
 
 
 def serve_pages(
@@ -131,8 +137,11 @@ async def hand_over(servers: Mapping[str, HttpServer]) -> dict[str, tuple[str, i
     }
 
 
+HEALTH_PAGES = ("/healthz", "/v2/health/live", "/v2/health/ready")
+
+
 def health(ready: Callable[[], bool]) -> Callable[..., Iterable[bytes]]:
-    """The health pages.
+    """The pages of the daemon's health; front-ends have their own, on their port.
 
     /healthz and /v2/health/live answer 200 while the daemon lives; /v2/health/ready answers 503
     while it starts or drains.
@@ -147,7 +156,7 @@ def health(ready: Callable[[], bool]) -> Callable[..., Iterable[bytes]]:
             status = "200 OK" if is_ready else "503 Service Unavailable"
             text = "ready\n" if is_ready else "not ready\n"
         else:
-            status, text = "404 Not Found", "/healthz, /v2/health/live, /v2/health/ready\n"
+            status, text = "404 Not Found", f"{', '.join(HEALTH_PAGES)}\n"
         start_response(status, _TEXT)
         return [text.encode()]
 

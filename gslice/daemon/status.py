@@ -12,6 +12,7 @@ from gslice import __version__, _native
 from gslice.daemon.plan_api import fill_decision
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
+from gslice.supervise.doors import GRPC, HTTP
 from gslice.supervise.isolation import owner_of
 from gslice.supervise.resize import Resized
 from gslice.supervise.weights import added, together
@@ -41,9 +42,8 @@ _MEMORY_FIELDS = {  # of gslice.v1.Memory, where both places have a part of that
 
 @dataclass
 class Addresses:
-    """Where the daemon and its front-ends listen, with real ports."""
+    """Where the daemon listens, with real ports."""
 
-    http: str = ""
     metrics: str = ""
 
 
@@ -114,8 +114,8 @@ class StatusReader:
         message.pid = os.getpid()
         message.uptime_s = time.monotonic() - self._begun_s
         message.state = state
-        message.grpc_address = self._supervisor.frontends.known_address
-        message.http_address = self._addresses.http
+        message.grpc_address = self._supervisor.frontends.address(GRPC)
+        message.http_address = self._supervisor.frontends.address(HTTP)
         message.metrics_address = self._addresses.metrics
         message.config_path = config_path
         message.state_dir = str(node.config.state_dir)
@@ -131,7 +131,7 @@ class StatusReader:
                 state=frontend.state.upper(),
                 rss_bytes=resident_bytes(pid),
                 restarts=frontends.restarts,
-                address=frontends.address,
+                address=frontends.address(frontend.door),
                 kind=frontend.kind,
                 tls=bool(frontend.tls),
             )

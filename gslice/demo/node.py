@@ -207,7 +207,7 @@ class ServedNode:
             "version": 1,
             "node": {
                 "grpc": self._grpc_address,
-                "http": FREE_PORT,
+                "http": "off",
                 "metrics": FREE_PORT,
                 "state_dir": "./state",
                 "orphan_grace": "5s",

@@ -18,7 +18,7 @@ from gslice.core.errors import GsliceError
 from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
-from gslice.frontend.parts import aio_parts, native_parts
+from gslice.frontend.parts import PARTS
 from gslice.frontend.settings import Settings, parse
 from gslice.ipc import messages, process
 
@@ -51,8 +51,7 @@ async def run(settings: Settings) -> None:
     def wake(name: str) -> None:
         link.wake(name)
 
-    build = native_parts if settings.kind == "native" else aio_parts
-    parts = build(settings, repository, wake, memory)
+    parts = PARTS[settings.kind](settings, repository, wake, memory)
     orders = Orders(parts.server, parts.catalogue, parts.regions, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:

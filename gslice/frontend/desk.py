@@ -10,12 +10,12 @@ import contextlib
 import enum
 import logging
 import time
-import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from google.protobuf.message import DecodeError
 
 from gslice.core.errors import GsliceError, Internal, NotFound, ResourceExhausted, Unimplemented
+from gslice.frontend.packing import PACKINGS, unpacked
 from gslice.ipc.native import native_signature
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gslice.frontend")
 
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}  # as zlib wants to hear it
 _OK = 0
 _FAILED = (Internal.code, "the front-end failed; its log says why")
 
@@ -227,20 +226,21 @@ class Desk:
         """
         if not note.compressed:
             return note.data
-        if note.text not in _WINDOW_BITS:
+        if note.text not in PACKINGS:
             raise Unimplemented(f"messages compressed by {note.text!r} are not read; use gzip")
-        unpacker = zlib.decompressobj(_WINDOW_BITS[note.text])
+        pieces, size = [], 0
         try:
-            data = unpacker.decompress(note.data, self._message_max_bytes + 1)
-        except zlib.error as error:
+            for piece in unpacked(note.data, note.text):
+                pieces.append(piece)
+                size += len(piece)
+                if size > self._message_max_bytes:
+                    most = self._message_max_bytes
+                    raise ResourceExhausted(
+                        f"the message has more than {most} bytes without compression"
+                    )
+        except ValueError as error:
             raise Internal(f"the message cannot be read as {note.text}: {error}") from error
-        if len(data) > self._message_max_bytes:
-            raise ResourceExhausted(
-                f"the message has more than {self._message_max_bytes} bytes without compression"
-            )
-        if not unpacker.eof:
-            raise Internal(f"the message cannot be read as {note.text}: it is cut off")
-        return data
+        return b"".join(pieces)
 
 
 class HandedOver:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import Unavailable
 from gslice.frontend import health, reflection, servicer, sockets
 from gslice.frontend.cold import ColdStarts
 from gslice.frontend.desk import Desk
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.settings import Limits
 
-_BACKLOG = 4096  # connections that wait to be accepted; the kernel has a bound of its own
 _GOING_S = 1.0  # for clients to hear that a server which has nothing left to answer goes
 
 
@@ -66,21 +63,9 @@ class NativeServer(Server):
         self._desk.close()
 
     async def _listen(self, address: str) -> int:
-        host, _, port = address.rpartition(":")
-        try:
-            family, _, _, _, place = (
-                await asyncio.get_running_loop().getaddrinfo(
-                    host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-                )
-            )[0]
-            with sockets.listen(family, place, _BACKLOG) as listener:
-                bound = int(listener.getsockname()[1])
-                self._native.listen(listener.detach())
-        except OSError as error:
-            raise Unavailable(
-                f"cannot listen on {address}: {error.strerror or error}",
-                hint="choose another address, or free it",
-            ) from error
+        with await sockets.listen_at(address) as listener:
+            bound = int(listener.getsockname()[1])
+            self._native.listen(listener.detach())
         return bound
 
     def _leave(self) -> None:

@@ -1,4 +1,4 @@
-"""What a front-end is put together from, by what speaks gRPC in it."""
+"""What a front-end is put together from, by its kind."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gslice.frontend.catalogue import Catalogue
 from gslice.frontend.readiness import Readiness
 from gslice.frontend.regions import Regions
 from gslice.frontend.servicer import Servicer
+from gslice.ipc.messages import REST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,19 +49,30 @@ class Parts:
 def aio_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
     """What speaks gRPC by grpc.aio."""
     from gslice.frontend.aio_server import AioServer
-    from gslice.frontend.completions import Completions
-    from gslice.frontend.inference import InferenceServicer
 
-    native = _native.Frontend(settings.index)
-    completions = Completions(native, asyncio.get_running_loop())
-    catalogue = Catalogue(native, completions.drain)
-    readiness = Readiness(catalogue)
-    regions = Regions(native, memory, offered=bool(settings.client_memory))
-    service = InferenceServicer(
-        native, completions, catalogue, readiness, repository, wake, regions
+    path = _PythonPath(settings, repository, wake, memory)
+    server = AioServer(
+        path.service,
+        path.completions,
+        path.catalogue,
+        path.readiness,
+        settings.limits,
+        settings.tls,
     )
-    server = AioServer(service, completions, catalogue, readiness, settings.limits, settings.tls)
-    return Parts(native, catalogue, regions, server, completions.eventfd, completions.close)
+    return path.parts(server)
+
+
+def rest_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
+    """What speaks HTTP.
+
+    Raises:
+        InvalidArgument: the certificates cannot be used.
+    """
+    from gslice.frontend.rest_server import RestServer
+
+    path = _PythonPath(settings, repository, wake, memory)
+    server = RestServer(path.service, path.readiness, settings.limits, settings.tls)
+    return path.parts(server)
 
 
 def native_parts(settings: Settings, repository: Repository, wake: Wake, memory: Memory) -> Parts:
@@ -87,3 +99,44 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake, memory:
     service = Servicer(catalogue, readiness, repository, regions)
     server = NativeServer(native, service, catalogue, readiness, wake, limits)
     return Parts(native, catalogue, regions, server, native.doorbell, server.close)
+
+
+PARTS = {"python": aio_parts, "native": native_parts, REST: rest_parts}
+"""What builds a front-end of each kind."""
+
+
+class _PythonPath:
+    """The data path of a front-end that is served by Python, up to its server."""
+
+    def __init__(
+        self, settings: Settings, repository: Repository, wake: Wake, memory: Memory
+    ) -> None:
+        from gslice.frontend.completions import Completions
+        from gslice.frontend.inference import InferenceServicer
+
+        self._native = native = _native.Frontend(settings.index)
+        self.completions = Completions(native, asyncio.get_running_loop())
+        self.catalogue = Catalogue(native, self.completions.drain)
+        self.readiness = Readiness(self.catalogue)
+        self._regions = Regions(native, memory, offered=bool(settings.client_memory))
+        self.service = InferenceServicer(
+            native,
+            self.completions,
+            self.catalogue,
+            self.readiness,
+            repository,
+            wake,
+            self._regions,
+        )
+
+    def parts(self, server: Server) -> Parts:
+        """All of it, with what serves it."""
+        completions = self.completions
+        return Parts(
+            self._native,
+            self.catalogue,
+            self._regions,
+            server,
+            completions.eventfd,
+            completions.close,
+        )

@@ -24,7 +24,7 @@ _LEFT_POLL_S = 0.05
 
 
 class Server(ABC):
-    """One gRPC server, started at most once.
+    """One server, started at most once.
 
     Args:
         readiness: Turned to not ready when the server drains.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from gslice import _native
 from gslice.core.errors import ConfigError
 from gslice.core.tls import TlsContent, TlsFiles
+from gslice.ipc.messages import REST
 
-KINDS = ("python", "native")
+KINDS = ("python", "native")  # of those that speak gRPC
 MESSAGE_LIMIT_BYTES = (2 << 30) - 1  # protobuf's own
 
 
@@ -23,7 +24,7 @@ class Limits:
             that it has begun go on. gRPC offers no other way to part from a client without a call
             that fails.
         memory_max_bytes: Most that messages may take outside their slots, in and out, all
-            together. Of the native kind only: gRPC in Python keeps no such account.
+            together. Not of the kind `python`: gRPC there keeps no such account.
     """
 
     request_max_bytes: int
@@ -37,7 +38,7 @@ class Settings:
 
     Attributes:
         index: Its place in front-end tables.
-        kind: What speaks gRPC: `python` or `native`.
+        kind: What speaks gRPC, `python` or `native`; or `rest`, which speaks HTTP.
         orphan_grace_s: How long to serve on without a daemon.
         limits: Of clients.
         tls: What encrypts its port; None: nothing does.
@@ -64,7 +65,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
     """
     parser = argparse.ArgumentParser(prog="python -m gslice.frontend", description=description)
     parser.add_argument("--index", type=int, required=True, help="place in front-end tables")
-    parser.add_argument("--kind", choices=KINDS, default=KINDS[0])
+    parser.add_argument("--kind", choices=(*KINDS, REST), default=KINDS[0])
     parser.add_argument("--orphan-grace-us", type=int, default=300_000_000)
     parser.add_argument("--request-max-bytes", type=int, default=MESSAGE_LIMIT_BYTES)
     parser.add_argument("--connection-age-us", type=int, default=30_000_000)

@@ -1,4 +1,4 @@
-"""The sockets of the gRPC server, which gRPC itself does not show: who gets the next connection.
+"""The sockets of a server, which gRPC itself does not show: who gets the next connection.
 
 Front-ends share their port by SO_REUSEPORT, and the kernel deals new connections out among them.
 While one is replaced, all must go to its successor: a connection in the queue of a listener that
@@ -7,6 +7,7 @@ closes is reset.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 from gslice.core.errors import Unavailable
 
+BACKLOG = 4096  # connections that wait to be accepted; the kernel has a bound of its own
 _SO_ATTACH_REUSEPORT_CBPF = 51  # of <asm-generic/socket.h>; Python has no names for them
 _SO_DETACH_REUSEPORT_BPF = 68
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -36,6 +38,30 @@ class _Instruction(ctypes.Structure):
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.POINTER(_Instruction)))
+
+
+async def listen_at(address: str) -> socket.socket:
+    """A listening socket that other front-ends may share.
+
+    Args:
+        address: host:port; port 0 takes a free one.
+
+    Raises:
+        Unavailable: It cannot be listened on.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        family, _, _, _, place = (
+            await asyncio.get_running_loop().getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        )[0]
+        return listen(family, place, BACKLOG)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen on {address}: {error.strerror or error}",
+            hint="choose another address, or free it",
+        ) from error
 
 
 def listen(family: int, place: tuple[Any, ...], backlog: int) -> socket.socket:

@@ -16,6 +16,7 @@ from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
 PROTOCOL_VERSION = 8
 LISTEN_FD = 3  # where a child finds its listening socket
+REST = "rest"  # the kind of front-end that speaks HTTP
 EXIT_DEVICE_LOST = 75
 """Exit code of a worker whose device has failed for good; what it claimed is as it was."""
 
@@ -131,7 +132,7 @@ class FrontendState:
         functions: Names it knows.
         state: `starting`, `serving`, `retiring` or `draining`.
         in_flight: Requests that hold a slot now.
-        kind: What speaks gRPC in it: `python` or `native`.
+        kind: What it speaks: gRPC, `python` or `native`, or HTTP, `rest`.
         tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
     """

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from gslice.core.config import ClientMemoryConfig
     from gslice.core.events import Record
     from gslice.supervise.child import Child
-    from gslice.supervise.frontends import Frontend, Frontends
+    from gslice.supervise.frontend import Frontend
+    from gslice.supervise.frontends import Frontends
     from gslice.supervise.tasks import Tasks
 
 REGIONS_MAX = 256

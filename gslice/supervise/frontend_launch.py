@@ -24,32 +24,33 @@ def kind_of(config: NodeConfig) -> str:
     return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
 
 
-def offer_of(config: NodeConfig) -> tuple[str, str, str]:
-    """What clients notice of how a front-end is started.
+def offer_of(config: NodeConfig) -> tuple[str, str]:
+    """What clients notice of how a front-end is started, beside its kind.
 
     Returns:
-        Its kind, the digest of its certificates, and the prefix of the clients' memory that it
-        takes; each of the last two empty if there is none.
+        The digest of its certificates, and the prefix of the clients' memory that it takes; each
+        empty if there is none.
 
     Raises:
-        ConfigError: what node.yaml asks for was not built, or a certificate cannot be read.
+        ConfigError: a certificate cannot be read.
     """
     digest = config.tls.read().digest if config.tls is not None else ""
     prefix = config.client_memory.prefix if config.client_memory is not None else ""
-    return kind_of(config), digest, prefix
+    return digest, prefix
 
 
-def launch_of(config: NodeConfig, index: int, log: Path) -> Launch:
+def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
     """The process of a front-end.
 
     Args:
         config: The node's.
+        kind: Its kind.
         index: Its place in front-end tables.
         log: Takes what it writes.
     """
     options: dict[str, object] = {
         "--index": index,
-        "--kind": kind_of(config),
+        "--kind": kind,
         "--orphan-grace-us": config.orphan_grace_us,
         "--request-max-bytes": config.request_max_bytes,
         "--connection-age-us": config.connection_age_us,

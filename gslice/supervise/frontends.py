@@ -1,4 +1,4 @@
-"""The front-end processes: one address, one or several processes behind it.
+"""The front-end processes: an address for each protocol, one or several processes behind it.
 
 A front-end that dies loses its connections; its leases come back, and another takes its place on
 the same port.
@@ -11,7 +11,6 @@ import itertools
 import os
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice._native import MAX_FRONTENDS
@@ -28,6 +27,8 @@ from gslice.ipc.messages import (
 )
 from gslice.supervise.child import Child
 from gslice.supervise.client_memory import ClientMemory
+from gslice.supervise.doors import Door, door_name, doors_of
+from gslice.supervise.frontend import Frontend
 from gslice.supervise.frontend_launch import launch_of, offer_of, port_of, refuse_taken
 from gslice.supervise.news import restarted
 from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, renew_frontends, retire
@@ -44,33 +45,6 @@ if TYPE_CHECKING:
 SOCKET_PREFIX = "f-"
 # Without it nobody is served, and a start costs half a second of processor time: it waits shortly.
 _RESTARTS = RestartPolicy(max_delay_us=SECOND_US, settled_us=10 * SECOND_US)
-
-
-@dataclass
-class Frontend:
-    """One front-end process.
-
-    Attributes:
-        index: Its index in every segment's front-end table.
-        child: The process.
-        eventfd: Wakes it when answers are ready; owned here.
-        state: `starting`, `serving`, `retiring` or `draining`.
-        kind: What speaks gRPC in it, as it says: `python` or `native`.
-        tls: Digest of its certificates, as it says; empty: its port is not encrypted.
-        client_memory: Prefix of the clients' memory that it takes, as it says; empty: none.
-        inherited: An earlier daemon started it.
-        since_s: When it began to serve, or was adopted, on the monotonic clock.
-    """
-
-    index: int
-    child: Child
-    eventfd: int
-    state: str = "starting"
-    kind: str = "python"
-    tls: str = ""
-    client_memory: str = ""
-    inherited: bool = False
-    since_s: float = field(default_factory=time.monotonic)
 
 
 class Frontends:
@@ -90,7 +64,7 @@ class Frontends:
         on_up: Callable[[int, int], None],
         on_down: Callable[[int], None],
     ) -> None:
-        self.address = node.config.grpc
+        self._doors = doors_of(node.config)
         self.restarts = 0
         self.renewing = asyncio.Lock()
         self._node = node
@@ -117,9 +91,10 @@ class Frontends:
         Raises:
             Unavailable: somebody else listens there.
         """
-        port = port_of(self.address)
-        if port not in {port_of(state.address) for state in found if state is not None}:
-            refuse_taken(self.address)
+        ports = {port_of(state.address) for state in found if state is not None}
+        for door in self._doors.values():
+            if port_of(door.asked) not in ports:
+                refuse_taken(door.asked)
 
     async def start(self) -> None:
         """Starts those that are missing; returns when all accept calls.
@@ -128,14 +103,11 @@ class Frontends:
             GsliceError: one cannot start or listen.
         """
         free = (i for i in range(MAX_FRONTENDS) if i not in self._frontends)
-        missing = list(itertools.islice(free, self._node.config.frontends - len(self._serving)))
-        if not self._frontends:
-            refuse_taken(self.address)
-        # Port 0: the first one finds a port, which the others then share.
-        while missing and not self.known_address:
-            await self.start_one(missing.pop(0))
-        await run_all(self.start_one(index) for index in missing)
-        if any(self._outdated(frontend) for frontend in self._serving):
+        await run_all(
+            self._open(door, list(itertools.islice(free, self._missing(door))))
+            for door in self._doors.values()
+        )
+        if any(f.state == "serving" and self._outdated(f) for f in self.all()):
             self._tasks.start(self._renew_outdated())
 
     async def adopt(self, child: Child, state: FrontendState) -> None:
@@ -144,24 +116,26 @@ class Frontends:
         One that is being replaced, or that is one too many, goes when its clients have left it.
         """
         config = self._node.config
+        door = self._doors.get(door_name(state.kind))
         eventfds = child.take_fds()
         wanted = (
             state.state in ("serving", "retiring")
             and state.index not in self._frontends
-            and (config.grpc.endswith(":0") or config.grpc == state.address)
+            and door is not None
+            and door.takes(state.address)
         )
-        if not wanted or len(eventfds) != 1:
+        if not wanted or door is None or len(eventfds) != 1:
             for fd in eventfds:
                 os.close(fd)
             await child.stop(config.drain_timeout_us / 1e6)
             return
-        frontend = _as_it_says(state, child, eventfds[0])
+        frontend = Frontend.of(state, child, eventfds[0])
         frontend.state, frontend.inherited = state.state, True
-        self.address = state.address
+        door.address = state.address
         self._enter(frontend)
         self.memory.introduce(frontend)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
-        if state.state == "retiring" or len(self._serving) > config.frontends:
+        if state.state == "retiring" or self._missing(door) < 0:
             self._tasks.start(retire(self._node, self, frontend))
 
     async def drain(self, timeout_s: float) -> None:
@@ -197,10 +171,9 @@ class Frontends:
 
     # ---- what they know ----------------------------------------------------------------------
 
-    @property
-    def known_address(self) -> str:
-        """Where clients reach them; empty until the first has found a free port."""
-        return "" if self.address.endswith(":0") else self.address
+    def address(self, door: str) -> str:
+        """Where clients reach them; empty: there is no such door, or it has no port yet."""
+        return self._doors[door].address if door in self._doors else ""
 
     async def show(self, listing: Listing) -> None:
         """Makes a function's state known to all; returns when they go by it."""
@@ -236,31 +209,36 @@ class Frontends:
         taken = self._frontends.keys() | self._lost
         return next((i for i in range(MAX_FRONTENDS) if i not in taken), None)
 
-    async def start_one(self, index: int) -> Frontend:
+    async def start_one(self, door: str, index: int) -> Frontend:
         """Starts one, tells it everything and has it listen.
+
+        Args:
+            door: The name of the one that it serves.
+            index: Its place in front-end tables.
 
         Raises:
             GsliceError: it cannot start or listen; nothing of it is left.
         """
         name = f"{SOCKET_PREFIX}{index}"
-        launch = launch_of(self._node.config, index, self._node.log_path(LOG_NAME))
+        serves, config = self._doors[door], self._node.config
+        launch = launch_of(config, serves.kind(config), index, self._node.log_path(LOG_NAME))
         child = await Child.start(self._node.run_dir, name, launch, self._on_call)
         try:
             (eventfd,) = child.take_fds()
             state = child.hello.frontend or FrontendState(index)
-            frontend = _as_it_says(state, child, eventfd)
+            frontend = Frontend.of(state, child, eventfd)
             self._enter(frontend)
             for listing in self._listings.values():
                 for order, fds in listing.orders(with_segment=True):
                     child.send(order, fds)
             self.memory.introduce(frontend)
-            serve = Serve(self.address, self._node.config.drain_timeout_us // 1000)
+            serve = Serve(serves.address or serves.asked, config.drain_timeout_us // 1000)
             serving = await child.request(serve, Serving, timeout_s=ORDER_TIMEOUT_S)
         except BaseException:
             await child.kill()
             raise
         frontend.state, frontend.since_s = "serving", time.monotonic()
-        self.address = serving.address
+        serves.address = serving.address
         self._node.changes.notify()
         return frontend
 
@@ -314,14 +292,26 @@ class Frontends:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    @property
-    def _serving(self) -> list[Frontend]:
-        return [f for f in self._frontends.values() if f.state == "serving"]
+    def _missing(self, door: Door) -> int:
+        """How many more are to serve a door; less than 0: so many are too many."""
+        serving = [f for f in self._frontends.values() if f.state == "serving"]
+        return door.wanted - sum(frontend.door == door.name for frontend in serving)
+
+    async def _open(self, door: Door, missing: list[int]) -> None:
+        """Starts those that a door lacks, under these indices."""
+        if missing and not any(f.door == door.name for f in self._frontends.values()):
+            refuse_taken(door.asked)
+        # Port 0: the first one finds a port, which the others then share.
+        while missing and not door.address:
+            await self.start_one(door.name, missing.pop(0))
+        await run_all(self.start_one(door.name, index) for index in missing)
 
     def _outdated(self, frontend: Frontend) -> bool:
         """Whether one that is started now would have something else for clients."""
+        config = self._node.config
         has = frontend.kind, frontend.tls, frontend.client_memory
-        return frontend.inherited and has != offer_of(self._node.config)
+        wants = self._doors[frontend.door].kind(config), *offer_of(config)
+        return frontend.inherited and has != wants
 
     async def _renew_outdated(self) -> None:
         """They serve on until others have taken over, which connections take their time for."""
@@ -359,19 +349,19 @@ class Frontends:
         text = f"front-end {frontend.index} {how}; starting another"
         self._node.event(LOG_NAME, EventKind.CRASH, text)
         self._lost.add(frontend.index)
-        self._tasks.start(self._restart(frontend.index, frontend.since_s))
+        self._tasks.start(self._restart(frontend))
 
-    async def _restart(self, index: int, since_s: float) -> None:
+    async def _restart(self, dead: Frontend) -> None:
         """Tries until it works: without a front-end the node is of no use."""
-        died_s = time.monotonic()
-        served_us = round((died_s - since_s) * 1e6)
+        died_s, index = time.monotonic(), dead.index
+        served_us = round((died_s - dead.since_s) * 1e6)
         while not self._closing:
             now_us = time.monotonic_ns() // 1000
             delay_us = self._breakers[index].death(now_us, served_us=served_us)
             served_us = 0
             await asyncio.sleep((_RESTARTS.max_delay_us if delay_us is None else delay_us) / 1e6)
             try:
-                await self.start_one(index)
+                await self.start_one(dead.door, index)
             except (GsliceError, OSError) as error:
                 text = f"front-end {index} did not start: {error}"
                 self._node.event(LOG_NAME, EventKind.FAILED, text)
@@ -381,10 +371,3 @@ class Frontends:
                 text = restarted(f"another front-end {index}", died_s)
                 self._node.event(LOG_NAME, EventKind.RESTART, text)
                 return
-
-
-def _as_it_says(state: FrontendState, child: Child, eventfd: int) -> Frontend:
-    """What clients notice of it is as it was started, whatever the settings are by now."""
-    frontend = Frontend(state.index, child, eventfd, kind=state.kind, tls=state.tls)
-    frontend.client_memory = state.client_memory
-    return frontend

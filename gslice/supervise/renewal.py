@@ -17,7 +17,8 @@ from gslice.supervise.logs import shortened
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gslice.supervise.frontends import Frontend, Frontends
+    from gslice.supervise.frontend import Frontend
+    from gslice.supervise.frontends import Frontends
     from gslice.supervise.function import Function
     from gslice.supervise.node import Node
 
@@ -65,11 +66,13 @@ async def _renew(
             hint="try again when their clients have left them: node.connection_age",
         )
     stage("frontend", f"{index} for {old.index}")
-    new = await frontends.start_one(index)
+    new = await frontends.start_one(old.door, index)
     if not old.child.process.alive:  # it died meanwhile, and is started again
         await retire(node, frontends, new)
         return
-    listening = [f for f in frontends.all() if f.state in ("serving", "retiring")]
+    listening = [
+        f for f in frontends.all() if f.door == old.door and f.state in ("serving", "retiring")
+    ]
     await _direct(node, new, len(listening) - 1)
     await retire(node, frontends, old)
     await _direct(node, new, -1)

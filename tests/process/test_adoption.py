@@ -114,7 +114,7 @@ def test_what_changed_meanwhile_is_loaded_and_what_went_is_unloaded(start_node, 
     kept, changed = node.worker_pids("kept"), node.worker_pids("changed")
     settings = {
         "grpc": node.grpc_address,
-        "http": "127.0.0.1:0",
+        "http": "off",
         "metrics": "127.0.0.1:0",
         "state_dir": "./state",
     }
@@ -151,7 +151,7 @@ def test_a_worker_that_cannot_answer_is_ended_and_replaced(start_node, zoo) -> N
 def test_a_daemon_that_cannot_start_leaves_the_children_alone(start_node, zoo, port: str) -> None:
     node = start_node({"echo": zoo("Echo")})
     pids = node.worker_pids("echo"), node.frontend_pids()
-    settings = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT}
+    settings = {"grpc": node.grpc_address, "http": "off", "metrics": ANY_PORT}
     settings["state_dir"] = "./state"
     taken = socket.create_server(("127.0.0.1", 0))
     with taken, Traffic(node, "echo", clients=2) as traffic:
@@ -191,7 +191,7 @@ def test_what_was_adopted_serves_on_when_the_start_fails_later(start_node, zoo) 
 def test_other_cores_of_a_device_are_taken_up(start_node, zoo) -> None:
     node = start_node({"echo": zoo("Echo", share="50%")}, devices={"cpu": {"limiter": "threads"}})
     before = node.worker_pids("echo")
-    settings = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT}
+    settings = {"grpc": node.grpc_address, "http": "off", "metrics": ANY_PORT}
     settings["state_dir"] = "./state"
     with Traffic(node, "echo", clients=2) as traffic:
         traffic.wait_answers(20)
@@ -211,7 +211,7 @@ def test_other_cores_of_a_device_are_taken_up(start_node, zoo) -> None:
 
 def test_functions_of_a_device_that_is_gone_are_loaded_on_theirs(start_node, zoo) -> None:
     node = start_node({"echo": zoo("Echo"), "same": zoo("Echo")})
-    settings = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT}
+    settings = {"grpc": node.grpc_address, "http": "off", "metrics": ANY_PORT}
     settings["state_dir"] = "./state"
     with Traffic(node, "echo", clients=2) as traffic:
         traffic.wait_answers(20)
@@ -231,7 +231,7 @@ def test_a_new_address_is_taken_up(start_node, zoo) -> None:
     node.kill_daemon()
     with socket.create_server(("127.0.0.1", 0)) as free:
         new = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = {"grpc": new, "state_dir": "./state", "http": ANY_PORT, "metrics": ANY_PORT}
+    settings = {"grpc": new, "state_dir": "./state", "http": "off", "metrics": ANY_PORT}
     node.write_config({"echo": zoo("Echo")}, settings)
     node.start()
     assert node.status().grpc_address == new != old

@@ -23,7 +23,7 @@ AGE = {"connection_age": "500ms"}
 def restart(node: Node, functions: dict[str, Any], **settings: Any) -> None:
     """The daemon dies, and the next one finds other settings."""
     node.kill_daemon()
-    usual = {"grpc": node.grpc_address, "http": ANY_PORT, "metrics": ANY_PORT, **AGE}
+    usual = {"grpc": node.grpc_address, "http": "off", "metrics": ANY_PORT, **AGE}
     node.write_config(functions, {**usual, "state_dir": "./state", "spares": 0, **settings})
     node.start()
 

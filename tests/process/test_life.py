@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gslice.core.errors import Unavailable
-from tests.node import WAIT_S, in_background, wait_counts, wait_pidfd
+from tests.node import ANY_PORT, WAIT_S, in_background, wait_counts, wait_pidfd
 from tests.process.traffic import Traffic
 
 ONE = np.array([1], np.int64)
@@ -81,7 +81,7 @@ def test_one_daemon_a_state_directory(start_node) -> None:
 
 @pytest.mark.parametrize("port", ["grpc", "http", "metrics"])
 def test_a_taken_port_is_told_and_nothing_is_left(start_node, port: str) -> None:
-    first = start_node({})
+    first = start_node({}, node={"http": ANY_PORT})
     status = first.status()
     taken = getattr(status, f"{port}_address")
     second = start_node({}, node={port: taken}, ready=False)
@@ -93,13 +93,13 @@ def test_a_taken_port_is_told_and_nothing_is_left(start_node, port: str) -> None
 def test_stop_answers_what_was_accepted_and_reports_not_ready(start_node, zoo, gate) -> None:
     node = start_node({"gate": zoo("Gate", args={"gate": str(gate.path)})})
     client, status = node.client(), node.status()
-    assert node.http(status.http_address, "/v2/health/ready")[0] == 200
+    assert node.http(status.metrics_address, "/v2/health/ready")[0] == 200
     call = in_background(lambda: client.infer("gate", {"x": -ONE}))
     wait_counts(node.segment("gate"), lambda counts: counts["claimed"] == 1)
     node.signal_daemon(signal.SIGTERM)
     node.wait_status(lambda status: status.state == "DRAINING")
-    assert node.http(status.http_address, "/v2/health/ready")[0] == 503
-    assert node.http(status.http_address, "/healthz")[0] == 200
+    assert node.http(status.metrics_address, "/v2/health/ready")[0] == 503
+    assert node.http(status.metrics_address, "/healthz")[0] == 200
     with pytest.raises(Unavailable):
         node.client().infer("gate", {"x": ONE})
     gate.open()
@@ -137,9 +137,11 @@ def test_a_stop_in_the_middle_of_a_swap_leaves_no_old_worker(start_node, zoo, ga
     node.assert_nothing_left()
 
 
-def test_health_pages(start_node) -> None:
-    node = start_node({})
-    address = node.status().http_address
+@pytest.mark.parametrize(("port", "elsewhere"), [("http", 404), ("metrics", 200)])
+def test_health_pages(start_node, port: str, elsewhere: int) -> None:
+    """Of the port that clients come to, and of the daemon's own."""
+    node = start_node({}, node={"http": ANY_PORT})
+    address = getattr(node.status(), f"{port}_address")
     pages = {
         path: node.http(address, path)[0]
         for path in ("/healthz", "/v2/health/live", "/v2/health/ready", "/else")
@@ -148,7 +150,7 @@ def test_health_pages(start_node) -> None:
         "/healthz": 200,
         "/v2/health/live": 200,
         "/v2/health/ready": 200,
-        "/else": 404,
+        "/else": elsewhere,
     }
 
 

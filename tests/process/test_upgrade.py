@@ -17,7 +17,7 @@ from gslice.client import calls
 from gslice.core.errors import FailedPrecondition, Unavailable
 from gslice.core.events import EventKind
 from tests.cli import gslice
-from tests.node import WAIT_S, Node, in_background, wait_pidfd
+from tests.node import ANY_PORT, WAIT_S, Node, in_background, wait_pidfd
 from tests.process.open_loop import OpenLoop
 from tests.process.traffic import Traffic
 
@@ -88,7 +88,7 @@ def test_several_frontends_are_replaced_one_at_a_time(start_node, identity, coun
 
 def test_nobody_else_takes_the_ports_or_the_state(start_node, identity) -> None:
     """HTTP clients wait; the lock and the process id stay."""
-    node = start_node({"same": identity}, node=AGE)
+    node = start_node({"same": identity}, node={**AGE, "http": ANY_PORT})
     status = node.status()
     pidfd = os.pidfd_open(status.pid)
     ended, codes, errors = threading.Event(), [], []
@@ -107,7 +107,7 @@ def test_nobody_else_takes_the_ports_or_the_state(start_node, identity) -> None:
                 errors.append(error)
 
     probing = in_background(probe)
-    assert names(upgrade(node)) == STAGES
+    assert names(upgrade(node)) == [*STAGES[:-1], "frontend", "done"]
     ended.set()
     probing.result(WAIT_S)
     assert errors == []

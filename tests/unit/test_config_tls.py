@@ -151,7 +151,7 @@ def test_how_it_is_started(tmp_path: Path, authority: Authority, server: Identit
     node = node_of(
         tmp_path, f"{{{files}, client_authority: {authority.certificate}}}", "  frontend: python\n"
     )
-    arguments = list(launch_of(node, 3, tmp_path / "log").arguments)
+    arguments = list(launch_of(node, "python", 3, tmp_path / "log").arguments)
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     assert options == {
         "--index": "3",

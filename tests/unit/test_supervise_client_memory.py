@@ -29,7 +29,8 @@ from gslice.ipc.messages import AddRegion, ClientRegion, Message, RemoveRegion
 from gslice.ipc.process import start_ticks
 from gslice.supervise import client_memory
 from gslice.supervise.client_memory import ClientMemory
-from gslice.supervise.frontends import Frontend, Frontends
+from gslice.supervise.frontend import Frontend
+from gslice.supervise.frontends import Frontends
 from tests.unit.client_memory_bench import CONFIG, PREFIX, SECRET, own
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
@@ -88,7 +89,7 @@ def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list
 
     async def run() -> None:
         node: Any = SimpleNamespace(
-            config=SimpleNamespace(grpc="127.0.0.1:0", client_memory=config),
+            config=SimpleNamespace(grpc="127.0.0.1:0", http="", frontends=2, client_memory=config),
             event=lambda subject, kind, text: events.append(f"{subject} {kind}: {text}"),
         )
         frontends = Frontends(node, *[lambda *_: None] * 3)

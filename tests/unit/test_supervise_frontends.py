@@ -14,7 +14,9 @@ import pytest
 
 from gslice.core.config import load_config
 from gslice.core.errors import ConfigError
-from gslice.supervise.frontends import Frontend, Frontends
+from gslice.supervise.doors import GRPC
+from gslice.supervise.frontend import Frontend
+from gslice.supervise.frontends import Frontends
 from gslice.supervise.node import Node
 
 
@@ -39,10 +41,11 @@ class Bench:
 
     async def start(self, *indices: int) -> None:
         for index in indices:
-            await self._start(index)
+            await self._start(GRPC, index)
             await self._started.get()
 
-    async def _start(self, index: int) -> Frontend:
+    async def _start(self, door: str, index: int) -> Frontend:
+        assert door == GRPC
         process = SimpleNamespace(death=asyncio.get_running_loop().create_future())
         child: Any = SimpleNamespace(process=process)
         frontend = Frontend(index, child, os.eventfd(0), "serving")

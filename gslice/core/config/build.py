@@ -208,7 +208,7 @@ class Builder:
         taken: dict[str, str] = {}
         for key in ("grpc", "http", "metrics"):
             address = getattr(node, key)
-            if address.endswith(":0"):
+            if not address or address.endswith(":0"):
                 continue
             first = taken.setdefault(address, key)
             if first != key:

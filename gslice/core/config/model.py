@@ -16,6 +16,7 @@ from pydantic import (
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
 from gslice.core.config.words import (
     Address,
+    AddressOrOff,
     CountOrAuto,
     Duration,
     DurationOrAuto,
@@ -74,7 +75,9 @@ class Node(Section):
     """`node`: the daemon."""
 
     grpc: Address = "127.0.0.1:8001"
-    http: Address = "127.0.0.1:8000"
+    http: AddressOrOff = Field(
+        default="127.0.0.1:8000", description="KServe v2 over HTTP; off: not offered."
+    )
     metrics: Address = "127.0.0.1:8002"
     state_dir: str = Field(
         default="", description="Default: $GSLICE_STATE_DIR, else the user's state."
@@ -90,11 +93,11 @@ class Node(Section):
         default="auto", description="What speaks gRPC; auto: native where it was built."
     )
     frontend_memory: SizeOrAuto = Field(
-        default=0, description="Of each native front-end: for messages on their way in."
+        default=0, description="Of each front-end but python ones: for messages on their way."
     )
     connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     request_max: PositiveSize = 64 << 20
-    tls: Tls | None = Field(default=None, description="Default: the gRPC port is not encrypted.")
+    tls: Tls | None = Field(default=None, description="Default: gRPC and HTTP are not encrypted.")
     controller: Literal["auto", "off"] = Field(
         default="auto", description="auto: shares and batches follow the SLOs."
     )

@@ -26,7 +26,7 @@ def _node(node: NodeConfig) -> CommentedMap:
     shown = CommentedMap(
         {
             "grpc": node.grpc,
-            "http": node.http,
+            "http": node.http or "off",
             "metrics": node.metrics,
             "state_dir": str(node.state_dir),
             "orphan_grace": format_duration(node.orphan_grace_us),

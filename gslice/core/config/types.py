@@ -33,20 +33,20 @@ class NodeConfig:
 
     Attributes:
         grpc: host:port of KServe v2 over gRPC; port 0 takes a free one.
-        http: host:port of health over HTTP.
+        http: host:port of KServe v2 over HTTP; empty: not offered.
         metrics: host:port of the Prometheus page.
         state_dir: Sockets, logs and the store; absolute.
         orphan_grace_us: How long children serve on without a daemon.
         hang_timeout_us: A worker without progress for that long is restarted.
         drain_timeout_us: How long requests in flight may take at a stop.
         pinned_memory_bytes: Budget of all functions' segments together.
-        frontends: Front-end processes.
+        frontends: Front-end processes that speak gRPC.
         frontend: What speaks gRPC in them: `native`, `python`, or `auto`.
-        frontend_memory_bytes: Of each native one: most that messages, in and out, may take
-            outside their slots, all together.
+        frontend_memory_bytes: Of each but those of gRPC in Python: most that messages, in and out,
+            may take outside their slots, all together.
         connection_age_us: After that long a client is asked to connect anew.
         request_max_bytes: Largest message that a front-end accepts.
-        tls: What encrypts the gRPC port; None: nothing does.
+        tls: What encrypts gRPC and HTTP; None: nothing does.
         controller: `auto`: shares and batches follow the SLOs; `off`: they stay as configured.
         packing: Where functions go that may run on several devices: on the `fewest` devices, or
             where there is most `headroom`.

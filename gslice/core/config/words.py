@@ -109,6 +109,10 @@ def _address(value: Any) -> Any:
     return value
 
 
+def _address_or_off(value: Any) -> Any:
+    return "" if value == "off" else _address(value)
+
+
 def _count_or_auto(value: Any) -> Any:
     if value == 0 and not isinstance(value, bool):
         raise wrong("must be at least 1, or `auto`")
@@ -189,6 +193,7 @@ def _web_address(value: Any) -> Any:
 
 
 Address = Annotated[str, BeforeValidator(_address)]
+AddressOrOff = Annotated[str, BeforeValidator(_address_or_off)]
 WebAddress = Annotated[
     str,
     BeforeValidator(_web_address),
