@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import LoadFailed
+from gslice.core.plans import LIBRARIES
 
 if TYPE_CHECKING:
     from gslice.worker.engines.base import Engine
@@ -17,7 +20,7 @@ def make_engine(name: str) -> Engine:
     Raises:
         LoadFailed: There is no such engine, or what it needs is not installed.
     """
-    try:
+    with needed(name):
         if name == "onnxruntime":
             from gslice.worker.engines.onnx_runtime import OnnxRuntimeEngine
 
@@ -29,11 +32,10 @@ def make_engine(name: str) -> Engine:
             from gslice.worker.engines.torch_engine import TorchEngine
 
             return TorchEngine()
-    except ModuleNotFoundError as error:
-        extra = "torch" if name == "torch" else "cpu"
-        raise LoadFailed(
-            f"engine {name} needs the package {error.name}", hint=f"pip install 'gslice[{extra}]'"
-        ) from error
+        if name in LIBRARIES:
+            from gslice.worker.engines.tensorrt_engine import TensorRtEngine
+
+            return TensorRtEngine(name)
     if name == "python":
         from gslice.worker.engines.python import PythonEngine
 
@@ -43,5 +45,22 @@ def make_engine(name: str) -> Engine:
 
         return IdentityEngine()
     raise LoadFailed(
-        f"there is no engine {name!r}", hint="use onnxruntime, torch, python or identity"
+        f"there is no engine {name!r}",
+        hint=f"use onnxruntime, torch, {', '.join(LIBRARIES)}, python or identity",
     )
+
+
+@contextlib.contextmanager
+def needed(engine: str) -> Iterator[None]:
+    """Inside, what is imported is what an engine needs.
+
+    Raises:
+        LoadFailed: It is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = "cpu" if engine == "onnxruntime" else engine.replace("_", "-")
+        raise LoadFailed(
+            f"engine {engine} needs the package {error.name}", hint=f"pip install 'gslice[{extra}]'"
+        ) from error

@@ -78,6 +78,12 @@ def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
     return bool(inputs) and all(t.dims and t.dims[0] == -1 for t in (*inputs, *outputs))
 
 
+def buckets(rows_max: int, lowest: int = 1) -> tuple[int, ...]:
+    """Batch sizes worth preparing: powers of two from `lowest` on, and the largest."""
+    powers = (1 << power for power in range(rows_max.bit_length()))
+    return tuple(sorted({lowest, rows_max, *(p for p in powers if lowest < p < rows_max)}))
+
+
 def fixed_batch(
     spec: FunctionSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> Signature | None:

@@ -35,9 +35,10 @@ import torch
 
 from gslice._native import CudaGraph
 from gslice.core.errors import FailedPrecondition
+from gslice.worker.engines.base import buckets
 from gslice.worker.engines.torch_memory import GpuMemory, Graph, HostMemory, Memory
 from gslice.worker.engines.torch_model import TorchModel, load_model
-from gslice.worker.engines.torch_types import TORCH_TYPES, buckets
+from gslice.worker.engines.torch_types import TORCH_TYPES
 from gslice.worker.engines.torch_weights import place_parameters
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.shapes import is_known

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from gslice.core.errors import LoadFailed
 from gslice.core.types import Signature, TensorSpec
-from gslice.worker.engines.base import DEFAULT_ROWS_MAX, fixed_batch
-from gslice.worker.engines.torch_types import KSERVE_TYPES, buckets
+from gslice.worker.engines.base import DEFAULT_ROWS_MAX, buckets, fixed_batch
+from gslice.worker.engines.torch_types import KSERVE_TYPES
 
 if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec

@@ -1,4 +1,4 @@
-"""Between KServe's words and torch's: data types, precisions, and batch sizes to prepare."""
+"""Between KServe's words and torch's: data types and precisions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,3 @@ KSERVE_TYPES = {kind: name for name, kind in TORCH_TYPES.items()}
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """A function's `precision` -> what the floating numbers of its model become."""
-
-
-def buckets(rows_max: int, lowest: int = 1) -> tuple[int, ...]:
-    """Batch sizes worth preparing: powers of two from `lowest` on, and the largest."""
-    powers = (1 << power for power in range(rows_max.bit_length()))
-    return tuple(sorted({lowest, rows_max, *(p for p in powers if lowest < p < rows_max)}))
