@@ -53,24 +53,24 @@ def build(
 
     Needs no daemon. What is there already is not built again.
     """
-    from gslice.core.errors import GsliceError, from_code
+    from gslice.core.errors import from_code
 
     specs = _chosen(file, names or [])
     order_of = _parse_capability(capability)
-    answers, error = [], None
+    answers, failed = [], False
     for spec in specs:
         answer = _built(spec, order_of, _environment(spec, device) if not order_of else {})
         answers.append({"function": spec.name, **answer})
         if answer["code"]:
+            failed = True
             error = from_code(answer["code"], answer["message"])
             error.hint = answer["hint"]
-            if not as_json:
-                show_error(error)
+            show_error(error)
     if as_json:
         print_json(answers)
     else:
         _show([answer for answer in answers if not answer["code"]])
-    if isinstance(error, GsliceError):
+    if failed:
         raise typer.Exit(1)
 
 

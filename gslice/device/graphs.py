@@ -73,4 +73,3 @@ def capture(stream: int, work: Callable[[], None]) -> StreamGraph:
 def _destroy(driver: Driver, graph: ctypes.c_void_p) -> None:
     if graph.value:
         driver._call("cuGraphDestroy", graph)
-

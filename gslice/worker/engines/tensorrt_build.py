@@ -150,7 +150,9 @@ def profiles(
     return [ends]
 
 
-def _ends(name: str, declared: Shape, given: Mapping[str, list[int]] | None) -> dict[str, list[int]]:
+def _ends(
+    name: str, declared: Shape, given: Mapping[str, list[int]] | None
+) -> dict[str, list[int]]:
     """The three shapes of an input, with -1 in place of rows."""
     if given is None:
         if -1 in declared[1:]:

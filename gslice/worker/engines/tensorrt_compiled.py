@@ -36,9 +36,7 @@ class Compiled:
         Internal: The library refuses.
     """
 
-    def __init__(
-        self, library: TensorRt, engine: Any, cache: PlanCache, path: Path | None
-    ) -> None:
+    def __init__(self, library: TensorRt, engine: Any, cache: PlanCache, path: Path | None) -> None:
         self._library = library
         self._cache = cache
         self._path = path

@@ -84,9 +84,7 @@ class Plans:
         except GsliceError as error:
             raise failed(spec, error) from error
         except OSError as error:
-            raise LoadFailed(
-                f"function {spec.name}: {error.filename}: {error.strerror}"
-            ) from error
+            raise LoadFailed(f"function {spec.name}: {error.filename}: {error.strerror}") from error
 
     def load(self, spec: FunctionSpec) -> Loaded:
         """The function's plan, loaded. One that was kept and does not load is built anew.

@@ -266,4 +266,3 @@ class BatchCall:
         if profile.index not in self._contexts:
             self._contexts[profile.index] = self._lane.context(profile, stream)
         return self._contexts[profile.index]
-
