@@ -1,7 +1,7 @@
-"""`python -m gslice.worker.build`: builds a function's plan, and keeps it for the worker that loads.
+"""`python -m gslice.worker.build`: builds a function's plan, and keeps it for later loads.
 
 One order as JSON on standard input, one answer as JSON on standard output: `Order` and `Answer`. In
-a process of its own, for a library's fault ends its process; and so that what asks needs no library.
+a process of its own, for a library's fault ends the process that has loaded it.
 """
 
 from __future__ import annotations

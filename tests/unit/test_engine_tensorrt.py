@@ -108,7 +108,7 @@ def test_what_has_no_rows_takes_shapes_in_full(
     fake: FakeTensorRt, cache: PlanCache, tmp_path: Path
 ) -> None:
     spec = spec_of(models.nonzero(tmp_path))
-    with pytest.raises(LoadFailed, match="no rows together, and 'x' has .-1.*in full"):
+    with pytest.raises(LoadFailed, match=r"no rows together, and 'x' has .-1.*in full"):
         plans_of(cache).find(spec)
     spec = dataclasses.replace(spec, args={"shapes": {"x": shapes([1], [8], [64])}})
     signature = signature_of(cache, spec)
@@ -207,7 +207,7 @@ def test_a_damaged_plan_is_built_anew(
     assert fake.builds == 2
     assert "what was kept is built anew: tensorrt: loading" in caplog.text
     fake.refusals["deserialize_cuda_engine"] = "Version tag does not match"
-    with pytest.raises(LoadFailed, match="function f: tensorrt: loading .*: Version tag does"):
+    with pytest.raises(LoadFailed, match=r"function f: tensorrt: loading .*: Version tag does"):
         plans_of(cache).load(spec)
 
 
@@ -303,7 +303,7 @@ def test_whatever_the_library_refuses_is_an_error_with_its_words(
 @pytest.mark.parametrize("call", ["set_compute_capability", "build_serialized_network"])
 def test_rtx_refuses_alike(rtx: FakeTensorRt, cache: PlanCache, tmp_path: Path, call: str) -> None:
     rtx.refusals[call] = "no such luck"
-    with pytest.raises(LoadFailed, match="function f: tensorrt_rtx: .* failed: no such luck"):
+    with pytest.raises(LoadFailed, match=r"function f: tensorrt_rtx: .* failed: no such luck"):
         plans_of(cache, ADA, "tensorrt_rtx").find(spec_of(models.affine(tmp_path), "tensorrt_rtx"))
 
 
@@ -405,5 +405,5 @@ def test_a_package_that_cannot_be_imported_is_named(
     text = "raise ImportError('libnvinfer.so.10: no such file')"
     (tmp_path / "tensorrt.py").write_text(text)
     monkeypatch.syspath_prepend(os.fspath(tmp_path))
-    with pytest.raises(LoadFailed, match="package tensorrt cannot be imported: .*libnvinfer.so"):
+    with pytest.raises(LoadFailed, match=r"package tensorrt cannot be imported: .*libnvinfer.so"):
         make_engine("tensorrt")

@@ -164,15 +164,18 @@ def _ends(
         return {end: list(declared) for end in _ENDS}
     shapes = {end: list(given[end]) for end in _ENDS}
     for end, shape in shapes.items():
-        fits = len(shape) == len(declared) and all(
-            open_ == length or (open_ == -1 and length >= 1) or (at == 0 and length == open_ == -1)
-            for at, (open_, length) in enumerate(zip(declared, shape, strict=True))
-        )
-        if not fits or -1 in shape[1:]:
+        if not _fits(declared, shape):
             raise InvalidArgument(
                 f"shapes: {name}: {end}: {shape} does not fit {list(declared)}, which the model has"
             )
     return shapes
+
+
+def _fits(declared: Shape, shape: Sequence[int]) -> bool:
+    """Whether lengths are those that the model fixes, and numbers elsewhere; -1 first for rows."""
+    if len(shape) != len(declared) or -1 in shape[1:]:
+        return False
+    return all(there in (-1, length) for there, length in zip(declared, shape, strict=True))
 
 
 def _with_rows(ends: Profile, rows: int) -> Profile:
