@@ -170,38 +170,42 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\nfunctions: {f: {model: m.onnx, engine: torch}}\n",
-            "node.yaml:2: functions.f: engine: torch does not run m.onnx; onnxruntime and"
-            " tensorrt and tensorrt_rtx can",
+            "node.yaml:2: functions.f: engine: torch does not run m.onnx; use onnxruntime,"
+            " tensorrt, tensorrt_rtx",
         ),
         (
             "version: 1\nfunctions: {f: {model: m.pt2, engine: tensorrt}}\n",
-            "node.yaml:2: functions.f: engine: tensorrt does not run m.pt2; torch can",
+            "node.yaml:2: functions.f: engine: tensorrt does not run m.pt2; use torch",
         ),
         (
             "version: 1\nfunctions: {f: {model: m.plan, engine: onnxruntime}}\n",
-            "node.yaml:2: functions.f: engine: onnxruntime does not run m.plan;"
-            " tensorrt and tensorrt_rtx can",
+            "node.yaml:2: functions.f: engine: onnxruntime does not run m.plan; use"
+            " tensorrt, tensorrt_rtx",
         ),
         (
             "version: 1\nfunctions: {f: {python: 'a:B', engine: tensorrt}}\n",
             "node.yaml:2: functions.f: engine goes with model only",
         ),
         (
-            "version: 1\nfunctions: {f: {model: m.onnx, shapes: {x: {min: [1], opt: [1], max: [1]}}}}\n",
-            "node.yaml:2: functions.f: shapes goes with engine tensorrt and tensorrt_rtx only",
+            "version: 1\nfunctions: {f: {model: m.onnx, "
+            "shapes: {x: {min: [1], opt: [1], max: [1]}}}}\n",
+            "node.yaml:2: functions.f: shapes goes with engine tensorrt, tensorrt_rtx only",
         ),
         (
-            "version: 1\nfunctions: {f: {model: m.plan, shapes: {x: {min: [2], opt: [1], max: [3]}}}}\n",
+            "version: 1\nfunctions: {f: {model: m.plan, "
+            "shapes: {x: {min: [2], opt: [1], max: [3]}}}}\n",
             "node.yaml:2: functions.f.shapes.x: no length of opt is below min or above"
             " max, as in {min: [-1, 16], opt: [-1, 128], max: [-1, 512]}",
         ),
         (
-            "version: 1\nfunctions: {f: {model: m.plan, shapes: {x: {min: [1, -1], opt: [1, 2], max: [1, 2]}}}}\n",
+            "version: 1\nfunctions: {f: {model: m.plan, "
+            "shapes: {x: {min: [1, -1], opt: [1, 2], max: [1, 2]}}}}\n",
             "node.yaml:2: functions.f.shapes.x: lengths are positive, or -1 first for rows,"
             " as in {min: [-1, 16], opt: [-1, 128], max: [-1, 512]}",
         ),
         (
-            "version: 1\nfunctions: {f: {model: m.plan, shapes: {x: {min: [1], opt: [1, 2], max: [1, 2]}}}}\n",
+            "version: 1\nfunctions: {f: {model: m.plan, "
+            "shapes: {x: {min: [1], opt: [1, 2], max: [1, 2]}}}}\n",
             "node.yaml:2: functions.f.shapes.x: min, opt and max are of one form,"
             " as in {min: [-1, 16], opt: [-1, 128], max: [-1, 512]}",
         ),

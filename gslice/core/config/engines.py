@@ -79,6 +79,6 @@ def check_engine(model: str | None, engine: str, shapes: object) -> None:
     if is_exported(model) or is_plan(model):
         can = ("torch",) if is_exported(model) else LIBRARIES
     if chosen not in can:
-        raise wrong(f"engine: {chosen} does not run {model}; {' and '.join(can)} can")
+        raise wrong(f"engine: {chosen} does not run {model}; use {', '.join(can)}")
     if shapes and chosen not in LIBRARIES:
-        raise wrong(f"shapes goes with engine {' and '.join(LIBRARIES)} only")
+        raise wrong(f"shapes goes with engine {', '.join(LIBRARIES)} only")

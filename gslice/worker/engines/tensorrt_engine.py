@@ -66,20 +66,14 @@ class TensorRtEngine:
                 f"function {spec.name}: engine {library.name} runs on GPUs only",
                 hint="put it on `device: cuda:0`, or let onnxruntime run it",
             )
-        cuda = device.cuda
-        target = Target(cuda.name, cuda.compute_capability)
-        plans = Plans(library, target)
-        self._loaded = plans.load(spec)
-        self._cuda = cuda
-        self._description = describe(library, spec, self._loaded.engine)
+        self._cuda = device.cuda
+        plans = Plans(library, Target(self._cuda.name, self._cuda.compute_capability))
+        self._loaded = loaded = plans.load(spec)
         try:
-            if library.is_rtx:
-                place = plans.compiled(self._loaded.key)
-                self._compiled = Compiled(library, self._loaded.engine, plans.cache, place)
-                self._settings = self._compiled.settings
-            else:
-                self._settings = library.api.ExecutionContextAllocationStrategy.USER_MANAGED
+            self._description = describe(library, spec, loaded.engine)
+            self._settings = self._context_settings(plans, loaded)
         except GsliceError as error:
+            self.close()  # before the device is
             raise failed(spec, error) from error
         return self._description.signature
 
@@ -128,6 +122,15 @@ class TensorRtEngine:
         self._lanes.clear()
         self._settings = self._compiled = self._description = None
         self._loaded = None
+
+    def _context_settings(self, plans: Plans, loaded: Loaded) -> Any:
+        """What contexts are made with: in either case their memory comes from us."""
+        library = self._library
+        if not library.is_rtx:
+            return library.api.ExecutionContextAllocationStrategy.USER_MANAGED
+        path = plans.compiled(loaded.key)
+        self._compiled = Compiled(library, loaded.engine, plans.cache, path)
+        return self._compiled.settings
 
     def _call(self, lane: int, bucket: int) -> BatchCall:
         if self._loaded is None or self._cuda is None or self._description is None:

@@ -149,5 +149,7 @@ class Plans:
 
 
 def failed(spec: FunctionSpec, error: GsliceError) -> LoadFailed:
-    """An error of the library's as one of the function's load."""
+    """An error as one of the function's load."""
+    if isinstance(error, LoadFailed):
+        return error
     return LoadFailed(f"function {spec.name}: {error.message}", hint=error.hint)
