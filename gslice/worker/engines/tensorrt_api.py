@@ -116,4 +116,4 @@ def subclass(base: Any, **methods: Callable[..., object]) -> Any:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
