@@ -72,6 +72,7 @@ class Plan:
         took_s: How long that took.
         size_bytes: On disk, with what was compiled of it.
         used_s: When it was last loaded, or built.
+        digest: Of its content, when it was built.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Plan:
     took_s: float = 0.0
     size_bytes: int = 0
     used_s: float = 0.0
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,20 @@ class PlanCache:
         Raises:
             OSError: There is no room, or no right to.
         """
-        told = Plan(key.name, key.model, key.library, key.gpu, time.time(), took_s)
-        self._write(self._path(key.name, _PLAN), plan)
+        path = self._path(key.name, _PLAN)
+        self._write(path, plan)
+        told = Plan(
+            *(key.name, key.model, key.library, key.gpu),
+            built_s=time.time(),
+            took_s=took_s,
+            digest=digest_of(path),
+        )
         self._write(self._path(key.name, _TOLD), json.dumps(dataclasses.asdict(told)).encode())
+
+    def is_damaged(self, key: PlanKey) -> bool:
+        """Whether a plan is not what was written, or tells nothing of itself."""
+        told = self._plan(self._path(key.name, _TOLD))
+        return told is None or digest_of(self._path(key.name, _PLAN)) != told.digest
 
     def compiled(self, key: PlanKey, gpu: str) -> Path:
         """Where what a library compiles of a plan on one kind of GPU is kept."""

@@ -156,11 +156,17 @@ class FakeTensorRt:
         self.host_tensors: set[str] = set()
         self.packed_tensors: set[str] = set()
         self.logger: ILogger | None = None
+        self.has_plugins = False
         if self.is_rtx:
             self.ComputeCapability = ComputeCapability
             self.DynamicShapesKernelSpecializationStrategy = (
                 DynamicShapesKernelSpecializationStrategy
             )
+
+    def init_libnvinfer_plugins(self, logger: ILogger, namespace: str) -> bool:
+        self.logger = logger
+        self.has_plugins = "init_libnvinfer_plugins" not in self.refusals
+        return self.has_plugins or self.refuse(self.refusals["init_libnvinfer_plugins"], False)
 
     def Builder(self, logger: ILogger) -> Builder:
         self.logger = logger
@@ -260,6 +266,8 @@ class OnnxParser:
             model = onnx.load(path)
         except Exception:
             return bool(self.api.refuse(f"Failed to parse ONNX model from file: {path}!", False))
+        if not self.api.has_plugins and any(n.op_type == "NonZero" for n in model.graph.node):
+            return bool(self.api.refuse("NonZero was not found in plugin registry", False))
         network = self.network
         network.model = model
         network.inputs = [NetworkTensor(value) for value in model.graph.input]

@@ -179,14 +179,13 @@ def test_whatever_is_refused_in_warm_up_fails_the_load_with_its_words(
         served(fake, cuda, models.affine(tmp_path))
 
 
+@pytest.mark.parametrize("fake", ["tensorrt_rtx"], indirect=True)
 @pytest.mark.parametrize(
     "call", ["create_runtime_config", "create_runtime_cache", "set_runtime_cache"]
 )
 def test_whatever_is_refused_at_load_fails_it(
     fake: FakeTensorRt, cuda: _native.CudaDevice, tmp_path: Path, call: str
 ) -> None:
-    if not fake.is_rtx:
-        pytest.skip("RTX's only")
     fake.refusals[call] = "no such luck"
     with pytest.raises(LoadFailed, match="function f: tensorrt_rtx: starting failed: no such luck"):
         served(fake, cuda, models.affine(tmp_path))
@@ -198,11 +197,10 @@ def test_what_is_refused_while_it_serves_fails_the_batch_and_no_other(
     path = models.dynamic_image(tmp_path)
     given = {"x": shapes([-1, 3, 1, 1], [-1, 3, 16, 16], [-1, 3, 32, 32])}
     with served(fake, cuda, path, batch_max=1, args={"shapes": given}) as one:
-        for call in ("set_output_allocator", "set_input_shape", "execute_async_v3"):
+        for call in ("set_input_shape", "set_tensor_address", "execute_async_v3"):
             fake.refusals = {call: "no such luck"}
-            if call != "set_output_allocator":  # set once a context
-                with pytest.raises(Internal, match="failed: no such luck"):
-                    one.infer({"x": random(1, 3, 7, 7)})
+            with pytest.raises(Internal, match="failed: no such luck"):
+                one.infer({"x": random(1, 3, 7, 7)})
             fake.refusals = {}
             assert one.infer({"x": random(1, 3, 8, 8)})["y"].shape == (1, 2, 8, 8)
 
@@ -245,13 +243,11 @@ def test_it_is_measured_as_it_is_served(
     spec = FunctionSpec("f", engine=fake.__name__, model=str(models.affine(tmp_path)), batch_max=4)
     engine, store = TensorRtEngine(fake.__name__), WeightStore(cuda)
     signature = engine.load(spec, GpuDevice(cuda, (0,), store))
-    before = cuda.counters()["allocations"]
     times = Timing(engine, spec, signature, cuda).measure(Measure(4, 3))
     assert (times.bucket, len(times.each_us)) == (4, 3)
     assert fake.captured == [2]
     assert isinstance(engine.prepare(0, 4), _native.CudaGraph)
     assert not isinstance(engine.prepare(0, 2), _native.CudaGraph)
-    assert cuda.counters()["allocations"] - before <= 3, "its workspace, and the lane's buffers"
     engine.close()
     engine.close()
     store.close()

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +204,11 @@ def test_a_damaged_plan_is_built_anew(
     (cache.directory / f"{kept.name}.plan").write_bytes(b"?")
     assert plans_of(cache).load(spec).engine.num_io_tensors == 2
     assert fake.builds == 2
-    assert "what was kept is built anew: tensorrt: loading" in caplog.text
+    assert "what was kept is damaged, and is built anew: tensorrt: loading" in caplog.text
     fake.refusals["deserialize_cuda_engine"] = "Version tag does not match"
     with pytest.raises(LoadFailed, match=r"function f: tensorrt: loading .*: Version tag does"):
         plans_of(cache).load(spec)
+    assert fake.builds == 2, "the plan is whole, so another would not load either"
 
 
 def test_a_place_that_cannot_be_written_to_costs_the_cache_only(
@@ -279,6 +279,7 @@ def test_rtx_builds_for_a_kind_of_gpu_that_is_not_there(
 @pytest.mark.parametrize(
     ("call", "doing"),
     [
+        ("init_libnvinfer_plugins", "starting"),
         ("Builder", "starting"),
         ("create_network", "starting"),
         ("create_builder_config", "starting"),
@@ -383,27 +384,21 @@ def test_it_is_a_gpu_or_nothing(fake: FakeTensorRt, tmp_path: Path) -> None:
     engine.close()
 
 
-@pytest.fixture
-def absent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])
-    return
-
-
-@pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize(("engine", "extra"), [("tensorrt",) * 2, ("tensorrt_rtx", "tensorrt-rtx")])
-def test_a_package_that_is_not_installed_is_named(engine: str, extra: str) -> None:
+def test_a_package_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, engine: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)  # type: ignore[arg-type]
     with pytest.raises(LoadFailed, match=f"needs the package {engine} .*'gslice.{extra}.'"):
         make_engine(engine)
 
 
-@pytest.mark.usefixtures("absent")
 def test_a_package_that_cannot_be_imported_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "raise ImportError('libnvinfer.so.10: no such file')"
     (tmp_path / "tensorrt.py").write_text(text)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.syspath_prepend(os.fspath(tmp_path))
     with pytest.raises(LoadFailed, match=r"package tensorrt cannot be imported: .*libnvinfer.so"):
         make_engine("tensorrt")

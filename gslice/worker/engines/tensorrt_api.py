@@ -55,6 +55,7 @@ class TensorRt:
         self.name = name
         self.version = f"{name} {self.api.__version__}"
         self._said: deque[str] = deque(maxlen=_KEPT)
+        self._started = False
         hear = self._hear
         self.logger: Any = subclass(self.api.ILogger, log=lambda _, *told: hear(*told))()
 
@@ -62,6 +63,16 @@ class TensorRt:
     def is_rtx(self) -> bool:
         """Whether it builds for a kind of GPU, and compiles for the one at hand when it loads."""
         return self.name == RTX
+
+    def start(self) -> None:
+        """Before a model is read or a plan is loaded: some operators are plugins of the library's.
+
+        Raises:
+            Internal: It refuses.
+        """
+        if not self._started:
+            self.check("starting", self.api.init_libnvinfer_plugins, self.logger, "")
+            self._started = True
 
     def check(self, doing: str, call: Callable[..., _T | None], *arguments: Any) -> _T:
         """Makes a call of the library.

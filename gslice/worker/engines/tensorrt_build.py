@@ -73,6 +73,7 @@ class Network:
 
     def __init__(self, library: TensorRt, spec: FunctionSpec) -> None:
         self._library = library
+        library.start()
         self._builder = library.check("starting", library.api.Builder, library.logger)
         network = library.check("starting", self._builder.create_network, _flags(library))
         parser = library.check("starting", library.api.OnnxParser, network, library.logger)

@@ -87,7 +87,7 @@ class Plans:
             raise LoadFailed(f"function {spec.name}: {error.filename}: {error.strerror}") from error
 
     def load(self, spec: FunctionSpec) -> Loaded:
-        """The function's plan, loaded. One that was kept and does not load is built anew.
+        """The function's plan, loaded. One that was kept, and is damaged, is built anew.
 
         Raises:
             LoadFailed: As of `find`, or the library's reason not to load it.
@@ -96,9 +96,9 @@ class Plans:
         try:
             return self._loaded(spec, found)
         except Internal as error:
-            if found.key is None or found.built:
+            if found.key is None or found.built or not self.cache.is_damaged(found.key):
                 raise failed(spec, error) from error
-            _log.warning("what was kept is built anew: %s", error.message)
+            _log.warning("what was kept is damaged, and is built anew: %s", error.message)
             self.cache.drop(found.key.name)
         found = self.find(spec)
         try:
@@ -112,6 +112,7 @@ class Plans:
 
     def _loaded(self, spec: FunctionSpec, found: Found) -> Loaded:
         library = self._library
+        library.start()
         runtime = library.check("starting", library.api.Runtime, library.logger)
         deserialise = runtime.deserialize_cuda_engine
         engine = library.check(f"loading the plan of {spec.model}", deserialise, found.plan)
