@@ -82,10 +82,10 @@ def test_what_it_cannot_build_is_told_with_its_words(library: TensorRt, tmp_path
         found(library, tmp_path, spec_of(models.strings(tmp_path)))
     wrong = {"x": {"min": [64], "opt": [8], "max": [1]}}  # node.yaml would not take it
     spec = spec_of(models.nonzero(tmp_path), args={"shapes": wrong})
-    with pytest.raises(LoadFailed, match="NonZero plugin .* was not found"):
+    with pytest.raises(LoadFailed, match=r"NonZero plugin .* was not found"):
         found(library, tmp_path, spec)
     spec = spec_of(models.identity(tmp_path, dims=("N",)), args={"shapes": wrong})
-    with pytest.raises(LoadFailed, match="adding a profile failed: .*satisfy MIN<=OPT<=MAX"):
+    with pytest.raises(LoadFailed, match=r"adding a profile failed: .*satisfy MIN<=OPT<=MAX"):
         found(library, tmp_path, spec)
 
 
