@@ -13,6 +13,7 @@ import ctypes
 import enum
 import functools
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -561,6 +562,20 @@ class Context:
     def _call(self, function: str, *arguments: Any) -> None:
         code = getattr(self._driver, function)(*arguments)
         assert code == 0, f"{function}: {code}"
+
+
+def install(folder: Path) -> str:
+    """Puts both packages into a folder.
+
+    Returns:
+        What PYTHONPATH has to be for a process that is to find them.
+    """
+    folder.mkdir()
+    for name in ("tensorrt", "tensorrt_rtx"):
+        text = "import sys\nfrom tests.fakes.tensorrt import FakeTensorRt\n"
+        text += f"sys.modules[__name__] = FakeTensorRt({name!r})\n"
+        (folder / f"{name}.py").write_text(text)
+    return os.pathsep.join((os.fspath(folder), os.fspath(Path(__file__).parents[2])))
 
 
 def lengths(path: Path) -> list[dict[str, list[list[int]]]]:

@@ -13,8 +13,7 @@ import pytest
 from gslice.core.plans import Plan, PlanCache, PlanKey, beyond, default_cache_dir, unused
 from tests import models
 from tests.cli import failing, gslice
-
-ROOT = Path(__file__).parents[2]
+from tests.fakes.tensorrt import install
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins of the packages, for the process that builds."""
-    packages = tmp_path / "packages"
-    packages.mkdir()
-    for name in ("tensorrt", "tensorrt_rtx"):
-        text = "import sys\nfrom tests.fakes.tensorrt import FakeTensorRt\n"
-        text += f"sys.modules[__name__] = FakeTensorRt({name!r})\n"
-        (packages / f"{name}.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (packages, ROOT))))
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "packages"))
 
 
 def node(tmp_path: Path, **functions: dict[str, Any]) -> None:
