@@ -168,6 +168,12 @@ test-torch: $(VENV)/.dev $(VENV)/.built  ## install torch, and run the tests tha
 	$(BIN)/python -m pytest tests/unit/test_engine_torch.py tests/unit/test_engines_gpu.py \
 	  tests/process/test_torch.py
 
+# It builds without a GPU; 230 MB.
+.PHONY: test-tensorrt
+test-tensorrt: $(VENV)/.dev $(VENV)/.built  ## install TensorRT for RTX, and run the tests of its builds
+	$(PIP) install -q 'tensorrt-rtx>=1.2'
+	$(BIN)/python -m pytest tests/unit/test_engine_tensorrt_rtx.py
+
 .PHONY: soak
 soak: $(VENV)/.dev $(VENV)/.built  ## long drills
 	$(BIN)/python -m pytest -m soak --timeout 3600

@@ -19,6 +19,7 @@ from pathlib import Path
 from gslice.core.errors import GsliceError
 from gslice.core.figures import megabytes
 from gslice.core.packages import OnnxRuntimePackages, installed
+from gslice.core.plans import LIBRARIES
 
 _PORTS = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
 _SHM = Path("/dev/shm")
@@ -97,7 +98,8 @@ def check_frontend() -> Check:
 
 def check_engines() -> Check:
     """What can run models, by its version, without importing it."""
-    found = [f"{name} {version}" for name in ("onnxruntime", "torch") if (version := _module(name))]
+    names = ("onnxruntime", "torch", *LIBRARIES)
+    found = [f"{name} {version}" for name in names if (version := _module(name))]
     detail = ", ".join([*found, "python", "identity"])
     if not found:
         hint = "pip install 'gslice[cpu]' for ONNX models, 'gslice[torch]' for PyTorch's"

@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 
 from gslice.cli import (
     bench,
+    build,
+    cache,
     config,
     demo,
     doctor,
@@ -98,6 +100,8 @@ app.command("events")(events.events)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
+app.command("build", short_help="Build what TensorRT runs, before it is loaded.")(build.build)
+app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 
 

@@ -166,11 +166,13 @@ class FunctionSpec:
         version: The number of its model, as text (perf_analyzer reads it as a number). The daemon
             gives it when it loads; before, it says nothing.
         versions: Which versions are kept warm, and which is served.
-        engine: `onnxruntime`, `torch`, `python`, `identity`, or `command`: no engine of ours.
+        engine: `onnxruntime`, `torch`, `tensorrt`, `tensorrt_rtx`, `python`, `identity`, or
+            `command`: no engine of ours.
         model: Absolute path of the model file; empty where code makes the model.
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
             `python_path` put on sys.path.
-        args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors.
+        args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors; for
+            TensorRT: `shapes`, the lengths that the model leaves open, by input.
         device: Device name, such as `cpu`; of one that may run on several, where it runs, or the
             first of them as long as it runs nowhere.
         devices: Those that it may run on, the best first; empty: on `device` alone.

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.control.versions import model_settings
+from gslice.core.digests import digest_of
+from gslice.core.onnx_files import external_files
+from gslice.core.plans import LIBRARIES, is_plan
 from gslice.daemon.events import forgiving
-from gslice.daemon.onnx_files import external_files
 from gslice.supervise.recall import code_file, file_state
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from gslice.core.types import FunctionSpec
     from gslice.daemon.store import Store
 
-_PART_BYTES = 64 << 20  # hashed by one thread; the digest of a file depends on it
-_READ_BYTES = 1 << 20
-_THREADS = 4
+_READ_ONNX = ("onnxruntime", *LIBRARIES)
 
 
 class Fingerprints:
@@ -67,34 +65,12 @@ class Fingerprints:
         return digest
 
 
-def digest_of(path: Path) -> str:
-    """A hash of a file's content, part by part, so that several threads share a large one."""
-    with path.open("rb", buffering=0) as file:
-        fd = file.fileno()
-        parts = range(0, os.fstat(fd).st_size, _PART_BYTES)
-        if len(parts) <= 1:
-            return _digest_of_part(fd, 0).hex()
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1, len(parts))) as threads:
-            digests = threads.map(lambda start: _digest_of_part(fd, start), parts)
-            return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _digest_of_part(fd: int, start: int) -> bytes:
-    digest, end = hashlib.sha256(), start + _PART_BYTES
-    buffer = bytearray(_READ_BYTES)
-    view = memoryview(buffer)
-    while start < end and (count := os.preadv(fd, [view[: end - start]], start)):
-        digest.update(view[:count])
-        start += count
-    return digest.digest()
-
-
 def _files(spec: FunctionSpec) -> Iterator[tuple[str, Path]]:
     """The files of a function's model, by the part that each has in it."""
     if spec.model:
         model = Path(spec.model)
         yield "model", model
-        if spec.engine == "onnxruntime":
+        if spec.engine in _READ_ONNX and not is_plan(spec.model):
             for name in external_files(model):
                 yield f"data {name}", model.parent / name
     if spec.python:

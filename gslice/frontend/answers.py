@@ -24,7 +24,11 @@ EXTENSIONS = (
 )
 """Names by which clients know what is offered beyond the standard; only what is implemented."""
 
-_PLATFORMS = {"onnxruntime": "onnxruntime_onnx"}  # others are called like their engine
+_PLATFORMS = {  # others are called like their engine
+    "onnxruntime": "onnxruntime_onnx",
+    "tensorrt": "tensorrt_plan",
+    "tensorrt_rtx": "tensorrt_plan",
+}
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING"}  # others are TYPE_<data type>
 _STAGES = {  # of the segment's statistics -> of the protocol's
     "queue": "queue",

@@ -106,6 +106,30 @@ def test_torch_serves_exported_programs_and_modules_of_a_factory(tmp_path: Path)
     assert (made.python_path, made.args) == (str(tmp_path / "src"), {"layers": 4})
 
 
+@pytest.mark.parametrize(
+    ("text", "engine"),
+    [
+        ("model: m.onnx", "onnxruntime"),
+        ("model: m.pt2", "torch"),
+        ("model: m.plan", "tensorrt"),
+        ("model: m.engine", "tensorrt"),
+        ("{model: m.onnx, engine: tensorrt}", "tensorrt"),
+        ("{model: m.plan, engine: tensorrt_rtx}", "tensorrt_rtx"),
+        ("{model: m.onnx, engine: auto}", "onnxruntime"),
+    ],
+)
+def test_the_file_or_what_is_written_says_what_runs_a_model(text: str, engine: str) -> None:
+    spec = function_from_yaml("f", text, Path("/"))
+    assert (spec.engine, spec.args) == (engine, {})
+
+
+def test_lengths_for_tensorrt() -> None:
+    shapes = {"ids": {"min": [-1, 16], "opt": [-1, 128], "max": [-1, 512]}}
+    text = f"{{model: m.onnx, engine: tensorrt, shapes: {shapes}}}"
+    spec = function_from_yaml("f", text, Path("/"))
+    assert spec.args == {"shapes": shapes}
+
+
 def test_identity_outputs_mirror_its_inputs() -> None:
     tensor = {"name": "X", "dtype": "FP32", "dims": [-1, 4]}
     spec = function_from_yaml("f", json.dumps({"identity": {"inputs": [tensor]}}), Path("/"))

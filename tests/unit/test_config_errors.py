@@ -185,6 +185,52 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:2: functions.f: precision goes with torch, and with .pt2 models, only",
         ),
         (
+            "version: 1\nfunctions: {f: {model: m.onnx, engine: torch}}\n",
+            "node.yaml:2: functions.f: engine: torch does not run m.onnx; use onnxruntime,"
+            " tensorrt, tensorrt_rtx",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.pt2, engine: tensorrt}}\n",
+            "node.yaml:2: functions.f: engine: tensorrt does not run m.pt2; use torch",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.plan, engine: onnxruntime}}\n",
+            "node.yaml:2: functions.f: engine: onnxruntime does not run m.plan; use"
+            " tensorrt, tensorrt_rtx",
+        ),
+        (
+            "version: 1\nfunctions: {f: {python: 'a:B', engine: tensorrt}}\n",
+            "node.yaml:2: functions.f: engine goes with model only",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.onnx, "
+            "shapes: {x: {min: [1], opt: [1], max: [1]}}}}\n",
+            "node.yaml:2: functions.f: shapes goes with engine tensorrt, tensorrt_rtx only",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.plan, "
+            "shapes: {x: {min: [2], opt: [1], max: [3]}}}}\n",
+            "node.yaml:2: functions.f.shapes.x: no length of opt is below min or above"
+            " max, as in {min: [-1, 16], opt: [-1, 128], max: [-1, 512]}",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.plan, "
+            "shapes: {x: {min: [1, -1], opt: [1, 2], max: [1, 2]}}}}\n",
+            "node.yaml:2: functions.f.shapes.x: lengths are positive, or -1 first for rows,"
+            " as in {min: [-1, 16], opt: [-1, 128], max: [-1, 512]}",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.plan, "
+            "shapes: {x: {min: [1], opt: [1, 2], max: [1, 2]}}}}\n",
+            "node.yaml:2: functions.f.shapes.x: min, opt and max are of one form,"
+            " as in {min: [-1, 16], opt: [-1, 128], max: [-1, 512]}",
+        ),
+        (
+            "version: 1\nfunctions: {f: {model: m.plan, device: cpu}}\n",
+            "node.yaml:2: functions.f.device: tensorrt runs on GPUs only;"
+            " write device: auto, or cuda:0",
+        ),
+        (
             "version: 1\nfunctions: {f: {model: m.onnx, environment: {A: true}}}\n",
             "node.yaml:2: functions.f.environment: A must be text; put it in quotes, as in A: '1'",
         ),

@@ -103,6 +103,8 @@ def test_saving_knows_the_gpus_that_were_found(tmp_path: Path) -> None:
         ("torch: m:f", "auto", "cuda:0", ("cuda:0", "cuda:1", "cpu")),
         ("model: m.pt2", "auto", "cuda:0", ("cuda:0", "cuda:1", "cpu")),
         ("model: m.onnx", "auto", "cpu", ()),
+        ("model: m.plan", "auto", "cuda:0", ("cuda:0", "cuda:1")),
+        ("model: m.onnx, engine: tensorrt_rtx", "cuda:1", "cuda:1", ()),
         ("torch: m:f", "cuda:1", "cuda:1", ()),
         ("torch: m:f", "cpu", "cpu", ()),
     ],

@@ -94,6 +94,17 @@ def test_an_onnx_function_with_arguments_survives_the_round_trip() -> None:
     assert function_from_yaml("f", function_to_yaml(spec), Path("/else")) == spec
 
 
+def test_tensorrt_functions_survive_the_round_trip() -> None:
+    shapes = {"ids": {"min": [-1, 16], "opt": [-1, 128], "max": [-1, 512]}}
+    plan = FunctionSpec("f", engine="tensorrt", model="/m.plan")
+    built = FunctionSpec("f", engine="tensorrt_rtx", model="/m.onnx", args={"shapes": shapes})
+    for spec in (plan, built):
+        text = function_to_yaml(spec)
+        again = function_from_yaml("f", text, Path("/else"))
+        assert dataclasses.replace(again, device="cpu", devices=()) == spec, text
+    assert function_to_yaml(plan) == "model: /m.plan"
+
+
 def test_a_configuration_shows_itself_as_a_file_of_the_same_meaning(node_yaml: Path) -> None:
     config = load(node_yaml)
     again = node_yaml.with_name("again.yaml")

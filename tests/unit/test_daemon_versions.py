@@ -16,12 +16,14 @@ import onnx
 import pytest
 
 from gslice.control.versions import restored
+from gslice.core import digests
+from gslice.core.digests import digest_of
 from gslice.core.errors import FailedPrecondition, NotFound
+from gslice.core.onnx_files import external_files
 from gslice.core.types import FunctionSpec, VersionPolicy
 from gslice.daemon import fingerprint
 from gslice.daemon import store as store_module
-from gslice.daemon.fingerprint import Fingerprints, digest_of
-from gslice.daemon.onnx_files import external_files
+from gslice.daemon.fingerprint import Fingerprints
 from gslice.daemon.store import SCHEMA_VERSION, Store
 from gslice.daemon.versions import Versions
 from gslice.supervise.versions import Resolved
@@ -195,8 +197,8 @@ def test_a_file_is_read_once_for_each_content(
 def test_large_files_are_hashed_part_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprint, "_PART_BYTES", 1000)
-    monkeypatch.setattr(fingerprint, "_READ_BYTES", 300)
+    monkeypatch.setattr(digests, "_PART_BYTES", 1000)
+    monkeypatch.setattr(digests, "_READ_BYTES", 300)
     path = tmp_path / "m"
     content = np.random.default_rng(1).bytes(12_345)
     path.write_bytes(content)

@@ -12,7 +12,9 @@ import pytest
 from tests.fakes.gpu import FakeGpu
 
 
-@pytest.mark.parametrize("tests", ["engines_on_gpu.py", "onnx_on_gpu.py", "torch_on_gpu.py"])
+@pytest.mark.parametrize(
+    "tests", ["engines_on_gpu.py", "onnx_on_gpu.py", "tensorrt_on_gpu.py", "torch_on_gpu.py"]
+)
 def test_engines_on_a_gpu(fake_gpu: FakeGpu, tests: str) -> None:
     path = Path(__file__).with_name(tests)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", os.fspath(path)]

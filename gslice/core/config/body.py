@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gslice.core.config.document import new_yaml
+from gslice.core.config.engines import engine_of
 from gslice.core.config.types import SettingChange
 from gslice.core.types import (
     INSTANCES_MAX,
@@ -195,12 +196,17 @@ def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
         return {("identity",): tensors}
     if spec.model or spec.engine == "onnxruntime":
         source: Leaves = {("model",): _relative(spec.model, base_dir)}
+        if spec.engine != engine_of(spec.model):
+            source[("engine",)] = spec.engine
+        for name, shapes in spec.args.get("shapes", {}).items():
+            source[("shapes", name)] = shapes
     else:
         source = {(spec.engine,): spec.python}
         if base_dir is None or Path(spec.python_path) != base_dir.absolute():
             source[("python_path",)] = _relative(spec.python_path, base_dir)
     for key, value in spec.args.items():
-        source[("args", key)] = value
+        if not (spec.model and key == "shapes"):
+            source[("args", key)] = value
     return source
 
 

@@ -11,8 +11,9 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
-from gslice.core.config.devices import crowded, gpu_name, suitable_devices
+from gslice.core.config.devices import crowded, gpu_name, suitable_devices, unsuitable
 from gslice.core.config.document import Problem
+from gslice.core.config.engines import engine_of
 from gslice.core.config.frontends import client_memory, frontend_memory
 from gslice.core.config.places import (
     check_state_dir,
@@ -304,7 +305,7 @@ class Builder:
         if function.identity is not None:
             return "identity", "", ""
         if function.model is not None:
-            return "torch" if model.is_exported(function.model) else "onnxruntime", "", ""
+            return engine_of(function.model, function.engine), "", ""
         engine = "python" if function.python is not None else "torch"
         code = function.python or function.torch or ""
         module, _, name = code.rpartition(":")
@@ -324,6 +325,8 @@ class Builder:
                 f"{device!r} is not a device of this node" + nearest(device, devices),
                 *("functions", name, "device"),
             )
+        elif problem := unsuitable(engine, devices[device]):
+            self._problem(problem, "functions", name, "device")
         return (device,)
 
     def _check_replicas(
@@ -374,7 +377,9 @@ def share_bounds(share: ShareRange) -> ShareBounds:
 
 
 def _arguments(function: model.Function) -> dict[str, object]:
-    """What the engine gets: the user's arguments, or the tensors of an identity function."""
+    """What the engine gets: the user's arguments, shapes, or the tensors of `identity`."""
+    if function.shapes:
+        return {"shapes": {name: each.model_dump() for name, each in function.shapes.items()}}
     if function.identity is None:
         return dict(function.args)
     inputs = [tensor.model_dump() for tensor in function.identity.inputs]

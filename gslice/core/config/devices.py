@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from gslice.core.config.types import DeviceConfig
+from gslice.core.plans import LIBRARIES
 from gslice.core.types import FunctionSpec
 
 _GPU_ENGINES = ("torch",)  # they compute on either kind; a GPU is better
+_ONLY_GPU_ENGINES = LIBRARIES
 _GPU = re.compile(r"cuda:(?P<number>[0-9]{1,4})(?P<instance>/mig:[0-9]{1,2})?")
 _INSTANCE = re.compile(r"MIG-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -25,7 +27,7 @@ def suitable_devices(engine: str, devices: Mapping[str, DeviceConfig]) -> tuple[
     """The devices that an engine's functions may run on, the best first.
 
     Those of the kind of the node's first device; where an engine knows GPUs, these and then all
-    others.
+    others; where it knows nothing else, these alone, as far as there are any.
 
     Args:
         engine: The function's.
@@ -33,8 +35,18 @@ def suitable_devices(engine: str, devices: Mapping[str, DeviceConfig]) -> tuple[
     """
     if engine in _GPU_ENGINES:
         return tuple(sorted(devices, key=lambda name: devices[name].kind != "cuda"))
+    gpus = tuple(name for name, device in devices.items() if device.kind == "cuda")
+    if engine in _ONLY_GPU_ENGINES and gpus:
+        return gpus
     first = next(iter(devices.values())).kind
     return tuple(name for name, device in devices.items() if device.kind == first)
+
+
+def unsuitable(engine: str, device: DeviceConfig) -> str:
+    """Why an engine's functions can not run on a device; empty: they can."""
+    if engine in _ONLY_GPU_ENGINES and device.kind != "cuda":
+        return f"{engine} runs on GPUs only; write device: auto, or cuda:0"
+    return ""
 
 
 def anywhere(spec: FunctionSpec, devices: Mapping[str, DeviceConfig]) -> FunctionSpec:

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from gslice.core.config.engines import Engine, Shapes, check_engine, is_exported
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
 from gslice.core.config.words import (
     Address,
@@ -245,18 +246,19 @@ _WITH_COMMANDS = {
 }
 
 
-def is_exported(path: str | None) -> bool:
-    """Whether a model is one of torch.export."""
-    return path is not None and path.endswith(".pt2")
-
-
 class Function(Resident):
     """`functions.<name>`: one of `model`, `torch`, `python`, `identity`, and how to serve it.
 
     Or `command`: a program that is not ours, which runs under a share and a memory limit.
     """
 
-    model: str | None = Field(default=None, description="An .onnx, or a .pt2 of torch.export.")
+    model: str | None = Field(
+        default=None, description="An .onnx, a .pt2 of torch.export, or a .plan of TensorRT."
+    )
+    engine: Engine = "auto"
+    shapes: dict[str, Shapes] = Field(
+        default_factory=dict, description="By input, for TensorRT: lengths that the model leaves."
+    )
     torch: str | None = Field(
         default=None, description="module:factory of a torch.nn.Module, or path/to/file.py:factory."
     )
@@ -314,6 +316,7 @@ class Function(Resident):
         if self.isolation == "exclusive" and self.share != ShareRange():
             raise wrong("share says nothing with isolation: exclusive; it has all of its devices")
         self._check_command()
+        check_engine(self.model, self.engine, self.shapes)
         for key, form, example in (
             ("python", "module:Class", "tagger:Tagger"),
             ("torch", "module:factory", "tagger:make"),

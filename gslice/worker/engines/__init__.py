@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import LoadFailed
 from gslice.core.packages import REINSTALL, OnnxRuntimePackages, cuda_provider
+from gslice.core.plans import LIBRARIES
 
 if TYPE_CHECKING:
     from gslice.worker.engines.base import Engine
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 _EXTRAS = {
     "onnxruntime": "'gslice[cpu]', or 'gslice[cuda]' for a GPU",
     "torch": "'gslice[torch]'",
+    **{library: f"'gslice[{library.replace('_', '-')}]'" for library in LIBRARIES},
 }
 """What brings an engine's packages."""
 
@@ -24,7 +28,20 @@ def make_engine(name: str) -> Engine:
     Raises:
         LoadFailed: There is no such engine, or what it needs is not installed.
     """
-    try:
+    if name == "python":
+        from gslice.worker.engines.python import PythonEngine
+
+        return PythonEngine()
+    if name == "identity":
+        from gslice.worker.engines.identity import IdentityEngine
+
+        return IdentityEngine()
+    if name not in _EXTRAS:
+        raise LoadFailed(
+            f"there is no engine {name!r}",
+            hint=f"use {', '.join(_EXTRAS)}, python or identity",
+        )
+    with needed(name):
         if name == "onnxruntime":
             from gslice.worker.engines.onnx_runtime import OnnxRuntimeEngine
 
@@ -36,27 +53,31 @@ def make_engine(name: str) -> Engine:
             from gslice.worker.engines.torch_engine import TorchEngine
 
             return TorchEngine()
+        from gslice.worker.engines.tensorrt_engine import TensorRtEngine
+
+        return TensorRtEngine(name)
+
+
+@contextlib.contextmanager
+def needed(engine: str) -> Iterator[None]:
+    """Inside, what is imported is what an engine needs.
+
+    Raises:
+        LoadFailed: It is not installed, or not whole.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise LoadFailed(
-            f"engine {name} needs the package {error.name}", hint=f"pip install {_EXTRAS[name]}"
+            f"engine {engine} needs the package {error.name}", hint=f"pip install {_EXTRAS[engine]}"
         ) from error
     except ImportError as error:
-        what = "" if name == "torch" else OnnxRuntimePackages.find().problem(on_gpu=False)[0]
-        again = "install torch anew" if name == "torch" else REINSTALL + _EXTRAS[name]
+        is_onnx = engine == "onnxruntime"
+        what = OnnxRuntimePackages.find().problem(on_gpu=False)[0] if is_onnx else ""
+        again = REINSTALL + _EXTRAS[engine] if is_onnx else f"install {engine} anew"
         raise LoadFailed(
-            f"engine {name} cannot be imported: {what or error}", hint=again
+            f"engine {engine} cannot be imported: {what or error}", hint=again
         ) from error
-    if name == "python":
-        from gslice.worker.engines.python import PythonEngine
-
-        return PythonEngine()
-    if name == "identity":
-        from gslice.worker.engines.identity import IdentityEngine
-
-        return IdentityEngine()
-    raise LoadFailed(
-        f"there is no engine {name!r}", hint="use onnxruntime, torch, python or identity"
-    )
 
 
 def preload(name: str) -> None:
