@@ -17,6 +17,7 @@ from gslice.cli import (
     drain,
     events,
     functions,
+    importing,
     infer,
     init,
     logs,
@@ -99,6 +100,7 @@ app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
 app.add_typer(config.app, name="config")
+app.add_typer(importing.app, name="import")
 
 
 def _show_version(wanted: bool) -> None:

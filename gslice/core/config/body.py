@@ -71,6 +71,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     serve = spec.versions.serve
     settings[("versions", "keep")] = spec.versions.keep
     settings[("versions", "serve")] = serve if serve == "latest" else int(serve)
+    settings[("versions", "number")] = spec.versions.number
     settings[("device",)] = "auto" if spec.devices else spec.device
     settings[("replicas",)] = _replicas(spec.replicas)
     settings[("share",)] = _share(spec.share)
@@ -83,7 +84,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("batch", "delay")] = format_duration(spec.delay_us) if spec.delay_us >= 0 else "auto"
     settings[("queue", "max")] = spec.queue_max
     settings[("queue", "request_max")] = format_size(spec.request_max_bytes)
-    settings[("warmup",)] = _relative(spec.warmup, base_dir) if spec.warmup else ""
+    settings[("warmup",)] = relative_path(spec.warmup, base_dir) if spec.warmup else ""
     settings[("side_effects",)] = spec.side_effects
     settings[("threads",)] = spec.threads or "auto"
     settings[("lanes",)] = spec.lanes
@@ -103,7 +104,7 @@ def compact_body(spec: FunctionSpec, base_dir: Path | None) -> CommentedMap:
     else:
         default = FunctionSpec(spec.name, devices=spec.devices, program=ProgramSpec(()))
         usual = leaves(default, None)
-        usual[("directory",)] = "." if base_dir is None else _relative(str(base_dir), base_dir)
+        usual[("directory",)] = "." if base_dir is None else relative_path(str(base_dir), base_dir)
         source = {("command",): spec.program.command}
     return nested(
         {
@@ -167,7 +168,7 @@ def _changed_settings(path: str, old: Leaves, new: Leaves) -> list[SettingChange
 def _command(spec: FunctionSpec, program: ProgramSpec, base_dir: Path | None) -> Leaves:
     memory = program.memory_bytes
     settings: Leaves = {("command",): list(program.command)}
-    settings[("directory",)] = _relative(program.directory, base_dir)
+    settings[("directory",)] = relative_path(program.directory, base_dir)
     settings[("device",)] = spec.device
     settings[("share",)] = _share(spec.share)
     settings[("memory",)] = format_size(memory) if memory else "none"
@@ -192,10 +193,11 @@ def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
             tensors.pop("outputs", None)
         return {("identity",): tensors}
     if spec.model or spec.engine == "onnxruntime":
-        return {("model",): _relative(spec.model, base_dir)}
+        settings: Leaves = {("model",): relative_path(spec.model, base_dir)}
+        return settings | ({("tensors",): dict(spec.args)} if spec.args else {})
     source: Leaves = {(spec.engine,): spec.python}
     if base_dir is None or Path(spec.python_path) != base_dir.absolute():
-        source[("python_path",)] = _relative(spec.python_path, base_dir)
+        source[("python_path",)] = relative_path(spec.python_path, base_dir)
     for key, value in spec.args.items():
         source[("args", key)] = value
     return source
@@ -216,7 +218,8 @@ def _replicas(replicas: ReplicaBounds) -> Any:
     return "auto" if (low, high) == (1, INSTANCES_MAX) else {"min": low, "max": high}
 
 
-def _relative(path: str, base_dir: Path | None) -> str:
+def relative_path(path: str, base_dir: Path | None) -> str:
+    """A path as it is written into a file of that directory: relative if it is below."""
     if base_dir is None or not path:
         return path
     relative = os.path.relpath(path, base_dir.absolute())

@@ -20,6 +20,7 @@ from gslice.core.elements import decode_elements, encode_elements
 from gslice.core.errors import LoadFailed
 from gslice.worker.engines.files import check_model_file
 from gslice.worker.engines.onnx_signature import Node, signature
+from gslice.worker.engines.stated import Stated
 from gslice.worker.gpu import GpuDevice
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class OnnxRuntimeEngine:
         self.threads = 0
         self._session: ort.InferenceSession | None = None
         self._signature: Signature | None = None
+        self._stated: Stated | None = None
 
     def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
@@ -76,25 +78,34 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise LoadFailed(f"function {spec.name}: {_reason(spec, error)}") from error
         inputs = [Node.of(spec, "input", value) for value in session.get_inputs()]
-        outputs = [Node.of(spec, "output", value) for value in session.get_outputs()]
+        self._stated = stated = Stated(spec)
+        values = stated.chosen(session.get_outputs(), lambda value: value.name)
+        outputs = [Node.of(spec, "output", value) for value in values]
         self._session = session
-        self._signature = signature(spec, inputs, outputs, lambda s: self._probe(inputs, s), known)
+        known = None if stated.names_tensors else known  # it may be narrower than the model
+        found = signature(
+            spec, inputs, outputs, lambda shapes: self._probe(inputs, outputs, shapes), known
+        )
+        self._signature = stated.served(found)
         return self._signature
 
     def prepare(self, lane: int, bucket: int) -> Call:
         """See `Engine.prepare`."""
         assert self._session is not None
         assert self._signature is not None
+        assert self._stated is not None
         tensors = (*self._signature.inputs, *self._signature.outputs)
-        if any(tensor.dtype == "BYTES" for tensor in tensors):
-            return _ArrayCall(self._session, self._signature)
-        return _BoundCall(self._session, self._signature)
+        text = any(tensor.dtype == "BYTES" for tensor in tensors)
+        call = (_ArrayCall if text else _BoundCall)(self._session, self._signature)
+        return self._stated.seen_by_clients(call, self._signature)
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._session = None
 
-    def _probe(self, inputs: Sequence[Node], shapes: Sequence[Shape]) -> list[Shape]:
+    def _probe(
+        self, inputs: Sequence[Node], outputs: Sequence[Node], shapes: Sequence[Shape]
+    ) -> list[Shape]:
         """Runs zeros and tells the outputs' shapes."""
         assert self._session is not None
         session = self._session
@@ -105,14 +116,14 @@ class OnnxRuntimeEngine:
                 else np.zeros(shape, NUMPY_TYPES[node.dtype])
                 for node, shape in zip(inputs, shapes, strict=True)
             }
-            return [array.shape for array in session.run(None, feed)]
+            return [array.shape for array in session.run([node.name for node in outputs], feed)]
         binding = session.io_binding()
         zeros = [np.zeros(max(1, math.prod(shape)) * 8, np.uint8) for shape in shapes]
         for node, shape, data in zip(inputs, shapes, zeros, strict=True):
             kind = _BINDING_TYPES[node.dtype]
             binding.bind_input(node.name, "cpu", 0, kind, shape, data.ctypes.data)
-        for value in session.get_outputs():
-            binding.bind_output(value.name, "cpu")
+        for output in outputs:
+            binding.bind_output(output.name, "cpu")
         session.run_with_iobinding(binding)
         return [tuple(value.shape()) for value in binding.get_outputs()]
 
