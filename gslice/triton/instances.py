@@ -62,9 +62,7 @@ def _on_cpu(reading: Reading, devices: Mapping[str, DeviceConfig]) -> Body:
     return {"device": there[0]}
 
 
-def _on_gpus(
-    reading: Reading, numbers: Sequence[int], devices: Mapping[str, DeviceConfig]
-) -> Body:
+def _on_gpus(reading: Reading, numbers: Sequence[int], devices: Mapping[str, DeviceConfig]) -> Body:
     """On the GPUs of these numbers; none: on all that the node has."""
     there = [name for name, device in devices.items() if device.kind == "cuda"]
     wanted = [f"cuda:{number}" for number in numbers] or there

@@ -130,7 +130,9 @@ def _source(reading: Reading) -> Body:
     if int(threads):
         body["threads"] = int(threads)
     for key in parameters:
-        reading.note("parameters.key", f"{key}: not honoured: engine {reading.engine} has none", key)
+        reading.note(
+            "parameters.key", f"{key}: not honoured: engine {reading.engine} has none", key
+        )
     return {"model": str(path), **body}
 
 

@@ -75,9 +75,7 @@ def models_of(root: Path) -> list[ModelDir]:
     if (root / CONFIG_NAME).exists() or _versions(root):
         raise InvalidArgument(f"{root} is one model's directory", hint="give the one above it")
     folders = sorted(path for path in root.absolute().iterdir() if path.is_dir())
-    return [
-        ModelDir(path.name, path, _versions(path)) for path in folders if path.name[0] != "."
-    ]
+    return [ModelDir(path.name, path, _versions(path)) for path in folders if path.name[0] != "."]
 
 
 def wanted_versions(config: Any, there: Sequence[int]) -> list[int]:
@@ -185,4 +183,6 @@ def _hint_for(version: Path) -> str:
 def _refuse_foreign(version: Path) -> None:
     for name, (what, hint) in _FOREIGN.items():
         if (version / name).exists():
-            raise Unimplemented(f"{version / name} is {what}, which gslice does not serve", hint=hint)
+            raise Unimplemented(
+                f"{version / name} is {what}, which gslice does not serve", hint=hint
+            )

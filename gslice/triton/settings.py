@@ -1,38 +1,16 @@
-"""Which settings of a config.pbtxt are honoured; all others are told of, whether known or not."""
+"""Which settings of a config.pbtxt are honoured; all others are told of, whether known or not.
+
+Our messages have the settings that are read, and no others (protos/kserve.proto).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gslice.protos import pool
 from gslice.triton.pbtxt import ConfigText
 from gslice.triton.report import Note
 from gslice.triton.repository import ModelDir
-
-_HONOURED = frozenset(
-    """
-    name platform backend default_model_filename
-    version_policy version_policy.all
-    version_policy.latest version_policy.latest.num_versions
-    version_policy.specific version_policy.specific.versions
-    max_batch_size
-    input input.name input.data_type input.dims input.reshape input.reshape.shape
-    output output.name output.data_type output.dims output.reshape output.reshape.shape
-    instance_group instance_group.name instance_group.count instance_group.kind
-    instance_group.gpus
-    dynamic_batching dynamic_batching.preferred_batch_size
-    dynamic_batching.max_queue_delay_microseconds
-    dynamic_batching.default_queue_policy dynamic_batching.default_queue_policy.timeout_action
-    dynamic_batching.default_queue_policy.default_timeout_microseconds
-    dynamic_batching.default_queue_policy.allow_timeout_override
-    dynamic_batching.default_queue_policy.max_queue_size
-    parameters parameters.key parameters.value parameters.value.string_value
-    model_warmup model_warmup.name model_warmup.batch_size model_warmup.inputs
-    model_warmup.inputs.key model_warmup.inputs.value model_warmup.inputs.value.data_type
-    model_warmup.inputs.value.dims model_warmup.inputs.value.zero_data
-    model_warmup.inputs.value.random_data model_warmup.inputs.value.input_data_file
-    model_transaction_policy model_transaction_policy.decoupled
-    """.split()
-)
 
 # Known settings that gslice has nothing for, by what is the case instead.
 _INSTEAD = {
@@ -68,6 +46,17 @@ _INSTEAD = {
 _AS_WITHOUT = ("false", "False", "f", "0", "FORMAT_NONE")  # what a setting says that is off
 
 
+def is_read(path: str) -> bool:
+    """Whether a setting is one that our messages have."""
+    here = pool().FindMessageTypeByName("inference.ModelConfig")
+    for name in path.split("."):
+        field = here.fields_by_name.get(name) if here is not None else None
+        if field is None:
+            return False
+        here = field.message_type
+    return True
+
+
 def dishonoured(model: ModelDir, text: ConfigText) -> Iterator[Note]:
     """A note for each setting that gslice has nothing for, the outermost of those within it."""
     within = ""
@@ -75,7 +64,7 @@ def dishonoured(model: ModelDir, text: ConfigText) -> Iterator[Note]:
         if within and setting.path.startswith(within):
             continue
         within = ""
-        if setting.path in _HONOURED:
+        if is_read(setting.path):
             continue
         within = f"{setting.path}."
         instead = _INSTEAD.get(setting.path, "")

@@ -60,7 +60,9 @@ def _array(reading: Reading, name: str, given: Any) -> np.ndarray:
     dtype, shape = data_type(given.data_type), tuple(given.dims)
     place = reading.model.place(reading.text.line_of("model_warmup"))
     if not dtype or any(dim < 1 for dim in shape):
-        raise ConfigError(f"{place}: sample of {name!r}: needs a data_type, and dims that are known")
+        raise ConfigError(
+            f"{place}: sample of {name!r}: needs a data_type, and dims that are known"
+        )
     if given.input_data_file:
         return _from_file(reading, name, dtype, shape, given.input_data_file)
     if dtype == "BYTES":

@@ -35,7 +35,9 @@ specs = st.builds(
             {},
             {"batched": False},
             {
-                "inputs": [{"name": "a: b", "dtype": "FP32", "dims": [-1, 4], "model_dims": [-1, 2, 2]}],
+                "inputs": [
+                    {"name": "a: b", "dtype": "FP32", "dims": [-1, 4], "model_dims": [-1, 2, 2]}
+                ],
                 "outputs": [{"name": "y", "dtype": "BYTES", "dims": []}],
             },
         ]

@@ -58,7 +58,7 @@ def test_without_a_config_the_model_says_all(tmp_path: Path) -> None:
 
 
 def test_tensors_have_rows_if_there_is_a_batch_size(tmp_path: Path) -> None:
-    config = 'max_batch_size: 8 dynamic_batching {}\n' + X + Y
+    config = "max_batch_size: 8 dynamic_batching {}\n" + X + Y
     assert body(tmp_path, config) == {
         "tensors": {
             "batched": True,
@@ -130,7 +130,9 @@ dynamic_batching {
 }"""
     found = read(tmp_path, config)
     assert found.body["queue"] == {"max": 1024}
-    assert [(note.place, note.setting.removeprefix("dynamic_batching.")) for note in found.notes] == [
+    assert [
+        (note.place, note.setting.removeprefix("dynamic_batching.")) for note in found.notes
+    ] == [
         ("m/config.pbtxt:3", "preferred_batch_size"),
         ("m/config.pbtxt:4", "preserve_ordering"),
         ("m/config.pbtxt:5", "priority_levels"),
@@ -422,7 +424,8 @@ def test_zeros_say_the_length_that_the_model_leaves_open(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kind"), [("FP32", "float32"), ("INT64", "int64"), ("BOOL", "bool"), ("BF16", "uint16")]
+    ("dtype", "kind"),
+    [("FP32", "float32"), ("INT64", "int64"), ("BOOL", "bool"), ("BF16", "uint16")],
 )
 def test_random_data(tmp_path: Path, dtype: str, kind: str) -> None:
     array = sample(tmp_path, f"data_type: TYPE_{dtype} dims: [ 16, 4 ] random_data: true")

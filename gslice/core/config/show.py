@@ -35,7 +35,10 @@ def functions_to_yaml(
         remarks: Lines of comment above some of them.
     """
     functions = CommentedMap(
-        {name: nested({(key,): value for key, value in body.items()}) for name, body in bodies.items()}
+        {
+            name: nested({(key,): value for key, value in body.items()})
+            for name, body in bodies.items()
+        }
     )
     for name in bodies:
         if lines := remarks.get(name):

@@ -89,7 +89,9 @@ class ModelTensors(Section):
 
     def arguments(self) -> dict[str, Any]:
         """What the model's engine gets: only what is written."""
-        return {key: value for key, value in self.model_dump(exclude_none=True).items() if value != []}
+        return {
+            key: value for key, value in self.model_dump(exclude_none=True).items() if value != []
+        }
 
 
 def _check_dims(dims: list[int]) -> None:
