@@ -109,8 +109,8 @@ def _check_name(model: ModelDir, text: ConfigText) -> None:
     name = text.config.name
     if name and name != model.name:
         raise InvalidArgument(
-            f"{model.place(text.line_of('name'))}: name is {name!r}, and the directory's is another",
-            hint="leave it out, or rename one of them",
+            f"{model.place(text.line_of('name'))}: name is {name!r}, not {model.name!r}",
+            hint="leave it out, or rename the directory",
         )
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gslice.protos import pool
-from gslice.triton.pbtxt import ConfigText
+from gslice.triton.pbtxt import ConfigText, is_read
 from gslice.triton.report import Note
 from gslice.triton.repository import ModelDir
 
@@ -44,17 +43,6 @@ _INSTEAD = {
     "runtime": "the engine follows from the file",
 }
 _AS_WITHOUT = ("false", "False", "f", "0", "FORMAT_NONE")  # what a setting says that is off
-
-
-def is_read(path: str) -> bool:
-    """Whether a setting is one that our messages have."""
-    here = pool().FindMessageTypeByName("inference.ModelConfig")
-    for name in path.split("."):
-        field = here.fields_by_name.get(name) if here is not None else None
-        if field is None:
-            return False
-        here = field.message_type
-    return True
 
 
 def dishonoured(model: ModelDir, text: ConfigText) -> Iterator[Note]:

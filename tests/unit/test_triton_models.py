@@ -11,7 +11,9 @@ import pytest
 from gslice.core.config import DeviceConfig
 from gslice.core.elements import encode_elements
 from gslice.core.errors import ConfigError, GsliceError, Unimplemented
+from gslice.protos import pool
 from gslice.triton.model import Read, read_model
+from gslice.triton.pbtxt import is_read
 from gslice.triton.repository import models_of
 from gslice.triton.warmup import write_sample
 from tests.triton_repository import empty_file, put
@@ -168,6 +170,18 @@ dynamic_batching { surprise: 0 }
         ("m/config.pbtxt:6", "instance_group.rate_limiter"),
         ("m/config.pbtxt:7", "dynamic_batching.surprise"),
     ]
+
+
+def test_what_is_read_is_what_our_messages_have() -> None:
+    """One more field there is one more setting that must be honoured."""
+
+    def fields(descriptor: Any) -> int:
+        inner = (f.message_type for f in descriptor.fields if f.message_type is not None)
+        return len(descriptor.fields) + sum(map(fields, inner))
+
+    assert fields(pool().FindMessageTypeByName("inference.ModelConfig")) == 58
+    assert is_read("model_warmup.inputs.value.zero_data")
+    assert not is_read("model_warmup.inputs.value.zero_data.more")
 
 
 def test_parameters_are_told_of_one_by_one(tmp_path: Path) -> None:
@@ -487,8 +501,10 @@ def test_a_sample_is_written_once(tmp_path: Path) -> None:
             "x": [0, 1, 2],
             "file": [b"text"],
         }
-    before = path.stat()
+    before = path.stat().st_ino
     write_sample(path, given)
-    assert path.stat() == before
+    assert path.stat().st_ino == before
+    held = path.open()  # so that its inode is not given to another file
     write_sample(path, {"x": np.zeros(1)})
-    assert path.stat().st_ino != before.st_ino
+    assert path.stat().st_ino != before
+    held.close()

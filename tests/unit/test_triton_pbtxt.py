@@ -15,7 +15,7 @@ name: "detector"; max_batch_size: 8
 input [
   { name: "x", data_type: TYPE_FP32  dims: [ 3, -1, 224 ]
     reshape { shape: [ -1 ] } },
-  { name: 'it\\'s' data_type: TYPE_STRING dims: - 1 }
+  { name: 'it\\'s' data_type: TYPE_STRING dims: -1 }
 ]
 output { name: "a" "b" dims: 1 data_type: TYPE_INT64 }
 optimization < cuda { graphs: true, graph_spec [ { batch_size: 1 } ] } >
@@ -74,6 +74,25 @@ def test_everything_that_is_written_is_listed_with_its_line(tmp_path: Path) -> N
     assert Setting("input.dims", 6, "-1") in text.settings
 
 
+@pytest.mark.parametrize(
+    "unread",
+    [
+        "made_up: 1",
+        "made_up: 1,",
+        "made_up { a [ { b: 'x' } ] };",
+        "made_up [ 1, 2 ]",
+        "made_up: [ { a: 1 } ]",
+        "made_up < a: TYPE >",
+        "ensemble_scheduling { step [ { model_name: 'a' } ] }",
+        "input { made_up { } name: 'x', made_up: 7, dims: 1 }",
+    ],
+)
+def test_what_is_not_read_hides_nothing_else(tmp_path: Path, unread: str) -> None:
+    config = read(tmp_path, f"name: 'a'\n{unread} max_batch_size: 7\nbackend: 'b'").config
+    assert (config.name, config.max_batch_size, config.backend) == ("a", 7, "b")
+    assert [(each.name, list(each.dims)) for each in config.input] in ([], [("x", [1])])
+
+
 def test_lines_are_found_by_setting_and_value(tmp_path: Path) -> None:
     text = read(tmp_path, 'output { name: "a" }\noutput { name: "b" }\n')
     assert [text.line_of("output.name", name) for name in ("a", "b", "c")] == [1, 2, 1]
@@ -89,9 +108,14 @@ def test_no_file_says_nothing(tmp_path: Path) -> None:
     [
         ("name: 'a'\nmax_batch_size: many\n", 2, "many"),
         ("input {\n  data_type: TYPE_FP31\n}\n", 2, "TYPE_FP31"),
-        ("input {\n", 2, "Expected"),
+        ("input {\n", 2, "ends in the middle"),
+        ("dims: [ 1\n", 2, "ends in the middle"),
+        ("made_up: }\nname: 'a'", 1, "'}' stands where a value belongs"),
+        ("name: 'a' }", 1, "'}' stands where a name belongs"),
+        ("max_batch_size:", 1, "ends in the middle"),
+        ("max_batch_size\n: ;", 2, "';' stands where a value belongs"),
         ("max_batch_size: 1\nmax_batch_size: 2\n", 2, "max_batch_size"),
-        ("optimization { " * 5000, 1, ""),
+        ("optimization { " * 5000, 1, "nested too deeply"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_line(

@@ -91,16 +91,16 @@ class Stated:
 
         Args:
             found: The model's.
-            by_place: The engine hands tensors over by their places, so that names which end in `__0`,
-                `__1` and so on may stand for them.
+            by_place: The engine hands tensors over by their places, so that names which end in
+                `__0`, `__1` and so on may stand for them.
 
         Raises:
             LoadFailed: the model is another than what is stated.
         """
         if self._batched and not found.rows_max:
             raise LoadFailed(
-                f"function {self._spec.name}: is said to be batched, but the first dimensions of its"
-                " tensors are no rows",
+                f"function {self._spec.name}: is said to be batched, but the first dimensions of"
+                " its tensors are no rows",
                 hint="write batched: false; in config.pbtxt max_batch_size: 0, and whole dims",
             )
         inputs = _by_place(self._inputs, found.inputs) if by_place else found.inputs
