@@ -72,6 +72,7 @@ def _array(reading: Reading, name: str, given: Any) -> np.ndarray:
         return np.zeros(shape, kind)
     random = np.random.default_rng(0)
     # Numbers that index something are no more than 1, so that what they index has it.
+    values: np.ndarray
     if dtype == "BF16":
         values = random.random(shape, np.float32).view(np.uint32) >> 16
     elif kind.kind == "f":

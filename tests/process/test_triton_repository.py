@@ -114,7 +114,7 @@ def test_a_repository_serves_tritons_client(repository: Path) -> None:
         assert "stated as FP16[-1, 8], and the model has FP32[-1, 8]" in failed
 
         np.testing.assert_allclose(infer(client, "affine", x, "3"), expected[3], rtol=1e-5)
-        with pytest.raises(triton.InferenceServerException, match="no version '1', only '3'"):
+        with pytest.raises(triton.InferenceServerException, match='no version "1", only "3"'):
             infer(client, "affine", x, "1")
         config = client.get_model_config("affine", as_json=True)["config"]
         assert config["max_batch_size"] == 4
