@@ -52,7 +52,7 @@ def serve(
         bool, typer.Option("--check", help="Only see whether it could start; an upgrade does.")
     ] = False,
 ) -> None:
-    """Serve what node.yaml says, one model file, or a Triton model repository, until Ctrl-C.
+    """Serve node.yaml, a model file or Triton's models, until Ctrl-C.
 
     Stops accepting first, answers what was accepted, then ends every process it started.
     """
