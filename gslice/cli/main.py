@@ -19,6 +19,7 @@ from gslice.cli import (
     drain,
     events,
     functions,
+    importing,
     infer,
     init,
     logs,
@@ -103,6 +104,7 @@ app.command("init")(init.init)
 app.command("build", short_help="Build what TensorRT runs, before it is loaded.")(build.build)
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
+app.add_typer(importing.app, name="import")
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gslice.cli import options
+from gslice.cli.output import show_warning
 from gslice.cli.status import devices_of, reason_of
 from gslice.core.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from gslice.core.config import Config
+    from gslice.core.config import Config, Override
     from gslice.daemon.daemon import Daemon
 
 _SERVING = ("READY", "COLD")  # the latter when a request comes
@@ -26,6 +27,14 @@ def serve(
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", help="Default: node.yaml here.", metavar="FILE"),
+    ] = None,
+    repositories: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model-repository",
+            help="Triton's models, by themselves or beside --config; may be repeated.",
+            metavar="DIR",
+        ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Of MODEL. Default: the file's.")] = "",
     share: Annotated[str, typer.Option("--share", help="Of MODEL: auto or 40%.")] = "",
@@ -45,13 +54,13 @@ def serve(
         bool, typer.Option("--check", help="Only see whether it could start; an upgrade does.")
     ] = False,
 ) -> None:
-    """Serve what node.yaml says, or one model file, until Ctrl-C.
+    """Serve node.yaml, a model file or Triton's models, until Ctrl-C.
 
     Stops accepting first, answers what was accepted, then ends every process it started.
     """
     node = {"grpc": grpc, "http": http, "metrics": metrics, "state_dir": _absolute(state_dir)}
     function = {"name": name, "share": share, "slo": slo}
-    wanted = _config(model, config, node, function, device)
+    wanted = _config(model, config, repositories or [], node, function, device)
 
     from gslice.daemon import main
     from gslice.daemon.successor import own_command
@@ -99,6 +108,7 @@ async def _announce_functions(daemon: Daemon) -> None:
 def _config(
     model: Path | None,
     config: Path | None,
+    repositories: list[Path],
     node: dict[str, str],
     function: dict[str, str],
     device: str,
@@ -112,8 +122,9 @@ def _config(
         if value
     ]
     if model is not None:
-        if config is not None:
-            raise InvalidArgument("MODEL and --config exclude each other", hint="give one of them")
+        if config is not None or repositories:
+            other = "--config" if config is not None else "--model-repository"
+            raise InvalidArgument(f"MODEL and {other} exclude each other", hint="give one of them")
         if not model.is_file():
             raise NotFound(f"there is no file {model}")
         if model.suffix in (".yaml", ".yml"):
@@ -128,12 +139,26 @@ def _config(
             find_gpus=find_gpus,
         )
     _refuse_alone(function, device)
+    if repositories:
+        return _with_repositories(repositories, config, overrides)
     if config is None and not options.NODE_FILE.is_file():
         raise NotFound(
             "there is no node.yaml here",
             hint="`gslice init` writes one; `gslice serve MODEL.onnx` needs none",
         )
     return load_config(config or options.NODE_FILE, overrides=overrides, find_gpus=find_gpus)
+
+
+def _with_repositories(
+    repositories: list[Path], config: Path | None, overrides: list[Override]
+) -> Config:
+    from gslice.device.inventory import find_gpus
+    from gslice.triton.node import node_config
+
+    wanted, read = node_config(repositories, config, overrides=overrides, find_gpus=find_gpus)
+    for lost in (*read.notes, *read.refused):
+        show_warning(str(lost))
+    return wanted
 
 
 def _settings(function: dict[str, str]) -> dict[str, Any]:

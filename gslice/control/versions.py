@@ -52,8 +52,16 @@ def model_settings(spec: FunctionSpec) -> dict[str, Any]:
     return settings
 
 
-def number_of(fingerprint: str, recorded: Sequence[Version]) -> int:
-    """The number of a model: its old one, or the next."""
+def number_of(fingerprint: str, recorded: Sequence[Version], declared: int = 0) -> int:
+    """The number of a model: its old one, or the next.
+
+    Args:
+        fingerprint: The model's.
+        recorded: What has served.
+        declared: The number that it should have, which it gets unless another model has it; 0: any.
+    """
+    if declared and all(v.number != declared or v.fingerprint == fingerprint for v in recorded):
+        return declared
     for version in by_service(recorded):
         if version.fingerprint == fingerprint:
             return version.number

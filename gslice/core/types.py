@@ -111,6 +111,10 @@ INSTANCES_MAX = 8
 their shadows, and dead ones in quarantine."""
 
 
+QUEUE_MAX = 1024
+"""Most requests that a function may have admitted and not answered: slots of its segment."""
+
+
 @dataclass(frozen=True)
 class ReplicaBounds:
     """On how many devices a function is wanted at a time."""
@@ -126,10 +130,12 @@ class VersionPolicy:
     Attributes:
         keep: How many stay warm, the one that serves among them.
         serve: The number of the one that is served; `latest`: that of the model as declared.
+        number: Of the model as declared, unless another model has it; 0: the daemon gives one.
     """
 
     keep: int = 1
     serve: str = "latest"
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,8 +177,9 @@ class FunctionSpec:
         model: Absolute path of the model file; empty where code makes the model.
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
             `python_path` put on sys.path.
-        args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors; for
-            TensorRT: `shapes`, the lengths that the model leaves open, by input.
+        args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors; with
+            `model`: what it must take and give (`batched`, `inputs`, `outputs`), and for TensorRT
+            `shapes`, the lengths that the model leaves open, by input.
         device: Device name, such as `cpu`; of one that may run on several, where it runs, or the
             first of them as long as it runs nowhere.
         devices: Those that it may run on, the best first; empty: on `device` alone.

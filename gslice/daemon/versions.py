@@ -61,7 +61,7 @@ class Versions:
         """See `Numbers.resolve`."""
         if spec.versions.serve == LATEST:
             fingerprint = await self._fingerprints.of(spec)
-            number = number_of(fingerprint, self.recorded(spec.name))
+            number = number_of(fingerprint, self.recorded(spec.name), spec.versions.number)
             return Resolved(numbered(spec, number), fingerprint)
         version = self.find(spec.name, spec.versions.serve)
         resolved = Resolved(restored(spec, version), version.fingerprint)
@@ -98,6 +98,8 @@ class Versions:
                 known = any(version.number == number for version in recorded)
                 model = f"{model_of(spec)}, {fingerprint[:SHORT_CHARS]}"
                 text = f"version {number} serves{' again' if known else ''}: {model}"
+                if spec.versions.serve == LATEST and spec.versions.number not in (0, number):
+                    text += f"; its own number, {spec.versions.number}, is another model's"
                 self._event(spec.name, EventKind.VERSION, text)
 
     async def record_adopted(self, spec: FunctionSpec) -> None:

@@ -17,7 +17,7 @@ from tests.cli import failing, gslice
 
 COMMANDS = (
     *("serve", "demo", "infer", "bench", "ps", "status", "load", "unload", "diff", "save"),
-    *("resize", "upgrade", "events", "logs", "doctor", "init", "config"),
+    *("resize", "upgrade", "events", "logs", "doctor", "init", "config", "import"),
 )
 
 pytestmark = pytest.mark.usefixtures("here")

@@ -25,7 +25,22 @@ specs = st.builds(
     FunctionSpec,
     name=st.just("f"),
     versions=st.builds(
-        VersionPolicy, st.integers(1, 8), st.just("latest") | st.integers(1, 10**17).map(str)
+        VersionPolicy,
+        st.integers(1, 8),
+        st.just("latest") | st.integers(1, 10**17).map(str),
+        st.integers(0, 10**17),
+    ),
+    args=st.sampled_from(
+        [
+            {},
+            {"batched": False},
+            {
+                "inputs": [
+                    {"name": "a: b", "dtype": "FP32", "dims": [-1, 4], "model_dims": [-1, 2, 2]}
+                ],
+                "outputs": [{"name": "y", "dtype": "BYTES", "dims": []}],
+            },
+        ]
     ),
     model=st.sampled_from(["/base/m.onnx", "/base/sub dir/m: x.onnx", "/else/#1.onnx"]),
     replicas=st.integers(1, 8).map(lambda most: ReplicaBounds(1, most)),

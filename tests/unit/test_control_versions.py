@@ -154,3 +154,13 @@ def test_no_more_are_kept_than_may_be(kept: list[str], serving: str, keep: int) 
     for place in gone:
         newer = {serving, *kept[:place]}
         assert kept[place] in newer or len({serving, *left}) == keep
+
+
+def test_a_declared_number_is_given_unless_another_model_has_it() -> None:
+    recorded = [version(3, 1.0, print_="a"), version(4, 2.0, print_="b")]
+    assert number_of("new", [], 7) == 7
+    assert number_of("new", recorded, 7) == 7
+    assert number_of("a", recorded, 3) == 3
+    assert number_of("b", recorded, 2) == 2, "its record of another number is no matter"
+    assert number_of("new", recorded, 3) == 5, "that is another model's"
+    assert number_of("b", recorded, 3) == 4

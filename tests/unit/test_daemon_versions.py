@@ -75,6 +75,21 @@ def test_a_model_gets_its_number_again(versions: Versions, tmp_path: Path, told:
     ]
 
 
+def test_a_model_gets_its_own_number_unless_another_has_it(
+    versions: Versions, tmp_path: Path, told: list[str]
+) -> None:
+    path = tmp_path / "m"
+    path.write_text("one")
+    own = dataclasses.replace(SPEC, model=str(path), versions=VersionPolicy(number=3))
+    assert [serve(versions, own), serve(versions, own)] == ["3", "3"]
+    path.write_text("two")
+    assert serve(versions, own) == "4"
+    assert told[-1].endswith("; its own number, 3, is another model's")
+    assert serve(versions, dataclasses.replace(SPEC, model=str(path))) == "4"
+    path.write_text("one")
+    assert serve(versions, own) == "3"
+
+
 def test_what_only_was_resolved_has_not_served(versions: Versions) -> None:
     resolved = asyncio.run(versions.resolve(SPEC, lambda _: False))
     assert not versions.has_served(resolved.spec)

@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "aio": {"client"},
     # The last three only inside the commands that are about them: serve, demo, doctor.
-    "cli": {"client", "protos", "daemon", "demo", "device", "_native"},
+    "cli": {"client", "protos", "triton", "daemon", "demo", "device", "_native"},
     "client": {"protos"},
     "control": set(),
     "core": set(),
@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "protos": set(),
     "supervise": {"control", "device", "ipc", "_native"},
     "telemetry": set(),
+    "triton": {"protos"},
     "worker": {"device", "ipc", "_native"},
 }
 
@@ -144,7 +145,7 @@ def test_every_layer_is_known() -> None:
 
 
 def test_heavy_parts_of_the_command_line_wait_for_their_command() -> None:
-    heavy = {"daemon", "demo", "device", "_native", "client", "protos"}
+    heavy = {"daemon", "demo", "device", "_native", "client", "protos", "triton"}
     slow = {"asyncio", "grpc", "numpy", "pydantic", "rich", "ruamel"}
     wrong = []
     for path in files_behind_help():

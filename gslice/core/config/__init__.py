@@ -3,7 +3,7 @@
 Workers and front-ends never import this package: it brings pydantic and ruamel.
 """
 
-from gslice.core.config.body import diff_functions, function_to_yaml
+from gslice.core.config.body import diff_functions, function_to_yaml, relative_path
 from gslice.core.config.body import to_text as value_to_yaml
 from gslice.core.config.load import (
     config_for_model,
@@ -16,7 +16,7 @@ from gslice.core.config.load import (
 )
 from gslice.core.config.places import check_state_dir, default_state_dir, format_cores, parse_cores
 from gslice.core.config.save import save_functions
-from gslice.core.config.show import config_to_yaml
+from gslice.core.config.show import config_to_yaml, functions_to_yaml
 from gslice.core.config.types import (
     ClientMemoryConfig,
     Config,
@@ -41,10 +41,12 @@ __all__ = [
     "format_cores",
     "function_from_yaml",
     "function_to_yaml",
+    "functions_to_yaml",
     "json_schema",
     "load_config",
     "name_of_model",
     "parse_cores",
+    "relative_path",
     "save_functions",
     "share_from_yaml",
     "state_dir_of",

@@ -14,6 +14,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from gslice.core.config.document import new_yaml
 from gslice.core.config.engines import engine_of
+from gslice.core.config.tensors import ModelTensors
 from gslice.core.config.types import SettingChange
 from gslice.core.types import (
     INSTANCES_MAX,
@@ -72,6 +73,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     serve = spec.versions.serve
     settings[("versions", "keep")] = spec.versions.keep
     settings[("versions", "serve")] = serve if serve == "latest" else int(serve)
+    settings[("versions", "number")] = spec.versions.number
     settings[("device",)] = "auto" if spec.devices else spec.device
     settings[("replicas",)] = _replicas(spec.replicas)
     settings[("isolation",)] = spec.isolation
@@ -85,7 +87,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("batch", "delay")] = format_duration(spec.delay_us) if spec.delay_us >= 0 else "auto"
     settings[("queue", "max")] = spec.queue_max
     settings[("queue", "request_max")] = format_size(spec.request_max_bytes)
-    settings[("warmup",)] = _relative(spec.warmup, base_dir) if spec.warmup else ""
+    settings[("warmup",)] = relative_path(spec.warmup, base_dir) if spec.warmup else ""
     settings[("side_effects",)] = spec.side_effects
     settings[("threads",)] = spec.threads or "auto"
     settings[("lanes",)] = spec.lanes
@@ -105,7 +107,7 @@ def compact_body(spec: FunctionSpec, base_dir: Path | None) -> CommentedMap:
     else:
         default = FunctionSpec(spec.name, devices=spec.devices, program=ProgramSpec(()))
         usual = leaves(default, None)
-        usual[("directory",)] = "." if base_dir is None else _relative(str(base_dir), base_dir)
+        usual[("directory",)] = "." if base_dir is None else relative_path(str(base_dir), base_dir)
         source = {("command",): spec.program.command}
     return nested(
         {
@@ -169,7 +171,7 @@ def _changed_settings(path: str, old: Leaves, new: Leaves) -> list[SettingChange
 def _command(spec: FunctionSpec, program: ProgramSpec, base_dir: Path | None) -> Leaves:
     memory = program.memory_bytes
     settings: Leaves = {("command",): list(program.command)}
-    settings[("directory",)] = _relative(program.directory, base_dir)
+    settings[("directory",)] = relative_path(program.directory, base_dir)
     settings[("device",)] = spec.device
     settings[("isolation",)] = spec.isolation
     settings[("share",)] = _share(spec.share)
@@ -194,19 +196,21 @@ def _source(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
         if tensors.get("outputs") == tensors.get("inputs"):
             tensors.pop("outputs", None)
         return {("identity",): tensors}
+    args = dict(spec.args)
     if spec.model or spec.engine == "onnxruntime":
-        source: Leaves = {("model",): _relative(spec.model, base_dir)}
+        source: Leaves = {("model",): relative_path(spec.model, base_dir)}
         if spec.engine != engine_of(spec.model):
             source[("engine",)] = spec.engine
-        for name, shapes in spec.args.get("shapes", {}).items():
+        for name, shapes in args.pop("shapes", {}).items():
             source[("shapes", name)] = shapes
+        if tensors := {key: args.pop(key) for key in ModelTensors.model_fields if key in args}:
+            source[("tensors",)] = tensors
     else:
         source = {(spec.engine,): spec.python}
         if base_dir is None or Path(spec.python_path) != base_dir.absolute():
-            source[("python_path",)] = _relative(spec.python_path, base_dir)
-    for key, value in spec.args.items():
-        if not (spec.model and key == "shapes"):
-            source[("args", key)] = value
+            source[("python_path",)] = relative_path(spec.python_path, base_dir)
+    for key, value in args.items():
+        source[("args", key)] = value
     return source
 
 
@@ -225,7 +229,8 @@ def _replicas(replicas: ReplicaBounds) -> Any:
     return "auto" if (low, high) == (1, INSTANCES_MAX) else {"min": low, "max": high}
 
 
-def _relative(path: str, base_dir: Path | None) -> str:
+def relative_path(path: str, base_dir: Path | None) -> str:
+    """A path as it is written into a file of that directory: relative if it is below."""
     if base_dir is None or not path:
         return path
     relative = os.path.relpath(path, base_dir.absolute())

@@ -136,7 +136,7 @@ class Builder:
         self._check_replicas(name, function, suitable, devices)
         return FunctionSpec(
             name=name,
-            versions=VersionPolicy(function.versions.keep, function.versions.serve),
+            versions=VersionPolicy(**function.versions.model_dump()),
             engine=engine,
             model=self._resolve(function.model),
             python=module,
@@ -377,20 +377,13 @@ def share_bounds(share: ShareRange) -> ShareBounds:
 
 
 def _arguments(function: model.Function) -> dict[str, object]:
-    """What the engine gets: the user's arguments, shapes, or the tensors of `identity`."""
+    """What the engine gets: the user's arguments, shapes, or what is said of tensors."""
+    if function.identity is not None:
+        return function.identity.arguments()
+    args: dict[str, object] = dict(function.args)
     if function.shapes:
-        return {"shapes": {name: each.model_dump() for name, each in function.shapes.items()}}
-    if function.identity is None:
-        return dict(function.args)
-    inputs = [tensor.model_dump() for tensor in function.identity.inputs]
-    outputs = function.identity.outputs
-    if outputs is None:
-        outputs = function.identity.inputs
-    tensors: dict[str, object] = {
-        "inputs": inputs,
-        "outputs": [tensor.model_dump() for tensor in outputs],
-    }
-    return tensors | ({"in_place": True} if function.identity.in_place else {})
+        args["shapes"] = {name: each.model_dump() for name, each in function.shapes.items()}
+    return args | (function.tensors.arguments() if function.tensors is not None else {})
 
 
 def _quarter_of_memory() -> int:

@@ -37,6 +37,7 @@ def no_gpus() -> Sequence[str]:
 def load_config(
     path: Path | None,
     *,
+    additions: Iterable[Override] = (),
     overrides: Iterable[Override] = (),
     environ: Mapping[str, str] | None = None,
     find_gpus: FindGpus = no_gpus,
@@ -45,6 +46,7 @@ def load_config(
 
     Args:
         path: The file; None: defaults, environment and `overrides` alone.
+        additions: What else is in the file, so to speak: the environment may change it.
         overrides: Settings of the command line; they win over the environment, and that over the
             file.
         environ: Stands in for `os.environ`.
@@ -56,6 +58,8 @@ def load_config(
     """
     environ = os.environ if environ is None else environ
     document = read_document(path) if path is not None else _empty_document()
+    for addition in additions:
+        document.override(addition)
     for override in (*environment_overrides(environ, document.data), *overrides):
         document.override(override)
     gpus = find_gpus() if document.data.get("devices", "auto") == "auto" else ()

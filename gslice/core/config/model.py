@@ -13,8 +13,9 @@ from pydantic import (
     model_validator,
 )
 
-from gslice.core.config.engines import Engine, Shapes, check_engine, is_exported
+from gslice.core.config.engines import Engine, Shapes, check_engine, engine_of, is_exported
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
+from gslice.core.config.tensors import Identity, ModelTensors
 from gslice.core.config.words import (
     Address,
     AddressOrOff,
@@ -35,7 +36,7 @@ from gslice.core.config.words import (
     served_version,
     wrong,
 )
-from gslice.core.types import ELEMENT_BYTES, INSTANCES_MAX
+from gslice.core.types import INSTANCES_MAX, QUEUE_MAX
 
 # The bounds of queue, front-ends, instances and lanes are the segment's: native/segment/layout.hpp.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -152,7 +153,7 @@ class Batch(Section):
 class Queue(Section):
     """`queue`: how much may wait."""
 
-    max: int = Field(default=256, ge=1, le=1024)
+    max: int = Field(default=256, ge=1, le=QUEUE_MAX)
     request_max: PositiveSize = 32 << 20
 
 
@@ -178,32 +179,6 @@ class Defaults(Resident):
     queue: Queue = Queue()
 
 
-class Tensor(Section):
-    """A tensor of an `identity` function."""
-
-    name: str = Field(min_length=1)
-    dtype: str
-    dims: list[int]
-
-    @model_validator(mode="after")
-    def _known(self) -> Tensor:
-        if self.dtype not in ELEMENT_BYTES:
-            raise wrong(f"{self.dtype!r} is not a data type; use {', '.join(ELEMENT_BYTES)}")
-        if any(dim < -1 or dim == 0 for dim in self.dims):
-            raise wrong("dims are positive, or -1 where any length goes")
-        return self
-
-
-class Identity(Section):
-    """`identity`: output i is input i."""
-
-    inputs: list[Tensor] = Field(min_length=1)
-    outputs: list[Tensor] | None = None
-    in_place: bool = Field(
-        default=False, description="Answer with the input where it lies, not with a copy."
-    )
-
-
 class Versions(Section):
     """`versions`: which models of a function the node holds."""
 
@@ -213,6 +188,12 @@ class Versions(Section):
         BeforeValidator(served_version),
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "latest"}]}),
     ] = "latest"
+    number: int = Field(
+        default=0,
+        ge=0,
+        lt=10**18,
+        description="Of the declared model, unless another has it. 0: the daemon gives one.",
+    )
 
 
 class Health(Section):
@@ -267,6 +248,9 @@ class Function(Resident):
         default="", description="Where its modules are. Default: beside the file."
     )
     identity: Identity | None = None
+    tensors: ModelTensors | None = Field(
+        default=None, description="What the model must take and give; it is checked at the load."
+    )
     command: Annotated[
         list[str] | None,
         BeforeValidator(argument_texts),
@@ -327,10 +311,18 @@ class Function(Resident):
         is_code = self.python is not None or self.torch is not None
         if self.python_path and not is_code:
             raise wrong("python_path goes with python and torch only")
+        engine = "" if self.model is None else engine_of(self.model, self.engine)
         if self.args and not is_code:
-            if self.model is None or is_exported(self.model):
+            if engine != "onnxruntime":
                 raise wrong("args goes with python, torch and .onnx models only")
             check_onnx_args(self.args)
+        if self.tensors is not None:
+            if self.model is None:
+                raise wrong("tensors goes with model only")
+            if engine not in ("onnxruntime", "torch"):
+                raise wrong(f"tensors says nothing with {engine}, which takes what its plan says")
+            if engine == "torch" and self.tensors.reshaped:
+                raise wrong("model_dims goes with .onnx models only")
         is_torch = self.torch is not None or is_exported(self.model)
         for key in ("precision", "channels_last"):
             if getattr(self, key) not in ("auto", False) and not is_torch:

@@ -39,6 +39,12 @@ def environment_overrides(environ: Mapping[str, str], data: Mapping[str, Any]) -
     return overrides
 
 
+def without_functions(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment less its settings of functions."""
+    about = f"{_PREFIX}FUNCTIONS__"
+    return {name: text for name, text in environ.items() if not name.startswith(about)}
+
+
 def _override(variable: str, text: str, data: Mapping[str, Any]) -> Override:
     words = variable.removeprefix(_PREFIX).split("__")
     section = words[0].lower()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from gslice.core.config.document import new_yaml
 from gslice.core.config.load import load_config_text
 from gslice.core.config.splice import spliced
 from gslice.core.errors import FailedPrecondition
+from gslice.core.files import replace_file
 from gslice.core.types import FunctionSpec
 
 Functions = dict[str, FunctionSpec]
@@ -44,7 +42,7 @@ def save_functions(path: Path, changes: Changes, gpus: Sequence[str] = ()) -> No
         text = path.read_text(encoding="utf-8")
         edited = _edited(path, text, changes, gpus)
         if edited != text:
-            _replace(path, edited)
+            replace_file(path, edited.encode())
     except OSError as error:
         raise FailedPrecondition(
             f"cannot write {path}: {error.strerror}",
@@ -126,17 +124,3 @@ def _dumped(yaml: YAML, tree: Any) -> str:
     stream = io.StringIO()
     yaml.dump(tree, stream)
     return stream.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        shutil.copymode(path, temporary)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

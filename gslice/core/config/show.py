@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from ruamel.yaml.comments import CommentedMap
 
 from gslice.core.config.body import flow, leaves, nested, to_text
@@ -20,6 +23,27 @@ def config_to_yaml(config: Config) -> str:
         {name: nested(leaves(spec, None)) for name, spec in config.functions.items()}
     )
     return to_text(tree)
+
+
+def functions_to_yaml(
+    bodies: Mapping[str, Mapping[str, Any]], remarks: Mapping[str, Sequence[str]]
+) -> str:
+    """A node.yaml of functions alone, without a closing newline.
+
+    Args:
+        bodies: What stands under each.
+        remarks: Lines of comment above some of them.
+    """
+    functions = CommentedMap(
+        {
+            name: nested({(key,): value for key, value in body.items()})
+            for name, body in bodies.items()
+        }
+    )
+    for name in bodies:
+        if lines := remarks.get(name):
+            functions.yaml_set_comment_before_after_key(name, before="\n".join(lines), indent=2)
+    return to_text(CommentedMap({"version": 1, "functions": functions}))
 
 
 def _node(node: NodeConfig) -> CommentedMap:

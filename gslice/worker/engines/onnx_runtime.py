@@ -28,6 +28,7 @@ from gslice.worker.engines.base import refuse_text
 from gslice.worker.engines.files import check_model_file
 from gslice.worker.engines.onnx_provider import CpuProvider
 from gslice.worker.engines.onnx_signature import Node, signature
+from gslice.worker.engines.stated import Stated
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.shapes import with_buckets
 
@@ -74,6 +75,7 @@ class OnnxRuntimeEngine:
         self._sessions: list[InferenceSession] = []  # by lane
         self._calls: dict[int, Call] = {}  # likewise
         self._signature: Signature | None = None
+        self._stated: Stated | None = None
 
     def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
         """See `Engine.load`."""
@@ -87,13 +89,19 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = _opened(provider, spec, options, 0)
         inputs = [Node.of(spec, "input", value) for value in session.get_inputs()]
-        outputs = [Node.of(spec, "output", value) for value in session.get_outputs()]
+        self._stated = stated = Stated(spec)
+        values = stated.chosen(session.get_outputs(), lambda value: value.name)
+        outputs = [Node.of(spec, "output", value) for value in values]
         if gpu is not None:
             refuse_text(spec, (node.spec() for node in (*inputs, *outputs)))
         provider.check(spec, session)
         others = [_opened(provider, spec, options, lane) for lane in range(1, spec.lanes)]
         self._provider, self._sessions = provider, [session, *others]
-        found = signature(spec, inputs, outputs, lambda shapes: self._probe(inputs, shapes), known)
+        known = None if stated.names_tensors else known  # it may be narrower than the model
+        found = signature(
+            spec, inputs, outputs, lambda shapes: self._probe(inputs, outputs, shapes), known
+        )
+        found = stated.served(found)
         # The first batch of a size is slow on a GPU: kernels are chosen, and memory is taken.
         self._signature = found if gpu is None else with_buckets(found)
         return self._signature
@@ -113,12 +121,16 @@ class OnnxRuntimeEngine:
     def _call(self, lane: int) -> Call:
         assert self._signature is not None
         assert self._provider is not None
+        assert self._stated is not None
         tensors = (*self._signature.inputs, *self._signature.outputs)
+        call: Call = _BoundCall(self._sessions[lane], self._signature, self._provider)
         if any(tensor.dtype == "BYTES" for tensor in tensors):
-            return _ArrayCall(self._sessions[lane], self._signature)
-        return _BoundCall(self._sessions[lane], self._signature, self._provider)
+            call = _ArrayCall(self._sessions[lane], self._signature)
+        return self._stated.seen_by_clients(call, self._signature)
 
-    def _probe(self, inputs: Sequence[Node], shapes: Sequence[Shape]) -> list[Shape]:
+    def _probe(
+        self, inputs: Sequence[Node], outputs: Sequence[Node], shapes: Sequence[Shape]
+    ) -> list[Shape]:
         """Runs zeros and tells the outputs' shapes."""
         session = self._sessions[0]
         if any(node.dtype == "BYTES" for node in inputs):
@@ -128,14 +140,14 @@ class OnnxRuntimeEngine:
                 else np.zeros(shape, NUMPY_TYPES[node.dtype])
                 for node, shape in zip(inputs, shapes, strict=True)
             }
-            return [array.shape for array in session.run(None, feed)]
+            return [array.shape for array in session.run([node.name for node in outputs], feed)]
         binding = session.io_binding()
         zeros = [np.zeros(max(1, math.prod(shape)) * 8, np.uint8) for shape in shapes]
         for node, shape, data in zip(inputs, shapes, zeros, strict=True):
             kind = _BINDING_TYPES[node.dtype]
             binding.bind_input(node.name, "cpu", 0, kind, shape, data.ctypes.data)
-        for value in session.get_outputs():
-            binding.bind_output(value.name, "cpu")
+        for output in outputs:
+            binding.bind_output(output.name, "cpu")
         session.run_with_iobinding(binding)
         return [tuple(value.shape()) for value in binding.get_outputs()]
 

@@ -10,6 +10,7 @@ from typing import Any
 from gslice.core.errors import LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.worker.engines.base import DEFAULT_ROWS_MAX, fixed_batch, is_batchable
+from gslice.worker.engines.stated import Stated
 from gslice.worker.shapes import Shape, candidates
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def signature(
 
     A model is batchable when every input and output has a first dimension without a fixed length
     and these go together: they have one name, or a run with two and with three rows shows it.
-    `args: {batched: false}` says that they are no rows all the same.
+    `tensors: {batched: false}` says that they are no rows all the same, `true` that they are.
 
     Args:
         spec: The function.
@@ -101,17 +102,18 @@ def signature(
     Raises:
         LoadFailed: The function asks for batches that the model does not allow.
     """
+    batched = Stated(spec).batched
     ins = tuple(node.spec() for node in inputs)
     fixed = fixed_batch(spec, ins, tuple(node.spec() for node in outputs))
-    if fixed is not None:
+    if fixed is not None and batched is not False:
         return fixed
     if known is not None and _declare(inputs, known.inputs) and _declare(outputs, known.outputs):
         return replace(known, buckets=())  # those of a GPU are not the model's
     outs = tuple(node.spec() for node in _with_ranks(inputs, outputs, probe))
     batchable = (
-        spec.args.get("batched") is not False
+        batched is not False
         and is_batchable(ins, outs)
-        and (_one_name(inputs, outputs) or _rows_follow(inputs, probe))
+        and (batched or _one_name(inputs, outputs) or _rows_follow(inputs, probe))
     )
     return Signature(ins, outs, (spec.batch_max or DEFAULT_ROWS_MAX) if batchable else 0)
 

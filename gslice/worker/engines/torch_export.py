@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from gslice.core.errors import LoadFailed
 from gslice.core.types import Signature, TensorSpec
 from gslice.worker.engines.base import DEFAULT_ROWS_MAX, fixed_batch
+from gslice.worker.engines.stated import Stated
 from gslice.worker.engines.torch_types import KSERVE_TYPES
 from gslice.worker.shapes import buckets
 
@@ -52,7 +53,7 @@ class ProgramReader:
         self._values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         self._arguments = self._read_arguments()
         self._results = self._read_results()
-        self.signature = self._read_signature()
+        self.signature = Stated(spec).served(self._read_signature(), by_place=True)
 
     def flat_arguments(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
         """The leaves of the program's arguments: the tensors, and what the export has fixed."""
@@ -110,6 +111,8 @@ class ProgramReader:
         outputs = tuple(leaf.tensor for leaf in self._results.values())
         if not inputs or not outputs:
             raise LoadFailed(f"function {spec.name}: {spec.model} takes or gives no tensor")
+        if Stated(spec).batched is False:
+            return Signature(inputs, outputs)
         fixed = fixed_batch(spec, inputs, outputs)
         if fixed is not None:
             return fixed

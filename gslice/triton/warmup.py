@@ -1,0 +1,104 @@
+"""`model_warmup`, as the sample that a function is warmed up with."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gslice.core.elements import decode_elements
+from gslice.core.errors import ConfigError
+from gslice.core.files import replace_file
+from gslice.triton.tensors import data_type
+
+if TYPE_CHECKING:
+    from gslice.triton.model import Reading
+
+Sample = dict[str, np.ndarray]
+
+_FOLDER = "warmup"  # in the model's directory, for input_data_file
+_NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BF16": "uint16"}
+
+
+def sample_of(reading: Reading) -> Sample | None:
+    """The first sample; None where zeros do, which is what a function without one gets.
+
+    Raises:
+        ConfigError: its data is not what it is said to be.
+    """
+    samples = list(reading.config.model_warmup)
+    if not samples:
+        return None
+    if len(samples) > 1:
+        reading.note("model_warmup", f"of {len(samples)} samples the first one is taken")
+    inputs = samples[0].inputs
+    free = any(-1 in tensor.dims for tensor in reading.config.input)
+    if all(each.zero_data for each in inputs.values()) and reading.config.input and not free:
+        return None
+    return {name: _array(reading, name, each) for name, each in sorted(inputs.items())}
+
+
+def write_sample(path: Path, sample: Sample) -> None:
+    """Writes a sample as the .npz that `warmup` of a function names, unless it is there already."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in sample.items():
+            # Of one date, so that the same sample is the same file.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    data = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_bytes() != data:
+        replace_file(path, data)
+
+
+def _array(reading: Reading, name: str, given: Any) -> np.ndarray:
+    dtype, shape = data_type(given.data_type), tuple(given.dims)
+    place = reading.model.place(reading.text.line_of("model_warmup"))
+    if not dtype or any(dim < 1 for dim in shape):
+        raise ConfigError(
+            f"{place}: sample of {name!r}: needs a data_type, and dims that are known"
+        )
+    if given.input_data_file:
+        return _from_file(reading, name, dtype, shape, given.input_data_file)
+    if dtype == "BYTES":
+        return np.full(shape, b"", "S1")
+    kind = np.dtype(_NUMPY.get(dtype, dtype.lower()))
+    if not given.random_data:
+        return np.zeros(shape, kind)
+    random = np.random.default_rng(0)
+    # Numbers that index something are no more than 1, so that what they index has it.
+    values: np.ndarray
+    if dtype == "BF16":
+        values = random.random(shape, np.float32).view(np.uint32) >> 16
+    elif kind.kind == "f":
+        values = random.random(shape)
+    else:
+        values = random.integers(0, 2, shape)
+    return values.astype(kind)
+
+
+def _from_file(
+    reading: Reading, name: str, dtype: str, shape: tuple[int, ...], file: str
+) -> np.ndarray:
+    path = reading.model.path / _FOLDER / file
+    try:
+        data = path.read_bytes()
+        if dtype == "BYTES":
+            array = np.array(decode_elements(data))
+        else:
+            array = np.frombuffer(data, _NUMPY.get(dtype, dtype.lower()))
+    except OSError as error:
+        raise ConfigError(f"sample of {name!r}: {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"sample of {name!r}: {path}: {error}") from error
+    if array.size != math.prod(shape):
+        raise ConfigError(
+            f"sample of {name!r}: {path} holds {array.size} elements, and its dims {list(shape)}"
+            f" hold {math.prod(shape)}"
+        )
+    return array.reshape(shape)
