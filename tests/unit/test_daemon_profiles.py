@@ -48,7 +48,7 @@ def node() -> SimpleNamespace:
     return SimpleNamespace(
         gpus={"cuda:0": gpu},
         device=devices.__getitem__,
-        limiter=lambda device: "mps" if device in ("cuda:0",) else "cgroup",
+        limiter=lambda device, spec: "mps" if device in ("cuda:0",) else "cgroup",
         event=lambda subject, kind, text: told.append(text),
         told=told,
     )
