@@ -24,7 +24,7 @@ from gslice.supervise.health import ailment
 from gslice.supervise.listing import Listing
 from gslice.supervise.logs import last_lines, shortened
 from gslice.supervise.news import unheard
-from gslice.supervise.program import Program, check, on_mps, runs_as
+from gslice.supervise.program import Program, check, runs_as
 from gslice.supervise.program_note import end_all, members, program_of, to_text
 from gslice.supervise.program_share import ProgramShare
 from gslice.supervise.restarts import LAST_LINES, LINE_MAX_CHARS
@@ -359,7 +359,7 @@ class Command(Function):
         One that loads for long makes its first context late, so until there is one this looks on.
         """
         gpu = self._node.gpus.get(self.spec.device)
-        if gpu is None or not on_mps(program.note) or time.monotonic() < self._look_s:
+        if gpu is None or self.spec.exclusive or time.monotonic() < self._look_s:
             return
         worry = ""
         try:

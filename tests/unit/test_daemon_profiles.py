@@ -48,7 +48,7 @@ def node() -> SimpleNamespace:
     return SimpleNamespace(
         gpus={"cuda:0": gpu},
         device=devices.__getitem__,
-        limiter=lambda device: "mps" if device in ("cuda:0",) else "cgroup",
+        limiter=lambda device, spec: "mps" if device in ("cuda:0",) else "cgroup",
         event=lambda subject, kind, text: told.append(text),
         told=told,
     )
@@ -142,13 +142,13 @@ def test_a_point_counts_as_ordered_whatever_was_read_back() -> None:
 
 @pytest.mark.parametrize("cores", [1, 3, 39, 78, 97])
 def test_all_cores_are_all_of_the_device_once(node: Any, cores: int) -> None:
-    node.limiter = lambda device: "threads"
+    node.limiter = lambda device, spec: "threads"
     node.device = lambda device: SimpleNamespace(cpus=tuple(range(cores)))
     profiler = Profiler(node, {}, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
     shares = profiler._usual_shares(SPEC, 100.0)
     assert len(shares) == cores
     assert shares[-1] == 100.0
-    node.limiter = lambda device: "cgroup"
+    node.limiter = lambda device, spec: "cgroup"
     assert profiler._usual_shares(SPEC, 75.0) == (*TENTHS[:7], 75.0)
 
 
@@ -221,7 +221,7 @@ def test_it_holds_for_every_version_that_measures_the_same(
 def test_a_model_that_changes_meanwhile_is_not_kept(profiles: Profiles) -> None:
     class Changing(FakeProfiler):
         async def run(self, *args: Any) -> list[Measuring]:
-            profiles._node.limiter = lambda device: "threads"  # type: ignore[method-assign]
+            profiles._node.limiter = lambda device, spec: "threads"  # type: ignore[method-assign]
             return await super().run(*args)
 
     order = profiles.measure(Changing([measuring(1, 50)]), "f", Grid((), (), False), lambda _: None)  # type: ignore[arg-type]
