@@ -292,7 +292,7 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\ndevices: {gpu: {}}\n",
-            "node.yaml:2: devices.gpu: is not a device; write cpu, cpu:0-1 or cuda:0",
+            "node.yaml:2: devices.gpu: is not a device; write cpu, cpu:0-1, cuda:0 or cuda:0/mig:0",
         ),
         ("version: 1\nversion: 1\n", "node.yaml:2: version: given twice; keep one"),
         ("a:\n\t- b\n", "node.yaml:2: a tab in the indentation; YAML takes spaces only"),

@@ -19,7 +19,7 @@ from gslice.triton.warmup import write_sample
 from tests.triton_repository import empty_file, put
 
 CPU = {"cpu": DeviceConfig(cpus=(0, 1))}
-GPUS = {f"cuda:{index}": DeviceConfig(kind="cuda", index=index) for index in (0, 1)}
+GPUS = {f"cuda:{index}": DeviceConfig(kind="cuda", gpu=f"cuda:{index}") for index in (0, 1)}
 X = 'input { name: "x" data_type: TYPE_FP32 dims: 8 }\n'
 Y = 'output { name: "y" data_type: TYPE_FP32 dims: 3 }\n'
 
@@ -389,7 +389,7 @@ def test_more_instances_than_there_may_be(tmp_path: Path) -> None:
 
 
 def test_some_of_the_gpus_are_any_as_many(tmp_path: Path) -> None:
-    devices = {**MIXED, "cuda:2": DeviceConfig(kind="cuda", index=2)}
+    devices = {**MIXED, "cuda:2": DeviceConfig(kind="cuda", gpu="cuda:2")}
     config = "instance_group { kind: KIND_GPU gpus: [ 0, 2 ] }\ninstance_group { kind: KIND_CPU }"
     found = read(tmp_path, config, devices, file="model.pt2")
     assert found.body["replicas"] == 2

@@ -123,9 +123,11 @@ class OnnxRuntimeEngine:
         assert self._provider is not None
         assert self._stated is not None
         tensors = (*self._signature.inputs, *self._signature.outputs)
-        call: Call = _BoundCall(self._sessions[lane], self._signature, self._provider)
+        call: Call
         if any(tensor.dtype == "BYTES" for tensor in tensors):
             call = _ArrayCall(self._sessions[lane], self._signature)
+        else:
+            call = _BoundCall(self._sessions[lane], self._signature, self._provider)
         return self._stated.seen_by_clients(call, self._signature)
 
     def _probe(
