@@ -54,6 +54,8 @@ class Gpu:
     mig: int = 0
     lost: int = 0  # NVML says so
     exports_memory: int = 1  # cuMemCreate's, as descriptors
+    sm_group: int = 8  # the smallest part of the SMs that a green context can have
+    sm_groups: int = 15  # at most: what an H100 has been seen to make of its 132 SMs
 
 
 def make_gpus(count: int, **fields: object) -> list[Gpu]:
