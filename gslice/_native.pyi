@@ -239,21 +239,54 @@ class GrpcServer:
 def parse_infer_request(request: bytes) -> dict[str, Any]:
     """For tests and tools: the parsed request as plain values. Raises InvalidArgument."""
 
+class SmGroups:
+    """A CUDA device's SMs, split into the smallest equal groups that it allows.
+
+    Args:
+        ordinal: Of the devices that this process sees. Only groups of one split go together.
+
+    Raises:
+        FailedPrecondition: No driver, one without green contexts, or no such device.
+        Unavailable: MPS refuses.
+    """
+
+    def __init__(self, ordinal: int) -> None: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def group_sms(self) -> int: ...  # of one group
+    @property
+    def sms(self) -> int: ...  # of the device, those in no group included
+    def close(self) -> None: ...  # idempotent; devices on its groups keep them
+
 class CudaDevice:
     """A CUDA device as a worker uses it: its primary context, and lanes with a stream each.
+
+    A device on groups of SMs can move to others while an instance serves on it: `prepare_move`
+    makes spare lanes, which an engine prepares, and `Instance.move` has them take over.
 
     Args:
         ordinal: Of the devices that this process sees.
         lanes: How many.
         staging_max_bytes: Tensors of a batch that take no more together are copied in one piece.
+        groups: Of the same device; None: the lanes run on all SMs.
+        chosen: Which of the groups the lanes run on.
 
     Raises:
         FailedPrecondition: No driver, too old a driver, or no such device.
+        InvalidArgument: No such group, none, or one twice.
         Unavailable: MPS refuses.
         ResourceExhausted: No memory.
     """
 
-    def __init__(self, ordinal: int, lanes: int, staging_max_bytes: int = 16384) -> None: ...
+    def __init__(
+        self,
+        ordinal: int,
+        lanes: int,
+        staging_max_bytes: int = 16384,
+        groups: SmGroups | None = None,
+        chosen: Sequence[int] = (),
+    ) -> None: ...
     @property
     def ordinal(self) -> int: ...
     @property
@@ -264,6 +297,16 @@ class CudaDevice:
     def driver_version(self) -> int: ...  # 13000: CUDA 13.0
     @property
     def sm_count(self) -> int: ...  # that this process may use: under MPS those of its share
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def lane_sms(self) -> int: ...  # that the lanes may use, read back
+    @property
+    def first_lane(self) -> int: ...  # of those that serve, as engines count
+    @property
+    def spare_lane(self) -> int: ...  # of the spare ones, likewise
+    def prepare_move(self, groups: SmGroups, chosen: Sequence[int]) -> None: ...
+    def drop_spare(self) -> None: ...  # those that were prepared for a move that will not be
     @property
     def compute_capability(self) -> tuple[int, int]: ...
     @property
@@ -410,6 +453,10 @@ class Instance:
     def pump_tid(self) -> int: ...
     def turn_tid(self) -> int: ...  # of the thread that hears of turns; 0: there is none
     def drain(self, timeout_s: float) -> bool: ...  # claim nothing new; True: nothing in flight
+    def move(self) -> None: ...
+    # ^ every lane goes on in a spare one of the device from its next batch; returns when all do and
+    #   what they left is gone. `prepared` is asked for the spare lanes first. Unavailable: the
+    #   device is lost
     def stop(self) -> None: ...
     @property
     def fault_fd(self) -> int: ...  # becomes readable when the device is lost; the Instance's own

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 from typer.testing import CliRunner, Result
 
 from gslice.cli.main import app
@@ -20,3 +23,13 @@ def failing(*args: str) -> list[str]:
     result = gslice(*args, status=1)
     assert result.stdout == ""
     return result.stderr.splitlines()
+
+
+def read_all(descriptor: int) -> bytes:
+    """What is written to a terminal until its last user closes it."""
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO is how a terminal says so
+        while chunk := os.read(descriptor, 65536):
+            seen += chunk
+    os.close(descriptor)
+    return seen

@@ -253,10 +253,10 @@ def graph_handle() -> Answer:
 
 
 def green() -> Answer:
-    """What do green contexts cost, and in which steps can SMs be had?"""
+    """Do lanes on groups of SMs keep to them, what do they cost, and what does a graph remember?"""
     from benchmarks.gpu.green import measure
 
-    return Answer(None, *measure())
+    return Answer(*measure())
 
 
 def static_partition() -> Answer:

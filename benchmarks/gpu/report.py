@@ -16,10 +16,7 @@ from gslice.device.inventory import read_inventory
 from gslice.device.nvml import Nvml
 
 _PRIVATE = ("name", "pci_bus_id", "cpus")
-_PACKAGES = (
-    *("torch", "torchvision", "transformers", "onnxruntime-gpu"),
-    *("nvidia-ml-py", "cuda-bindings"),
-)
+_PACKAGES = ("torch", "torchvision", "transformers", "onnxruntime-gpu", "nvidia-ml-py")
 
 
 class StepFile:

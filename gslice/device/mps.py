@@ -17,6 +17,7 @@ from pathlib import Path
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 CONTROL = "nvidia-cuda-mps-control"
+SHARE_VARIABLE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 NOWHERE = "/nonexistent"  # a pipe directory without a daemon: CUDA runs without MPS
 COMMAND_TIMEOUT_S = 15.0  # each is a process, and the machine may be busy
 SOCKET_PATH_BYTES_MAX = 107  # sun_path, less its closing zero
@@ -90,6 +91,23 @@ def resolved_limiter(name: str, pipe: str, library: str) -> str:
     if name != "auto":
         return name
     return "mps" if pipe or find_program(CONTROL, library) else "none"
+
+
+def check_no_share(environment: Mapping[str, str]) -> None:
+    """Refuses a share of MPS where green contexts limit: MPS would enlarge them to its own.
+
+    Args:
+        environment: Of the process that uses the GPU, all of it.
+
+    Raises:
+        FailedPrecondition: it has one.
+    """
+    share = environment.get(SHARE_VARIABLE, "")
+    if share not in ("", "100"):
+        raise FailedPrecondition(
+            f"limiter green does not go with {SHARE_VARIABLE}={share}",
+            hint="take it out of the environment, or set `limiter: mps`",
+        )
 
 
 def find_program(name: str, library: str = "", environ: Mapping[str, str] = os.environ) -> str:
@@ -252,7 +270,7 @@ def client_environment(
     """
     found = {
         **paths.environment,
-        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": f"{share_percent:.3f}".rstrip("0").rstrip("."),
+        SHARE_VARIABLE: f"{share_percent:.3f}".rstrip("0").rstrip("."),
         "CUDA_MPS_CLIENT_PRIORITY": "1" if low_priority else "0",
     }
     if memory_bytes:

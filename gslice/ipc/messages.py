@@ -98,7 +98,7 @@ class WorkerState:
         state: `empty`, `loading`, `loaded`, `ready`, `draining` or `failed`.
         share_percent: As ordered last.
         share_effective_percent: As read back from the limiter.
-        limiter: `cgroup`, `threads`, `mps` or `none`.
+        limiter: `cgroup`, `threads`, `mps`, `green` or `none`.
         limiter_ordered: As in Load.
         cpus: Likewise.
         memory: What it takes by now.
@@ -279,7 +279,7 @@ class Load:
         share_percent: The share to hold it to from Attach on. While it loads and warms up, only the
             engine's threads are as many as the share is worth; on a GPU it holds from the start.
         limiter: `auto`, `cgroup`, `threads` or `none`: what to enforce it with. On a GPU `mps`,
-            which its environment does and the worker reads back, or `none`.
+            which its environment does and the worker reads back, `green`, or `none`.
         cpus: The cores of its device; of a GPU, those for its own threads.
         gpu: Its GPU; None on a CPU device.
         gently: Until it has warmed up, what serves computes first.

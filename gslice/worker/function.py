@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +21,7 @@ from gslice.ipc.messages import Measured
 from gslice.ipc.native import native_signature
 from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
+from gslice.worker.engines.base import KeepsLanes
 from gslice.worker.gpu import GpuDevice, WorkerGpu
 from gslice.worker.timing import Timing
 from gslice.worker.warmup import warm_up
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from gslice.core.types import Signature
     from gslice.ipc.messages import Attach, Load, Measure
     from gslice.worker.engines.base import Device
+    from gslice.worker.green import GreenShares
     from gslice.worker.timing import Times
     from gslice.worker.weights import WeightStore
 
@@ -169,6 +172,8 @@ class ServedFunction:
         Raises:
             FailedPrecondition: Its limiter cannot do that while it serves.
         """
+        if self._gpu is not None and self._gpu.green is not None:
+            return self._move(self._gpu, self._gpu.green, share_percent)
         if self._gpu is not None or not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
         self.share_percent = share_percent
@@ -209,6 +214,34 @@ class ServedFunction:
     def fault(self) -> str:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
+
+    def _move(self, gpu: WorkerGpu, green: GreenShares, share_percent: float) -> float:
+        """Goes on, between batches, on as many SMs as another share is worth."""
+        if self._instance is None:
+            raise FailedPrecondition(
+                f"limiter {self.limiter} changes the share only of a function that serves"
+            )
+        with green.moving(share_percent, gpu.cuda) as spare:
+            if spare:
+                self._move_to(spare, gpu.cuda, self._instance)
+        self.share_percent = share_percent
+        _log.info("%g %% by %s", gpu.share_effective_percent, self.limiter)
+        return gpu.share_effective_percent
+
+    def _move_to(self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance) -> None:
+        left, gone = range(cuda.first_lane, cuda.first_lane + cuda.lanes), spare
+        begun_s = time.monotonic()
+        try:
+            if not self._engine.native:
+                warm_up(self._engine, self.spec, self.signature, cuda, spare)
+            warm_s = time.monotonic()
+            instance.move()
+            gone = left
+        finally:
+            if isinstance(self._engine, KeepsLanes):
+                self._engine.forget(gone)
+        prepared_ms, moved_ms = (warm_s - begun_s) * 1e3, (time.monotonic() - warm_s) * 1e3
+        _log.info("prepared other lanes in %.0f ms, moved in %.2f ms", prepared_ms, moved_ms)
 
     @contextlib.contextmanager
     def _taking(self, on_host: str, on_gpu: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gslice import _native
 from gslice.core.errors import FailedPrecondition
+from gslice.worker.green import GREEN, GreenShares
 from gslice.worker.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ class WorkerGpu:
         weights_fd: Of the weights that the order tells of; stays the caller's.
 
     Attributes:
-        limiter: `mps`, which the environment has set up, or `none`.
+        limiter: `mps`, which the environment has set up, `green`, or `none`.
         cuda: The open device.
         weights: Where the function's weights go.
 
     Raises:
-        FailedPrecondition: There is no driver, or the worker sees another GPU.
+        FailedPrecondition: There is no driver, the worker sees another GPU, or the limiter does not
+            work here.
         Unavailable: MPS refuses.
         ResourceExhausted: The GPU's memory is full.
     """
@@ -63,24 +65,42 @@ class WorkerGpu:
     def __init__(self, order: Load, grant: GpuGrant, weights_fd: int = -1) -> None:
         self._grant = grant
         self.limiter = order.limiter
-        self.cuda = _native.CudaDevice(_ORDINAL, order.spec.lanes)
-        # The driver tells 16 bytes, whose prefix, GPU or MIG, nobody can see.
-        if (uuid := self.cuda.uuid).partition("-")[2] != grant.uuid.partition("-")[2]:
-            self.cuda.close()
-            raise FailedPrecondition(f"the worker sees {uuid}, not {grant.uuid}")
+        self.green = (
+            GreenShares(_ORDINAL, grant.sms, order.spec.name) if order.limiter == GREEN else None
+        )
+        try:
+            self.cuda = self._opened(order)
+        except BaseException:
+            if self.green is not None:
+                self.green.close()
+            raise
         self.weights = WeightStore(self.cuda, order.model, order.weights, weights_fd)
         _log.info(
             "%s, %d of %d SMs, %g %% by %s",
-            *(self.cuda.name, self.cuda.sm_count, grant.sms),
+            *(self.cuda.name, self.cuda.lane_sms, grant.sms),
             *(self.share_effective_percent, self.limiter),
         )
 
     @property
     def share_effective_percent(self) -> float:
-        """The SMs that kernels of this process may use, as the driver says."""
-        return 100.0 * self.cuda.sm_count / self._grant.sms
+        """The SMs that kernels of the function may use, as the driver says."""
+        return 100.0 * self.cuda.lane_sms / self._grant.sms
 
     def close(self) -> None:
         """Waits for what the streams still run and gives the GPU back; idempotent."""
         self.cuda.close()
         self.weights.close()
+        if self.green is not None:
+            self.green.close()
+
+    def _opened(self, order: Load) -> _native.CudaDevice:
+        lanes = order.spec.lanes
+        if self.green is None:
+            cuda = _native.CudaDevice(_ORDINAL, lanes)
+        else:
+            cuda = self.green.opened(order.share_percent, lanes)
+        # The driver tells 16 bytes, whose prefix, GPU or MIG, nobody can see.
+        if (uuid := cuda.uuid).partition("-")[2] != self._grant.uuid.partition("-")[2]:
+            cuda.close()
+            raise FailedPrecondition(f"the worker sees {uuid}, not {self._grant.uuid}")
+        return cuda

@@ -18,7 +18,7 @@ from gslice.worker.gpu import LEGACY_STREAM
 from gslice.worker.shapes import candidates, is_known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gslice._native import CudaDevice
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
@@ -34,7 +34,11 @@ _RUNS_BEFORE_CAPTURE = 2  # libraries choose kernels and allocate in the first
 
 
 def warm_up(
-    engine: Engine, spec: FunctionSpec, signature: Signature, cuda: CudaDevice | None = None
+    engine: Engine,
+    spec: FunctionSpec,
+    signature: Signature,
+    cuda: CudaDevice | None = None,
+    lanes: Sequence[int] = (),
 ) -> dict[int, Inputs]:
     """Runs every bucket once. Without padding any size runs as it is, so one row is enough.
 
@@ -50,6 +54,7 @@ def warm_up(
         spec: The function.
         signature: As the engine told.
         cuda: The GPU; None: the CPU device, where lanes are alike.
+        lanes: Of the GPU; empty: all that the function starts with.
 
     Returns:
         By bucket, inputs that ran in the first lane; not of those that failed with zeros.
@@ -58,10 +63,11 @@ def warm_up(
         LoadFailed: The sample does not fit the function, or the function fails with it.
     """
     ran: dict[int, Inputs] = {}
-    for lane in range(spec.lanes if cuda is not None else 1):
+    lanes = lanes or range(spec.lanes if cuda is not None else 1)
+    for lane in lanes:
         for bucket in signature.buckets or (1,):
             inputs = warm_bucket(engine, spec, signature, bucket, cuda, lane)
-            if inputs is not None and lane == 0:
+            if inputs is not None and lane == lanes[0]:
                 ran[bucket] = inputs
     return ran
 

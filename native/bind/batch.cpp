@@ -323,7 +323,7 @@ void bind_batch(nb::module_& module) {
   nb::class_<BatchView>(module, "Batch")
       .def_prop_ro("rows", [](const BatchView& view) { return view.checked().rows(); })
       .def_prop_ro("bucket", [](const BatchView& view) { return view.checked().bucket(); })
-      .def_prop_ro("lane", [](const BatchView& view) { return view.checked().lane(); })
+      .def_prop_ro("lane", [](const BatchView& view) { return view.checked().place(); })
       .def_prop_ro("stream", &stream_of)
       .def_prop_ro("on_device",
                    [](const BatchView& view) { return view.checked().stream() != nullptr; })

@@ -2,8 +2,10 @@
 
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <utility>
+#include <vector>
 
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
@@ -16,16 +18,68 @@ namespace {
 
 using cuda::CudaDevice;
 
+using cuda::GreenContext;
+using cuda::SmGroups;
+
+// The driver gets its context back when Python says so, not when the last reference goes.
+class Groups {
+ public:
+  explicit Groups(std::shared_ptr<SmGroups> groups) : groups_(std::move(groups)) {}
+
+  const std::shared_ptr<SmGroups>& groups() const {
+    if (groups_ == nullptr)
+      raise(Status::Error(Code::kFailedPrecondition, "the groups of SMs are given back"));
+    return groups_;
+  }
+  void close() { groups_.reset(); }
+
+ private:
+  std::shared_ptr<SmGroups> groups_;
+};
+
+using Chosen = std::vector<std::uint32_t>;
+
+std::shared_ptr<GreenContext> green_context(const Groups& groups, const Chosen& chosen) {
+  std::shared_ptr<SmGroups> of = groups.groups();
+  return take_or_raise([&] {
+    const nb::gil_scoped_release release;
+    return GreenContext::create(std::move(of), chosen);
+  }());
+}
+
 // Contexts take seconds, and what streams still run may need Python: all without the GIL.
+Groups* split_device(int ordinal) {
+  return new Groups(take_or_raise([&] {
+    const nb::gil_scoped_release release;
+    return SmGroups::split(ordinal);
+  }()));
+}
+
 std::shared_ptr<CudaDevice> open_device(int ordinal, std::uint32_t lanes,
-                                        std::size_t staging_max_bytes) {
+                                        std::size_t staging_max_bytes, const Groups* groups,
+                                        const Chosen& chosen) {
   if (lanes == 0 || lanes > kMaxLanes)
     raise(Status::Error(Code::kInvalidArgument, std::to_string(lanes) + " lanes; 1 to " +
                                                     std::to_string(kMaxLanes) + " are possible"));
+  std::shared_ptr<GreenContext> green;
+  if (groups != nullptr) green = green_context(*groups, chosen);
   return take_or_raise([&] {
     const nb::gil_scoped_release release;
-    return CudaDevice::open(ordinal, lanes, staging_max_bytes);
+    return CudaDevice::open(ordinal, lanes, staging_max_bytes, std::move(green));
   }());
+}
+
+void prepare_move(CudaDevice& device, const Groups& groups, const Chosen& chosen) {
+  std::shared_ptr<GreenContext> green = green_context(groups, chosen);
+  raise_if([&] {
+    const nb::gil_scoped_release release;
+    return device.prepare_move(std::move(green));
+  }());
+}
+
+void drop_spare(CudaDevice& device) {
+  const nb::gil_scoped_release release;
+  device.drop_spare();
 }
 
 void close_device(CudaDevice& device) {
@@ -36,7 +90,7 @@ void close_device(CudaDevice& device) {
 }
 
 CudaDevice& opened(CudaDevice& device) {
-  check_device(device, {}, 0);
+  check_device(device, {}, device.first_place());
   return device;
 }
 
@@ -57,7 +111,7 @@ void check_device(const CudaDevice& device, const Signature& signature, std::uin
     raise(Status::Error(Code::kFailedPrecondition, std::move(why)));
   };
   if (device.closed()) refuse("the device is closed");
-  if (lane >= device.lane_count())
+  if (!device.has_lane(lane))
     refuse("the device has " + std::to_string(device.lane_count()) + " lanes, not " +
            std::to_string(std::uint64_t{lane} + 1));
   for (const auto* tensors : {&signature.inputs, &signature.outputs})
@@ -80,15 +134,29 @@ nb::dict counters_of(const CudaDevice& device) {
 }
 
 void bind_cuda(nb::module_& module) {
+  nb::class_<Groups>(module, "SmGroups")
+      .def(nb::new_(&split_device), nb::arg("ordinal"))
+      .def_prop_ro("count", [](const Groups& self) { return self.groups()->count(); })
+      .def_prop_ro("group_sms", [](const Groups& self) { return self.groups()->group_sms(); })
+      .def_prop_ro("sms", [](const Groups& self) { return self.groups()->sms(); })
+      .def("close", &Groups::close);
+
   nb::class_<CudaDevice>(module, "CudaDevice")
       .def(nb::new_(&open_device), nb::arg("ordinal"), nb::arg("lanes"),
-           nb::arg("staging_max_bytes") = cuda::kStagingMaxBytes)
+           nb::arg("staging_max_bytes") = cuda::kStagingMaxBytes,
+           nb::arg("groups").none() = nb::none(), nb::arg("chosen") = Chosen{})
       .def_prop_ro("ordinal", [](const CudaDevice& self) { return self.info().ordinal; })
       .def_prop_ro("name", [](const CudaDevice& self) { return self.info().name; })
       .def_prop_ro("uuid", [](const CudaDevice& self) { return self.info().uuid; })
       .def_prop_ro("driver_version",
                    [](const CudaDevice& self) { return self.info().driver_version; })
       .def_prop_ro("sm_count", [](const CudaDevice& self) { return self.info().sm_count; })
+      .def_prop_ro("lanes", &CudaDevice::lane_count)
+      .def_prop_ro("lane_sms", &CudaDevice::sms)
+      .def_prop_ro("first_lane", &CudaDevice::first_place)
+      .def_prop_ro("spare_lane", &CudaDevice::other_place)
+      .def("prepare_move", &prepare_move, nb::arg("groups"), nb::arg("chosen"))
+      .def("drop_spare", &drop_spare)
       .def_prop_ro("compute_capability",
                    [](const CudaDevice& self) {
                      return nb::make_tuple(self.info().compute_major, self.info().compute_minor);

@@ -27,12 +27,13 @@ class PyInstance {
   PyInstance(std::shared_ptr<Segment> segment, std::uint32_t index, const Signature& signature,
              std::uint32_t lanes, std::optional<nb::callable> prepared,
              std::shared_ptr<cuda::CudaDevice> device, bool in_place)
-      : device_(std::move(device)) {
-    if (device_) check_device(*device_, signature, lanes - 1);
+      : device_(std::move(device)), lanes_(lanes) {
+    if (device_) check_device(*device_, signature, device_->first_place() + lanes - 1);
     std::unique_ptr<Engine> engine;
     if (prepared) {
-      auto python = std::make_unique<PythonEngine>(std::move(*prepared), lanes, segment);
-      if (device_) python->prepare_all(signature);
+      const std::uint32_t places = device_ ? device_->place_count() : lanes;
+      auto python = std::make_unique<PythonEngine>(std::move(*prepared), places, segment);
+      if (device_) python->prepare(signature, device_->first_place(), lanes);
       python_ = python.get();
       engine = std::move(python);
     } else {
@@ -65,6 +66,23 @@ class PyInstance {
     const nb::gil_scoped_release release;
     return instance_->drain(static_cast<std::int64_t>(std::min(timeout_s, kLongest_s) * 1e9));
   }
+  // What was prepared for lanes that are gone, or will not be used, is given back.
+  void move() {
+    if (!device_)
+      raise(Status::Error(Code::kFailedPrecondition, "only a CUDA device has SMs to move to"));
+    const std::uint32_t left = device_->first_place(), spare = device_->other_place();
+    Status status;
+    try {
+      if (python_ != nullptr) python_->prepare(instance_->signature(), spare, lanes_);
+      const nb::gil_scoped_release release;
+      status = instance_->move();
+    } catch (...) {
+      if (python_ != nullptr) python_->forget(spare, lanes_);
+      throw;
+    }
+    if (python_ != nullptr) python_->forget(status.ok() ? left : spare, lanes_);
+    raise_if(status);
+  }
   void stop() {
     const nb::gil_scoped_release release;
     instance_->stop();
@@ -90,7 +108,8 @@ class PyInstance {
   }
 
  private:
-  std::shared_ptr<cuda::CudaDevice> device_;
+  const std::shared_ptr<cuda::CudaDevice> device_;
+  const std::uint32_t lanes_;
   PythonEngine* python_ = nullptr;
   std::unique_ptr<Instance> instance_;
 };
@@ -113,6 +132,7 @@ void bind_pump(nb::module_& module) {
       .def("pump_tid", &PyInstance::pump_tid)
       .def("turn_tid", &PyInstance::turn_tid)
       .def("drain", &PyInstance::drain, nb::arg("timeout_s"))
+      .def("move", &PyInstance::move)
       .def("stop", &PyInstance::stop)
       .def_prop_ro("fault_fd", &PyInstance::fault_fd)
       .def("fault", &PyInstance::fault)

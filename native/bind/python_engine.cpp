@@ -64,38 +64,48 @@ thread_local PyThreadState* parked_state = nullptr;
 
 }  // namespace
 
-PythonEngine::PythonEngine(nb::callable prepared, std::uint32_t lanes, std::shared_ptr<void> memory)
-    : lanes_(lanes), prepared_(std::move(prepared)) {
-  for (std::uint32_t i = 0; i < lanes; ++i)
-    views_.push_back(nb::cast(new BatchView{nullptr, memory}, nb::rv_policy::take_ownership));
+PythonEngine::PythonEngine(nb::callable prepared, std::uint32_t places,
+                           std::shared_ptr<void> memory)
+    : prepared_(std::move(prepared)), places_(places) {
+  for (Place& place : places_)
+    place.view = nb::cast(new BatchView{nullptr, memory}, nb::rv_policy::take_ownership);
 }
 
 // A size without a bucket of its own is prepared when it comes, so it may be a call.
-void PythonEngine::prepare_all(const Signature& signature) {
+void PythonEngine::prepare(const Signature& signature, std::uint32_t first, std::uint32_t count) {
   std::vector<std::uint32_t> buckets = signature.buckets;
   if (signature.rows_max == 0) buckets = {1};
-  blocking_ = buckets.empty();
-  for (std::uint32_t lane = 0; lane < lanes_; ++lane)
+  bool blocks = buckets.empty();
+  for (std::uint32_t place = first; place < first + count; ++place)
     for (const std::uint32_t bucket : buckets) {
-      if (void* graph = graph_of(call_of(lane, bucket), signature); graph != nullptr)
-        graphs_[{lane, bucket}] = graph;
+      if (void* graph = graph_of(call_of(place, bucket), signature); graph != nullptr)
+        places_[place].graphs[bucket] = graph;
       else
-        blocking_ = true;
+        blocks = true;
     }
+  if (!serves_) blocking_ = blocks;
+  serves_ = true;
+}
+
+void PythonEngine::forget(std::uint32_t first, std::uint32_t count) {
+  for (std::uint32_t place = first; place < first + count; ++place) {
+    places_[place].graphs.clear();
+    places_[place].calls.clear();
+  }
 }
 
 Status PythonEngine::run(Batch& batch) {
-  if (const auto found = graphs_.find({batch.lane(), batch.bucket()}); found != graphs_.end())
+  Place& place = places_[batch.place()];
+  if (const auto found = place.graphs.find(batch.bucket()); found != place.graphs.end())
     return replay(batch, found->second);
   const nb::gil_scoped_acquire gil;
-  const nb::object& view = views_[batch.lane()];
-  const ViewScope scope(*nb::inst_ptr<BatchView>(view), batch);
+  const ViewScope scope(*nb::inst_ptr<BatchView>(place.view), batch);
   try {
-    const nb::object call = call_of(batch.lane(), batch.bucket());
+    const nb::object call = call_of(batch.place(), batch.bucket());
     if (void* graph = graph_of(call, batch.signature()); graph != nullptr)
       return replay(batch, graph);
     ++calls_;
-    call(view);
+    call(place.view);
     return Status::Ok();
   } catch (const nb::python_error& error) {
     return Status::Error(Code::kInternal, error_line(error));
@@ -104,9 +114,9 @@ Status PythonEngine::run(Batch& batch) {
   }
 }
 
-nb::object PythonEngine::call_of(std::uint32_t lane, std::uint32_t bucket) {
-  nb::object& call = calls_of_[{lane, bucket}];
-  if (!call.is_valid()) call = prepared_(lane, bucket);
+nb::object PythonEngine::call_of(std::uint32_t place, std::uint32_t bucket) {
+  nb::object& call = places_[place].calls[bucket];
+  if (!call.is_valid()) call = prepared_(place, bucket);
   return call;
 }
 

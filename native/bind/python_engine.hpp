@@ -17,12 +17,15 @@ namespace gslice {
 class PythonEngine final : public Engine {
  public:
   // `prepared(lane, bucket)` gives the callable of each; `memory` outlives all views. Constructed
-  // and destroyed with the GIL held.
-  PythonEngine(nanobind::callable prepared, std::uint32_t lanes, std::shared_ptr<void> memory);
+  // and destroyed with the GIL held. Lanes count as `Batch::place` does.
+  PythonEngine(nanobind::callable prepared, std::uint32_t places, std::shared_ptr<void> memory);
 
-  // For a device: asks for every callable and graph at once. What is a graph then runs without
-  // Python, and if all are, the engine does not block.
-  void prepare_all(const Signature& signature);
+  // For lanes of a device in which nothing runs yet: asks for every callable and graph at once.
+  // What is a graph then runs without Python, and if all are at the first time, the engine does not
+  // block.
+  void prepare(const Signature& signature, std::uint32_t first, std::uint32_t count);
+  // Of lanes in which nothing runs any more.
+  void forget(std::uint32_t first, std::uint32_t count);
 
   bool blocking() const override { return blocking_; }
   Status run(Batch& batch) override;
@@ -33,16 +36,18 @@ class PythonEngine final : public Engine {
   std::uint64_t calls() const { return calls_.load(); }
 
  private:
-  using Key = std::pair<std::uint32_t, std::uint32_t>;  // lane, bucket
+  struct Place {
+    nanobind::object view;
+    std::map<std::uint32_t, nanobind::object> calls;  // by bucket; under the GIL
+    std::map<std::uint32_t, void*> graphs;            // by bucket; not changed while it serves
+  };
 
-  nanobind::object call_of(std::uint32_t lane, std::uint32_t bucket);
+  nanobind::object call_of(std::uint32_t place, std::uint32_t bucket);
 
-  const std::uint32_t lanes_;
   nanobind::callable prepared_;
-  std::vector<nanobind::object> views_;       // one for each lane
-  std::map<Key, nanobind::object> calls_of_;  // under the GIL
-  std::map<Key, void*> graphs_;               // not changed after prepare_all()
+  std::vector<Place> places_;
   bool blocking_ = true;
+  bool serves_ = false;  // blocking_ is known to the lanes
   std::atomic<std::uint64_t> calls_{0};
 };
 

@@ -22,7 +22,7 @@ using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::dev
 // What takes the driver long runs without the GIL.
 template <typename Make>
 std::unique_ptr<WeightBlock> made(CudaDevice& device, Make make) {
-  check_device(device, {}, 0);
+  check_device(device, {}, device.first_place());
   return take_or_raise([&] {
     const nb::gil_scoped_release release;
     return make(device.context_of());

@@ -90,6 +90,15 @@ Status Context::lost() const {
   return lost_;
 }
 
+Result<CUstream> Context::create_stream() {
+  CUstream stream = nullptr;
+  if (Status status =
+          check(driver_.cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+      !status.ok())
+    return status;
+  return stream;
+}
+
 Result<std::size_t> Context::memory_free_bytes() {
   std::size_t free_bytes = 0, total_bytes = 0;
   if (Status status = enter(); !status.ok()) return status;

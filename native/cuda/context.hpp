@@ -45,6 +45,7 @@ class Context {
 
   const DeviceInfo& info() const { return info_; }
   const Driver& driver() const { return driver_; }
+  CUdevice device() const { return device_; }
   Counters& counters() { return *counters_; }
   const std::shared_ptr<Counters>& counters_of() const { return counters_; }  // outlive this
 
@@ -62,6 +63,7 @@ class Context {
   bool batches_copies() const { return batches_copies_.load(std::memory_order_relaxed); }
   void copy_one_by_one() { batches_copies_.store(false, std::memory_order_relaxed); }
 
+  Result<CUstream> create_stream();  // on all of the device; the caller's, to destroy
   Result<std::size_t> memory_free_bytes();
   Status synchronise(CUstream stream);
   // What `after` gets from now on waits for what `before` has got: for streams of the user's.

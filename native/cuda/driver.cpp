@@ -169,6 +169,13 @@ Status Driver::load() {
   find.required(cuEventQuery, "cuEventQuery", 2000);
   find.required(cuEventElapsedTime, "cuEventElapsedTime", 2000);
   find.required(cuGraphLaunch, "cuGraphLaunch", 10000);
+  find.optional(cuDeviceGetDevResource, "cuDeviceGetDevResource", 12040);
+  find.optional(cuDevSmResourceSplitByCount, "cuDevSmResourceSplitByCount", 12040);
+  find.optional(cuDevResourceGenerateDesc, "cuDevResourceGenerateDesc", 12040);
+  find.optional(cuGreenCtxCreate, "cuGreenCtxCreate", 12040);
+  find.optional(cuGreenCtxDestroy, "cuGreenCtxDestroy", 12040);
+  find.optional(cuGreenCtxGetDevResource, "cuGreenCtxGetDevResource", 12040);
+  find.optional(cuGreenCtxStreamCreate, "cuGreenCtxStreamCreate", 12050);
   if (find.missing().empty()) return Status::Ok();
   return precondition("the NVIDIA driver (CUDA " + version_text(version) + ") has no " +
                       std::string(find.missing()) + "; install it anew");

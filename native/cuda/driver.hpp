@@ -81,6 +81,19 @@ struct Driver {
   CUresult (*cuEventElapsedTime)(float* ms, CUevent from, CUevent to) = nullptr;
   CUresult (*cuGraphLaunch)(CUgraphExec, CUstream) = nullptr;
 
+  // Parts of a device's SMs, and streams that run on one. Null before CUDA 12.5.
+  CUresult (*cuDeviceGetDevResource)(CUdevice, CUdevResource*, int type) = nullptr;
+  CUresult (*cuDevSmResourceSplitByCount)(CUdevResource* groups, unsigned* count,
+                                          const CUdevResource* from, CUdevResource* rest,
+                                          unsigned flags, unsigned least) = nullptr;
+  CUresult (*cuDevResourceGenerateDesc)(CUdevResourceDesc*, CUdevResource*,
+                                        unsigned count) = nullptr;
+  CUresult (*cuGreenCtxCreate)(CUgreenCtx*, CUdevResourceDesc, CUdevice, unsigned flags) = nullptr;
+  CUresult (*cuGreenCtxDestroy)(CUgreenCtx) = nullptr;
+  CUresult (*cuGreenCtxGetDevResource)(CUgreenCtx, CUdevResource*, int type) = nullptr;
+  CUresult (*cuGreenCtxStreamCreate)(CUstream*, CUgreenCtx, unsigned flags, int priority) = nullptr;
+  bool has_green_contexts() const { return cuGreenCtxStreamCreate != nullptr; }  // the newest
+
  private:
   Status load();
 };

@@ -15,6 +15,8 @@ using CUcontext = struct CUctx_st*;
 using CUstream = struct CUstream_st*;
 using CUevent = struct CUevent_st*;
 using CUgraphExec = struct CUgraphExec_st*;
+using CUgreenCtx = struct CUgreenCtx_st*;
+using CUdevResourceDesc = struct CUdevResourceDesc_st*;
 
 using CUmemGenericAllocationHandle = unsigned long long;
 
@@ -51,6 +53,23 @@ struct CUmemAccessDesc {
   CUmemLocation location;
   int flags;
 };
+
+// As 12.4 published it and later ones filled it: what an older driver leaves alone stays zero.
+struct CUdevSmResource {
+  unsigned int smCount;
+  unsigned int minSmPartitionSize;
+  unsigned int smCoscheduledAlignment;
+};
+
+struct CUdevResource {
+  int type;
+  unsigned char internal_padding[92];
+  union {
+    CUdevSmResource sm;
+    unsigned char oversize[48];
+  };
+};
+static_assert(sizeof(CUdevResource) == 144 && offsetof(CUdevResource, sm) == 96);
 
 inline constexpr CUresult CUDA_SUCCESS = 0;
 inline constexpr CUresult CUDA_ERROR_INVALID_VALUE = 1;
@@ -100,5 +119,7 @@ inline constexpr int CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR = 1;
 inline constexpr int CU_MEM_ALLOC_GRANULARITY_MINIMUM = 0;
 inline constexpr int CU_MEM_ACCESS_FLAGS_PROT_READ = 1;
 inline constexpr int CU_MEM_ACCESS_FLAGS_PROT_READWRITE = 3;
+inline constexpr int CU_DEV_RESOURCE_TYPE_SM = 1;
+inline constexpr unsigned int CU_GREEN_CTX_DEFAULT_STREAM = 1;
 
 }  // namespace gslice::cuda

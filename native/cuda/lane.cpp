@@ -9,30 +9,30 @@ namespace gslice::cuda {
 
 // ---- life --------------------------------------------------------------------------------------
 
-CudaLane::CudaLane(std::shared_ptr<Context> context, std::uint32_t index, CUstream stream,
-                   std::size_t staging_max_bytes)
+CudaLane::CudaLane(std::shared_ptr<Context> context, std::shared_ptr<GreenContext> green,
+                   std::uint32_t place, CUstream stream, std::size_t staging_max_bytes)
     : context_(std::move(context)),
-      index_(index),
+      green_(std::move(green)),
+      place_(place),
       stream_(stream),
       copies_(context_, stream, staging_max_bytes),
       arena_(context_) {}
 
 Result<std::shared_ptr<CudaLane>> CudaLane::create(std::shared_ptr<Context> context,
-                                                   std::uint32_t index,
+                                                   std::shared_ptr<GreenContext> green,
+                                                   std::uint32_t place,
                                                    std::size_t staging_max_bytes) {
-  CUstream stream = nullptr;
   if (Status status = context->enter(); !status.ok()) return status;
-  if (Status status = context->check(
-          context->driver().cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
-      !status.ok())
-    return status;
+  auto stream = green ? green->create_stream() : context->create_stream();
+  if (!stream.ok()) return stream.status();
   std::shared_ptr<CudaLane> lane(
-      new CudaLane(std::move(context), index, stream, staging_max_bytes));
+      new CudaLane(std::move(context), std::move(green), place, stream.value(), staging_max_bytes));
   if (Status status = lane->create_events(); !status.ok()) return status;
   if (Status status = lane->copies_.allocate_staging(); !status.ok()) return status;
   return lane;
 }
 
+// In the primary context, of which every green one is a part.
 Status CudaLane::create_events() {
   for (CUevent& event : events_) {
     Status status = context_->check(context_->driver().cuEventCreate(&event, CU_EVENT_DEFAULT),
@@ -54,12 +54,12 @@ CudaLane::~CudaLane() {
 Status CudaLane::open(Engine& engine, std::function<void()> done) {
   if (engine_ != nullptr)
     return Status::Error(Code::kFailedPrecondition,
-                         "lane " + std::to_string(index_) + " belongs to another instance");
+                         "lane " + std::to_string(place_) + " belongs to another instance");
   engine_ = &engine;
   done_ = std::move(done);
   batch = nullptr;
   if (!engine.blocking()) return Status::Ok();
-  Status status = thread_.start(index_, engine, [this] {
+  Status status = thread_.start(place_, engine, [this] {
     if (status_.ok()) status_ = context_->enter();
     enqueue_rest();
     done_();
@@ -241,7 +241,7 @@ Status CudaLane::launch(void* graph) {
 Status CudaLane::begin(Batch& of) {
   if (open())
     return Status::Error(Code::kFailedPrecondition,
-                         "lane " + std::to_string(index_) + " serves; warm up before the start");
+                         "lane " + std::to_string(place_) + " serves; warm up before the start");
   if (Status status = context_->enter(); !status.ok()) return status;
   if (Status status = context_->synchronise(stream_); !status.ok()) return status;
   forget();

@@ -12,6 +12,7 @@
 #include "base/status.hpp"
 #include "cuda/context.hpp"
 #include "cuda/copies.hpp"
+#include "cuda/green.hpp"
 #include "cuda/memory.hpp"
 #include "cuda/poll_schedule.hpp"
 #include "pump/device_table.hpp"
@@ -23,8 +24,10 @@ namespace gslice::cuda {
 // lane's thread, if it has one, touches the sequence while it is kEnqueuing.
 class CudaLane final : public DeviceStream {
  public:
+  // `place` as engines count; on the SMs of `green`, or on all.
   static Result<std::shared_ptr<CudaLane>> create(std::shared_ptr<Context> context,
-                                                  std::uint32_t index,
+                                                  std::shared_ptr<GreenContext> green,
+                                                  std::uint32_t place,
                                                   std::size_t staging_max_bytes);
   ~CudaLane() override;  // waits for what the stream still runs
 
@@ -48,6 +51,7 @@ class CudaLane final : public DeviceStream {
   void end(Batch& of);
 
   std::uintptr_t handle() const override { return reinterpret_cast<std::uintptr_t>(stream_); }
+  std::uint32_t place() const override { return place_; }
   Status copy_from_host(std::byte* to, std::span<const std::byte> data) override;
   Status copy_from_device(std::byte* to, std::span<const std::byte> data) override;
   Status keep(std::uint32_t output, const Shape& shape, std::span<const std::byte> data) override;
@@ -62,8 +66,8 @@ class CudaLane final : public DeviceStream {
     std::span<const std::byte> data;  // pinned
   };
 
-  CudaLane(std::shared_ptr<Context> context, std::uint32_t index, CUstream stream,
-           std::size_t staging_max_bytes);
+  CudaLane(std::shared_ptr<Context> context, std::shared_ptr<GreenContext> green,
+           std::uint32_t place, CUstream stream, std::size_t staging_max_bytes);
   Status create_events();
   void forget();
   Status enqueue_copy_in();
@@ -76,7 +80,8 @@ class CudaLane final : public DeviceStream {
   Status between(Mark from, Mark to, std::int64_t* duration_ns) const;
 
   const std::shared_ptr<Context> context_;
-  const std::uint32_t index_;
+  const std::shared_ptr<GreenContext> green_;  // of the stream; null: of no part of the device
+  const std::uint32_t place_;
   const CUstream stream_;
   std::array<CUevent, kMarks> events_{};
   LaneCopies copies_;

@@ -76,6 +76,14 @@ class DeviceTable {
   // that ends then belong to whoever recovers this instance.
   virtual Status lost() const { return Status::Ok(); }
 
+  // A move of all lanes to where the device has prepared others, on another part of it perhaps.
+  // Each goes there between two of its batches; what it leaves is taken down at the end.
+  virtual Status begin_move() {
+    return Status::Error(Code::kFailedPrecondition, "this device has nowhere to move to");
+  }
+  virtual void move_lane(std::uint32_t) {}
+  virtual void end_move() {}
+
   // Kernel ids of the threads that compute, where the device has any.
   virtual std::vector<int> compute_tids() const { return {}; }
 };

@@ -39,6 +39,8 @@ class DeviceStream {
  public:
   virtual ~DeviceStream() = default;
   virtual std::uintptr_t handle() const = 0;
+  // As engines count lanes: one that has moved to another part of the device has another place.
+  virtual std::uint32_t place() const = 0;
   // `data` may be changed as soon as this returns.
   virtual Status copy_from_host(std::byte* to, std::span<const std::byte> data) = 0;
   // `data` must stay until the stream got there.
@@ -60,6 +62,8 @@ class Batch {
 
   const Signature& signature() const { return signature_; }
   std::uint32_t lane() const { return lane_; }
+  // Where it runs, which is what engines prepare for.
+  std::uint32_t place() const { return stream_ != nullptr ? stream_->place() : lane_; }
   std::uint32_t rows() const { return rows_; }      // real ones; 1 if not batchable
   std::uint32_t bucket() const { return bucket_; }  // presented ones, with padding
   const Tensor& input(std::uint32_t index) const { return inputs_[index]; }

@@ -82,6 +82,7 @@ void Instance::turn() {
   const std::uint32_t doorbell = segment_->doorbell(index_);
   stamp();
   complete_finished();
+  move_idle_lanes();
   report_drained();
   if (ended()) return;
   const std::int64_t wait_until_ns = launch_next();
@@ -310,6 +311,44 @@ bool Instance::drain(std::int64_t timeout_ns) {
   drained_changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns),
                             [&] { return drained_ || gave_up_; });
   return drained_;
+}
+
+Status Instance::move() {
+  if (pump_tid_.load() == 0 || stopping_.load())
+    return Status::Error(Code::kFailedPrecondition, "the pump does not run");
+  if (Status status = device_->begin_move(); !status.ok()) return status;
+  moving_.store(true);
+  segment_->ring(index_);
+  {
+    std::unique_lock lock(drained_mutex_);
+    drained_changed_.wait(lock, [&] { return moved_ || gave_up_; });
+    if (!moved_) return Status::Error(Code::kUnavailable, "the device is lost");
+    moved_ = false;
+  }
+  device_->end_move();
+  return Status::Ok();
+}
+
+// A lane that is busy moves when its batch has ended; the others claim on meanwhile.
+void Instance::move_idle_lanes() {
+  if (moving_.load()) {
+    moving_.store(false);
+    lanes_move_ = true;
+    for (Lane& lane : lanes_) lane.moves = true;
+  }
+  if (!lanes_move_ || faulted_) return;
+  for (std::uint32_t i = 0; i < lanes_.size(); ++i) {
+    if (!lanes_[i].moves || lanes_[i].busy) continue;
+    device_->move_lane(i);
+    lanes_[i].moves = false;
+  }
+  if (std::ranges::any_of(lanes_, &Lane::moves)) return;
+  lanes_move_ = false;
+  {
+    const std::lock_guard lock(drained_mutex_);
+    moved_ = true;
+  }
+  drained_changed_.notify_all();
 }
 
 void Instance::report_drained() {

@@ -59,6 +59,9 @@ class Instance {
   // Claims nothing new from now on. True: nothing was in flight within the time-out. False also
   // when the device is lost.
   bool drain(std::int64_t timeout_ns);
+  // Has every lane go on where the device has prepared that, from its next batch; returns when all
+  // do, and nothing of where they were is in use. kUnavailable: the device is lost.
+  Status move();
   // Finishes what was claimed, and ends the threads. Idempotent.
   void stop();
 
@@ -71,6 +74,7 @@ class Instance {
   struct Lane {
     std::unique_ptr<Assembly> assembly;
     bool busy = false;
+    bool moves = false;  // before its next batch
   };
 
   Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signature signature,
@@ -95,6 +99,7 @@ class Instance {
   std::size_t batches_at_once() const;
   void note_ready(std::int64_t now);
   void answer(const Member& member, const Status& status, const LaneReport& report);
+  void move_idle_lanes();
   void report_drained();
   void report_fault();
   InstanceEntry& entry() { return segment_->header().instances[index_]; }
@@ -110,6 +115,7 @@ class Instance {
   // The pump's own.
   std::vector<Lane> lanes_;
   std::uint32_t in_flight_ = 0;
+  bool lanes_move_ = false;
   Turn turn_;
   Claim claim_;
   std::vector<std::uint16_t> wake_;
@@ -120,9 +126,11 @@ class Instance {
   std::atomic<int> pump_tid_{0};
   std::atomic<bool> draining_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> moving_{false};
   std::mutex drained_mutex_;
-  std::condition_variable drained_changed_;
+  std::condition_variable drained_changed_;  // likewise of a move
   bool drained_ = false;
+  bool moved_ = false;
   bool gave_up_ = false;
   bool open_ = false;
 };

@@ -56,6 +56,8 @@ class Gpu:
     mig_index: int = 0  # of a MIG instance: NVML's number of it there
     lost: int = 0  # NVML says so
     exports_memory: int = 1  # cuMemCreate's, as descriptors
+    sm_group: int = 8  # the smallest part of the SMs that a green context can have
+    sm_groups: int = 15  # at most: what an H100 has been seen to make of its 132 SMs
 
 
 def make_gpus(count: int, **fields: object) -> list[Gpu]:

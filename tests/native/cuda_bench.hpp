@@ -80,7 +80,8 @@ class FakeMachine {
     if (const char* version = std::getenv("GSLICE_TEST_DRIVER"); version != nullptr)
       driver_version_ = std::stoi(version);
     std::ofstream(directory_ / "settings") << "driver_version=" << driver_version_ << '\n';
-    std::ofstream(directory_ / "gpus") << "sms=132\tmemory_bytes=" << (1 << 30) << '\n';
+    std::ofstream(directory_ / "gpus")
+        << "sms=132\tsm_groups=15\tmemory_bytes=" << (1 << 30) << '\n';
     setenv("GSLICE_FAKE_GPU", directory_.c_str(), 1);
   }
 
@@ -128,9 +129,10 @@ class CudaEngine final : public Engine {
 };
 
 inline std::shared_ptr<CudaDevice> open_device(
-    std::uint32_t lanes = 2, std::size_t staging_max_bytes = cuda::kStagingMaxBytes) {
+    std::uint32_t lanes = 2, std::size_t staging_max_bytes = cuda::kStagingMaxBytes,
+    std::shared_ptr<cuda::GreenContext> green = nullptr) {
   FakeMachine::get();
-  auto device = CudaDevice::open(0, lanes, staging_max_bytes);
+  auto device = CudaDevice::open(0, lanes, staging_max_bytes, std::move(green));
   if (!device.ok()) std::cerr << device.status().message << std::endl;
   CHECK(device.ok());
   return device.take();
@@ -151,7 +153,7 @@ inline Instance& serve_on(PumpBench& bench, const std::shared_ptr<CudaDevice>& d
 // Nothing of ours is left on the device, and nothing was asked that a GPU would not forgive.
 inline void check_nothing_left() {
   for (const char* kind :
-       {"streams", "events", "pinned", "registered", "device_memory", "contexts"})
+       {"streams", "events", "pinned", "registered", "device_memory", "contexts", "green_contexts"})
     CHECK_EQ(FakeMachine::get().count(std::string("live.") + kind), 0);
   for (const char* kind : {"streams", "pinned", "registered", "device_memory"})
     CHECK_EQ(FakeMachine::get().count(std::string("leaked.") + kind), 0);

@@ -132,3 +132,33 @@ TEST(a_loss_on_one_lane_ends_the_other) {
     CHECK(bench.count(SlotState::kClaimed) >= 1u);
   }));
 }
+
+TEST(a_loss_while_lanes_move) {
+  if (FakeMachine::get().driver_version() < 12050) return;  // it has no parts to move between
+  CHECK(passes_alone([] {
+    FakeMachine& machine = FakeMachine::get();
+    auto groups = cuda::SmGroups::split(0);
+    CHECK(groups.ok());
+    const auto part = [&](std::uint32_t group) {
+      return cuda::GreenContext::create(groups.value(), std::array{group}).take();
+    };
+    const auto device = open_device(1, cuda::kStagingMaxBytes, part(0));
+    PumpBench bench(signature({-1, 1}, {-1, 1}, 1));
+    Gate gate;
+    Instance& instance = serve_on(bench, device, [&](Batch& batch) {
+      Status status = enqueue(*batch.stream(), [&] { gate.pass(); });
+      return status.ok() ? twice_there(batch) : status;
+    });
+    CHECK(instance.start().ok());
+    CHECK(device->prepare_move(part(1)).ok());
+    bench.submit({1, 1}, {21});
+    gate.await_visitor();
+    std::thread mover([&] { CHECK(instance.move().code == Code::kUnavailable); });
+    machine.plan({"on=d2h\taction=fail\tcode=700"});
+    gate.open();
+    mover.join();
+    CHECK(readable(instance.fault().fd(), 20'000));
+    instance.stop();
+    CHECK_EQ(bench.count(SlotState::kClaimed), 1u);
+  }));
+}

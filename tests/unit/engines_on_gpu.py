@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 import types
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import numpy as np
 import pytest
 
 from gslice import _native
-from gslice.core.errors import Internal, LoadFailed
-from gslice.core.types import FunctionSpec
+from gslice.core.errors import FailedPrecondition, Internal, LoadFailed
+from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.ipc.messages import Measure
+from gslice.worker.engines.base import KeepsLanes
 from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.timing import Timing
+from gslice.worker.warmup import warm_up
 from gslice.worker.weights import WeightStore
 from tests.served import Served
 
@@ -165,6 +169,111 @@ def test_the_order_of_streams_is_asked_for_where_they_differ(cuda: _native.CudaD
         with pytest.raises(BufferError):
             array.__dlpack__(**asking)
     cuda.order(cuda.lane_stream(0), cuda.lane_stream(1))  # and the driver takes it
+
+
+# ---- moves -----------------------------------------------------------------------------------
+
+
+class Recorded:
+    """y = x, as a graph of one copy a lane, which the pump replays without Python."""
+
+    native = False
+    trusts_zeros = True
+    threads = 1
+
+    def __init__(self) -> None:
+        self._driver = ctypes.CDLL("libcuda.so.1")
+        self.executables: dict[int, int] = {}  # by lane
+
+    def load(self, spec: FunctionSpec, device: object, known: object = None) -> Signature:
+        tensor = (TensorSpec("x", "FP32", (-1, 4)),)
+        return Signature(tensor, tensor, 1, (1,))
+
+    def prepare(self, lane: int, bucket: int) -> Any:
+        if lane in self.executables:
+            return _native.CudaGraph(self.executables[lane], self)
+        return self._copy
+
+    def capture(self, batch: _native.WarmBatch) -> None:
+        stream, graph, executable = ctypes.c_void_p(batch.stream), *map(ctypes.c_void_p, (0, 0))
+        thread_local = 1  # the pump asks its events meanwhile
+        self._call("cuStreamBeginCapture_v2", stream, thread_local)
+        self._copy(batch)
+        self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
+        self._call("cuGraphDestroy", graph)
+        assert batch.lane not in self.executables
+        self.executables[batch.lane] = executable.value or 0
+
+    def callable(self, lane: int, bucket: int) -> Any:
+        return self._copy
+
+    def forget(self, lanes: Collection[int]) -> None:
+        for lane in lanes:
+            self._call("cuGraphExecDestroy", ctypes.c_void_p(self.executables.pop(lane)))
+
+    def close(self) -> None:
+        self.forget(list(self.executables))
+
+    def _copy(self, batch: Any) -> None:
+        to, of = ctypes.c_void_p(batch.output_ptr(0)), ctypes.c_void_p(batch.input_ptr(0))
+        stream = ctypes.c_void_p(batch.stream)
+        self._call("cuMemcpyDtoDAsync_v2", to, of, ctypes.c_size_t(16), stream)
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        code = getattr(self._driver, function)(*arguments)
+        assert code == 0, f"{function}: {code}"
+
+
+def test_graphs_are_made_anew_where_a_function_moves_to_while_it_serves() -> None:
+    groups = _native.SmGroups(0)
+    cuda = _native.CudaDevice(0, 2, groups=groups, chosen=[0, 1])
+    spec, engine = FunctionSpec("f", engine="recorded", lanes=2), Recorded()
+    assert isinstance(engine, KeepsLanes)
+    served = Served(spec, engine, cuda)
+    answered, done = [0], threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            x = np.full((1, 4), answered[0], np.float32)
+            np.testing.assert_array_equal(served.infer({"x": x})["x"], x)
+            answered[0] += 1
+
+    client = threading.Thread(target=load)
+    client.start()
+    try:
+        for chosen in ([0, 1, 2], [4], [2, 7]):
+            left = range(cuda.first_lane, cuda.first_lane + 2)
+            assert sorted(engine.executables) == list(left)
+            cuda.prepare_move(groups, chosen)
+            spare = range(cuda.spare_lane, cuda.spare_lane + 2)
+            warm_up(engine, spec, served.signature, cuda, spare)
+            served.pump.move()
+            engine.forget(left)
+            assert (cuda.first_lane, cuda.lane_sms) == (spare[0], 8 * len(chosen))
+    finally:
+        done.set()
+        client.join()
+    served.infer({"x": np.ones((1, 4), np.float32)})
+    counters = served.pump.counters()
+    assert counters["python_calls"] == 0
+    assert counters["graph_launches"] == counters["batches"] == answered[0] + 1
+    served.close()
+    cuda.close()
+    groups.close()
+    with pytest.raises(FailedPrecondition, match="the groups of SMs are given back"):
+        _native.CudaDevice(0, 1, groups=groups, chosen=[0])
+
+
+def test_a_function_on_all_of_a_gpu_cannot_move(cuda: _native.CudaDevice, user: Path) -> None:
+    groups = _native.SmGroups(0)
+    with Served(python(user, "Scale"), cuda=cuda) as served:
+        with pytest.raises(FailedPrecondition, match="only lanes on a part of a device can move"):
+            cuda.prepare_move(groups, [0])
+        with pytest.raises(FailedPrecondition, match="the device has no lanes to move to"):
+            served.pump.move()
+        np.testing.assert_array_equal(served.infer({"x": np.ones((1, 4), np.float32)})["y"], 2)
+    groups.close()
 
 
 # ---- streams of libraries --------------------------------------------------------------------

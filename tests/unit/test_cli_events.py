@@ -15,7 +15,7 @@ import pytest
 from gslice.cli.events import _KEPT, _STYLES
 from gslice.core.events import EventKind
 from gslice.daemon.store import EVENTS_MAX
-from tests.cli import gslice
+from tests.cli import gslice, read_all
 from tests.fakes.servers import FakeControl, control_message, control_server
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -91,15 +91,14 @@ def test_what_the_command_knows_of_the_daemon_is_so() -> None:
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colours_are_for_terminals(control: FakeControl, no_color: str) -> None:
     ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as screen:
-        done = subprocess.run(
-            [sys.executable, "-m", "gslice", "events", "-n", "1"],
-            stdout=theirs,
-            env={**os.environ, "NO_COLOR": no_color, "TERM": "xterm"},
-            check=True,
-        )
-        os.close(theirs)
-        shown = screen.read(65536).decode()
+    done = subprocess.run(
+        [sys.executable, "-m", "gslice", "events", "-n", "1"],
+        stdout=theirs,
+        env={**os.environ, "NO_COLOR": no_color, "TERM": "xterm"},
+        check=True,
+    )
+    os.close(theirs)
+    shown = read_all(ours).decode()
     assert done.returncode == 0
     assert "worker 9 killed by SIGKILL" in shown
     assert ("\x1b[1;31mcrash" in shown) == (not no_color)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli import failing, gslice
+from tests.cli import failing, gslice, read_all
 from tests.fakes.servers import FakeKServe, kserve_server
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -200,16 +199,6 @@ def test_bench_shows_how_far_it_is_on_a_terminal(echo: tuple[FakeKServe, str]) -
     assert re.search(r"echo.*[━╸╺].*\d+/s  p99 \d", screen), screen
     assert "\x1b[2K" in screen, "the bar was not taken away"
     assert re.search(r"RATE/S .*P99\.9 ", re.sub(r"\x1b\[[0-9;]*m", "", screen)), screen
-
-
-def read_all(descriptor: int) -> bytes:
-    """What is written to a terminal until its last user closes it."""
-    seen = b""
-    with contextlib.suppress(OSError):  # EIO is how a terminal says so
-        while chunk := os.read(descriptor, 65536):
-            seen += chunk
-    os.close(descriptor)
-    return seen
 
 
 def test_bench_of_nothing(echo: tuple[FakeKServe, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -72,6 +72,14 @@ class Captures(Protocol):
 
     def callable(self, lane: int, bucket: int) -> Call:
         """What `prepare` hands out, as a call: of a graph, its replay from Python."""
+
+
+@runtime_checkable
+class KeepsLanes(Protocol):
+    """An engine that keeps something for each lane of a GPU."""
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """Gives that back of lanes that are gone; others may come in their place."""
 
 
 def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:

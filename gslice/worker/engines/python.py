@@ -38,7 +38,7 @@ forgotten. There are no BYTES tensors on a GPU.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,11 @@ class PythonEngine:
     def prepare(self, lane: int, bucket: int) -> Call:
         """See `Engine.prepare`."""
         return self._run
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """See `KeepsLanes.forget`."""
+        if self._gpu is not None:
+            self._gpu.forget(lanes)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,12 @@ class GpuTensors:
             return self._user.infer(inputs)
         finally:  # after a failure too: the next batch comes into the same memory
             self._cuda.order(LEGACY_STREAM, batch.stream)
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """Gives back what the last batches of lanes that are gone have put out."""
+        with self._turn:
+            for lane in lanes:
+                self._kept.pop(lane, None)
 
     def input(self, batch: Batch, index: int, tensor: TensorSpec) -> DeviceArray:
         """An input where it lies."""

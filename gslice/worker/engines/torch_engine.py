@@ -26,7 +26,7 @@ warm-up, and the pump replays them without Python where torch gives the handle.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -120,6 +120,11 @@ class TorchEngine:
             )
             return
         self._graphs[batch.lane, batch.bucket] = _Replay(graph, gpu, self._outputs)
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """See `KeepsLanes.forget`."""
+        for key in [key for key in self._graphs if key[0] in lanes]:
+            del self._graphs[key]
 
     def close(self) -> None:
         """See `Engine.close`."""

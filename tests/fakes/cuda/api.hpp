@@ -33,6 +33,19 @@ FAKE_API cuCtxSynchronize(void);
 FAKE_API cuCtxSynchronize_v2(CUcontext context);
 FAKE_API cuCtxGetStreamPriorityRange(int* least, int* greatest);
 
+FAKE_API cuDeviceGetDevResource(CUdevice device, CUdevResource* resource, CUdevResourceType type);
+FAKE_API cuDevSmResourceSplitByCount(CUdevResource* groups, unsigned* count,
+                                     const CUdevResource* from, CUdevResource* rest, unsigned flags,
+                                     unsigned least);
+FAKE_API cuDevResourceGenerateDesc(CUdevResourceDesc* description, CUdevResource* resources,
+                                   unsigned count);
+FAKE_API cuGreenCtxCreate(CUgreenCtx* green, CUdevResourceDesc description, CUdevice device,
+                          unsigned flags);
+FAKE_API cuGreenCtxDestroy(CUgreenCtx green);
+FAKE_API cuGreenCtxGetDevResource(CUgreenCtx green, CUdevResource* resource,
+                                  CUdevResourceType type);
+FAKE_API cuGreenCtxStreamCreate(CUstream* stream, CUgreenCtx green, unsigned flags, int priority);
+
 FAKE_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total);
 FAKE_API cuMemAlloc_v2(CUdeviceptr* address, std::size_t bytes);
 FAKE_API cuMemFree_v2(CUdeviceptr address);

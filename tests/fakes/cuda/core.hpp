@@ -85,6 +85,16 @@ struct CUctx_st {
   CUstream per_thread = nullptr;  // stream 2: one for all threads here
 };
 
+struct CUdevResourceDesc_st {
+  int device = 0;
+  unsigned sms = 0;
+};
+
+struct CUgreenCtx_st {
+  CUcontext context = nullptr;  // the primary one
+  unsigned sms = 0;
+};
+
 struct CUevent_st {
   unsigned flags = 0;
   std::shared_ptr<fake::Marker> recorded;
@@ -93,6 +103,7 @@ struct CUevent_st {
 
 struct CUstream_st {
   CUcontext context = nullptr;
+  CUgreenCtx green = nullptr;
   unsigned flags = 0;
   int priority = 0;
   bool running = false;
@@ -131,6 +142,9 @@ struct Core {
   std::vector<std::shared_ptr<Capture>> captures;  // under way
   std::set<CUgraph> graphs;
   std::set<CUgraphExec> executables;
+  std::set<CUgreenCtx> green_contexts;                           // green.cpp
+  std::set<std::unique_ptr<CUdevResourceDesc_st>> descriptions;  // likewise
+  unsigned splits = 0;                                           // likewise
   std::map<CUdeviceptr, DeviceRange> device_ranges;
   std::map<std::uintptr_t, std::shared_ptr<HostRange>> host_ranges;
   std::map<CUmemGenericAllocationHandle, std::shared_ptr<Allocation>> allocations;  // vmm.cpp
@@ -170,6 +184,8 @@ std::int64_t now_ns();
 
 // streams.cpp. Null for no such stream of the current context.
 CUstream find_stream(CUstream handle);
+CUstream make_stream(CUcontext context, CUgreenCtx green, unsigned flags, int priority);
+int sms_of(CUstream stream);  // that its kernels may use
 CUresult enqueue(Lock& lock, CUstream stream, Operation operation);
 void wait_idle(Lock& lock, CUstream stream);
 void wait_all_idle(Lock& lock, CUcontext context);

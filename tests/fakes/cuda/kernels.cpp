@@ -17,6 +17,7 @@ struct Launch {
   void** parameters;
   unsigned blocks;
   int device;
+  int sms;  // of the stream that it is enqueued or captured on
 
   template <typename T>
   T argument(int index) const {
@@ -27,9 +28,8 @@ struct Launch {
 };
 
 // Sleeps: as long as on the whole GPU, in proportion longer on a share.
-Run busy(std::int64_t whole_ns, int device) {
-  const Core& core = Core::get();
-  const std::int64_t took_ns = whole_ns * core.gpu(device).sms / core.effective_sms(device);
+Run busy(std::int64_t whole_ns, const Launch& launch) {
+  const std::int64_t took_ns = whole_ns * Core::get().gpu(launch.device).sms / launch.sms;
   return [took_ns] {
     timespec left{static_cast<time_t>(took_ns / 1'000'000'000), took_ns % 1'000'000'000};
     while (clock_nanosleep(CLOCK_MONOTONIC, 0, &left, &left) != 0) {
@@ -58,14 +58,14 @@ Run make_scale(const Launch& launch) {
 
 // Takes that long on the whole GPU: (uint32 microseconds)
 Run make_spin(const Launch& launch) {
-  return busy(std::int64_t{launch.argument<std::uint32_t>(0)} * 1000, launch.device);
+  return busy(std::int64_t{launch.argument<std::uint32_t>(0)} * 1000, launch);
 }
 
 // Takes as long as its blocks and their turns of arithmetic do: (uint64 sink, uint32 turns)
 Run make_burn(const Launch& launch) {
   constexpr std::int64_t kTurnsPerNs = 32;  // of the whole GPU; a real one is slower
   const std::int64_t turns = std::int64_t{launch.argument<std::uint32_t>(1)} * launch.blocks;
-  return busy(turns / kTurnsPerNs, launch.device);
+  return busy(turns / kTurnsPerNs, launch);
 }
 
 // Writes where nothing is: ()
@@ -154,7 +154,8 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
   const CUstream stream = find_stream(handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   core.count("kernels");
-  const Launch launch{parameters, grid_x * grid_y * grid_z, stream->context->device};
+  const Launch launch{parameters, grid_x * grid_y * grid_z, stream->context->device,
+                      sms_of(stream)};
   return enqueue(lock, stream, {.kind = "kernel", .run = function->make(launch)});
 }
 

@@ -40,19 +40,6 @@ void serve(CUstream stream) {
   }
 }
 
-CUstream make_stream(CUcontext context, unsigned flags, int priority) {
-  Core& core = Core::get();
-  const CUstream stream = new CUstream_st{};
-  stream->context = context;
-  stream->flags = flags;
-  stream->priority = priority;
-  // Detached, as a stream that is destroyed with work left ends when the work does.
-  std::thread(serve, stream).detach();
-  core.streams.insert(stream);
-  core.count("live.streams");
-  return stream;
-}
-
 void push(CUstream stream, Operation operation) {
   Core& core = Core::get();
   for (const auto& host : operation.hosts) ++host->in_flight;
@@ -86,13 +73,32 @@ void order_with_legacy(CUstream stream) {
 
 }  // namespace
 
+CUstream make_stream(CUcontext context, CUgreenCtx green, unsigned flags, int priority) {
+  Core& core = Core::get();
+  const CUstream stream = new CUstream_st{};
+  stream->context = context;
+  stream->green = green;
+  stream->flags = flags;
+  stream->priority = priority;
+  // Detached, as a stream that is destroyed with work left ends when the work does.
+  std::thread(serve, stream).detach();
+  core.streams.insert(stream);
+  core.count("live.streams");
+  return stream;
+}
+
+int sms_of(CUstream stream) {
+  return stream->green != nullptr ? static_cast<int>(stream->green->sms)
+                                  : Core::get().effective_sms(stream->context->device);
+}
+
 CUstream find_stream(CUstream handle) {
   Core& core = Core::get();
   const CUcontext context = current_context();
   const auto value = reinterpret_cast<std::uintptr_t>(handle);
   if (value <= 2) {
     CUstream& special = value == 2 ? context->per_thread : context->legacy;
-    if (special == nullptr) special = make_stream(context, 0, 0);
+    if (special == nullptr) special = make_stream(context, nullptr, 0, 0);
     return special;
   }
   return core.streams.contains(handle) && handle->context == context ? handle : nullptr;
@@ -159,7 +165,7 @@ CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int priori
   if (const CUresult failed = enter("cuStreamCreateWithPriority")) return failed;
   if (flags > CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
   const Lock lock(Core::get().mutex);
-  *stream = make_stream(current_context(), flags, std::clamp(priority, -5, 0));
+  *stream = make_stream(current_context(), nullptr, flags, std::clamp(priority, -5, 0));
   return CUDA_SUCCESS;
 }
 
@@ -224,9 +230,11 @@ CUresult cuStreamGetCtx(CUstream handle, CUcontext* context) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuStreamGetCtx_v2(CUstream stream, CUcontext* context, CUgreenCtx* green) {
-  *green = nullptr;
-  return cuStreamGetCtx(stream, context);
+CUresult cuStreamGetCtx_v2(CUstream handle, CUcontext* context, CUgreenCtx* green) {
+  if (const CUresult failed = cuStreamGetCtx(handle, context)) return failed;
+  const Lock lock(Core::get().mutex);
+  *green = find_stream(handle)->green;
+  return CUDA_SUCCESS;
 }
 
 CUresult cuStreamGetPriority(CUstream handle, int* priority) {

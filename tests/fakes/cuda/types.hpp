@@ -15,6 +15,7 @@ using CUevent = struct CUevent_st*;
 using CUgraph = struct CUgraph_st*;
 using CUgraphExec = struct CUgraphExec_st*;
 using CUgreenCtx = struct CUgreenCtx_st*;
+using CUdevResourceDesc = struct CUdevResourceDesc_st*;
 using CUhostFn = void (*)(void* user_data);
 using cuuint64_t = std::uint64_t;
 using CUmemGenericAllocationHandle = unsigned long long;
@@ -49,6 +50,8 @@ enum CUresult : int {
   CUDA_ERROR_STREAM_CAPTURE_IMPLICIT = 906,
   CUDA_ERROR_CAPTURED_EVENT = 907,
   CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD = 908,
+  CUDA_ERROR_INVALID_RESOURCE_TYPE = 914,
+  CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION = 915,
 };
 
 enum CUdevice_attribute : int {
@@ -145,6 +148,35 @@ struct CUmemcpyAttributes {
   unsigned flags;
 };
 
+enum CUdevResourceType : int {
+  CU_DEV_RESOURCE_TYPE_INVALID = 0,
+  CU_DEV_RESOURCE_TYPE_SM = 1,
+};
+
+struct CUdevSmResource {
+  unsigned smCount;
+  unsigned minSmPartitionSize;
+  unsigned smCoscheduledAlignment;
+};
+
+// What NVIDIA keeps to itself begins with what the fake has to know again.
+struct CUdevResource {
+  CUdevResourceType type;
+  union {
+    struct {
+      int device;
+      unsigned split;  // by which it was made; 0: all of a device
+      unsigned first_sm;
+    } own;
+    unsigned char padding[92];
+  };
+  union {
+    CUdevSmResource sm;
+    unsigned char oversize[48];
+  };
+};
+static_assert(sizeof(CUdevResource) == 144 && offsetof(CUdevResource, sm) == 96);
+
 struct CUuuid {
   char bytes[16];
 };
@@ -154,6 +186,7 @@ struct CUipcMemHandle {
 };
 
 inline constexpr unsigned CU_STREAM_NON_BLOCKING = 1;
+inline constexpr unsigned CU_GREEN_CTX_DEFAULT_STREAM = 1;
 inline constexpr unsigned CU_EVENT_DISABLE_TIMING = 2;
 inline constexpr unsigned CU_EVENT_INTERPROCESS = 4;
 inline constexpr unsigned CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS = 1;
