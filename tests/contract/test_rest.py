@@ -279,7 +279,8 @@ def test_function(serve, client) -> None:
     }
     config = client.get_model_config("echo", "1")
     assert (config["name"], config["max_batch_size"]) == ("echo", 8)
-    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [4]}]
+    x = {"name": "x", "data_type": "TYPE_FP32", "dims": [4], "allow_ragged_batch": False}
+    assert config["input"] == [x]
     with fails(404):
         client.get_model_config("other")
 

@@ -50,12 +50,11 @@ CUresult MpsClient::attach() {
   if (directory.empty()) directory = variable("GSLICE_FAKE_GPU") + "/nvidia-mps";
   const int fd = connect_to(directory + "/control");
   if (fd < 0) return CUDA_SUCCESS;
-  const std::string hello = "attach\tpid=" + std::to_string(getpid()) +
-                            "\tuid=" + std::to_string(getuid()) +
-                            "\tpercentage=" + variable("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") +
-                            "\tlimit=" + variable("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT") +
-                            "\tpartition=" + variable("CUDA_MPS_SM_PARTITION") +
-                            "\tcommand=" + command_line() + "\n";
+  const std::string hello =
+      "attach\tpid=" + std::to_string(getpid()) + "\tuid=" + std::to_string(getuid()) +
+      "\tpercentage=" + variable("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") +
+      "\tlimit=" + variable("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT") +
+      "\tpartition=" + variable("CUDA_MPS_SM_PARTITION") + "\tcommand=" + command_line() + "\n";
   std::string line;
   if (send(fd, hello.data(), hello.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(hello.size()))
     for (char c = 0; recv(fd, &c, 1, 0) == 1 && c != '\n';) line += c;

@@ -172,10 +172,9 @@ FAKE_NVML int nvmlDeviceGetCount_v2(unsigned* count) {
 }
 
 FAKE_NVML int nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice* device) {
-  return find("nvmlDeviceGetHandleByIndex_v2", device,
-              [&](const Gpu& gpu) {
-                return gpu.parent.empty() && static_cast<unsigned>(gpu.index) == index;
-              });
+  return find("nvmlDeviceGetHandleByIndex_v2", device, [&](const Gpu& gpu) {
+    return gpu.parent.empty() && static_cast<unsigned>(gpu.index) == index;
+  });
 }
 
 FAKE_NVML int nvmlDeviceGetHandleByUUID(const char* uuid, nvmlDevice* device) {
