@@ -110,14 +110,14 @@ def _parse_capability(text: str) -> list[int]:
 
 def _environment(spec: FunctionSpec, device: str) -> dict[str, str]:
     """What shows the process the one GPU that it is to build on."""
+    from gslice.core.config.devices import gpu_name
     from gslice.core.errors import InvalidArgument
+    from gslice.device.inventory import read_inventory
 
-    kind, _, index = (device or spec.device).partition(":")
-    if kind != "cuda" or not index.isdecimal():
-        if device:
-            raise InvalidArgument(f"--device {device} is no GPU; write cuda:0")
-        index = "0"
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": index}
+    name = gpu_name(device or spec.device)
+    if not name:
+        raise InvalidArgument(f"{device or spec.device} is no GPU; write --device cuda:0")
+    return {"CUDA_VISIBLE_DEVICES": read_inventory().gpu(name).uuid}
 
 
 def _built(

@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
+from gslice.cli.build import _environment as environment_of
+from gslice.core.errors import FailedPrecondition
 from gslice.core.plans import Plan, PlanCache, PlanKey, beyond, default_cache_dir, unused
+from gslice.core.types import FunctionSpec
+from gslice.device import inventory
+from gslice.device.cuda import Gpu
+from gslice.device.inventory import Inventory
 from tests import models
 from tests.cli import failing, gslice
 from tests.fakes.tensorrt import install
@@ -76,7 +82,7 @@ def test_what_cannot_be_built_is_told(tmp_path: Path) -> None:
         (("g",), "error: node.yaml has no function g"),
         (("other",), "error: function other: nothing is built of it"),
         (("--compute-capability", "9"), "error: --compute-capability 9: write it as 8.9"),
-        (("--device", "cpu"), "error: --device cpu is no GPU; write cuda:0"),
+        (("--device", "cpu"), "error: cpu is no GPU; write --device cuda:0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -84,6 +90,21 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     node(tmp_path, f={"engine": "tensorrt_rtx"}, other={})
     assert failing("build", *arguments)[0] == error
+
+
+def test_the_process_that_builds_sees_the_one_gpu_that_is_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = {
+        "cuda:0": Gpu("GPU-0", "whole", 132, (9, 0), 80 << 30),
+        "cuda:1/mig:2": Gpu("MIG-2", "part", 16, (9, 0), 10 << 30),
+    }
+    monkeypatch.setattr(inventory, "read_inventory", lambda: Inventory(13000, "libcuda", gpus))
+    spec = FunctionSpec("f", engine="tensorrt", device="cuda:1/mig:2")
+    assert environment_of(spec, "") == {"CUDA_VISIBLE_DEVICES": "MIG-2"}
+    assert environment_of(spec, "cuda:0") == {"CUDA_VISIBLE_DEVICES": "GPU-0"}
+    with pytest.raises(FailedPrecondition, match="there is no GPU cuda:7"):
+        environment_of(spec, "cuda:7")
 
 
 def test_a_node_without_plans_has_nothing_to_build(tmp_path: Path) -> None:
