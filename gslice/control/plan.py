@@ -12,6 +12,7 @@ from gslice.control.division import Part, divide
 from gslice.control.ladder import Ladders
 from gslice.control.level import level
 from gslice.control.placement import Site, holds, place
+from gslice.control.remembered import Remembered
 from gslice.control.settle import settle
 from gslice.control.turns import keeps_all, rows_in_turns, turns_of, waits_in_turns
 
@@ -43,15 +44,15 @@ class Planner:
 
     policy: Policy = field(default_factory=Policy)
     _ladders: Ladders = field(default_factory=Ladders)
-    _parts: dict[tuple[str, str], tuple[object, Part]] = field(default_factory=dict)
-    _allotments: dict[tuple[str, str], tuple[object, Allotment]] = field(default_factory=dict)
     _changed_s: dict[str, float] = field(default_factory=dict)
-    _answers: dict[tuple[str, str], tuple[object, dict[str, float]]] = field(default_factory=dict)
     _in_turns: set[str] = field(default_factory=set)
     _turned_s: dict[str, float] = field(default_factory=dict)
     _sought_s: dict[str, float] = field(default_factory=dict)
-    _turns: dict[str, tuple[object, _Division]] = field(default_factory=dict)
-    _targets: dict[str, tuple[object, dict[str, float]]] = field(default_factory=dict)
+    _parts: Remembered[Part] = field(default_factory=Remembered)
+    _targets: Remembered[dict[str, float]] = field(default_factory=Remembered)
+    _settled: Remembered[dict[str, float]] = field(default_factory=Remembered)
+    _turned: Remembered[_Division] = field(default_factory=Remembered)
+    _allotments: Remembered[Allotment] = field(default_factory=Remembered)
 
     def plan(
         self,
@@ -139,24 +140,24 @@ class Planner:
             divided[device] = _Division(shares, {})
             # Replicas have the same share everywhere, so each device's turns would be all devices'.
             if self.policy.turns and all(placed[part.demand.name] == 1 for part in parts):
-                divided[device] = self._turned(*args, shares)
+                divided[device] = self._in_turns_or(shares, *args)
             if divided[device].shares != before[device]:
                 self._changed_s[device] = now_s
         return divided
 
-    def _turned(
+    def _in_turns_or(
         self,
+        side_by_side: dict[str, float],
         now_s: float,
         parts: Sequence[Part],
         before: Mapping[str, float],
         device: DeviceShares,
-        side_by_side: dict[str, float],
     ) -> _Division:
         """The division of a device with turns, if they are better than what it is without."""
         rested = self._rested(now_s, device)
         held = _within(now_s, self._turned_s, device.name, self.policy.turns_held_s)
-        asked = parts, before, device, side_by_side, rested, held
-        if device.name not in self._turns or self._turns[device.name][0] != asked:
+
+        def make() -> _Division:
             shares = side_by_side
             if not device.changing:
                 taken = self._take_turns(now_s, parts, before, device, rested=rested, held=held)
@@ -164,8 +165,13 @@ class Planner:
             waits = {}
             if device.name in self._in_turns:
                 waits = waits_in_turns(parts, shares, device, self.policy)
-            self._turns[device.name] = asked, _Division(shares, waits)
-        return self._turns[device.name][1]
+            return _Division(shares, waits)
+
+        put_off = _within(now_s, self._sought_s, device.name, self.policy.turns_seek_s)
+        if put_off and device.name not in self._in_turns:
+            return make()  # turns may be found later though nobody asks for anything else
+        asked = parts, before, device, side_by_side, rested, held
+        return self._turned.get(device.name, asked, make)
 
     def _take_turns(
         self,
@@ -205,22 +211,20 @@ class Planner:
         how: str = "",
     ) -> dict[str, float]:
         rested = self._rested(now_s, device)
-        asked = parts, before, device, rested
-        known = device.name, how
-        if known not in self._answers or self._answers[known][0] != asked:
+
+        def make() -> dict[str, float]:
             target = self._target(parts, device)
             shares = settle(parts, target, before, device, self.policy, rested=rested)
-            if device.changing:
-                shares = {name: before.get(name, share) for name, share in shares.items()}
-            self._answers[known] = asked, shares
-        return self._answers[known][1]
+            if not device.changing:
+                return shares
+            return {name: before.get(name, share) for name, share in shares.items()}
+
+        return self._settled.get((device.name, how), (parts, before, device, rested), make)
 
     def _target(self, parts: Sequence[Part], device: DeviceShares) -> dict[str, float]:
         """As `divide`, which is asked twice in a decision, and often the same in the next one."""
         asked = parts, device.limit_percent, device.step_percent
-        if device.name not in self._targets or self._targets[device.name][0] != asked:
-            self._targets[device.name] = asked, divide(parts, device, self.policy)
-        return self._targets[device.name][1]
+        return self._targets.get(device.name, asked, lambda: divide(parts, device, self.policy))
 
     def _allotment(
         self,
@@ -230,22 +234,21 @@ class Planner:
         device: DeviceShares,
         turn: Wait | None,
     ) -> Allotment:
-        name = part.demand.name, device.name
-        asked = part, share_percent, effective_percent, device.step_percent, turn
-        if name not in self._allotments or self._allotments[name][0] != asked:
+        def make() -> Allotment:
             made = _allotment(part, share_percent, effective_percent, device, self.policy)
-            made = made if turn is None else _in_turns(made, turn, self.policy)
-            self._allotments[name] = asked, made
-        return self._allotments[name][1]
+            return made if turn is None else _in_turns(made, turn, self.policy)
+
+        asked = part, share_percent, effective_percent, device.step_percent, turn
+        return self._allotments.get((part.demand.name, device.name), asked, make)
 
     def _part(self, demand: Demand, device: DeviceShares) -> Part:
         """The same one as long as neither changes: what follows from it is found again, too."""
-        name, legal = (demand.name, device.name), (device.limit_percent, device.step_percent)
-        known = self._parts.get(name)
-        if known is None or known[0] != legal or known[1].demand != demand:
-            ladder = self._ladders.of(demand, device, self.policy.margin)
-            known = self._parts[name] = legal, Part(demand, ladder)
-        return known[1]
+        asked = demand, device.limit_percent, device.step_percent
+        return self._parts.get(
+            (demand.name, device.name),
+            asked,
+            lambda: Part(demand, self._ladders.of(demand, device, self.policy.margin)),
+        )
 
 
 def _within(now_s: float, since_s: Mapping[str, float], name: str, time_s: float) -> bool:

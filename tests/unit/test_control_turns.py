@@ -142,6 +142,17 @@ def test_an_estimate_that_overshoots_does_not_end_turns() -> None:
     assert not any(seen[16:])  # what lasts, ends them
 
 
+def test_what_was_put_off_is_sought_later_though_nothing_changes() -> None:
+    planner = Planner(POLICY)
+    plan(planner, *tight(500), now_s=20.0)  # in vain
+    current: dict[str, list[Allotment]] = {}
+    seen = []
+    for now_s in (21.0, 21.5, 30.0, 30.5):
+        current = plan(planner, *tight(), now_s=now_s, **current)
+        seen.append(current["f0"][0].turns)
+    assert seen == [False, False, True, True]
+
+
 @pytest.mark.parametrize(("rate_per_s", "swing"), [(8, 4), (62, 8)])
 def test_a_load_around_an_edge_does_not_switch_to_and_fro(rate_per_s: float, swing: float) -> None:
     """Peaks are told as `ArrivalEstimator` does: for 100 s."""
