@@ -52,7 +52,9 @@ async def run(settings: Settings) -> None:
         link.wake(name)
 
     parts = PARTS[settings.kind](settings, repository, wake, memory)
-    orders = Orders(parts.server, parts.catalogue, parts.regions, _native.Segment.open, ended.set)
+    orders = Orders(
+        parts.server, parts.catalogue, parts.regions, parts.gate, _native.Segment.open, ended.set
+    )
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(
@@ -64,6 +66,7 @@ async def run(settings: Settings) -> None:
             kind=settings.kind,
             tls=settings.tls.digest if settings.tls is not None else "",
             client_memory=settings.client_memory,
+            asks=not parts.gate.access.open,
         )
         return process.hello(frontend=state)
 
