@@ -382,6 +382,7 @@ class Daemon:
     async def _sample(self) -> None:
         while True:
             self.reader.sample()
+            await self.supervisor.frontends.access.refresh(self.supervisor.frontends)
             await asyncio.sleep(_SAMPLE_PERIOD_S)
 
     def _tell(self, kind: EventKind, text: str) -> None:

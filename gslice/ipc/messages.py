@@ -136,7 +136,8 @@ class FrontendState:
         kind: What it speaks: gRPC, `python` or `native`, or HTTP, `rest`.
         tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
-        asks: Callers are asked who they are, or some may do less than others.
+        asks: Callers are asked who they are, or some may do less than others; None: this build
+            cannot.
     """
 
     index: int
@@ -147,7 +148,7 @@ class FrontendState:
     kind: str = "python"
     tls: str = ""
     client_memory: str = ""
-    asks: bool = False
+    asks: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Frontend:
     kind: str = "python"
     tls: str = ""
     client_memory: str = ""
-    asks: bool = False
+    asks: bool | None = None
     inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
 
