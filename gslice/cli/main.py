@@ -22,6 +22,7 @@ from gslice.cli import (
     importing,
     infer,
     init,
+    key,
     logs,
     plan,
     profile,
@@ -105,6 +106,7 @@ app.command("build", short_help="Build what TensorRT runs, before it is loaded."
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(importing.app, name="import")
+app.add_typer(key.app, name="key")
 
 
 def _show_version(wanted: bool) -> None:

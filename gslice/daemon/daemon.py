@@ -211,7 +211,10 @@ class Daemon:
             self.stop()
 
     def _start_http(self) -> None:
-        applications = pages(lambda: self.state == "SERVING", self.reader.reading)
+        frontends = self.supervisor.frontends
+        applications = pages(
+            lambda: self.state == "SERVING", self.reader.reading, lambda: frontends.access.now
+        )
         self._http = serve_pages(self._config.node, applications, self._before)
         self._addresses.metrics = self._http["metrics"].address
 

@@ -3,7 +3,7 @@
 Workers and front-ends never import this package: it brings pydantic and ruamel.
 """
 
-from gslice.core.config.access import present_access
+from gslice.core.config.access import key_to_yaml, present_access
 from gslice.core.config.body import diff_functions, function_to_yaml, relative_path
 from gslice.core.config.body import to_text as value_to_yaml
 from gslice.core.config.load import (
@@ -46,6 +46,7 @@ __all__ = [
     "function_to_yaml",
     "functions_to_yaml",
     "json_schema",
+    "key_to_yaml",
     "load_config",
     "name_of_model",
     "parse_cores",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from gslice.core.access import ALL, ANONYMOUS, TENANTS_MAX, Access, Key, Role, Tenant, parse_digest
+from gslice.core.config.body import nested, to_text
 from gslice.core.config.document import Document, Problem, parse_document
 from gslice.core.config.problems import nearest, problems_of
 from gslice.core.config.ranges import Section
@@ -21,7 +22,7 @@ from gslice.core.errors import ConfigError, GsliceError
 from gslice.core.units import parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from gslice.core.config.model import Node
 
@@ -141,6 +142,22 @@ def present_access(config: AccessConfig) -> Access:
     for path, text in _key_problems(found):
         raise ConfigError(f"{config.key_file}: {'.'.join(path)}: {text}")
     return found
+
+
+def key_to_yaml(name: str, digest_text: str, roles: Sequence[str], tenant: str) -> str:
+    """The line under `node.access.keys` that makes a key known.
+
+    Raises:
+        ConfigError: a name is none.
+    """
+    body = {"hash": digest_text, "roles": list(roles)} | ({"tenant": tenant} if tenant else {})
+    data = {"keys": {name: body}}
+    try:
+        KeyFile.model_validate(data)
+    except ValidationError as error:
+        text = problems_of(error, KeyFile, data)[0].text
+        raise ConfigError(text) from error
+    return to_text(nested({(name,): body}))
 
 
 def node_access(node: Node, resolve: Callable[[str], str], problems: list[Problem]) -> AccessConfig:
