@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gslice.cli import (
+    audit,
     bench,
     build,
     cache,
@@ -99,6 +100,7 @@ app.command("diff")(functions.diff)
 app.command("save")(functions.save)
 app.command("upgrade")(upgrade.upgrade)
 app.command("events")(events.events)
+app.command("audit", short_help="Show who changed what on the node.")(audit.audit)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)

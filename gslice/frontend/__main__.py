@@ -15,6 +15,7 @@ import uvloop
 
 from gslice import _native
 from gslice.core.errors import GsliceError
+from gslice.core.hardening import harden
 from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
@@ -30,6 +31,7 @@ def main() -> None:
     )
     try:
         settings = parse(__doc__)
+        harden()
         keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
