@@ -83,7 +83,7 @@ def parse_rate(text: str) -> float:
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise InvalidArgument(f"{text!r} is not a rate; write it as 200/s, 30/m or 5/h")
-    per_s = float(match[1]) * 1_000_000 / _US_BY_UNIT[match[2]]
+    per_s = float(match[1]) / (_US_BY_UNIT[match[2]] // 1_000_000)
     if not _RATE_MIN_PER_S <= per_s <= _RATE_MAX_PER_S:
         raise InvalidArgument(f"{text!r} is out of range; write at least 1/h and at most 1000000/s")
     return per_s

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__
@@ -20,7 +21,7 @@ from gslice.core.config import function_to_yaml
 from gslice.core.errors import GsliceError, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from gslice.core.types import FunctionSpec
@@ -33,7 +34,7 @@ _HIDDEN = "..."  # in place of what may be a secret
 _log = logging.getLogger("gslice")
 
 Who = dict[str, Any]
-Look = Callable[[str], dict[str, Any]] if TYPE_CHECKING else Any
+Look = Callable[[str], dict[str, Any]]
 
 
 class AuditLog:

@@ -80,8 +80,8 @@ class AccessBook:
         if found == self.now:
             return
         self.now = found
-        self._event(DAEMON_LOG_NAME, EventKind.CONFIG, f"{len(found.keys)} key(s) from now on")
         await frontends.tell([self._order()])
+        self._event(DAEMON_LOG_NAME, EventKind.CONFIG, f"{len(found.keys)} key(s) from now on")
 
     def _order(self) -> tuple[SetAccess, tuple[int, ...]]:
         return SetAccess(self.now), (self._board.fd,)

@@ -50,7 +50,8 @@ std::int64_t QuotaBoard::take(std::size_t tenant, std::int64_t interval_ns, std:
   }
 }
 
-// Counted first and looked at then: two front-ends may both refuse the last one, never both take it.
+// Counted first and looked at then: two front-ends may both refuse the last one, never both take
+// it.
 bool QuotaBoard::begin(std::size_t tenant, std::uint16_t frontend, std::uint32_t most) {
   header_->entries[tenant].under_way[frontend].fetch_add(1);
   if (under_way(tenant) <= most) return true;

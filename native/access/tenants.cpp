@@ -45,7 +45,8 @@ TenantId Tenants::find(std::string_view name) const {
 
 Status Tenants::check_function(TenantId tenant, std::string_view function) const {
   const Tenant& asks = at(tenant);
-  if (std::ranges::any_of(asks.functions, [&](const auto& each) { return matches(each, function); }))
+  if (std::ranges::any_of(asks.functions,
+                          [&](const auto& each) { return matches(each, function); }))
     return Status::Ok();
   return Status::Error(Code::kPermissionDenied,
                        concat("it is not one of tenant ", quoted(asks.name)));
@@ -63,9 +64,9 @@ Status Tenants::begin(TenantId tenant, std::int64_t now) {
   if (wait_ns == 0) return Status::Ok();
   board_->end(index, frontend_);
   const std::int64_t wait_ms = (wait_ns + kNsPerMs - 1) / kNsPerMs;
-  Status status = Status::Error(Code::kResourceExhausted,
-                                concat("tenant ", quoted(asks.name),
-                                       " has used up its rate; try again in ", wait_ms, " ms"));
+  Status status = Status::Error(
+      Code::kResourceExhausted,
+      concat("tenant ", quoted(asks.name), " has used up its rate; try again in ", wait_ms, " ms"));
   status.retry_after_ms = wait_ms;
   return status;
 }

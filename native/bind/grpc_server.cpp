@@ -63,8 +63,8 @@ void make_server(PyServer* self, std::uint32_t index, std::size_t message_max_by
 
 // A path, an encoding or another header is whatever the client sent.
 nb::object header_text(const std::string& text) {
-  return nb::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()),
-                                        "backslashreplace"));
+  return nb::steal(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
 }
 
 // (kind, call, number, deadline_ns or None, text, authorization, api_key, bytes, compressed)

@@ -188,8 +188,8 @@ Result<std::uint64_t> Frontend::tag(TicketId id) const {
 
 // ---- the way in ------------------------------------------------------------------------------
 
-Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
-                                  std::uint64_t tag, TenantId tenant) {
+Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag,
+                                  TenantId tenant) {
   const Status parsed = request_.parse(message);
   const auto found = by_name_.find(request_.model_name);
   if (found == by_name_.end()) {

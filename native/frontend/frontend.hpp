@@ -66,8 +66,7 @@ class Frontend {
   // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot
   // be done so: `submit` the whole message to hear why.
   Result<TicketId> reserve(wire::Bytes head, std::int64_t deadline_ns,
-                           std::vector<std::span<std::byte>>& areas,
-                           TenantId tenant = kNoTenant);
+                           std::vector<std::span<std::byte>>& areas, TenantId tenant = kNoTenant);
   // All tensors of a reserved request are there: queues it. An error gives it up.
   Status commit(TicketId id, std::uint64_t tag);
   // The client's id of the request that was submitted last, as long as its message is there.

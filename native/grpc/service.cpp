@@ -190,7 +190,8 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
 void Service::take_message(Call& call, wire::Bytes& bytes) {
   Frontend* slots = is_request(call) ? &frontend_ : nullptr;
   // Whoever is not known any more is told so when the message is whole; it gets no slot before.
-  if (slots != nullptr && call.intake.ticket() == kNoTicket && !identify(call).ok()) slots = nullptr;
+  if (slots != nullptr && call.intake.ticket() == kNoTicket && !identify(call).ok())
+    slots = nullptr;
   switch (call.intake.take(bytes, slots, call.deadline_ns, call.tenant)) {
     case Event::kMore:
       return;
@@ -235,9 +236,8 @@ void Service::take_request(Call& call, wire::Bytes message) {
   if (draining_) return fail(exchange, draining());
   if (Status status = identify(call); !status.ok()) return fail(exchange, std::move(status));
   if (call.intake.compressed()) return hand_over(exchange, Note::Kind::kCompressed, message);
-  auto submitted =
-      frontend_.submit(message, call.deadline_ns, reinterpret_cast<std::uintptr_t>(&exchange),
-                       call.tenant);
+  auto submitted = frontend_.submit(message, call.deadline_ns,
+                                    reinterpret_cast<std::uintptr_t>(&exchange), call.tenant);
   if (call.kind == Kind::kStream) exchange.id = frontend_.last_id();
   if (submitted.ok()) return queued(exchange, submitted.value());
   if (submitted.status().code == Code::kNotFound && !frontend_.knows_last())
@@ -348,9 +348,9 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
     return Status::Error(Code::kFailedPrecondition, "the call has ended");
   if (draining_) return draining();
   if (Status status = identify(*exchange->call); !status.ok()) return status;
-  auto submitted = frontend_.submit(message, exchange->call->deadline_ns,
-                                    reinterpret_cast<std::uintptr_t>(exchange),
-                                    exchange->call->tenant);
+  auto submitted =
+      frontend_.submit(message, exchange->call->deadline_ns,
+                       reinterpret_cast<std::uintptr_t>(exchange), exchange->call->tenant);
   if (exchange->call->kind == Kind::kStream) exchange->id = frontend_.last_id();
   if (!submitted.ok()) return submitted.status();
   bounds_.give(std::exchange(exchange->charged_bytes, 0));

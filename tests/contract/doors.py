@@ -47,7 +47,7 @@ class Told(NamedTuple):
 class Door(Protocol):
     """A front-end's port."""
 
-    def ask(self, method: str, key: str = "", **fields: Any) -> Told:
+    def ask(self, method: str, key: str = "", /, **fields: Any) -> Told:
         """A unary call of the service, by gRPC's name for it."""
 
     def infer(self, name: str, key: str = "") -> Told:
@@ -60,7 +60,7 @@ class GrpcDoor:
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address)
 
-    def ask(self, method: str, key: str = "", **fields: Any) -> Told:
+    def ask(self, method: str, key: str = "", /, **fields: Any) -> Told:
         headers = (("authorization", f"Bearer {key}"),) if key else ()
         stub = Stub(self.channel, "inference.GRPCInferenceService", headers)
         try:
@@ -90,7 +90,7 @@ class RestDoor:
     def knows(self, method: str) -> bool:
         return method in _PATHS
 
-    def ask(self, method: str, key: str = "", **fields: Any) -> Told:
+    def ask(self, method: str, key: str = "", /, **fields: Any) -> Told:
         verb, path = _PATHS[method]
         body = {"key": fields["key"]} if "key" in fields else None
         return self._call(verb, path.format(**fields), body, key)

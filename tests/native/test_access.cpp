@@ -29,7 +29,7 @@ TEST(a_rate_lets_a_burst_in_and_then_one_each_interval) {
   CHECK_EQ(board->take(0, 10 * kMs, 3, start + 10 * kMs), 10 * kMs);
   for (int i = 0; i < 3; ++i) CHECK_EQ(board->take(0, 10 * kMs, 3, start + 100 * kMs), 0);
   CHECK_EQ(board->take(0, 10 * kMs, 3, start + 100 * kMs), 10 * kMs);  // rest is not saved up
-  CHECK_EQ(board->take(1, 10 * kMs, 1, start + 100 * kMs), 0);         // another tenant's is its own
+  CHECK_EQ(board->take(1, 10 * kMs, 1, start + 100 * kMs), 0);  // another tenant's is its own
 }
 
 TEST(front_ends_share_a_rate_and_take_it_exactly) {
@@ -63,7 +63,8 @@ TEST(a_board_of_another_build_is_refused) {
   CHECK(failed(QuotaBoard::open(segment->fd()), Code::kInternal, "not a quota board"));
   std::vector<Tenant> many(kMaxTenants + 1);
   auto board = ok(QuotaBoard::create());
-  CHECK(failed(Tenants::open(0, std::move(many), board->fd()), Code::kInvalidArgument, "65 tenants"));
+  CHECK(
+      failed(Tenants::open(0, std::move(many), board->fd()), Code::kInvalidArgument, "65 tenants"));
 }
 
 TEST(a_tenant_has_functions_of_its_own) {

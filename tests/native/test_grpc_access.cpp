@@ -16,8 +16,7 @@ using grpc::Service;
 
 constexpr int kPermissionDenied = 7, kUnauthenticated = 16;
 
-KnownKey known(std::string name, std::string_view key, bool infers,
-               TenantId tenant = kNoTenant) {
+KnownKey known(std::string name, std::string_view key, bool infers, TenantId tenant = kNoTenant) {
   KnownKey out{std::move(name), {}, infers, tenant};
   SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), out.digest.data());
   return out;
@@ -37,8 +36,8 @@ struct Case {
 }  // namespace
 
 TEST(callers_are_known_by_their_keys) {
-  auto callers = ok(Callers::open({known("ann", "a-key", true, 3), known("bob", "b-key", false)},
-                                  false));
+  auto callers =
+      ok(Callers::open({known("ann", "a-key", true, 3), known("bob", "b-key", false)}, false));
   CHECK_EQ(ok(callers.identify("Bearer a-key", "")), 3);
   CHECK_EQ(ok(callers.identify("bEaReR   a-key ", "b-key")), 3);
   CHECK_EQ(ok(callers.identify("", "a-key")), 3);

@@ -101,14 +101,14 @@ def _access(config: AccessConfig) -> CommentedMap:
     return shown
 
 
-def _key(key: Key) -> CommentedMap:
+def _key(key: Key) -> Any:
     body: dict[str, Any] = {"hash": f"sha256:{key.digest}", "roles": as_written(key.roles)}
     if key.tenant:
         body["tenant"] = key.tenant
     return flow(CommentedMap(body))
 
 
-def _tenant(tenant: Tenant) -> CommentedMap:
+def _tenant(tenant: Tenant) -> Any:
     body: dict[str, Any] = {"functions": as_written(tenant.functions)}
     if tenant.rate_per_s:
         body |= {"rate": format_rate(tenant.rate_per_s), "burst": tenant.burst}
