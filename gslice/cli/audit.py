@@ -54,12 +54,23 @@ def _table(found: list[dict[str, Any]]) -> Table:
 def _changed(entry: dict[str, Any]) -> str:
     if not entry.get("before"):
         return ""
-    return "; ".join(
-        f"{name}: {_short(before)} -> {_short(after)}"
-        for name, (before, after) in log.changes(entry).items()
-    )
+    return _short("; ".join(_change(name, *pair) for name, pair in log.changes(entry).items()))
 
 
-def _short(value: Any) -> str:
-    text = " ".join(("none" if value is None else str(value)).split())
+def _change(name: str, before: Any, after: Any) -> str:
+    """Of texts of several lines, such as a function's settings, those that differ."""
+    if isinstance(before, str) and isinstance(after, str):
+        old, new = before.splitlines(), after.splitlines()
+        left = [f"-{line.strip()}" for line in old if line not in new]
+        came = [f"+{line.strip()}" for line in new if line not in old]
+        if len(old) > 1 or len(new) > 1:
+            return " ".join([*left, *came])
+    return f"{name}: {_word(before)} -> {_word(after)}"
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else " ".join(str(value).split())
+
+
+def _short(text: str) -> str:
     return text if len(text) <= _CHARS else f"{text[: _CHARS - 4]} ..."

@@ -130,6 +130,7 @@ def test_orders_are_in_the_audit_log_with_who_gave_them(start_node, identity) ->
     command = [sys.executable, "-m", "gslice", "audit", "--state-dir", str(node.state_dir)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "control socket" in shown
+    assert "+share: 30%" in shown
     assert "drained: False -> True" in shown
     told = subprocess.run([*command, "--json", "-n", "1"], capture_output=True, check=True).stdout
     assert json.loads(told) == saved
