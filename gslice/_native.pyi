@@ -132,8 +132,33 @@ class Frontend:
             InvalidArgument, ResourceExhausted, Unimplemented (clients' memory is not offered).
         """
     def remove_region(self, name: str) -> None: ...  # requests in flight still use it
-    def submit(self, request: bytes, deadline_ns: int | None) -> int:
+    def keep_journal(self, sample: float, failures: bool) -> None:
+        """Has single requests recorded from now on, for `take_records`.
+
+        Args:
+            sample: Part of the requests without a traceparent that is traced, 0 to 1.
+            failures: Those that fail are recorded, too.
+        """
+    def take_records(self) -> tuple[list[tuple[Any, ...]], int]:
+        """The records since the last call, and how many were lost because there were too many.
+
+        Each is (traced, trace id, parent id, function, version, request id, rows, code, message,
+        stamps): see native/frontend/journal.hpp. The ids are bytes, zeros where a trace begins.
+        """
+    def submit(
+        self,
+        request: bytes,
+        deadline_ns: int | None,
+        traceparent: str = "",
+        received_ns: int = 0,
+    ) -> int:
         """Parses, validates, leases, copies the tensors in and queues.
+
+        Args:
+            request: Serialised.
+            deadline_ns: The caller's; None: none.
+            traceparent: The header of that name, for the journal.
+            received_ns: When the first of it came; 0: now.
 
         Returns:
             A ticket. The answer is ready once `take_done` has returned it.
@@ -198,6 +223,8 @@ class GrpcServer:
     def offer_client_memory(self) -> None: ...
     def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
     def remove_region(self, name: str) -> None: ...
+    def keep_journal(self, sample: float, failures: bool) -> None: ...  # as of Frontend
+    def take_records(self) -> tuple[list[tuple[Any, ...]], int]: ...  # as of Frontend
     def listen(self, fd: int) -> None:
         """Takes a listening socket, and the descriptor with it.
 

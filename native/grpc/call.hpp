@@ -67,6 +67,8 @@ struct Call {
   std::string encoding;
   std::string content_type;
   std::string timeout;  // as the client said it
+  std::string traceparent;     // likewise, if there is a journal
+  std::int64_t opened_ns = 0;  // likewise
   std::size_t header_bytes = 0;
   Intake intake;
   std::vector<std::byte> backlog;  // of a stream with too many requests or answers under way
