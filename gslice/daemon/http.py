@@ -85,13 +85,14 @@ class HttpServer:
 
 
 def pages(
-    ready: Callable[[], bool], reading: Callable[[], NodeReading]
+    ready: Callable[[], bool], reading: Callable[[], NodeReading], *, triton: bool = True
 ) -> dict[str, Callable[..., Iterable[bytes]]]:
     """The applications by their role, which is also their address's name in the settings.
 
     Args:
         ready: Whether the node serves.
         reading: Its figures.
+        triton: Whether they are told under Triton's names, too.
     """
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import make_wsgi_app
@@ -99,7 +100,7 @@ def pages(
     from gslice.telemetry.metrics import NodeCollector
 
     registry = CollectorRegistry()
-    registry.register(NodeCollector(reading, histogram_bounds_us()))
+    registry.register(NodeCollector(reading, histogram_bounds_us(), triton=triton))
     metrics, own = make_wsgi_app(registry), health(ready)
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import sys
 
@@ -15,7 +14,9 @@ import uvloop
 
 from gslice import _native
 from gslice.core.errors import GsliceError
+from gslice.core.tracing import telemetry_words
 from gslice.frontend.control import DaemonLink
+from gslice.frontend.journal import Journal
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.parts import PARTS
@@ -25,11 +26,11 @@ from gslice.ipc import messages, process
 
 def main() -> None:
     """Parses the arguments and runs until the daemon, a signal or the end of the grace ends it."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
-    )
     try:
         settings = parse(__doc__)
+        settings.logs.set_up(
+            "front-end", "%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
+        )
         keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
@@ -52,6 +53,7 @@ async def run(settings: Settings) -> None:
         link.wake(name)
 
     parts = PARTS[settings.kind](settings, repository, wake, memory)
+    journal = Journal.of(parts.data_path, settings)
     orders = Orders(parts.server, parts.catalogue, parts.regions, _native.Segment.open, ended.set)
 
     def hello() -> messages.Hello:
@@ -64,6 +66,7 @@ async def run(settings: Settings) -> None:
             kind=settings.kind,
             tls=settings.tls.digest if settings.tls is not None else "",
             client_memory=settings.client_memory,
+            telemetry=telemetry_words(settings.logs, settings.tracing),
         )
         return process.hello(frontend=state)
 
@@ -83,6 +86,8 @@ async def run(settings: Settings) -> None:
     await ended.wait()
     await parts.server.drain(orders.drain_timeout_s)
     link.close()
+    if journal is not None:
+        await journal.close()
     parts.close()
     gc.unfreeze()
 

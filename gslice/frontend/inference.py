@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import NotFound, Unavailable
-from gslice.frontend.cold import ColdStarts
+from gslice.frontend.cold import NO_ORIGIN, ColdStarts
 from gslice.frontend.servicer import Servicer
 from gslice.frontend.status import answered
 from gslice.frontend.stream import Stream
@@ -17,13 +17,23 @@ if TYPE_CHECKING:
 
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue, Function
+    from gslice.frontend.cold import Origin
     from gslice.frontend.completions import Completions
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.regions import Regions
     from gslice.ipc.messages import RepositoryCall
 
 NO_DEADLINE_S = 1e9  # some clients send a distant deadline in place of none
+TRACEPARENT = "traceparent"  # the header of W3C Trace Context
 RAW_METHODS = ("ModelInfer", "ModelStreamInfer")  # serialised messages in and out
+
+
+def origin_of(context: Any) -> Origin:
+    """What a call says of the trace that it belongs to, and when it came."""
+    found = (value for key, value in context.invocation_metadata() or () if key == TRACEPARENT)
+    text = next(found, "")
+    known = text if isinstance(text, str) and text.isascii() else ""
+    return known, getattr(context, "received_ns", 0)
 
 
 class InferenceServicer(Servicer):
@@ -37,6 +47,7 @@ class InferenceServicer(Servicer):
         repository: Passes a load or unload on to the daemon, and returns when it is done.
         wake: Tells the daemon that a function that is not loaded is wanted.
         regions: Clients' memory that requests may name.
+        has_journal: Whether the data path records single requests.
     """
 
     def __init__(
@@ -48,12 +59,15 @@ class InferenceServicer(Servicer):
         repository: Callable[[RepositoryCall], Awaitable[None]],
         wake: Callable[[str], None],
         regions: Regions,
+        *,
+        has_journal: bool = False,
     ) -> None:
         super().__init__(catalogue, readiness, repository, regions)
         self._native = native
         self._completions = completions
         self._cold = ColdStarts(_ColdPath(native, catalogue), wake)
         self._streams: set[Stream] = set()
+        self._has_journal = has_journal
 
     @answered
     async def ModelInfer(self, request: bytes, context: Any) -> bytes:
@@ -84,13 +98,14 @@ class InferenceServicer(Servicer):
         deadline_ns = None
         if remaining_s is not None and remaining_s < NO_DEADLINE_S:
             deadline_ns = time.monotonic_ns() + int(remaining_s * 1e9)
+        origin = origin_of(context) if self._has_journal else NO_ORIGIN
         try:
-            return self._native.submit(request, deadline_ns)
+            return self._native.submit(request, deadline_ns, *origin)
         except NotFound:
             asked = message("inference.ModelInferRequest").FromString(request)
             function = self._catalogue.find(asked.model_name, asked.model_version)
             if function.cold:
-                return self._cold.submit(function, request, deadline_ns)
+                return self._cold.submit(function, request, deadline_ns, origin)
             self._catalogue.explain(asked.model_name, asked.model_version)
             raise
 
@@ -104,7 +119,9 @@ class _ColdPath:
         self.deadline_ns = native.deadline_ns
         self.cancel = native.cancel
 
-    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+    def queue(
+        self, function: Function, request: bytes, deadline_ns: int | None, origin: Origin
+    ) -> int:
         """As `ColdPath` has it."""
         with self._catalogue.reached(function):
-            return self._native.submit(request, deadline_ns)
+            return self._native.submit(request, deadline_ns, *origin)

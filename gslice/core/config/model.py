@@ -73,6 +73,28 @@ class ClientMemory(Section):
     ] = None
 
 
+class Logs(Section):
+    """`node.logs`: what the daemon, front-ends and workers write."""
+
+    format: Literal["text", "json"] = Field(default="text", description="json: one object a line.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug: requests that fail are told one by one, too."
+    )
+    size: Annotated[PositiveSize, Field(description="Of a file: then it is moved away.")] = 4 << 20
+    keep: int = Field(default=1, ge=1, le=99, description="Files that were moved away, of each.")
+
+
+class Tracing(Section):
+    """`node.tracing`: traces of requests, for a collector of OpenTelemetry."""
+
+    otlp: Annotated[WebAddress, Field(description="OTLP over gRPC, as in http://127.0.0.1:4317.")]
+    sample: Annotated[
+        float,
+        BeforeValidator(lambda value: float(value) if type(value) is int else value),
+        Field(ge=0, le=1, description="Of requests whose callers say nothing of traces."),
+    ] = 0.01
+
+
 class Node(Section):
     """`node`: the daemon."""
 
@@ -99,6 +121,11 @@ class Node(Section):
     )
     connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     request_max: PositiveSize = 64 << 20
+    metrics_triton: bool = Field(
+        default=True, description="The metrics have the names that Triton uses, too."
+    )
+    logs: Logs = Logs()
+    tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
     tls: Tls | None = Field(default=None, description="Default: gRPC and HTTP are not encrypted.")
     controller: Literal["auto", "off"] = Field(
         default="auto", description="auto: shares and batches follow the SLOs."

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gslice.core.errors import ConfigError
+from gslice.core.logs import LogStyle
 from gslice.core.tls import TlsFiles
+from gslice.core.tracing import Tracing
 from gslice.core.types import FunctionSpec
 
 
@@ -25,6 +27,21 @@ class ClientMemoryConfig:
     prefix: str
     max_bytes: int
     owner_uid: int
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What the node's processes log.
+
+    Attributes:
+        style: Of lines.
+        max_bytes: Of a file; then it is moved away.
+        keep: How many that were moved away are kept, of each.
+    """
+
+    style: LogStyle = LogStyle()
+    max_bytes: int = 4 << 20
+    keep: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,9 @@ class NodeConfig:
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
         client_memory: Which memory of clients requests may name; None: none.
+        metrics_triton: Whether the Prometheus page has the names that Triton uses, too.
+        logs: What is logged, and how much is kept.
+        tracing: Where traces of requests go; None: there are none.
     """
 
     grpc: str
@@ -73,6 +93,9 @@ class NodeConfig:
     packing: str
     spares: int | None
     client_memory: ClientMemoryConfig | None = None
+    metrics_triton: bool = True
+    logs: LogConfig = field(default_factory=LogConfig)
+    tracing: Tracing | None = None
 
     def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
         """What speaks gRPC here: `native` or `python`.

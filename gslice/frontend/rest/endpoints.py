@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import Unimplemented
+from gslice.frontend.inference import TRACEPARENT
 from gslice.frontend.rest import codec, fields, openapi, schemas
 from gslice.frontend.rest.bodies import read_body, send
 from gslice.frontend.rest.endpoint import descriptor, endpoint, endpoints_of
@@ -152,9 +153,11 @@ class Endpoints:
         binary_data_size of each such tensor how many are its own, in the order of the tensors.
         The parameter timeout ends the wait. A client that leaves gives its request up.
         """
+        traceparent = request.headers.get(TRACEPARENT)
+        call = Call([(TRACEPARENT, traceparent)] if traceparent else ())
         with self._memory.account() as account:
             asked, wish = await self._read_request(request, account)
-            answer = await self._service.ModelInfer(asked, self._call)
+            answer = await self._service.ModelInfer(asked, call)
             account.take(2 * len(answer))
             body = codec.write_answer(answer, wish, account.take)
             headers, kind = {}, "application/json"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gslice.core.errors import DeadlineExceeded, GsliceError, InvalidArgument, from_code
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import grpc
 
 _STATUS = {  # of google.rpc.Code
@@ -57,7 +60,22 @@ def retry_headers(error: GsliceError) -> dict[str, str]:
 
 
 class Call:
-    """A call as a servicer's method sees it, with which gRPC's and ours are alike."""
+    """A call as a servicer's method sees it, with which gRPC's and ours are alike.
+
+    Args:
+        metadata: Of its headers, those that a servicer may want.
+
+    Attributes:
+        received_ns: When it came, on the monotonic clock.
+    """
+
+    def __init__(self, metadata: Iterable[tuple[str, str]] = ()) -> None:
+        self._metadata = tuple(metadata)
+        self.received_ns = time.monotonic_ns()
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """As gRPC calls it."""
+        return self._metadata
 
     def time_remaining(self) -> float | None:
         """None: a request that must be answered in time says so by its parameter `timeout`."""
