@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
-FIELDS = ("function", "kind", "request_id", "trace_id", "code")
+FIELDS = ("function", "subject", "kind", "request_id", "trace_id", "code")
 """What a line says beside its message, where whoever writes it knows: `extra` of the logger."""
 
 

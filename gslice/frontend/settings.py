@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gslice import _native
 from gslice.core.errors import ConfigError
@@ -55,7 +55,7 @@ class Settings:
     limits: Limits
     tls: TlsContent | None
     client_memory: str
-    logs: LogStyle = LogStyle()
+    logs: LogStyle = field(default_factory=LogStyle)
     tracing: Tracing | None = None
 
     @property

@@ -39,7 +39,7 @@ class LogConfig:
         keep: How many that were moved away are kept, of each.
     """
 
-    style: LogStyle = LogStyle()
+    style: LogStyle = field(default_factory=LogStyle)
     max_bytes: int = 4 << 20
     keep: int = 1
 
