@@ -13,13 +13,14 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from gslice.core.logs import FILE_MAX_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 DAEMON_LOG_NAME = "daemon"
 SPARES_LOG_NAME = "spares"
-LOG_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10
 _FOLLOW_PERIOD_S = 0.1
@@ -70,7 +71,7 @@ async def follow(path: Path, count: int) -> AsyncIterator[str]:
         await asyncio.sleep(_FOLLOW_PERIOD_S)  # files that grow tell asyncio nothing
 
 
-def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES, keep: int = 1) -> bool:
+def rotate(path: Path, max_bytes: int = FILE_MAX_BYTES, keep: int = 1) -> bool:
     """Bounds a log: past `max_bytes` its contents move to `<name>.1`, and it starts anew.
 
     What is written between the copy and the truncation is lost, which a log can bear; writers need

@@ -14,7 +14,7 @@ from gslice.core.config import model
 from gslice.core.config.devices import crowded, gpu_name, suitable_devices, unsuitable
 from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
-from gslice.core.config.frontends import client_memory, frontend_memory, tracing
+from gslice.core.config.frontends import client_memory, frontend_memory
 from gslice.core.config.places import (
     check_state_dir,
     default_state_dir,
@@ -23,9 +23,9 @@ from gslice.core.config.places import (
 )
 from gslice.core.config.problems import nearest
 from gslice.core.config.ranges import ShareRange
-from gslice.core.config.types import Config, DeviceConfig, LogConfig, NodeConfig
+from gslice.core.config.telling import log_config, tracing
+from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
-from gslice.core.logs import LogStyle
 from gslice.core.tls import TlsFiles
 from gslice.core.types import (
     INSTANCES_MAX,
@@ -95,9 +95,7 @@ class Builder:
             spares=node.spares,
             client_memory=client_memory(node.client_memory, self.problems),
             metrics_triton=node.metrics_triton,
-            logs=LogConfig(
-                LogStyle(node.logs.format, node.logs.level), node.logs.size, node.logs.keep
-            ),
+            logs=log_config(node.logs),
             tracing=tracing(node.tracing, self.problems),
         )
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from gslice.core.config.document import Problem
 from gslice.core.config.types import ClientMemoryConfig
-from gslice.core.errors import ConfigError
-from gslice.core.tracing import Tracing
 from gslice.core.units import format_size
 
 if TYPE_CHECKING:
@@ -55,20 +53,3 @@ def client_memory(
             path = ("node", "client_memory", "owner")
             problems.append(Problem(path, f"there is no user {memory.owner!r}"))
     return ClientMemoryConfig(memory.prefix, memory.max, owner_uid)
-
-
-def tracing(wanted: model.Tracing | None, problems: list[Problem]) -> Tracing | None:
-    """Where traces of requests go.
-
-    Args:
-        wanted: As in the file; None: it is not there.
-        problems: Gets one if this installation cannot send them.
-    """
-    if wanted is None:
-        return None
-    found = Tracing(wanted.otlp, wanted.sample)
-    try:
-        found.check()
-    except ConfigError as error:
-        problems.append(Problem(("node", "tracing"), str(error)))
-    return found

@@ -15,6 +15,7 @@ from pydantic import (
 
 from gslice.core.config.engines import Engine, Shapes, check_engine, engine_of, is_exported
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
+from gslice.core.config.telling import Logs, Tracing
 from gslice.core.config.tensors import Identity, ModelTensors
 from gslice.core.config.words import (
     Address,
@@ -71,28 +72,6 @@ class ClientMemory(Section):
     owner: Annotated[
         str | int | None, Field(description="Whose files: a user or its number. Default: our own.")
     ] = None
-
-
-class Logs(Section):
-    """`node.logs`: what the daemon, front-ends and workers write."""
-
-    format: Literal["text", "json"] = Field(default="text", description="json: one object a line.")
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="debug: requests that fail are told one by one, too."
-    )
-    size: Annotated[PositiveSize, Field(description="Of a file: then it is moved away.")] = 4 << 20
-    keep: int = Field(default=1, ge=1, le=99, description="Files that were moved away, of each.")
-
-
-class Tracing(Section):
-    """`node.tracing`: traces of requests, for a collector of OpenTelemetry."""
-
-    otlp: Annotated[WebAddress, Field(description="OTLP over gRPC, as in http://127.0.0.1:4317.")]
-    sample: Annotated[
-        float,
-        BeforeValidator(lambda value: float(value) if type(value) is int else value),
-        Field(ge=0, le=1, description="Of requests whose callers say nothing of traces."),
-    ] = 0.01
 
 
 class Node(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gslice.core.errors import ConfigError
-from gslice.core.logs import LogStyle
+from gslice.core.logs import FILE_MAX_BYTES, LogStyle
 from gslice.core.tls import TlsFiles
 from gslice.core.tracing import Tracing
 from gslice.core.types import FunctionSpec
@@ -40,7 +40,7 @@ class LogConfig:
     """
 
     style: LogStyle = field(default_factory=LogStyle)
-    max_bytes: int = 4 << 20
+    max_bytes: int = FILE_MAX_BYTES
     keep: int = 1
 
 
