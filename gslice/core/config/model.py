@@ -100,11 +100,6 @@ class Node(Section):
     )
     connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
     request_max: PositiveSize = 64 << 20
-    metrics_triton: bool = Field(
-        default=True, description="The metrics have the names that Triton uses, too."
-    )
-    logs: Logs = Logs()
-    tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
     tls: Tls | None = Field(default=None, description="Default: gRPC and HTTP are not encrypted.")
     controller: Literal["auto", "off"] = Field(
         default="auto", description="auto: shares and batches follow the SLOs."
@@ -116,6 +111,11 @@ class Node(Section):
     client_memory: ClientMemory | None = Field(
         default=None, description="Requests may name clients' shared memory. Default: they may not."
     )
+    metrics_triton: bool = Field(
+        default=True, description="The metrics have the names that Triton uses, too."
+    )
+    logs: Logs = Logs()
+    tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
 
 
 class Limits(Section):
