@@ -72,9 +72,9 @@ def _figures(runs: dict[str, list[Row]], arm: str) -> Row:
 
 async def _run(node: ServedNode, seconds: float, *, scraped: bool) -> Row:
     took_s: list[float] = []
-    scraping = (
-        asyncio.create_task(_scrape(node.status.metrics_address, took_s)) if scraped else None
-    )
+    scraping: asyncio.Task[None] | None = None
+    if scraped:
+        scraping = asyncio.create_task(_scrape(node.status.metrics_address, took_s))
     try:
         load = await _load(node, seconds)
     finally:

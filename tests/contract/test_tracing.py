@@ -77,13 +77,15 @@ def infer(frontend: FrontendProcess, request_id: str, parent: str = "", rows: in
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # noqa: PT017
 
 
+def request_id_of(span: Any) -> str:
+    return str(values(span.attributes).get("gslice.request_id", ""))
+
+
 def of(collector: Collector, request_id: str) -> Any:
     """The span of a request, once it is here with those of its stages."""
 
     def found(spans: list[Any]) -> list[Any]:
-        return [
-            each for each in spans if values(each.attributes).get("gslice.request_id") == request_id
-        ]
+        return [each for each in spans if request_id_of(each) == request_id]
 
     (span,) = found(collector.wait(lambda spans: bool(found(spans))))
     return span
@@ -112,7 +114,7 @@ def test_callers_that_do_not_want_it_are_not_traced(traced, echo, collector: Col
     infer(traced, "no traceparent", "00-nonsense")
     infer(traced, "last", f"00-{TRACE}-{PARENT}-01")
     of(collector, "last")
-    ids = {values(each.attributes).get("gslice.request_id") for each in collector.spans}
+    ids = {request_id_of(each) for each in collector.spans}
     assert ids.isdisjoint({"not sampled", "no parent", "no traceparent"})
 
 
@@ -159,7 +161,7 @@ def test_a_part_of_the_others_is_traced(tmp_path: Path, kind: str, collector: Co
     span = of(collector, f"own {kind}")
     assert span.parent_span_id == b""
     assert span.trace_id.hex() not in (TRACE, "0" * 32)
-    ids = {values(each.attributes).get("gslice.request_id") for each in collector.spans}
+    ids = {request_id_of(each) for each in collector.spans}
     assert f"not wanted {kind}" not in ids
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +45,7 @@ def labels_by_series(page: str) -> dict[str, set[str]]:
     return found
 
 
-# ---- what reads the page ---------------------------------------------------------------------------
+# ---- what reads the page -----------------------------------------------------------------------
 
 
 def expressions() -> dict[str, str]:
@@ -128,7 +131,7 @@ def wait_page(node: Node, series: str) -> str:
     return page
 
 
-# ---- a node ----------------------------------------------------------------------------------------
+# ---- a node ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,7 +227,7 @@ def check_logs(folder: Path) -> None:
     assert any(line.get("function") == "f" for line in lines["f"])
 
 
-# ---- rules, without a node -------------------------------------------------------------------------
+# ---- rules, without a node ---------------------------------------------------------------------
 
 
 def test_rules_are_whole() -> None:
@@ -243,6 +246,13 @@ def test_rules_are_whole() -> None:
     for rule in rules():
         promql_parser.parse(rule["expr"])
         assert ("alert" in rule) != ("record" in rule)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
+def test_prometheus_takes_the_rules() -> None:
+    file = DEPLOY / "prometheus/alerts.yml"
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_dashboard_is_whole() -> None:
@@ -264,8 +274,6 @@ def test_the_dashboard_is_whole() -> None:
 
 
 def test_the_page_is_openmetrics_too(start_node, identity) -> None:
-    import urllib.request
-
     node = start_node({"f": identity}, node={"metrics_triton": False})
     with node.client() as client:
         client.infer("f", numbers(1))
