@@ -18,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import grpc.aio
@@ -117,7 +117,7 @@ async def _scrape(address: str, took_s: list[float]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _node(cores: Cores, settings: dict[str, object]) -> AsyncIterator[ServedNode]:
+async def _node(cores: Cores, settings: Mapping[str, object]) -> AsyncIterator[ServedNode]:
     with tempfile.TemporaryDirectory(prefix="gslice-bench-") as directory:
         node = ServedNode(
             Path(directory),

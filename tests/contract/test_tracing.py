@@ -33,7 +33,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
+def collector(kind: str) -> Iterator[Collector]:
+    """One for each kind: they use the same request ids."""
     with Collector() as running:
         yield running
 

@@ -83,7 +83,8 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\nnode: {tracing: {otlp: 'collector:4317'}}\n",
-            "node.yaml:2: node.tracing.otlp: 'collector:4317' is not a URL; write one as in",
+            "node.yaml:2: node.tracing.otlp: 'collector:4317' is not a URL; write one as in"
+            " http://127.0.0.1:9000/health",
         ),
         (
             "version: 1\nnode: {tracing: {otlp: 'http://a', sample: 2}}\n",

@@ -69,8 +69,8 @@ def _node(node: NodeConfig) -> CommentedMap:
     )
     shown["metrics_triton"] = node.metrics_triton
     style = node.logs.style
-    logs = {"format": style.format, "level": style.level}
-    logs |= {"size": format_size(node.logs.max_bytes), "keep": node.logs.keep}
+    size = format_size(node.logs.max_bytes)
+    logs = {"format": style.format, "level": style.level, "size": size, "keep": node.logs.keep}
     shown["logs"] = flow(CommentedMap(logs))
     if node.tracing is not None:
         shown["tracing"] = flow(CommentedMap(vars(node.tracing)))
