@@ -36,13 +36,14 @@ STAGES = ("receive", "queue", "copy_in", "compute", "copy_out", "answer")
 """Each begins at one of `Stamps` and ends where the next that was reached begins."""
 
 _END_S = 2.0
+_SPANS_MAX = 16_384  # more than two looks into a full journal give
 
 
 class Traces:
     """Makes a span of each request, with one of each of its stages below it.
 
     What is traced was decided before. OTEL_EXPORTER_OTLP_HEADERS, OTEL_RESOURCE_ATTRIBUTES,
-    OTEL_SERVICE_NAME and OTEL_BSP_* are the SDK's own settings.
+    OTEL_SERVICE_NAME and others are the SDK's own settings.
 
     Args:
         otlp: URL of a collector that takes OTLP over gRPC.
@@ -59,7 +60,7 @@ class Traces:
         )
         self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
         sender = exporter or OTLPSpanExporter(endpoint=otlp)
-        self._provider.add_span_processor(BatchSpanProcessor(sender))
+        self._provider.add_span_processor(BatchSpanProcessor(sender, max_queue_size=_SPANS_MAX))
         self._tracer = self._provider.get_tracer("gslice", __version__)
 
     def add(self, records: Sequence[Record]) -> None:
