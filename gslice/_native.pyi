@@ -151,13 +151,35 @@ class Frontend:
             tenants: Each (name, functions, ns between requests or 0, burst, requests under way).
             board_fd: Of the QuotaBoard; stays the caller's, and says nothing without tenants.
         """
-    def submit(self, request: bytes, deadline_ns: int | None, tenant: int = -1) -> int:
+    def keep_journal(self, sample: float, failures: bool) -> None:
+        """Has single requests recorded from now on, for `take_records`.
+
+        Args:
+            sample: Part of the requests without a traceparent that is traced, 0 to 1.
+            failures: Those that fail are recorded, too.
+        """
+    def take_records(self) -> tuple[list[tuple[Any, ...]], int]:
+        """The records since the last call, and how many were lost because there were too many.
+
+        Each is (traced, trace id, parent id, function, version, request id, rows, code, message,
+        stamps): see native/frontend/journal.hpp. The ids are bytes, zeros where a trace begins.
+        """
+    def submit(
+        self,
+        request: bytes,
+        deadline_ns: int | None,
+        tenant: int = -1,
+        traceparent: str = "",
+        received_ns: int = 0,
+    ) -> int:
         """Parses, validates, leases, copies the tensors in and queues.
 
         Args:
             request: Serialised.
-            deadline_ns: The caller's.
+            deadline_ns: The caller's; None: none.
             tenant: The caller's place among the tenants; -1: it is none's.
+            traceparent: The header of that name, for the journal.
+            received_ns: When the first of it came; 0: now.
 
         Returns:
             A ticket. The answer is ready once `take_done` has returned it.
@@ -236,6 +258,8 @@ class GrpcServer:
         Raises:
             Unimplemented: the build has no OpenSSL.
         """
+    def keep_journal(self, sample: float, failures: bool) -> None: ...  # as of Frontend
+    def take_records(self) -> tuple[list[tuple[Any, ...]], int]: ...  # as of Frontend
     def listen(self, fd: int) -> None:
         """Takes a listening socket, and the descriptor with it.
 

@@ -80,6 +80,7 @@ class Controller:
 
     Attributes:
         decisions: The last one about each function that has one, by name.
+        allotments: The same, device by device.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Controller:
         mover: Mover | None = None,
     ) -> None:
         self.decisions: dict[str, Allotment] = {}  # one object for its life: others read it
+        self.allotments: dict[str, Sequence[Allotment]] = {}  # likewise
         self._supervisor = supervisor
         self._model = model
         self._planner = planner or Planner()
@@ -127,6 +129,8 @@ class Controller:
         looked_after = [d for d in demands.values() if not promised.isdisjoint(d.devices)]
         decided = self._decide(now_ns, looked_after)
         self.decisions.clear()
+        self.allotments.clear()
+        self.allotments.update(decided)
         for name, allotments in decided.items():
             self.decisions[name] = together(demands[name], allotments)
         for name, deployment in self._serving().items():

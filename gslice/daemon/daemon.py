@@ -104,7 +104,11 @@ class Daemon:
         )
         self._addresses = Addresses()
         self.reader = StatusReader(
-            self.supervisor, self._addresses, self.events.counts, self.controller.decisions
+            self.supervisor,
+            self._addresses,
+            self.events.counts,
+            self.controller.decisions,
+            self.controller.allotments,
         )
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
@@ -219,7 +223,10 @@ class Daemon:
     def _start_http(self) -> None:
         frontends = self.supervisor.frontends
         applications = pages(
-            lambda: self.state == "SERVING", self.reader.reading, lambda: frontends.access.now
+            lambda: self.state == "SERVING",
+            self.reader.reading,
+            lambda: frontends.access.now,
+            triton=self._config.node.metrics_triton,
         )
         self._http = serve_pages(self._config.node, applications, self._before)
         self._addresses.metrics = self._http["metrics"].address

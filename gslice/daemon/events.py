@@ -46,7 +46,9 @@ class EventLog:
 
     def record(self, subject: str, kind: EventKind, text: str) -> None:
         """Logs, counts and keeps an event. That it cannot be kept stops nothing."""
-        _log.log(_LEVELS.get(kind, logging.INFO), "%s: %s", subject, text)
+        level = _LEVELS.get(kind, logging.INFO)
+        extra = {"subject": subject, "kind": str(kind)}
+        _log.log(level, "%s: %s", subject, text, extra=extra)
         self.counts[kind] += 1
         with forgiving():
             self._store.add_event(subject, kind, text)

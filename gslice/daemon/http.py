@@ -90,6 +90,8 @@ def pages(
     ready: Callable[[], bool],
     reading: Callable[[], NodeReading],
     access: Callable[[], Access],
+    *,
+    triton: bool = True,
 ) -> dict[str, Callable[..., Iterable[bytes]]]:
     """The applications by their role, which is also their address's name in the settings.
 
@@ -97,6 +99,7 @@ def pages(
         ready: Whether the node serves.
         reading: Its figures.
         access: Who may do what now.
+        triton: Whether they are told under Triton's names, too.
     """
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import make_wsgi_app
@@ -104,7 +107,7 @@ def pages(
     from gslice.telemetry.metrics import NodeCollector
 
     registry = CollectorRegistry()
-    registry.register(NodeCollector(reading, histogram_bounds_us()))
+    registry.register(NodeCollector(reading, histogram_bounds_us(), triton=triton))
     metrics = guarded(make_wsgi_app(registry), access, Role.VIEW)
     own = health(ready)
 

@@ -23,12 +23,13 @@ from gslice.daemon.store import Store
 from gslice.daemon.successor import CHECK_OPTION, Versions, own_command
 from gslice.device.inventory import find_gpus
 from gslice.supervise.frontend_launch import kind_of
-from gslice.supervise.logs import LOG_MAX_BYTES
+from gslice.supervise.logs import DAEMON_LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gslice.core.config import Config
+    from gslice.core.config.types import LogConfig
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -88,7 +89,7 @@ def _run(
 ) -> Handover | None:
     state_dir = config.node.state_dir
     with Store(state_dir / "gslice.db") as store:
-        handlers = _log_handlers(state_dir / "log", log_to_stderr)
+        handlers = _log_handlers(state_dir / "log", config.node.logs, log_to_stderr)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_serve(config, store, command, before, on_ready))
@@ -116,19 +117,19 @@ async def _serve(
     return daemon.handover
 
 
-def _log_handlers(log_dir: Path, log_to_stderr: bool) -> list[logging.Handler]:
+def _log_handlers(log_dir: Path, config: LogConfig, log_to_stderr: bool) -> list[logging.Handler]:
     log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     handlers: list[logging.Handler] = [
         logging.handlers.RotatingFileHandler(
-            log_dir / "daemon.log", maxBytes=LOG_MAX_BYTES, backupCount=1
+            log_dir / "daemon.log", maxBytes=config.max_bytes, backupCount=config.keep
         )
     ]
     if log_to_stderr:
         handlers.append(logging.StreamHandler())
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        handler.setFormatter(config.style.formatter(DAEMON_LOG_NAME, _LOG_FORMAT))
         logging.getLogger().addHandler(handler)
-    logging.getLogger("gslice").setLevel(logging.INFO)
+    config.style.apply(others=logging.WARNING)
     return handlers
 
 

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gslice import __version__, _native
+from gslice.control.need import demand_ratios
 from gslice.daemon.plan_api import fill_decision
+from gslice.daemon.readings import function_reading, gpu_reading, memory_of, requested_percent
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
 from gslice.supervise.doors import GRPC, HTTP
 from gslice.supervise.isolation import owner_of
-from gslice.supervise.resize import Resized
-from gslice.supervise.weights import added, together
-from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
+from gslice.supervise.weights import together
+from gslice.telemetry.metrics import NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gslice.control.demand import Allotment
     from gslice.core.config import DeviceConfig
-    from gslice.core.types import MemoryTaken
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
@@ -61,6 +60,7 @@ class StatusReader:
         addresses: Filled in as servers come up.
         events: How many there were, by kind; every kind is there.
         decisions: The controller's, by function.
+        allotments: Likewise, device by device.
     """
 
     def __init__(
@@ -69,17 +69,22 @@ class StatusReader:
         addresses: Addresses,
         events: Mapping[str, int],
         decisions: Mapping[str, Allotment],
+        allotments: Mapping[str, Sequence[Allotment]],
     ) -> None:
         self._supervisor = supervisor
         self._addresses = addresses
         self._events = events
         self._decisions = decisions
+        self._allotments = allotments
+        self._demand_ratio: dict[tuple[str, str], float] = {}
         self._bounds_us = _native.histogram_bounds_us()
         self._watched: dict[str, _Watched] = {}
         self._begun_s = time.monotonic()
 
     def sample(self) -> None:
         """Takes a sample of every function's counters; called about once a second."""
+        limits = self._share_limits()
+        self._demand_ratio = demand_ratios(self._allotments, limits)
         functions = self._supervisor.functions
         for name in self._watched.keys() - functions.keys():
             del self._watched[name]
@@ -146,16 +151,27 @@ class StatusReader:
         return NodeReading(
             __version__,
             [
-                _function_reading(f, self._decisions.get(f.name))
+                function_reading(f, self._decisions.get(f.name), self._gpu_uuid(f))
                 for f in list(self._supervisor.functions.values())
             ],
             len(frontends.all()),
             frontends.restarts,
-            {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()},
-            [_gpu_reading(gpu) for gpu in self._supervisor.node.gpus.values()],
+            self._share_limits(),
+            [gpu_reading(gpu) for gpu in self._supervisor.node.gpus.values()],
             dict(self._events),
             [(s.engine, resident_bytes(s.pid)) for s in list(self._supervisor.node.spares.idle)],
+            self._demand_ratio,
+            frontends.memory.sizes_bytes,
         )
+
+    def _share_limits(self) -> dict[str, float]:
+        return {n: d.share_limit_percent for n, d in self._supervisor.node.devices.items()}
+
+    def _gpu_uuid(self, function: Function) -> str:
+        """Of the one GPU that a function is on; empty: none, or several."""
+        places = (function.deployment or function).spec.placed
+        gpu = self._supervisor.node.gpus.get(places[0]) if len(places) == 1 else None
+        return gpu.found.uuid if gpu is not None and gpu.found is not None else ""
 
     def _fill_device(self, message: Any, name: str, device: DeviceConfig) -> None:
         functions = self._supervisor.functions.values()
@@ -218,7 +234,7 @@ class StatusReader:
         message.device = (deployment or function).spec.device
         message.devices.extend((deployment or function).spec.placed)
         message.replicas_min, message.replicas_max = spec.replicas_min, spec.replicas_max
-        message.share_requested_percent = _requested_percent(function)
+        message.share_requested_percent = requested_percent(function)
         message.share_min_percent = spec.share.min_percent
         message.share_max_percent = spec.share.max_percent
         message.share_granted_percent = function.share_granted_percent
@@ -292,96 +308,7 @@ def _fill_memory(message: Any, function: Function, deployment: Deployment) -> No
             setattr(message, _MEMORY_FIELDS.get((place, part), f"{part}_bytes"), size)
 
 
-def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str, int]]:
-    """What a function takes of `host` and `gpu`, by what for; the GPU only if it is on one."""
-    taken, kept = together(deployment.workers), _kept(function, deployment)
-    last = function.resizing.last_shadow or Resized()
-    pinned_bytes = deployment.segment.size_bytes if deployment.segment else 0
-    host = {**taken.host_parts, "pinned": pinned_bytes, "shadow_peak": last.extra_memory_bytes}
-    host["kept"] = kept.host_bytes
-    gpu = _gpu_parts(function, deployment)
-    return {"host": host, "gpu": gpu} if any(gpu.values()) else {"host": host}
-
-
-def _gpu_parts(function: Function, deployment: Deployment, device: str = "") -> dict[str, int]:
-    """What it takes of the memory of one GPU, or of all that it is on."""
-    workers = [worker for worker in deployment.workers if device in ("", worker.device)]
-    last = function.resizing.last_shadow or Resized()
-    parts = {**together(workers).device_parts, "shadow_peak": last.extra_device_memory_bytes}
-    return {**parts, "kept": _kept(function, deployment, device).device_bytes}
-
-
-def _kept(function: Function, deployment: Deployment, device: str = "") -> MemoryTaken:
-    """What its kept versions take beside what serves."""
-    workers = [worker for kept in function.kept.deployments for worker in kept.workers]
-    there = [worker for worker in workers if device in ("", worker.device)]
-    return added(deployment.workers, there)
-
-
 def _worker_state(worker: Worker) -> str:
     if worker.draining:
         return "DRAINING"
     return "READY" if worker.ready else "LOADING"
-
-
-def _requested_percent(function: Function) -> float:
-    share = function.spec.share
-    return share.min_percent if share.min_percent == share.max_percent else 0.0
-
-
-def _function_reading(function: Function, decision: Allotment | None) -> FunctionReading:
-    # Read once: the loop may put another in its place.
-    deployment, program = function.deployment, function.program
-    segment = deployment.segment if deployment else None
-    workers = list(deployment.workers) if deployment else []
-    lives = deployment or program
-    rss_bytes = {w.pid: resident_bytes(w.pid) for w in workers}
-    if program is not None:
-        rss_bytes[program.pid] = program.resident_bytes
-    return FunctionReading(
-        name=function.name,
-        ready=function.serving,
-        stats=segment.stats() if segment else None,
-        slots=segment.counts() if segment else {},
-        share_percent={
-            "requested": _requested_percent(function),
-            "granted": function.share_granted_percent,
-            "effective": lives.share_effective_percent if lives else 0.0,
-        },
-        worker_rss_bytes=rss_bytes,
-        instances=Counter(worker.device for worker in workers if worker.ready),
-        worker_restarts=function.restarts.count,
-        cold_starts=function.residency.cold_starts,
-        version=int((deployment or function).spec.version),
-        kept_versions=len(function.kept.warm),
-        segment_bytes=segment.size_bytes if segment else 0,
-        device_memory_bytes=together(workers).device_bytes,
-        memory_bytes=_by_device(function, deployment) if deployment else {},
-        slo_us=function.spec.slo_p99_us,
-        demand_per_s=decision.rate_per_s if decision else 0.0,
-        capacity_per_s=decision.capacity_per_s if decision else 0.0,
-    )
-
-
-def _by_device(function: Function, deployment: Deployment) -> dict[tuple[str, str], int]:
-    memory = memory_of(function, deployment)
-    places = {"host": memory["host"]}
-    if "gpu" in memory:
-        devices = deployment.spec.placed
-        places |= {device: _gpu_parts(function, deployment, device) for device in devices}
-    return {(place, part): size for place, parts in places.items() for part, size in parts.items()}
-
-
-def _gpu_reading(gpu: Gpu) -> GpuFigures:
-    now = gpu.reading
-    return GpuFigures(
-        name=gpu.name,
-        usable=gpu.usable,
-        sms=gpu.found.sms if gpu.found else 0,
-        memory_bytes=gpu.found.memory_bytes if gpu.found else 0,
-        memory_used_bytes=now.memory_used_bytes,
-        utilization_percent=now.utilization_percent,
-        power_w=now.power_w,
-        temperature_c=now.temperature_c,
-        faults=gpu.clients.faults,
-    )

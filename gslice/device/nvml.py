@@ -55,12 +55,14 @@ class GpuReading:
         utilization_percent: Part of the last sample period in which a kernel ran.
         power_w: Drawn.
         temperature_c: Of the chip.
+        energy_j: Drawn since the driver was loaded; 0: it does not count that (before Volta).
     """
 
     memory_used_bytes: int = 0
     utilization_percent: float = 0.0
     power_w: float = 0.0
     temperature_c: float = 0.0
+    energy_j: float = 0.0
 
 
 class Nvml:
@@ -141,15 +143,18 @@ class Nvml:
             temperature_c=self.ask(
                 lambda: float(nvml.nvmlDeviceGetTemperature(board, sensor)), 0.0
             ),
+            energy_j=self._energy_j(gpu),
         )
 
     def energy_j(self, uuid: str) -> float:
-        """What a GPU took since the driver was loaded; 0: it does not count that (before Volta).
+        """`GpuReading.energy_j`, now.
 
         Raises:
             FailedPrecondition: NVML does not know it.
         """
-        gpu = self._handle(uuid)
+        return self._energy_j(self._handle(uuid))
+
+    def _energy_j(self, gpu: Any) -> float:
         return self.ask(lambda: self.api.nvmlDeviceGetTotalEnergyConsumption(gpu), 0) / 1000
 
     def _handle(self, uuid: str) -> Any:

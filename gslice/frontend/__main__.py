@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import sys
 
@@ -16,7 +15,9 @@ import uvloop
 from gslice import _native
 from gslice.core.errors import GsliceError
 from gslice.core.hardening import harden
+from gslice.core.tracing import telemetry_words
 from gslice.frontend.control import DaemonLink
+from gslice.frontend.journal import Journal
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.parts import PARTS
@@ -26,11 +27,11 @@ from gslice.ipc import messages, process
 
 def main() -> None:
     """Parses the arguments and runs until the daemon, a signal or the end of the grace ends it."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
-    )
     try:
         settings = parse(__doc__)
+        settings.logs.set_up(
+            "front-end", "%(asctime)s %(levelname)s front-end %(process)d: %(message)s"
+        )
         harden()
         keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -54,6 +55,7 @@ async def run(settings: Settings) -> None:
         link.wake(name)
 
     parts = PARTS[settings.kind](settings, repository, wake, memory)
+    journal = Journal.of(parts.data_path, settings)
     orders = Orders(
         parts.server, parts.catalogue, parts.regions, parts.gate, _native.Segment.open, ended.set
     )
@@ -69,6 +71,7 @@ async def run(settings: Settings) -> None:
             tls=settings.tls.digest if settings.tls is not None else "",
             client_memory=settings.client_memory,
             asks=not parts.gate.access.open,
+            telemetry=telemetry_words(settings.logs, settings.tracing),
         )
         return process.hello(frontend=state)
 
@@ -88,6 +91,8 @@ async def run(settings: Settings) -> None:
     await ended.wait()
     await parts.server.drain(orders.drain_timeout_s)
     link.close()
+    if journal is not None:
+        await journal.close()
     parts.close()
     gc.unfreeze()
 

@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from gslice.frontend.catalogue import Function
 
 
+Origin = tuple[int, str, int]
+"""Of a request: its tenant's place or -1, its traceparent, and when the first of it came on the
+monotonic clock, in ns."""
+
+NO_ORIGIN: Origin = (-1, "", 0)
+
+
 class ColdPath(Protocol):
     """The way into the queue of a function that the data path does not know."""
 
-    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+    def queue(
+        self, function: Function, request: bytes, deadline_ns: int | None, origin: Origin
+    ) -> int:
         """Queues a request, and no other; its ticket. Raises as `Frontend.submit` does."""
 
     def deadline_ns(self, ticket: int) -> int | None:
@@ -43,13 +52,20 @@ class ColdStarts:
         self._path = path
         self._wake = wake
 
-    def submit(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+    def submit(
+        self,
+        function: Function,
+        request: bytes,
+        deadline_ns: int | None,
+        origin: Origin = NO_ORIGIN,
+    ) -> int:
         """Queues a request that has the time to wait for the load.
 
         Args:
             function: A cold one.
             request: Serialised.
             deadline_ns: The caller's; None: none.
+            origin: Whose it is, and what the data path's journal has of it.
 
         Returns:
             Its ticket.
@@ -59,7 +75,7 @@ class ColdStarts:
                 no daemon is there.
             GsliceError: as of `Frontend.submit`.
         """
-        ticket = self._path.queue(function, request, deadline_ns)
+        ticket = self._path.queue(function, request, deadline_ns, origin)
         try:
             self._check_time(function, self._path.deadline_ns(ticket))
         except Unavailable:

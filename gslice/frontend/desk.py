@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gslice import _native
     from gslice.frontend.catalogue import Function
+    from gslice.frontend.cold import Origin
     from gslice.protos.rpc import Method
 
 log = logging.getLogger("gslice.frontend")
@@ -272,8 +273,10 @@ class HandedOver:
         """
         self._native.admit(*self._place, request)
 
-    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
-        """As `ColdPath` has it, by the call's own deadline: in one task of the loop."""
+    def queue(
+        self, function: Function, request: bytes, deadline_ns: int | None, origin: Origin
+    ) -> int:
+        """As `ColdPath` has it, by the call's own deadline and origin: in one task of the loop."""
         spec, segment, signature = function.spec, function.segment, function.signature
         assert segment is not None
         assert signature is not None

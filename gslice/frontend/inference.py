@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue, Function
+    from gslice.frontend.cold import Origin
     from gslice.frontend.completions import Completions
     from gslice.frontend.gate import Gate
     from gslice.frontend.readiness import Readiness
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
     from gslice.ipc.messages import RepositoryCall
 
 NO_DEADLINE_S = 1e9  # some clients send a distant deadline in place of none
+NO_TRACE = "", 0
+TRACEPARENT = "traceparent"  # the header of W3C Trace Context
 RAW_METHODS = ("ModelInfer", "ModelStreamInfer")  # serialised messages in and out
+
+
+def trace_of(context: Any) -> tuple[str, int]:
+    """What a call says of the trace that it belongs to, and when it came, as `Origin` has it."""
+    found = (value for key, value in context.invocation_metadata() or () if key == TRACEPARENT)
+    text = next(found, "")
+    known = text if isinstance(text, str) and text.isascii() else ""
+    return known, getattr(context, "received_ns", 0)
 
 
 class InferenceServicer(Servicer):
@@ -39,6 +50,7 @@ class InferenceServicer(Servicer):
         wake: Tells the daemon that a function that is not loaded is wanted.
         regions: Clients' memory that requests may name.
         gate: Who may call what.
+        has_journal: Whether the data path records single requests.
     """
 
     def __init__(
@@ -51,12 +63,15 @@ class InferenceServicer(Servicer):
         wake: Callable[[str], None],
         regions: Regions,
         gate: Gate,
+        *,
+        has_journal: bool = False,
     ) -> None:
         super().__init__(catalogue, readiness, repository, regions, gate)
         self._native = native
         self._completions = completions
-        self._wake = wake
+        self._cold = ColdStarts(_ColdPath(native, catalogue), wake)
         self._streams: set[Stream] = set()
+        self._has_journal = has_journal
 
     @answered
     async def ModelInfer(self, request: bytes, context: Any) -> bytes:
@@ -88,15 +103,15 @@ class InferenceServicer(Servicer):
         deadline_ns = None
         if remaining_s is not None and remaining_s < NO_DEADLINE_S:
             deadline_ns = time.monotonic_ns() + int(remaining_s * 1e9)
+        origin = tenant, *(trace_of(context) if self._has_journal else NO_TRACE)
         try:
-            return self._native.submit(request, deadline_ns, tenant)
+            return self._native.submit(request, deadline_ns, *origin)
         except NotFound:
             asked = message("inference.ModelInferRequest").FromString(request)
             self.gate.caller(context).check_function(asked.model_name)
             function = self._catalogue.find(asked.model_name, asked.model_version)
             if function.cold:
-                path = _ColdPath(self._native, self._catalogue, tenant)
-                return ColdStarts(path, self._wake).submit(function, request, deadline_ns)
+                return self._cold.submit(function, request, deadline_ns, origin)
             self._catalogue.explain(asked.model_name, asked.model_version)
             raise
 
@@ -104,14 +119,15 @@ class InferenceServicer(Servicer):
 class _ColdPath:
     """The functions of the catalogue that rest. All of it is one thread's: nobody comes between."""
 
-    def __init__(self, native: _native.Frontend, catalogue: Catalogue, tenant: int) -> None:
+    def __init__(self, native: _native.Frontend, catalogue: Catalogue) -> None:
         self._native = native
         self._catalogue = catalogue
-        self._tenant = tenant
         self.deadline_ns = native.deadline_ns
         self.cancel = native.cancel
 
-    def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
+    def queue(
+        self, function: Function, request: bytes, deadline_ns: int | None, origin: Origin
+    ) -> int:
         """As `ColdPath` has it."""
         with self._catalogue.reached(function):
-            return self._native.submit(request, deadline_ns, self._tenant)
+            return self._native.submit(request, deadline_ns, *origin)

@@ -96,6 +96,8 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake, memory:
         limits.connection_age_ms * 1_000_000,
         *pem,
     )
+    if settings.journal is not None:
+        native.keep_journal(*settings.journal)
     catalogue = Catalogue(native, lambda: None)  # the loop arms doorbells in every turn
     readiness = Readiness(catalogue)
     regions = Regions(native, memory, offered=bool(settings.client_memory))
@@ -119,6 +121,8 @@ class _PythonPath:
         from gslice.frontend.inference import InferenceServicer
 
         self._native = native = _native.Frontend(settings.index)
+        if settings.journal is not None:
+            native.keep_journal(*settings.journal)
         self.completions = Completions(native, asyncio.get_running_loop())
         self.catalogue = Catalogue(native, self.completions.drain)
         self.readiness = Readiness(self.catalogue)
@@ -133,6 +137,7 @@ class _PythonPath:
             wake,
             self._regions,
             self._gate,
+            has_journal=settings.journal is not None,
         )
 
     def parts(self, server: Server) -> Parts:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gslice import _native
 from gslice.core.errors import ConfigError
+from gslice.core.logs import LogStyle
 from gslice.core.tls import TlsContent, TlsFiles
+from gslice.core.tracing import Tracing
 from gslice.ipc.messages import REST
 
 KINDS = ("python", "native")  # of those that speak gRPC
@@ -43,6 +45,8 @@ class Settings:
         limits: Of clients.
         tls: What encrypts its port; None: nothing does.
         client_memory: Prefix of the keys of clients' memory; empty: requests may name none.
+        logs: How to log.
+        tracing: Where traces of requests go; None: there are none.
     """
 
     index: int
@@ -51,6 +55,20 @@ class Settings:
     limits: Limits
     tls: TlsContent | None
     client_memory: str
+    logs: LogStyle = field(default_factory=LogStyle)
+    tracing: Tracing | None = None
+
+    @property
+    def logs_failures(self) -> bool:
+        """Whether each request that fails is logged."""
+        return self.logs.level == "debug"
+
+    @property
+    def journal(self) -> tuple[float, bool] | None:
+        """What the data path is to record, as `keep_journal` takes it; None: nothing."""
+        if self.tracing is None and not self.logs_failures:
+            return None
+        return self.tracing.sample if self.tracing else 0.0, self.logs_failures
 
 
 def parse(description: str | None, arguments: list[str] | None = None) -> Settings:
@@ -74,6 +92,9 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
     parser.add_argument("--key", default="", help="PEM file: the certificate's")
     parser.add_argument("--client-authority", default="", help="PEM file: clients must show theirs")
     parser.add_argument("--client-memory", default="", help="prefix of its keys; empty: none")
+    parser.add_argument("--otlp", default="", help="URL of a collector of traces; empty: none")
+    parser.add_argument("--trace-sample", type=float, default=0.0, help="part that is traced")
+    LogStyle.options(parser)
     given = parser.parse_args(arguments)
     if bool(given.certificate) != bool(given.key) or (given.client_authority and not given.key):
         parser.error("--certificate and --key go together, --client-authority with both")
@@ -91,4 +112,6 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
         ),
         tls=files.read() if given.certificate else None,
         client_memory=given.client_memory,
+        logs=LogStyle.of(given),
+        tracing=Tracing(given.otlp, given.trace_sample) if given.otlp else None,
     )

@@ -138,6 +138,7 @@ class FrontendState:
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
         asks: Callers are asked who they are, or some may do less than others; None: this build
             cannot.
+        telemetry: `telemetry_words` of what it was started with.
     """
 
     index: int
@@ -149,6 +150,7 @@ class FrontendState:
     tls: str = ""
     client_memory: str = ""
     asks: bool | None = None
+    telemetry: str = "text info"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ _PERIOD_MAX_S = 1.0
 
 async def care(node: Node, functions: Mapping[str, Function]) -> None:
     """Until cancelled: kills workers that hang, lets functions rest, moves large logs away."""
+    logs = node.config.logs
     period_s = min(_PERIOD_MAX_S, node.config.hang_timeout_us / 4e6)
     while True:
         await asyncio.sleep(period_s)
@@ -31,7 +32,7 @@ async def care(node: Node, functions: Mapping[str, Function]) -> None:
             function.residency.look()
         for name in (*functions, LOG_NAME, SPARES_LOG_NAME):
             try:
-                rotate(node.log_path(name))
+                rotate(node.log_path(name), logs.max_bytes, logs.keep)
             except OSError as error:
                 text = f"its log could not be moved away: {error}"
                 node.event(name, EventKind.DAEMON, text)

@@ -186,6 +186,11 @@ class ClientMemory:
             os.close(entry.fd)
         self._regions.clear()
 
+    @property
+    def sizes_bytes(self) -> list[int]:
+        """Of all regions; safe to ask from another thread."""
+        return [entry.region.size_bytes for entry in list(self._regions.values())]
+
     # ---- parts -----------------------------------------------------------------------------
 
     @property

@@ -26,6 +26,7 @@ class Frontend:
         tls: Digest of its certificates, as it says; empty: its port is not encrypted.
         client_memory: Prefix of the clients' memory that it takes, as it says; empty: none.
         asks: It asks callers who they are, as it says.
+        telemetry: What it logs and traces, as it says: `telemetry_words`.
         inherited: An earlier daemon started it.
         since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
@@ -38,6 +39,7 @@ class Frontend:
     tls: str = ""
     client_memory: str = ""
     asks: bool | None = None
+    telemetry: str = "text info"
     inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
 
@@ -57,4 +59,5 @@ class Frontend:
             tls=state.tls,
             client_memory=state.client_memory,
             asks=state.asks,
+            telemetry=state.telemetry,
         )

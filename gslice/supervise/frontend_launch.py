@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gslice._native import GRPC_SERVER, GRPC_SERVER_TLS
 from gslice.core.errors import Unavailable
+from gslice.core.tracing import telemetry_words
 from gslice.supervise.process import Launch
 
 if TYPE_CHECKING:
@@ -24,19 +25,19 @@ def kind_of(config: NodeConfig) -> str:
     return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
 
 
-def offer_of(config: NodeConfig) -> tuple[str, str]:
-    """What clients notice of how a front-end is started, beside its kind.
+def offer_of(config: NodeConfig) -> tuple[str, str, str]:
+    """What somebody notices of how a front-end is started, beside its kind.
 
     Returns:
-        The digest of its certificates, and the prefix of the clients' memory that it takes; each
-        empty if there is none.
+        The digest of its certificates, and the prefix of the clients' memory that it takes, each
+        empty if there is none; and what it tells of itself.
 
     Raises:
         ConfigError: a certificate cannot be read.
     """
     digest = config.tls.read().digest if config.tls is not None else ""
     prefix = config.client_memory.prefix if config.client_memory is not None else ""
-    return digest, prefix
+    return digest, prefix, telemetry_words(config.logs.style, config.tracing)
 
 
 def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
@@ -56,6 +57,8 @@ def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
         "--connection-age-us": config.connection_age_us,
         "--memory-max-bytes": config.frontend_memory_bytes,
     }
+    if config.tracing is not None:
+        options |= {"--otlp": config.tracing.otlp, "--trace-sample": config.tracing.sample}
     if config.client_memory is not None:
         options["--client-memory"] = config.client_memory.prefix
     if config.tls is not None:
@@ -63,6 +66,7 @@ def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
         if config.tls.client_authority:
             options["--client-authority"] = config.tls.client_authority
     arguments = [str(part) for option in options.items() for part in option]
+    arguments += config.logs.style.arguments
     return Launch("gslice.frontend", arguments, log)
 
 

@@ -320,7 +320,7 @@ class Frontends:
     def _outdated(self, frontend: Frontend) -> bool:
         """Whether one that is started now would have something else for clients."""
         config = self._node.config
-        has = frontend.kind, frontend.tls, frontend.client_memory
+        has = frontend.kind, frontend.tls, frontend.client_memory, frontend.telemetry
         wants = self._doors[frontend.door].kind(config), *offer_of(config)
         return frontend.inherited and has != wants
 
@@ -328,7 +328,7 @@ class Frontends:
         """They serve on until others have taken over, which connections take their time for."""
 
         def record(_stage: str, detail: str) -> None:
-            text = f"replacing front-ends, for node.frontend, tls or client_memory: {detail}"
+            text = f"replacing front-ends, for settings that changed: {detail}"
             self._node.event(LOG_NAME, EventKind.RESTART, text)
 
         try:

@@ -7,8 +7,13 @@ runs. The daemon bounds the file from outside: it keeps a copy of the newest par
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import json
 import os
 from typing import TYPE_CHECKING
+
+from gslice.core.logs import FILE_MAX_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,7 +21,6 @@ if TYPE_CHECKING:
 
 DAEMON_LOG_NAME = "daemon"
 SPARES_LOG_NAME = "spares"
-LOG_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10
 _FOLLOW_PERIOD_S = 0.1
@@ -33,7 +37,16 @@ def last_lines(path: Path, count: int) -> list[str]:
 def last_line(path: Path) -> str:
     """The last line that is not blank; empty if there is none."""
     lines = (line.strip() for line in reversed(last_lines(path, 50)))
-    return shortened(next(filter(None, lines), ""))
+    return shortened(_message(next(filter(None, lines), "")))
+
+
+def _message(line: str) -> str:
+    """What a line says, if it is one of JSON; else the line."""
+    try:
+        found = json.loads(line) if line.startswith("{") else None
+    except ValueError:
+        found = None
+    return str(found["message"]) if isinstance(found, dict) and "message" in found else line
 
 
 def shortened(text: str, max_chars: int = TEXT_MAX_CHARS) -> str:
@@ -58,11 +71,16 @@ async def follow(path: Path, count: int) -> AsyncIterator[str]:
         await asyncio.sleep(_FOLLOW_PERIOD_S)  # files that grow tell asyncio nothing
 
 
-def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
+def rotate(path: Path, max_bytes: int = FILE_MAX_BYTES, keep: int = 1) -> bool:
     """Bounds a log: past `max_bytes` its contents move to `<name>.1`, and it starts anew.
 
     What is written between the copy and the truncation is lost, which a log can bear; writers need
     not be told.
+
+    Args:
+        path: The log.
+        max_bytes: Its size, and that of each that was moved away.
+        keep: How many of these there are, the newest as `.1`; what is older goes.
 
     Returns:
         True if it was cut.
@@ -72,8 +90,11 @@ def rotate(path: Path, max_bytes: int = LOG_MAX_BYTES) -> bool:
     """
     if _size(path) <= max_bytes:
         return False
-    old = path.with_name(path.name + ".1")
+    *older, old = (path.with_name(f"{path.name}.{number}") for number in range(keep, 0, -1))
     try:
+        for above, below in itertools.pairwise((*older, old)):
+            with contextlib.suppress(FileNotFoundError):
+                below.replace(above)
         old.write_bytes(_tail(path, max_bytes))
         old.chmod(0o600)
     finally:

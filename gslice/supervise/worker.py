@@ -344,7 +344,8 @@ async def start_process(
         Unavailable: it did not come up.
     """
     grace = ("--orphan-grace-us", str(node.config.orphan_grace_us))
-    launch = Launch(MODULE, grace, log, {**ENVIRONMENT, **environment}, lowered)
+    arguments = (*grace, *node.config.logs.style.arguments)
+    launch = Launch(MODULE, arguments, log, {**ENVIRONMENT, **environment}, lowered)
     name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
     return await Child.start(node.run_dir, name, launch, _nothing_to_say)
 

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from gslice.telemetry.triton import triton_metrics
 from gslice.telemetry.window import entries_within
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class FunctionReading:
         slo_us: Promised latency; 0: none.
         demand_per_s: Requests that come, as the controller plans for them; 0: it does not.
         capacity_per_s: Requests that its share serves within the SLO, as the controller has it.
+        gpu_uuid: Of the GPU that it is on; empty: none, or several.
     """
 
     name: str
@@ -68,6 +70,7 @@ class FunctionReading:
     slo_us: float = 0.0
     demand_per_s: float = 0.0
     capacity_per_s: float = 0.0
+    gpu_uuid: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ class GpuFigures:
         power_w: Drawn.
         temperature_c: Of the chip.
         faults: Fatal faults that reached all of its functions.
+        uuid: As the driver knows it; empty: not known yet.
+        power_limit_w: Most that it may draw.
+        energy_j: Drawn since the driver was loaded.
     """
 
     name: str
@@ -95,6 +101,14 @@ class GpuFigures:
     power_w: float
     temperature_c: float
     faults: int
+    uuid: str = ""
+    power_limit_w: float = 0.0
+    energy_j: float = 0.0
+
+    @property
+    def utilization_part(self) -> float:
+        """From 0 to 1."""
+        return self.utilization_percent / 100
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,8 @@ class NodeReading:
         gpus: Those of the devices that are GPUs.
         events: How many were recorded, by kind.
         spares: Engine and resident memory of each worker that waits for a function.
+        demand_ratio: Of what there is of a device, what a function needs, by both.
+        client_memory_bytes: Size of each region of clients' memory that requests may name.
     """
 
     version: str
@@ -120,6 +136,8 @@ class NodeReading:
     gpus: Sequence[GpuFigures] = ()
     events: Mapping[str, int] = field(default_factory=dict)
     spares: Sequence[tuple[str, int]] = ()
+    demand_ratio: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    client_memory_bytes: Sequence[int] = ()
 
 
 _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
@@ -131,6 +149,10 @@ _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
     ("power_watts", "Power drawn.", lambda gpu: gpu.power_w),
     ("temperature_celsius", "Of the chip.", lambda gpu: gpu.temperature_c),
 )
+_GPU_COUNTERS: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
+    ("faults", "Fatal faults that reached all functions.", lambda gpu: gpu.faults),
+    ("energy_joules", "Energy since the driver was loaded.", lambda gpu: gpu.energy_j),
+)
 
 
 class NodeCollector(Collector):
@@ -139,11 +161,19 @@ class NodeCollector(Collector):
     Args:
         read: Takes a reading; called from the thread that serves the scrape.
         bounds_us: Bounds of the segments' histogram bins.
+        triton: Whether the names that Triton uses are told, too.
     """
 
-    def __init__(self, read: Callable[[], NodeReading], bounds_us: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], NodeReading],
+        bounds_us: NDArray[np.float64],
+        *,
+        triton: bool = True,
+    ) -> None:
         self._read = read
         self._bounds_us = bounds_us
+        self._triton = triton
 
     def collect(self) -> Iterable[Metric]:
         """All metrics of the node."""
@@ -156,6 +186,9 @@ class NodeCollector(Collector):
         yield from _requests(served)
         yield from _batches(served)
         yield _stages(served, self._bounds_us)
+        yield from _ratios(reading.demand_ratio)
+        if self._triton:
+            yield from triton_metrics(reading)
 
 
 def _node(reading: NodeReading) -> Iterable[Metric]:
@@ -179,6 +212,11 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
         events.add_metric([kind], count)
     yield events
     yield from _spares(reading.spares)
+    regions = reading.client_memory_bytes
+    yield GaugeMetricFamily(
+        "gslice_client_memory_regions", "Regions of clients' memory.", len(regions)
+    )
+    yield GaugeMetricFamily("gslice_client_memory_bytes", "Size of these.", sum(regions))
 
 
 def _spares(spares: Sequence[tuple[str, int]]) -> Iterable[Metric]:
@@ -203,12 +241,24 @@ def _gpus(gpus: Sequence[GpuFigures]) -> Iterable[Metric]:
         for gpu in gpus:
             gauge.add_metric([gpu.name], read(gpu))
         yield gauge
-    faults = CounterMetricFamily(
-        "gslice_gpu_faults", "Fatal faults that reached all functions.", labels=["device"]
+    for name, documentation, read in _GPU_COUNTERS:
+        counter = CounterMetricFamily(f"gslice_gpu_{name}", documentation, labels=["device"])
+        for gpu in gpus:
+            counter.add_metric([gpu.name], read(gpu))
+        yield counter
+
+
+def _ratios(needed: Mapping[tuple[str, str], float]) -> Iterable[Metric]:
+    of_devices = GaugeMetricFamily(
+        "gslice_demand_ratio", "Share that is needed over what there is.", labels=["device"]
     )
-    for gpu in gpus:
-        faults.add_metric([gpu.name], gpu.faults)
-    yield faults
+    of_functions = _gauge("gslice_function_demand_ratio", "Its part of that.", "device")
+    for device in sorted({device for _, device in needed}):
+        there = {name: ratio for (name, place), ratio in needed.items() if place == device}
+        of_devices.add_metric([device], sum(there.values()))
+        for name, ratio in there.items():
+            of_functions.add_metric([name, device], ratio)
+    return (of_devices, of_functions)
 
 
 def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
 from gslice.core.errors import GsliceError
 from gslice.core.hardening import harden
+from gslice.core.logs import LogStyle
 from gslice.ipc.process import adopt_listener
 from gslice.worker.worker import Worker
 
@@ -21,13 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
         default=300_000_000,
         help="how long to serve without a daemon",
     )
+    LogStyle.options(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    lines = LogStyle.of(options).set_up("worker", "%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         harden()
-        Worker(adopt_listener(), options.orphan_grace_us / 1e6).run()
+        Worker(adopt_listener(), options.orphan_grace_us / 1e6, lines).run()
     except GsliceError as error:
         print(f"gslice.worker: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from gslice.core.errors import (
     GsliceError,
     Internal,
 )
+from gslice.core.logs import JsonLines
 from gslice.device.tasks import thread_ids
 from gslice.ipc.channel import Channel, Received
 from gslice.ipc.messages import (
@@ -64,11 +65,18 @@ class Worker:
     Args:
         listener: Where daemons connect.
         orphan_grace_s: How long to serve without a daemon.
+        lines: Makes the lines of its log; those of JSON name the function.
     """
 
-    def __init__(self, listener: socket.socket, orphan_grace_s: float) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        orphan_grace_s: float,
+        lines: logging.Formatter | None = None,
+    ) -> None:
         self._listener = listener
         self._orphan_grace_s = orphan_grace_s
+        self._lines = lines
         self._channels: dict[int, Channel] = {}
         self._function: ServedFunction | None = None
         self._eventfds: dict[int, int] = {}
@@ -209,6 +217,8 @@ class Worker:
     def _on_load(self, order: Load, received: Received) -> Message:
         self._check_empty()
         self._state = "loading"
+        if isinstance(self._lines, JsonLines):
+            self._lines.function = order.spec.name
         weights_fd = received.fds[0] if order.weights is not None and received.fds else -1
         with self._passing_to("loaded"):
             function = self._function = ServedFunction(order, self._control_tids, weights_fd)

@@ -12,6 +12,7 @@ namespace gslice {
 // google.rpc.Code numbers, which gRPC and gslice/core/errors.py share.
 enum class Code : int {
   kOk = 0,
+  kCancelled = 1,
   kInvalidArgument = 3,
   kDeadlineExceeded = 4,
   kNotFound = 5,

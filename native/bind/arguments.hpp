@@ -11,6 +11,7 @@
 
 #include "base/clock.hpp"
 #include "bind/errors.hpp"
+#include "frontend/journal.hpp"
 #include "frontend/regions.hpp"
 #include "segment/layout.hpp"
 #include "wire/reader.hpp"
@@ -48,5 +49,8 @@ bool add_region(std::string name, int fd, std::uint64_t offset_bytes, std::uint6
   raise_if(add(std::move(region)));
   return mapped;
 }
+
+// Records as `Frontend.take_records` gives them.
+nanobind::tuple page_tuple(const Journal::Page& page);
 
 }  // namespace gslice

@@ -59,11 +59,13 @@ auto run_sized(std::size_t bytes, Work&& work) {
 }
 
 std::int64_t submit(PyFrontend& self, const nb::bytes& request,
-                    std::optional<std::int64_t> deadline_ns, TenantId tenant) {
+                    std::optional<std::int64_t> deadline_ns, TenantId tenant,
+                    std::string_view traceparent, std::int64_t received_ns) {
   const InUse use(self);
   const wire::Bytes message = bytes_of(request);
+  const Origin origin{traceparent, received_ns, tenant};
   return take_or_raise(run_sized(message.size(), [&] {
-    return self.core.submit(message, deadline_ns.value_or(kNever), 0, tenant);
+    return self.core.submit(message, deadline_ns.value_or(kNever), 0, origin);
   }));
 }
 
@@ -239,8 +241,19 @@ void bind_frontend(nb::module_& module) {
           nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
       .def("set_tenants", &set_tenants, nb::arg("tenants"), nb::arg("board_fd"))
       .def("remove_region", &remove_region, nb::arg("name"))
+      .def(
+          "keep_journal",
+          [](PyFrontend& self, double sample, bool failures) {
+            self.core.keep_journal(sample, failures);
+          },
+          nb::arg("sample"), nb::arg("failures"))
+      .def("take_records",
+           [](PyFrontend& self) {
+             const InUse use(self);
+             return page_tuple(self.core.take_records());
+           })
       .def("submit", &submit, nb::arg("request"), nb::arg("deadline_ns").none(),
-           nb::arg("tenant") = kNoTenant)
+           nb::arg("tenant") = kNoTenant, nb::arg("traceparent") = "", nb::arg("received_ns") = 0)
       .def("deadline_ns", &deadline_ns, nb::arg("ticket"))
       .def(
           "request_id",

@@ -166,6 +166,18 @@ void bind_grpc_server(nb::module_& module) {
           },
           nb::arg("name"))
       .def(
+          "keep_journal",
+          [](PyServer& self, double sample, bool failures) {
+            in_loop(self,
+                    [&](Service& service) { service.frontend().keep_journal(sample, failures); });
+          },
+          nb::arg("sample"), nb::arg("failures"))
+      .def("take_records",
+           [](PyServer& self) {
+             return page_tuple(in_loop(
+                 self, [](Service& service) { return service.frontend().take_records(); }));
+           })
+      .def(
           "listen",
           [](PyServer& self, int fd) {
             raise_if([&] {

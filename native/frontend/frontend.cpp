@@ -44,6 +44,11 @@ Outcome outcome_of(Code code) {
   }
 }
 
+Status given_up(bool late) {
+  return late ? Status::Error(Code::kDeadlineExceeded, "the deadline passed without an answer")
+              : Status::Error(Code::kCancelled, "the request was given up");
+}
+
 Status unknown_ticket(TicketId id) {
   return Status::Error(Code::kNotFound,
                        concat("ticket ", id, " is not in flight; it was answered or cancelled"));
@@ -163,6 +168,7 @@ void Frontend::forget(Place place) {
   if (std::exchange(pending.reserved, false)) --place.function->reserved;
   pending.places.clear();
   if (pending.tenant != kNoTenant) tenants_->end(std::exchange(pending.tenant, kNoTenant));
+  pending.traced = false;
   --place.function->in_flight;
   --in_flight_;
   retire_if_idle(*place.function);
@@ -189,7 +195,7 @@ Result<std::uint64_t> Frontend::tag(TicketId id) const {
 // ---- the way in ------------------------------------------------------------------------------
 
 Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag,
-                                  TenantId tenant) {
+                                  const Origin& origin) {
   const Status parsed = request_.parse(message);
   const auto found = by_name_.find(request_.model_name);
   if (found == by_name_.end()) {
@@ -199,13 +205,16 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
   }
   Function& function = *found->second;
   Ticket ticket;
-  Status status = parsed.ok() ? admit_and_lease(function, deadline_ns, tenant, ticket) : parsed;
+  Status status = parsed.ok() ? admit_and_lease(function, deadline_ns, origin.tenant, ticket) : parsed;
   if (status.ok()) {
-    function.pending(ticket.slot).tag = tag;
+    Pending& pending = function.pending(ticket.slot);
+    pending.tag = tag;
+    if (journal_) begin_record(pending, origin);
     status = queue({&function, ticket});
   }
   if (status.ok()) return pack(function.index(), ticket);
   function.count(outcome_of(status.code));
+  if (journal_) record_refused(function, status, origin);
   return function.named(status);
 }
 
@@ -301,13 +310,14 @@ Result<TicketId> Frontend::reserve(wire::Bytes head, std::int64_t deadline_ns,
   return pack(function.index(), ticket);
 }
 
-Status Frontend::commit(TicketId id, std::uint64_t tag) {
+Status Frontend::commit(TicketId id, std::uint64_t tag, const Origin& origin) {
   const Place found = place(id);
   if (!found.function) return unknown_ticket(id);
   Function& function = *found.function;
   Pending& pending = function.pending(found.ticket.slot);
   pending.tag = tag;
   pending.reserved = false;
+  if (journal_) begin_record(pending, origin);
   --function.reserved;
   return queue(found);  // which may end the function, if it was removed
 }
@@ -345,6 +355,7 @@ Result<std::size_t> Frontend::begin_answer(TicketId id, bool stream) {
     }
     status = Status::Error(Code::kResourceExhausted, "the answer is larger than 2 GiB - 1");
   }
+  if (journal_) end_record(found, status, true);
   status = function.named(status);
   function.segment().release(found.ticket);
   forget(found);
@@ -355,6 +366,7 @@ void Frontend::write_answer(std::span<std::byte> out) {
   Function& function = *answering_.function;
   wire::write_response(answer_.response, out);
   function.count_copies(answer_.response.outputs.size(), answer_.data_bytes);
+  if (journal_) end_record(answering_, Status::Ok(), true);
   function.segment().release(answering_.ticket);
   forget(answering_);
   answering_ = {};
@@ -368,6 +380,7 @@ void Frontend::lend_answer(std::vector<std::byte>& text, std::vector<wire::Bytes
 void Frontend::give_back(TicketId id) {
   const Place found = place(id);
   if (!found.function) return;
+  if (journal_) end_record(found, Status::Ok(), true);
   found.function->segment().release(found.ticket);
   forget(found);
 }
@@ -376,6 +389,7 @@ void Frontend::cancel(TicketId id) {
   const Place found = place(id);
   if (!found.function) return;
   const bool late = found.function->pending(found.ticket.slot).deadline_ns <= now_ns();
+  if (journal_) end_record(found, given_up(late), false);
   found.function->segment().cancel(found.ticket, late ? Outcome::kExpired : Outcome::kCancelled);
   forget(found);
 }

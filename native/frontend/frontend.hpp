@@ -18,6 +18,7 @@
 #include "base/status.hpp"
 #include "frontend/admission.hpp"
 #include "frontend/function.hpp"
+#include "frontend/journal.hpp"
 #include "frontend/regions.hpp"
 #include "segment/segment.hpp"
 #include "wire/request.hpp"
@@ -57,10 +58,15 @@ class Frontend {
   // are no tenants.
   void set_tenants(std::unique_ptr<Tenants> tenants);
 
-  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by; `tenant`:
-  // whose quotas hold. Every error leaves nothing behind.
+  // Requests are recorded from now on: see Journal.
+  void keep_journal(double sample, bool failures);
+  bool keeps_journal() const { return journal_.has_value(); }
+  Journal::Page take_records();
+
+  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every
+  // error leaves nothing behind.
   Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag = 0,
-                          TenantId tenant = kNoTenant);
+                          const Origin& origin = {});
   // A request whose tensors are still on their way: `head` is its message up to the first of its
   // raw_input_contents. `areas` are where these belong, in their order: of the ticket's slot, and
   // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot
@@ -68,7 +74,7 @@ class Frontend {
   Result<TicketId> reserve(wire::Bytes head, std::int64_t deadline_ns,
                            std::vector<std::span<std::byte>>& areas, TenantId tenant = kNoTenant);
   // All tensors of a reserved request are there: queues it. An error gives it up.
-  Status commit(TicketId id, std::uint64_t tag);
+  Status commit(TicketId id, std::uint64_t tag, const Origin& origin = {});
   // The client's id of the request that was submitted last, as long as its message is there.
   std::string_view last_id() const { return request_.id; }
   // Likewise: whether its function is served here, whatever else was wrong.
@@ -112,12 +118,16 @@ class Frontend {
               std::int64_t now);
   Status queue(Place place);
   void forget(Place place);
+  void begin_record(Pending& pending, const Origin& origin);
+  void end_record(Place place, const Status& status, bool done);
+  void record_refused(Function& function, const Status& status, const Origin& origin);
   void retire_if_idle(Function& function);
 
   std::uint16_t index_;
   bool rings_;
   std::optional<Regions> regions_;
   std::unique_ptr<Tenants> tenants_;
+  std::optional<Journal> journal_;
   std::vector<std::unique_ptr<Function>> functions_;         // in no order
   std::vector<Function*> by_index_;                          // null: free
   std::unordered_map<std::string_view, Function*> by_name_;  // keys live in their functions

@@ -13,6 +13,7 @@
 #include "base/signature.hpp"
 #include "base/status.hpp"
 #include "frontend/admission.hpp"
+#include "frontend/journal.hpp"
 #include "segment/segment.hpp"
 #include "wire/request.hpp"
 #include "wire/response.hpp"
@@ -36,6 +37,9 @@ struct Pending {
   OutputChoice outputs;
   std::vector<OutputPlace> places;  // outputs for the client's memory, in their order
   std::string id;                   // the client's; keeps its capacity, as `places` does
+  bool traced = false;              // for the journal, if there is one:
+  TraceContext context;             // in which trace,
+  std::int64_t received_ns = 0;     // and since when
 };
 
 // An answer read out of a slot and checked: what it says can no longer change.
@@ -54,6 +58,7 @@ class Function {
 
   std::uint32_t index() const { return index_; }
   std::string_view name() const { return name_; }
+  std::string_view version() const { return version_; }
   const Signature& signature() const { return signature_; }
   Segment& segment() { return *segment_; }
   Pending& pending(std::uint32_t slot) { return pending_[slot]; }

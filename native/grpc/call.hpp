@@ -68,8 +68,10 @@ struct Call {
   std::string timeout;           // as the client said it
   std::string authorization;     // likewise, where callers are asked who they are
   std::string api_key;           // likewise
+  std::string traceparent;       // likewise, if there is a journal
   TenantId tenant = kNoTenant;   // whose quotas hold for its requests
   std::uint64_t identified = 0;  // by which callers: see Service::identify
+  std::int64_t opened_ns = 0;    // if there is a journal
   std::size_t header_bytes = 0;
   Intake intake;
   std::vector<std::byte> backlog;  // of a stream with too many requests or answers under way

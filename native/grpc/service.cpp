@@ -47,6 +47,8 @@ void Service::header(Call& call, std::string_view name, std::string_view value) 
     call.encoding = value;
   else if (name == "grpc-timeout")
     call.timeout = value;
+  else if (name == "traceparent" && frontend_.keeps_journal())
+    call.traceparent = value;
   else if (!callers_)
     return;
   else if (name == "authorization")
@@ -56,6 +58,7 @@ void Service::header(Call& call, std::string_view name, std::string_view value) 
 }
 
 void Service::opened(Call& call) {
+  if (frontend_.keeps_journal()) call.opened_ns = now_ns();
   if (!call.content_type.starts_with("application/grpc"))
     return finish(call, Status::Error(Code::kUnimplemented, "this port speaks gRPC"));
   if (!call.timeout.empty()) {
@@ -119,6 +122,7 @@ void Service::closed(Call& call) {
   call.authorization.clear(), call.api_key.clear();
   call.tenant = kNoTenant;
   call.identified = 0;
+  call.traceparent.clear();
   call.header_bytes = 0;
   call.half_closed = call.headers_sent = call.finished = false;
   call.status = Status::Ok();
@@ -221,6 +225,11 @@ Status Service::no_memory(std::size_t bytes) const {
              bounds_.memory_bytes, " of ", bounds_.memory_max_bytes, " bytes; try again later"));
 }
 
+// A unary call's request began with the call; of a stream's nothing tells when each did.
+Origin Service::origin(const Call& call) {
+  return {call.traceparent, call.kind == Kind::kInfer ? call.opened_ns : 0, call.tenant};
+}
+
 Exchange& Service::new_exchange(Call& call) {
   auto exchange = spare_exchanges_.take();
   exchange->call = &call;
@@ -237,7 +246,7 @@ void Service::take_request(Call& call, wire::Bytes message) {
   if (Status status = identify(call); !status.ok()) return fail(exchange, std::move(status));
   if (call.intake.compressed()) return hand_over(exchange, Note::Kind::kCompressed, message);
   auto submitted = frontend_.submit(message, call.deadline_ns,
-                                    reinterpret_cast<std::uintptr_t>(&exchange), call.tenant);
+                                    reinterpret_cast<std::uintptr_t>(&exchange), origin(call));
   if (call.kind == Kind::kStream) exchange.id = frontend_.last_id();
   if (submitted.ok()) return queued(exchange, submitted.value());
   if (submitted.status().code == Code::kNotFound && !frontend_.knows_last())
@@ -258,7 +267,8 @@ void Service::take_reserved(Call& call) {
   }
   if (const auto id = frontend_.request_id(ticket); id.ok() && call.kind == Kind::kStream)
     exchange.id = id.value();
-  Status status = frontend_.commit(ticket, reinterpret_cast<std::uintptr_t>(&exchange));
+  Status status =
+      frontend_.commit(ticket, reinterpret_cast<std::uintptr_t>(&exchange), origin(call));
   status.ok() ? queued(exchange, ticket) : fail(exchange, std::move(status));
 }
 
@@ -348,9 +358,9 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
     return Status::Error(Code::kFailedPrecondition, "the call has ended");
   if (draining_) return draining();
   if (Status status = identify(*exchange->call); !status.ok()) return status;
-  auto submitted =
-      frontend_.submit(message, exchange->call->deadline_ns,
-                       reinterpret_cast<std::uintptr_t>(exchange), exchange->call->tenant);
+  auto submitted = frontend_.submit(message, exchange->call->deadline_ns,
+                                    reinterpret_cast<std::uintptr_t>(exchange),
+                                    origin(*exchange->call));
   if (exchange->call->kind == Kind::kStream) exchange->id = frontend_.last_id();
   if (!submitted.ok()) return submitted.status();
   bounds_.give(std::exchange(exchange->charged_bytes, 0));

@@ -81,6 +81,7 @@ class Service {
  private:
   static Status draining() { return Status::Error(Code::kUnavailable, "the server is draining"); }
   Status identify(Call& call);
+  static Origin origin(const Call& call);
   Call* find(std::uint64_t id);
   Exchange* find(std::uint64_t id, std::uint32_t number);
   void take_messages(Call& call, wire::Bytes& bytes);

@@ -258,10 +258,11 @@ void Instance::note_ready(std::int64_t now) {
 
 void Instance::answer(const Member& member, const Status& status, const LaneReport& report) {
   std::uint16_t frontend = kNobody;
-  if (segment_->complete(member.ticket, index_, status.code, status.message, &frontend))
+  const RunStamps stamps{report.compute_ns, report.computed_ns, now_ns()};
+  if (segment_->complete(member.ticket, index_, status.code, status.message, &frontend, stamps))
     wake_.push_back(frontend);
   if (frontend != kNobody)
-    record_request(segment_->header().stats, member, report, status.ok(), now_ns());
+    record_request(segment_->header().stats, member, report, status.ok(), stamps.done_ns);
 }
 
 // ---- life --------------------------------------------------------------------------------------

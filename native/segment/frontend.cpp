@@ -23,6 +23,7 @@ void reset(SlotHeader& slot, std::uint16_t frontend, std::uint64_t payload_offse
   slot.queued_ns = 0;
   slot.leased_ns = now_ns();
   slot.claimed_ns = 0;
+  slot.compute_ns = slot.computed_ns = slot.done_ns = 0;
   slot.output_offset = payload_offset;
   slot.output_bytes = payload_bytes;
   slot.output_block = 0;

@@ -20,7 +20,7 @@
 namespace gslice {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x31306563696c7367;  // "gslice01", little endian
-inline constexpr std::uint32_t kLayoutVersion = 6;
+inline constexpr std::uint32_t kLayoutVersion = 7;
 inline constexpr std::size_t kMaxSlots = 1024;
 inline constexpr std::size_t kMaxClasses = 3;
 inline constexpr std::size_t kMaxFrontends = 16;  // eight, successors, those that retire
@@ -99,6 +99,7 @@ struct alignas(64) SlotHeader {
   // Stamps of the request's life, CLOCK_MONOTONIC.
   Relaxed<std::int64_t> queued_ns;
   std::int64_t leased_ns = 0, claimed_ns = 0;
+  std::int64_t compute_ns = 0, computed_ns = 0, done_ns = 0;  // 0: it did not run
   // The output area: the payload's tail after the inputs, or an overflow block.
   std::uint64_t output_offset = 0;
   std::uint64_t output_bytes = 0;

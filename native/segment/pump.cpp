@@ -17,7 +17,7 @@ constexpr std::int64_t kSpinNs = 20'000;
 }  // namespace
 
 bool Segment::complete(Ticket ticket, std::uint16_t instance, Code code, std::string_view message,
-                       std::uint16_t* wake) {
+                       std::uint16_t* wake, const RunStamps& stamps) {
   *wake = kNobody;
   if (ticket.slot >= slot_count_) return false;
   SlotWord seen = load_word(ticket.slot);
@@ -25,7 +25,7 @@ bool Segment::complete(Ticket ticket, std::uint16_t instance, Code code, std::st
     return names(ticket, seen) && seen.state == SlotState::kClaimed && seen.owner == instance;
   };
   if (!mine()) return false;
-  write_answer(ticket.slot, code, message);
+  write_answer(ticket.slot, code, message, stamps);
   const std::uint16_t frontend = slots_[ticket.slot].frontend;
   while (mine()) {
     if ((seen.flags & kFlagCancelled) != 0 || frontend >= kMaxFrontends) {

@@ -50,12 +50,16 @@ bool Segment::same_shape(std::uint32_t index, std::uint32_t other) {
   return true;
 }
 
-void Segment::write_answer(std::uint32_t index, Code code, std::string_view message) {
+void Segment::write_answer(std::uint32_t index, Code code, std::string_view message,
+                           const RunStamps& stamps) {
   SlotHeader& slot = slots_[index];
   const std::size_t bytes = code == Code::kOk ? 0 : text_bytes(message);
   std::copy_n(message.begin(), bytes, slot.message.begin());
   slot.message_bytes = static_cast<std::uint32_t>(bytes);
   slot.code = static_cast<std::uint32_t>(code);
+  slot.compute_ns = stamps.compute_ns;
+  slot.computed_ns = stamps.computed_ns;
+  slot.done_ns = stamps.done_ns;
 }
 
 }  // namespace gslice

@@ -37,6 +37,11 @@ struct Ticket {
   std::uint32_t generation = 0;
 };
 
+// When its batch computed, and when it became DONE; zeros: it did not run.
+struct RunStamps {
+  std::int64_t compute_ns = 0, computed_ns = 0, done_ns = 0;
+};
+
 struct Claim {
   std::vector<Ticket> slots;       // CLAIMED by the caller, one shape, in due order
   std::int64_t wait_until_ns = 0;  // no slots yet: when the batch delay ends; kNever: empty queue
@@ -130,7 +135,7 @@ class Segment {
   // True: the front-end `*wake` was asleep, and the caller must write its eventfd. `*wake` is the
   // front-end whenever an answer was given, kNobody if not (it was cancelled: no `ok` to count).
   bool complete(Ticket ticket, std::uint16_t instance, Code code, std::string_view message,
-                std::uint16_t* wake);
+                std::uint16_t* wake, const RunStamps& stamps = {});
   // The pump's sleep: returns when the doorbell differs from `doorbell_seen`, or at `until_ns`.
   // Read `doorbell()` before `claim()`: whatever is queued after that makes this return at once.
   void wait(std::uint16_t instance, std::uint32_t doorbell_seen, std::int64_t until_ns);
@@ -235,7 +240,8 @@ class Segment {
 
   // ---- request.cpp: what a claimed slot's header says ----
   bool same_shape(std::uint32_t index, std::uint32_t other);
-  void write_answer(std::uint32_t index, Code code, std::string_view message);
+  void write_answer(std::uint32_t index, Code code, std::string_view message,
+                    const RunStamps& stamps = {});
 
   // ---- recovery.cpp ----
   bool take_over(std::uint32_t index, std::uint16_t instance, SlotWord& taken);

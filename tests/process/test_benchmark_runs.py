@@ -24,6 +24,7 @@ FIGURES = {
     "recovery": {"recovery_ms_p50": (1, 60_000), "kills": (1, 2), "lost": (0, 0), "errors": (0, 0)},
     "footprint": {"accepting_s": (0.01, 60), "help_ms": (1, 60_000), "worker_pss_mb": (10, 1000)},
     "frontend": {"rps": (1, 1e6), "p50_us": (1, 1e8), "server_cpu_us_per_request": (1, 1e7)},
+    "telemetry": {"rps": (1, 1e6), "p50_us": (1, 1e8), "cost_percent": (-1e4, 100)},
     "swap": {"resizes": (2, 2), "requests": (1, 1e6), "lost": (0, 0), "dispatch_us_p50": (0, 1e6)},
 }
 ROWS = {
@@ -32,6 +33,7 @@ ROWS = {
     "recovery": 2,
     "footprint": 1,
     "frontend": 10 * len(kinds()),  # two payloads, copied and not, and a model: each in two ways
+    "telemetry": 2,
     "swap": len(swap.arms()),
 }
 

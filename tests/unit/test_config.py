@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -27,7 +28,10 @@ from gslice.core.config import (
 )
 from gslice.core.config.body import function_to_yaml
 from gslice.core.config.load import load_config_text
+from gslice.core.config.types import LogConfig
 from gslice.core.errors import ConfigError, InvalidArgument
+from gslice.core.logs import LogStyle
+from gslice.core.tracing import EXPORTER, Tracing
 from gslice.core.types import FunctionSpec, ShareBounds
 from tests.unit.conftest import load
 
@@ -244,6 +248,34 @@ def test_memory_of_clients(node_yaml: Path) -> None:
         text = f"{{prefix: /mine-, max: 64MiB, owner: {owner}}}"
         config = load(node_yaml, GSLICE_NODE__CLIENT_MEMORY=text)
         assert config.node.client_memory == ClientMemoryConfig("/mine-", 64 << 20, uid)
+
+
+def test_what_a_node_tells_of_itself(node_yaml: Path) -> None:
+    node = load(node_yaml).node
+    assert (node.metrics_triton, node.logs, node.tracing) == (True, LogConfig(), None)
+    config = load(
+        node_yaml,
+        GSLICE_NODE__METRICS_TRITON="false",
+        GSLICE_NODE__LOGS="{format: json, level: debug, size: 1MiB, keep: 3}",
+        GSLICE_NODE__TRACING="{otlp: 'http://collector:4317', sample: 1}",
+    )
+    assert not config.node.metrics_triton
+    assert config.node.logs == LogConfig(LogStyle("json", "debug"), 1 << 20, 3)
+    assert config.node.tracing == Tracing("http://collector:4317", 1.0)
+    shown = config_to_yaml(config)
+    assert "logs: {format: json, level: debug, size: 1MiB, keep: 3}" in shown
+    assert "tracing: {otlp: http://collector:4317, sample: 1.0}" in shown
+
+
+def test_traces_need_opentelemetry(node_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def without(name: str) -> object:
+        return None if name == EXPORTER else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    with pytest.raises(ConfigError, match=r"node.tracing: .*pip install 'gslice\[otel\]'"):
+        load(node_yaml, GSLICE_NODE__TRACING="{otlp: 'http://collector:4317'}")
 
 
 @pytest.mark.parametrize(("text", "spares"), [("auto", None), ("0", 0), ("3", 3)])

@@ -31,7 +31,7 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
             " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
             " frontend, frontend_memory, connection_age, request_max, tls, controller, packing,"
-            " spares, client_memory",
+            " spares, client_memory, metrics_triton, logs, tracing",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),
@@ -80,6 +80,19 @@ def problems(path: Path, text: str) -> list[str]:
                 " as in /name-, without another /",
             )
             for wrong in ("mine-", "/", "/a/b", "/../")
+        ),
+        (
+            "version: 1\nnode: {tracing: {otlp: 'collector:4317'}}\n",
+            "node.yaml:2: node.tracing.otlp: 'collector:4317' is not a URL; write one as in"
+            " http://127.0.0.1:9000/health",
+        ),
+        (
+            "version: 1\nnode: {tracing: {otlp: 'http://a', sample: 2}}\n",
+            "node.yaml:2: node.tracing.sample: must be at most 1, not 2",
+        ),
+        (
+            "version: 1\nnode: {logs: {keep: 0}}\n",
+            "node.yaml:2: node.logs.keep: must be at least 1, not 0",
         ),
         (
             "version: 1\nnode: {client_memory: {prefix: /a, owner: nobody-of-this-name}}\n",

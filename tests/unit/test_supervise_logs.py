@@ -32,6 +32,18 @@ def test_a_long_log_is_cut_under_its_writer(tmp_path: Path) -> None:
     assert old.read_bytes().endswith(b"y\n")
 
 
+def test_as_many_old_ones_are_kept_as_wanted(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    for text in ("first", "second", "third", "fourth"):
+        log.write_text(text * 100)
+        assert rotate(log, max_bytes=400, keep=3)
+    log.write_text("x" * 500)
+    (tmp_path / "a.log.2").unlink()  # somebody tidied up
+    assert rotate(log, max_bytes=400, keep=3)
+    found = {path.name: path.read_text()[-5:] for path in tmp_path.iterdir()}
+    assert found == {"a.log": "", "a.log.1": "xxxxx", "a.log.2": "ourth", "a.log.3": "econd"}
+
+
 def test_a_log_that_cannot_be_moved_is_cut_all_the_same(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_bytes(b"x" * 2000)

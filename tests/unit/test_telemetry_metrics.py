@@ -9,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gslice._native import Segment, histogram_bounds_us
-from gslice.telemetry.metrics import FunctionReading, NodeCollector, NodeReading
+from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeCollector, NodeReading
 
 
 def scrape(reading: NodeReading) -> Callable[..., float]:
@@ -90,6 +90,31 @@ def test_events_are_counted_by_kind() -> None:
     value = scrape(reading(events={"crash": 2, "fault": 0}))
     assert value("gslice_events_total", kind="crash") == 2
     assert value("gslice_events_total", kind="fault") == 0
+
+
+def test_what_is_needed_of_devices() -> None:
+    ratios = {("f", "cuda:0"): 0.5, ("g", "cuda:0"): 0.75, ("f", "cuda:1"): 0.1}
+    value = scrape(reading(demand_ratio=ratios, client_memory_bytes=[4096, 8192]))
+    assert value("gslice_demand_ratio", device="cuda:0") == 1.25
+    assert value("gslice_function_demand_ratio", function="g", device="cuda:0") == 0.75
+    assert value("gslice_client_memory_regions") == 2
+    assert value("gslice_client_memory_bytes") == 12288
+
+
+def test_the_same_under_tritons_names() -> None:
+    gpu = GpuFigures("cuda:0", True, 132, 1 << 30, 1 << 20, 40.0, 250.0, 50.0, 0, "GPU-1", 700, 9)
+    unknown = GpuFigures("cuda:1", False, 0, 0, 0, 0.0, 0.0, 0.0, 0)
+    value = scrape(reading(gpus=[gpu, unknown]))
+    model = {"model": "f", "version": "12"}
+    assert value("nv_inference_request_success", **model) == 5
+    assert value("nv_inference_count", **model) == 9
+    assert value("nv_inference_request_duration_us", **model) == pytest.approx(1110)
+    assert value("nv_inference_request_failure", **model, reason="REJECTED") == 0
+    assert value("nv_inference_pending_request_count", **model) == 0
+    assert value("nv_gpu_utilization", gpu_uuid="GPU-1") == pytest.approx(0.4)
+    assert value("nv_energy_consumption", gpu_uuid="GPU-1") == 9
+    with pytest.raises(KeyError):
+        value("nv_gpu_utilization", gpu_uuid="")
 
 
 def test_histograms_are_cumulative_and_end_at_the_count() -> None:

@@ -25,6 +25,7 @@ from gslice.core.config.places import (
 from gslice.core.config.policy import model_roots
 from gslice.core.config.problems import nearest
 from gslice.core.config.ranges import ShareRange
+from gslice.core.config.telling import log_config, tracing
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
 from gslice.core.types import (
@@ -98,6 +99,9 @@ class Builder:
             insecure=insecure_ports(node.insecure),
             model_roots=model_roots(node.model_roots, self._resolve, self.problems),
             python_functions=node.python_functions,
+            metrics_triton=node.metrics_triton,
+            logs=log_config(node.logs),
+            tracing=tracing(node.tracing, self.problems),
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:

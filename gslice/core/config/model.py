@@ -16,6 +16,7 @@ from pydantic import (
 from gslice.core.config.access import AccessSection, Insecure
 from gslice.core.config.engines import Engine, Shapes, check_engine, engine_of, is_exported
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
+from gslice.core.config.telling import Logs, Tracing
 from gslice.core.config.tensors import Identity, ModelTensors
 from gslice.core.config.words import (
     NAME,
@@ -123,6 +124,11 @@ class Node(Section):
     python_functions: bool = Field(
         default=True, description="Functions may be `python`, and `torch` by a factory."
     )
+    metrics_triton: bool = Field(
+        default=True, description="The metrics have the names that Triton uses, too."
+    )
+    logs: Logs = Logs()
+    tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
 
 
 class Limits(Section):

@@ -70,6 +70,13 @@ def _node(node: NodeConfig) -> CommentedMap:
             "spares": "auto" if node.spares is None else node.spares,
         }
     )
+    shown["metrics_triton"] = node.metrics_triton
+    style = node.logs.style
+    size = format_size(node.logs.max_bytes)
+    logs = {"format": style.format, "level": style.level, "size": size, "keep": node.logs.keep}
+    shown["logs"] = flow(CommentedMap(logs))
+    if node.tracing is not None:
+        shown["tracing"] = flow(CommentedMap(vars(node.tracing)))
     if node.tls is not None:
         files = {key: path for key, path in vars(node.tls).items() if path}
         shown["tls"] = flow(CommentedMap(files))

@@ -9,7 +9,9 @@ from typing import Any
 
 from gslice.core.access import Access
 from gslice.core.errors import ConfigError
+from gslice.core.logs import FILE_MAX_BYTES, LogStyle
 from gslice.core.tls import TlsFiles
+from gslice.core.tracing import Tracing
 from gslice.core.types import FunctionSpec
 
 
@@ -42,6 +44,21 @@ class AccessConfig:
 
 
 @dataclass(frozen=True)
+class LogConfig:
+    """What the node's processes log.
+
+    Attributes:
+        style: Of lines.
+        max_bytes: Of a file; then it is moved away.
+        keep: How many that were moved away are kept, of each.
+    """
+
+    style: LogStyle = field(default_factory=LogStyle)
+    max_bytes: int = FILE_MAX_BYTES
+    keep: int = 1
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """Settings of the daemon.
 
@@ -71,6 +88,9 @@ class NodeConfig:
         insecure: Ports that others may reach although nothing encrypts them, by role.
         model_roots: Directories that hold all that functions load; none: it may be anywhere.
         python_functions: Functions may be Python code: `python`, and `torch` by a factory.
+        metrics_triton: Whether the Prometheus page has the names that Triton uses, too.
+        logs: What is logged, and how much is kept.
+        tracing: Where traces of requests go; None: there are none.
     """
 
     grpc: str
@@ -100,6 +120,10 @@ class NodeConfig:
     def asks(self) -> bool:
         """Whether callers are asked who they are, or some may do less than others."""
         return self.access.key_file is not None or not self.access.access.open
+
+    metrics_triton: bool = True
+    logs: LogConfig = field(default_factory=LogConfig)
+    tracing: Tracing | None = None
 
     def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
         """What speaks gRPC here: `native` or `python`.

@@ -154,9 +154,10 @@ class Endpoints:
         binary_data_size of each such tensor how many are its own, in the order of the tensors.
         The parameter timeout ends the wait. A client that leaves gives its request up.
         """
+        call = Call(request.headers)
         with self._memory.account() as account:
             asked, wish = await self._read_request(request, account)
-            answer = await self._service.ModelInfer(asked, Call(request.headers))
+            answer = await self._service.ModelInfer(asked, call)
             account.take(2 * len(answer))
             body = codec.write_answer(answer, wish, account.take)
             headers, kind = {}, "application/json"

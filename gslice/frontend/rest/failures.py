@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gslice.core.errors import (
@@ -72,10 +73,14 @@ class Call:
 
     Args:
         headers: Of the request.
+
+    Attributes:
+        received_ns: When it came, on the monotonic clock.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = headers
+        self.received_ns = time.monotonic_ns()
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
         """The headers, with names in lower case."""
