@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gslice.cli import (
+    apply,
     bench,
     build,
     cache,
@@ -96,6 +97,7 @@ app.command("versions", short_help="Show the versions of a function.")(versions.
 app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)
 app.command("save")(functions.save)
+app.command("apply")(apply.apply)
 app.command("upgrade")(upgrade.upgrade)
 app.command("events")(events.events)
 app.command("logs")(logs.logs)
