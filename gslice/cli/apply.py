@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _DIFFERENT = 2
-_LATER = {
+LATER = {
     "upgrade": "not done now: `gslice upgrade` takes it up",
     "start": "not done now: it takes a stop and a start",
 }
-_SIGNS = {"load": ("+", "green"), "unload": ("-", "red"), **dict.fromkeys(_LATER, ("!", "yellow"))}
+_SIGNS = {"load": ("+", "green"), "unload": ("-", "red"), **dict.fromkeys(LATER, ("!", "yellow"))}
 _CHANGED = ("~", "cyan")
 _WIDTH = 60  # of a value
 
@@ -52,7 +52,7 @@ def apply(
     with options.connect(_state_dir(config, state_dir)) as control:
         plan = control.plan_apply()
         _check_path(config, plan.path)
-        due = [change for change in plan.changes if change.how not in _LATER]
+        due = [change for change in plan.changes if change.how not in LATER]
         if dry_run or not due:
             _show_plan(plan, as_json)
             raise typer.Exit(_DIFFERENT if dry_run and plan.changes else 0)
@@ -74,7 +74,7 @@ def plan_lines(plan: Any) -> list[Text]:
     lines = []
     for change in plan.changes:
         sign, style = _SIGNS.get(change.how, _CHANGED)
-        told = "; ".join(filter(None, (change.detail, _LATER.get(change.how, ""))))
+        told = "; ".join(filter(None, (change.detail, LATER.get(change.how, ""))))
         line = Text(f"{sign} {change.subject}: ", style=style)
         lines.append(line.append(change.how, style="bold").append(f"  {told}" if told else ""))
         lines += [Text(f"    {text}") for text in _setting_texts(change)]

@@ -14,6 +14,7 @@ from gslice.cli import (
     bench,
     build,
     cache,
+    completion,
     config,
     demo,
     doctor,
@@ -28,6 +29,7 @@ from gslice.cli import (
     profile,
     serve,
     status,
+    top,
     upgrade,
     versions,
 )
@@ -82,6 +84,9 @@ app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
 app.command("ps")(status.processes)
 app.command("status")(status.status)
+app.command("top", short_help="Watch the node on the whole screen, and resize, drain, reload.")(
+    top.top
+)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
@@ -107,6 +112,7 @@ app.command("build", short_help="Build what TensorRT runs, before it is loaded."
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(importing.app, name="import")
+app.command("completion")(completion.completion)
 
 
 def _show_version(wanted: bool) -> None:
