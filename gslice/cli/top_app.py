@@ -19,7 +19,7 @@ from gslice.cli.events import EventLines
 from gslice.cli.top_dialogs import ApplyDialog, DeviceDialog, ResizeDialog
 from gslice.client.control import Control
 from gslice.core.errors import GsliceError
-from gslice.core.figures import requested_share
+from gslice.core.figures import percent, requested_share
 
 _INTERVAL_MS = 1000
 _RETRY_S = 1.0
@@ -176,7 +176,7 @@ class Top(App[None]):
             return
         name = function.name
         device = next((d for d in self._status.devices if d.name == function.device), None)
-        share = requested_share(function.share_min_percent, function.share_max_percent)
+        share = _share_yaml(function.share_min_percent, function.share_max_percent)
         steps = top_view.legal_step(device) if device is not None else "percent"
 
         def plan(asked: str) -> str:
@@ -234,3 +234,11 @@ class Top(App[None]):
     def _tell(self, text: str, *, failed: bool = False) -> None:
         line = Text(text, style="bold red" if failed else "", no_wrap=True, overflow="ellipsis")
         self.query_one("#order", Static).update(line)
+
+
+def _share_yaml(min_percent: float, max_percent: float) -> str:
+    """A share as node.yaml has it."""
+    shown = requested_share(min_percent, max_percent)
+    if shown == "auto" or min_percent == max_percent:
+        return shown
+    return f"{{min: {percent(min_percent)}, max: {percent(max_percent)}}}"
