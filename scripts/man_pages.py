@@ -1,6 +1,6 @@
 """Writes a man page for each command, from what the command line says of itself.
 
-    python scripts/man_pages.py build/man
+python scripts/man_pages.py build/man
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def page(words: tuple[str, ...], command: Any) -> str:
         *_section("DESCRIPTION", [line for text in about for line in (".PP", _text(text))]),
     ]
     records = [param.get_help_record(context) for param in command.params]
-    lines += _list("OPTIONS", {names: told for names, told in filter(None, records)})
+    lines += _list("OPTIONS", dict(filter(None, records)))
     if below := getattr(command, "commands", {}):
         helps = {name: each.get_short_help_str(limit=200) for name, each in below.items()}
         lines += _list("COMMANDS", helps)

@@ -102,7 +102,14 @@ class Node:
         """Starts the daemon; with `ready`, waits until it serves and every load has ended."""
         with (self.directory / "daemon.out").open("ab") as output:
             self._daemon = subprocess.Popen(
-                [sys.executable, "-m", "gslice.daemon", "-c", str(self.config_path), *self._options],
+                [
+                    sys.executable,
+                    "-m",
+                    "gslice.daemon",
+                    "-c",
+                    str(self.config_path),
+                    *self._options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

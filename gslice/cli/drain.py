@@ -14,9 +14,7 @@ _MORE = "gslice events --kind move"
 
 Device = Annotated[
     str,
-    typer.Argument(
-        help="As in node.yaml, such as cuda:0.", autocompletion=options.complete_device
-    ),
+    typer.Argument(help="As in node.yaml, such as cuda:0.", autocompletion=options.complete_device),
 ]
 
 

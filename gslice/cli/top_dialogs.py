@@ -1,4 +1,4 @@
-"""The questions of `gslice top`: to what share, which device, and whether node.yaml is to be applied."""
+"""The questions of `gslice top`: to what share, which device, and whether to apply node.yaml."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from gslice.supervise.recall import file_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from gslice.core.config import Config
     from gslice.daemon.daemon import Daemon
@@ -78,7 +77,9 @@ class Applying:
                 hint="write one with `gslice init` and start with it",
             )
         if daemon.state != "SERVING":
-            raise FailedPrecondition(f"the daemon is {daemon.state}", hint="try again when it serves")
+            raise FailedPrecondition(
+                f"the daemon is {daemon.state}", hint="try again when it serves"
+            )
         file = await asyncio.to_thread(self._source.read)
         return await plan_apply(file, daemon.desired, daemon.supervisor, daemon.versions)
 
@@ -146,10 +147,17 @@ class Applying:
                 await self._make(change, stage)
             except GsliceError as error:
                 failed.append(change.subject)
-                stage("failed", error.message.removeprefix(f"function {change.subject}: "), change.subject)
+                stage(
+                    "failed",
+                    error.message.removeprefix(f"function {change.subject}: "),
+                    change.subject,
+                )
         for change in plan.changes:
             if change.how in LATER:
-                self._tell(EventKind.CONFIG, f"{change.subject}: node.yaml waits for {told_later(change.how)}")
+                self._tell(
+                    EventKind.CONFIG,
+                    f"{change.subject}: node.yaml waits for {told_later(change.how)}",
+                )
         done = f"{len(due) - len(failed)} of {len(due)} changes of node.yaml made"
         self._tell(EventKind.CONFIG, f"{done}; not: {', '.join(failed)}" if failed else done)
         if failed:

@@ -138,7 +138,7 @@ class Desired:
         return self._config
 
     def under(self, config: Config) -> tuple[dict[str, FunctionSpec], list[str]]:
-        """The functions wanted if node.yaml were this, and those of the overlay that it overrules."""
+        """The functions wanted if node.yaml were this, and whom of the overlay it overrules."""
         overruled = conflicts(config.functions, self._overlay, config.devices)
         kept = {name: e for name, e in self._overlay.items() if name not in overruled}
         return merge(config.functions, kept), overruled

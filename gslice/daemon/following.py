@@ -36,8 +36,8 @@ class Planned:
 
     Attributes:
         subject: A function, `node`, or `devices`.
-        how: `load`, `unload`, `in place`, `resize`, `version` or `reload` (loaded beside what serves),
-            `restart` (ended first); or of `LATER`.
+        how: `load`, `unload`, `in place`, `resize`, `version` or `reload` (loaded beside what
+            serves), `restart` (ended first); or of `LATER`.
         detail: For people.
         settings: Those that differ.
         growth_percent: By how much the share grows that it is sure of.
@@ -147,7 +147,9 @@ async def _difference(
         return Planned(name, "load", "", tuple(settings), wanted.share.min_percent)
     target = where_it_is(await _resolved(wanted, versions), function.spec)
     if function.state == "FAILED":
-        return Planned(name, "load", f"it has failed: {function.reason}", _settings(function, target))
+        return Planned(
+            name, "load", f"it has failed: {function.reason}", _settings(function, target)
+        )
     if function.runs(target):
         return None
     how, detail = await _way(function, target, supervisor)

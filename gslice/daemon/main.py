@@ -110,9 +110,7 @@ def _run(
                 handler.close()
 
 
-async def _serve(
-    make: Callable[[], Daemon], on_ready: Callable[[Daemon], None]
-) -> Handover | None:
+async def _serve(make: Callable[[], Daemon], on_ready: Callable[[Daemon], None]) -> Handover | None:
     daemon = make()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -113,7 +113,7 @@ def test_what_cannot_be_applied_changes_nothing_or_only_itself(start_node, zoo, 
     assert "functions.more.shar: unknown key" in line
     other = node.directory / "other.yaml"
     other.write_text(text)
-    line, hint = failing("apply", "--yes", "-c", str(other))
+    line, _ = failing("apply", "--yes", "-c", str(other))
     assert line == f"error: the daemon follows {node.config_path}, not {other}"
     edited(node, {"same": {**identity, "share": "9%"}, "echo": zoo("Nobody")})
     result = gslice("apply", "--yes", *where, status=1)
@@ -131,7 +131,7 @@ def test_what_cannot_be_applied_changes_nothing_or_only_itself(start_node, zoo, 
     assert node.function("same").share_max_percent == 9
 
 
-# ---- gslice serve --reload -------------------------------------------------------------------------
+# ---- gslice serve --reload ---------------------------------------------------------------------
 
 
 def test_a_watched_file_is_followed_and_a_wrong_one_told_of_once(start_node, identity) -> None:

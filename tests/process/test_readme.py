@@ -24,7 +24,9 @@ ADDRESSES = {f"GSLICE_NODE__{name}": ANY_PORT for name in ("GRPC", "HTTP", "METR
 
 def commands() -> list[list[str]]:
     """The first block under the heading, less comments."""
-    block = re.search(r"^## Serve your own\n.*?```console\n(.*?)```", README, re.MULTILINE | re.DOTALL)
+    block = re.search(
+        r"^## Serve your own\n.*?```console\n(.*?)```", README, re.MULTILINE | re.DOTALL
+    )
     assert block is not None
     return [shlex.split(line[2:], comments=True) for line in block[1].splitlines()]
 

@@ -44,7 +44,9 @@ def test_a_device_is_a_bar_of_its_shares() -> None:
 
 
 def test_shares_that_take_turns_are_more_than_a_device() -> None:
-    node = status(function("a", share_granted_percent=90.0), function("b", share_granted_percent=90.0))
+    node = status(
+        function("a", share_granted_percent=90.0), function("b", share_granted_percent=90.0)
+    )
     node.devices[0].share_used_percent = 180.0
     (line,) = top_view.device_lines(node, 80)
     assert line.plain.endswith("180% of 80%, in turns")

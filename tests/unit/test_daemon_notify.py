@@ -138,7 +138,9 @@ def test_a_manager_that_is_gone_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        told = asyncio.create_task(Notifier({"NOTIFY_SOCKET": str(tmp_path / "x")}).follow(daemon()))
+        told = asyncio.create_task(
+            Notifier({"NOTIFY_SOCKET": str(tmp_path / "x")}).follow(daemon())
+        )
         await asyncio.sleep(0)
         told.cancel()
         await asyncio.gather(told, return_exceptions=True)

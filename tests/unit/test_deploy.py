@@ -61,7 +61,7 @@ def test_the_image_serves_where_it_says(tmp_path: Path) -> None:
         port(node.metrics),
     ]
     assert f"VOLUME {node.state_dir}" in CONTAINERFILE
-    assert f'CMD {str(container()["args"]).replace(chr(39), chr(34))}' in CONTAINERFILE
+    assert f"CMD {str(container()['args']).replace(chr(39), chr(34))}" in CONTAINERFILE
 
 
 def test_the_image_installs_extras_that_there_are() -> None:
@@ -130,9 +130,7 @@ def test_the_node_yaml_of_the_config_map_is_good() -> None:
     )
     assert volume["configMap"]["name"] == generated["name"]
     assert generated["files"] == ["node.yaml"]
-    assert gslice("config", "check", str(BASE / "node.yaml")).stdout.endswith(
-        "good, 1 function\n"
-    )
+    assert gslice("config", "check", str(BASE / "node.yaml")).stdout.endswith("good, 1 function\n")
 
 
 def test_every_manifest_is_named_and_every_image_is_ours() -> None:
