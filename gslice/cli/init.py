@@ -81,9 +81,11 @@ def init(
     if not named:
         screen.print("next: add a function to it, then gslice serve")
         return
-    where = "" if directory == Path() else f" -c {path}"
-    screen.print(f"next: gslice serve{where}", markup=False)
-    screen.print(f"then, beside it: gslice infer {next(iter(named))}", markup=False)
+    served, asked = "", ""
+    if directory != Path():
+        served, asked = f" -c {path}", f" --state-dir {directory / 'state'}"
+    screen.print(f"next: gslice serve{served}", markup=False)
+    screen.print(f"then, beside it: gslice infer {next(iter(named))}{asked}", markup=False)
 
 
 def find_models(directory: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +13,13 @@ from rich.text import Text
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
+from textual.coordinate import Coordinate
+from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
 from gslice.cli import top_view
 from gslice.cli.events import EventLines
-from gslice.cli.top_dialogs import ApplyDialog, DeviceDialog, ResizeDialog
+from gslice.cli.top_dialogs import ApplyDialog, DeviceDialog, Later, ResizeDialog
 from gslice.client.control import Control
 from gslice.core.errors import GsliceError
 from gslice.core.figures import percent, requested_share
@@ -68,11 +71,16 @@ class Top(App[None]):
         yield Static(id="events")
         yield Footer(show_command_palette=False)
 
+    @property
+    def _base(self) -> Screen[Any]:
+        """The screen below all dialogs."""
+        return self.screen_stack[0]
+
     # ---- what is shown -----------------------------------------------------------------------
 
     def on_mount(self) -> None:
         """Begins to watch."""
-        self.query_one(DataTable).focus()
+        self._base.query_one(DataTable).focus()
         self.run_worker(self._watch, thread=True)
 
     def on_unmount(self) -> None:
@@ -95,17 +103,19 @@ class Top(App[None]):
             try:
                 with Control(self._state_dir) as self._watching:
                     for status in self._watching.watch(_INTERVAL_MS):
-                        if self._left.is_set():
-                            return
-                        self.call_from_thread(self._take, status)
+                        self.post_message(Later(partial(self._take, status)))
                 reason = "the daemon has ended"
             except GsliceError as error:
                 reason = error.message
             except ValueError:  # gRPC's word for a channel that was closed, by `on_unmount`
                 return
             if not self._left.is_set():
-                self.call_from_thread(self._lost, reason)
+                self.post_message(Later(partial(self._lost, reason)))
                 self._left.wait(_RETRY_S)
+
+    def on_later(self, message: Later) -> None:
+        """A thread has something to show."""
+        message.work()
 
     def _take(self, status: Any) -> None:
         self._status = status
@@ -116,7 +126,8 @@ class Top(App[None]):
         self._show()
 
     def _lost(self, reason: str) -> None:
-        self.query_one("#node", Static).update(Text(f"{reason}; looking again", style="bold red"))
+        line = Text(f"{reason}; looking again", style="bold red")
+        self._base.query_one("#node", Static).update(line)
 
     def _show(self) -> None:
         status = self._status
@@ -125,16 +136,16 @@ class Top(App[None]):
         width, height = self.size
         node = top_view.node_line(status)
         node.no_wrap, node.overflow = True, "ellipsis"
-        self.query_one("#node", Static).update(node)
+        self._base.query_one("#node", Static).update(node)
         bars = top_view.device_lines(status, width - 2)
-        self.query_one("#devices", Static).update(Text("\n").join(bars))
+        self._base.query_one("#devices", Static).update(Text("\n").join(bars))
         self._show_table(width - 2)
         self._show_function()
         shown = Text("\n").join(self._events) if height >= _HEIGHT_FOR_EVENTS else Text()
-        self.query_one("#events", Static).update(shown)
+        self._base.query_one("#events", Static).update(shown)
 
     def _show_table(self, width: int) -> None:
-        table, status = self.query_one(DataTable), self._status
+        table, status = self._base.query_one(DataTable), self._status
         columns = top_view.columns_for(width)
         titles = [column.title for column in columns]
         chosen = self._chosen()
@@ -151,17 +162,17 @@ class Top(App[None]):
             return
         for row, cells in enumerate(rows.values()):
             for column, cell in enumerate(cells):
-                table.update_cell_at((row, column), cell, update_width=True)
+                table.update_cell_at(Coordinate(row, column), cell, update_width=True)
 
     def _show_function(self) -> None:
         function = self._chosen()
         line = top_view.function_line(function) if function is not None else Text("no functions")
         line.no_wrap, line.overflow = True, "ellipsis"
-        self.query_one("#function", Static).update(line)
+        self._base.query_one("#function", Static).update(line)
 
     def _chosen(self) -> Any:
         """The function under the cursor, as it is by now; None: there is none."""
-        table = self.query_one(DataTable)
+        table = self._base.query_one(DataTable)
         if not table.row_count:
             return None
         name = table.ordered_rows[table.cursor_row].key.value
@@ -218,22 +229,25 @@ class Top(App[None]):
     def _order(self, subject: str, order: Callable[[Control], Iterable[Any]]) -> None:
         """Gives an order in a thread, and shows its stages as they pass."""
 
+        def tell(line: str, *, failed: bool) -> None:
+            self.post_message(Later(partial(self._tell, line, failed=failed)))
+
         def work() -> None:
             try:
                 with Control(self._state_dir) as control:
                     for stage in order(control):
                         about = stage.subject or subject
                         line = f"{about}: {stage.name} {stage.detail}".rstrip()
-                        self.call_from_thread(self._tell, line, failed=stage.name == "failed")
+                        tell(line, failed=stage.name == "failed")
             except GsliceError as error:
-                self.call_from_thread(self._tell, f"{subject}: {error}", failed=True)
+                tell(f"{subject}: {error}", failed=True)
 
         self._tell(f"{subject}: ordered")
         self.run_worker(work, thread=True)
 
     def _tell(self, text: str, *, failed: bool = False) -> None:
         line = Text(text, style="bold red" if failed else "", no_wrap=True, overflow="ellipsis")
-        self.query_one("#order", Static).update(line)
+        self._base.query_one("#order", Static).update(line)
 
 
 def _share_yaml(min_percent: float, max_percent: float) -> str:

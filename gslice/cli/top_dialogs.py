@@ -9,6 +9,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
+from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
@@ -17,6 +18,18 @@ from gslice.cli.apply import LATER, plan_lines
 from gslice.core.errors import GsliceError
 
 _CANCEL = "Esc leaves it"
+
+
+class Later(Message, bubble=False):
+    """Work that a thread leaves to the screen it is for; dropped if that has gone by then.
+
+    Args:
+        work: Done there.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__()
+        self.work = work
 
 
 class Dialog(ModalScreen[str | None]):
@@ -67,12 +80,17 @@ class Dialog(ModalScreen[str | None]):
             try:
                 answer = question()
             except GsliceError as error:
-                self.app.call_from_thread(self.tell, Text(str(error), style="red"))
+                told = Text(str(error), style="red")
+                self.post_message(Later(lambda: self.tell(told)))
             else:
-                self.app.call_from_thread(answered, answer)
+                self.post_message(Later(lambda: answered(answer)))
 
         self.tell(Text("..."))
         self.run_worker(work, thread=True)
+
+    def on_later(self, message: Later) -> None:
+        """An answer has come."""
+        message.work()
 
 
 class ResizeDialog(Dialog):
