@@ -24,7 +24,7 @@ def completion(
     For this user alone, `gslice --install-completion` puts it where the shell looks for it. For
     all, such as `gslice completion bash > /etc/bash_completion.d/gslice`.
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     typer.echo(
         get_completion_script(

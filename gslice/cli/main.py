@@ -84,9 +84,7 @@ app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
 app.command("ps")(status.processes)
 app.command("status")(status.status)
-app.command("top", short_help="Watch the node on the whole screen, and resize, drain, reload.")(
-    top.top
-)
+app.command("top", short_help="Watch the node on the whole screen.")(top.top)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
@@ -102,7 +100,7 @@ app.command("versions", short_help="Show the versions of a function.")(versions.
 app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)
 app.command("save")(functions.save)
-app.command("apply")(apply.apply)
+app.command("apply", short_help="Have the node follow node.yaml, while it serves.")(apply.apply)
 app.command("upgrade")(upgrade.upgrade)
 app.command("events")(events.events)
 app.command("logs")(logs.logs)
@@ -112,7 +110,9 @@ app.command("build", short_help="Build what TensorRT runs, before it is loaded."
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(importing.app, name="import")
-app.command("completion")(completion.completion)
+app.command("completion", short_help="Print what completes commands in a shell.")(
+    completion.completion
+)
 
 
 def _show_version(wanted: bool) -> None:

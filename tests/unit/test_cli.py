@@ -18,6 +18,7 @@ from tests.cli import failing, gslice
 COMMANDS = (
     *("serve", "demo", "infer", "bench", "ps", "status", "load", "unload", "diff", "save"),
     *("resize", "upgrade", "events", "logs", "doctor", "init", "config", "import"),
+    *("apply", "top", "completion"),
 )
 
 pytestmark = pytest.mark.usefixtures("here")

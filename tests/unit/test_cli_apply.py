@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,12 +84,15 @@ def test_nobody_is_asked_where_nobody_is(differing: FakeControl) -> None:
 
 @pytest.mark.parametrize(("answer", "status"), [(b"y\n", 0), (b"n\n", 1)])
 def test_somebody_is_asked(differing: FakeControl, answer: bytes, status: int) -> None:
-    child, terminal = pty.fork()
-    if not child:
-        os.execlp("python3", "python3", "-m", "gslice", "apply")
-    os.write(terminal, answer)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
-    os.close(terminal)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "gslice", "apply"]
+    asking = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, text=True)
+    os.close(theirs)
+    os.write(ours, answer)
+    told, _ = asking.communicate()
+    os.close(ours)
+    assert "apply this? [y/N]: " in told
+    assert asking.returncode == status
     assert len(differing.asked) == (status == 0)
 
 
