@@ -50,8 +50,9 @@ def apply(
     cannot be found out.
     """
     with options.connect(_state_dir(config, state_dir)) as control:
+        if config is not None:
+            _check_path(config, control.status().config_path)
         plan = control.plan_apply()
-        _check_path(config, plan.path)
         due = [change for change in plan.changes if change.how not in LATER]
         if dry_run or not due:
             _show_plan(plan, as_json)
@@ -112,9 +113,9 @@ def _state_dir(config: Path | None, state_dir: Path | None) -> Path | None:
     return state_dir_of(config)
 
 
-def _check_path(config: Path | None, running: str) -> None:
+def _check_path(config: Path, running: str) -> None:
     """Another file than the daemon's own would be forgotten when it starts again."""
-    if config is not None and running and config.resolve() != Path(running).resolve():
+    if running and config.resolve() != Path(running).resolve():
         raise FailedPrecondition(
             f"the daemon follows {running}, not {config}",
             hint="edit that one, or start the daemon with the other",

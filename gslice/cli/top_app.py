@@ -80,6 +80,7 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         """Begins to watch."""
+        self.theme = "ansi-dark"  # the colours of the terminal, whatever they are
         self._base.query_one(DataTable).focus()
         self.run_worker(self._watch, thread=True)
 

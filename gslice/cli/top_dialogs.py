@@ -40,7 +40,7 @@ class Dialog(ModalScreen[str | None]):
         hint: Its last one.
     """
 
-    CSS = """
+    DEFAULT_CSS = """
     Dialog { align: center middle; }
     Dialog > Vertical {
         width: 76; max-width: 100%; height: auto; max-height: 100%;

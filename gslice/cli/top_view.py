@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,18 +81,21 @@ def device_lines(status: Any, width: int) -> list[Text]:
     lines = []
     for device in status.devices:
         head = Text(f"{device.name:<{name_width}}  ", style="bold")
-        tail = Text(f"  {_device_text(device)}")
+        there = [
+            f for f in status.functions if device.name in (f.devices or [f.device]) and _share(f)
+        ]
+        tail = Text(f"  {_device_text(device, sum(map(_share, there)))}")
         room = max(_BAR_MIN, width - head.cell_len - tail.cell_len - 2)
-        lines.append(Text.assemble(head, "[", _bar(device, status.functions, room), "]", tail))
+        lines.append(Text.assemble(head, "[", _bar(device, there, room), "]", tail))
         lines[-1].no_wrap, lines[-1].overflow = True, "ellipsis"
         if device.problem:
             lines.append(Text(f"{'':{name_width}}  {device.problem}", style="red"))
     return lines
 
 
-def _device_text(device: Any) -> str:
-    parts = [f"{percent(device.share_used_percent)} of {percent(device.share_limit_percent)}"]
-    if device.share_used_percent > device.share_limit_percent + 0.5:
+def _device_text(device: Any, used_percent: float) -> str:
+    parts = [f"{percent(used_percent)} of {percent(device.share_limit_percent)}"]
+    if used_percent > device.share_limit_percent + 0.5:
         parts.append("in turns")
     if device.memory_bytes:
         parts.append(f"{megabytes(device.memory_used_bytes)} of {megabytes(device.memory_bytes)}")
@@ -103,9 +106,8 @@ def _device_text(device: Any) -> str:
     return ", ".join(parts)
 
 
-def _bar(device: Any, functions: Iterable[Any], width: int) -> Text:
+def _bar(device: Any, there: Sequence[Any], width: int) -> Text:
     """Segments as wide as shares, each with its function's name as far as that fits."""
-    there = [f for f in functions if device.name in (f.devices or [f.device]) and _share(f)]
     whole = max(100.0, sum(map(_share, there)))
     bar, end, used = Text(), 0, 0.0
     for place, function in enumerate(there):
@@ -123,7 +125,13 @@ def _bar(device: Any, functions: Iterable[Any], width: int) -> Text:
 
 
 def _share(function: Any) -> float:
-    return float(function.share_effective_percent or function.share_granted_percent)
+    """What it really has; where nothing enforces that, what it was granted."""
+    effective, granted = function.share_effective_percent, function.share_granted_percent
+    return float(granted if _free(function) else effective or granted)
+
+
+def _free(function: Any) -> bool:
+    return str(function.limiter) == "none"
 
 
 def cells(function: Any, columns: Sequence[Column]) -> list[Text]:
@@ -153,6 +161,8 @@ def _of_slo(function: Any) -> Text:
 
 def _share_cell(function: Any) -> Text:
     effective, granted = function.share_effective_percent, function.share_granted_percent
+    if granted and _free(function):
+        return _right(f"{percent(granted)}, no limit")
     if effective and abs(effective - granted) > 0.5:
         return _right(f"{percent(effective)} of {percent(granted)}", "yellow")
     return _right(percent(effective or granted) if effective or granted else "-")

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.usefixtures("here")
 
 @pytest.fixture
 def control(state_dir: Path) -> Iterator[FakeControl]:
-    status = control_message("Status", version=__version__, state="SERVING")
+    status = control_message(
+        "Status", version=__version__, state="SERVING", config_path="/etc/node.yaml"
+    )
     with control_server(state_dir, FakeControl(status)) as servicer:
         yield servicer
 

@@ -30,7 +30,6 @@ def cell(title: str, shown: Any) -> str:
 
 def test_a_device_is_a_bar_of_its_shares() -> None:
     node = status(function("detector"), function("tagger", share_granted_percent=20.0))
-    node.devices[0].share_used_percent = 60.0
     (line,) = top_view.device_lines(node, 100)
     bar = line.plain.partition("[")[2].partition("]")[0]
     assert line.plain.startswith("cpu  [detector 40%")
@@ -47,7 +46,6 @@ def test_shares_that_take_turns_are_more_than_a_device() -> None:
     node = status(
         function("a", share_granted_percent=90.0), function("b", share_granted_percent=90.0)
     )
-    node.devices[0].share_used_percent = 180.0
     (line,) = top_view.device_lines(node, 80)
     assert line.plain.endswith("180% of 80%, in turns")
     assert line.plain.count("|") == 2
@@ -57,7 +55,7 @@ def test_shares_that_take_turns_are_more_than_a_device() -> None:
 def test_a_bar_fits_its_screen(width: int) -> None:
     many = [function(f"function-{n}", share_granted_percent=1.0) for n in range(30)]
     (line,) = top_view.device_lines(status(*many), width)
-    assert line.cell_len <= max(width, len("cpu  [" + "]  0% of 80%") + 10)
+    assert line.cell_len <= max(width, len("cpu  []  30% of 80%") + 10)
 
 
 def test_a_broken_promise_is_marked_without_colour() -> None:
@@ -73,6 +71,8 @@ def test_a_broken_promise_is_marked_without_colour() -> None:
 def test_what_a_share_really_is_and_what_batches_are() -> None:
     assert cell("SHARE", function(share_effective_percent=40.2)) == "40%"
     assert cell("SHARE", function(share_effective_percent=25.0)) == "25% of 40%"
+    free = function(limiter="none", share_effective_percent=100.0)
+    assert cell("SHARE", free) == "40%, no limit"
     batching = function(batch_mean_rows=3.7)
     assert cell("BATCH", batching) == "3.7"
     batching.decision.batch_rows_max = 8
