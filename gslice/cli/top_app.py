@@ -147,12 +147,12 @@ class Top(App[None]):
 
     def _show_table(self, width: int) -> None:
         table, status = self._base.query_one(DataTable), self._status
-        columns = top_view.columns_for(width)
-        titles = [column.title for column in columns]
+        longest = max((len(function.name) for function in status.functions), default=0)
+        columns = top_view.columns_for(width, longest)
         chosen = self._chosen()
-        if [str(column.label) for column in table.ordered_columns] != titles:
+        if [str(column.label) for column in table.ordered_columns] != [c.title for c in columns]:
             table.clear(columns=True)
-            table.add_columns(*titles)
+            table.add_columns(*map(top_view.head, columns))
         rows = {function.name: top_view.cells(function, columns) for function in status.functions}
         if [row.key.value for row in table.ordered_rows] != list(rows):
             table.clear()

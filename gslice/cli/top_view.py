@@ -32,24 +32,31 @@ class Column:
 
 
 COLUMNS = (
-    Column("FUNCTION", 0, 16),
-    Column("STATE", 1, 11),
-    Column("RATE/S", 2, 8),
-    Column("P50", 6, 9),
+    Column("FUNCTION", 0, 8),
+    Column("STATE", 1, 8),
+    Column("RATE/S", 2, 7),
+    Column("P50", 6, 8),
     Column("P99", 0, 9),
-    Column("SLO", 4, 9),
-    Column("P99 OF SLO", 7, _SLO_CELLS + 7),
-    Column("SHARE", 3, 13),
-    Column("BATCH", 8, 9),
-    Column("QUEUE", 5, 6),
-    Column("WORKERS", 9, 8),
+    Column("SLO", 4, 8),
+    Column("P99 OF SLO", 8, _SLO_CELLS + 6),
+    Column("SHARE", 3, 12),
+    Column("BATCH", 7, 8),
+    Column("QUEUE", 5, 5),
+    Column("WORKERS", 9, 7),
 )
 _GAP = 2  # beside each column
+_LEFT = ("FUNCTION", "STATE", "P99 OF SLO")
 
 
-def columns_for(width: int) -> tuple[Column, ...]:
-    """The columns that fit into a width, in their order."""
+def columns_for(width: int, name_width: int) -> tuple[Column, ...]:
+    """The columns that fit into a width, in their order.
+
+    Args:
+        width: Of all.
+        name_width: Of the longest name of a function.
+    """
     kept = list(COLUMNS)
+    width -= max(0, name_width - COLUMNS[0].width)
     while sum(column.width + _GAP for column in kept) > width:
         last = max(kept, key=lambda column: column.rank)
         if not last.rank:
@@ -132,6 +139,11 @@ def _share(function: Any) -> float:
 
 def _free(function: Any) -> bool:
     return str(function.limiter) == "none"
+
+
+def head(column: Column) -> Text:
+    """A column's title, on the side where its cells are."""
+    return Text(column.title, justify="left" if column.title in _LEFT else "right")
 
 
 def cells(function: Any, columns: Sequence[Column]) -> list[Text]:

@@ -12,12 +12,13 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gslice.daemon.daemon import Daemon
 
 _SOCKET, _WATCHDOG, _WATCHED = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 _WELL = ("READY", "COLD", "FINISHED")
+_RETRY_S = 0.5
 _log = logging.getLogger("gslice")
 
 
@@ -36,6 +37,7 @@ class Notifier:
         watchdog_us = int(self._environment.get(_WATCHDOG, 0)) if watched else 0
         self._period_s = watchdog_us / 2e6 if watchdog_us else None  # half of its patience
         self._pinged_s = 0.0
+        self._untold: list[str] = []
 
     @classmethod
     def receive(cls) -> Notifier:
@@ -58,17 +60,18 @@ class Notifier:
         changes, told, reloading = daemon.node.changes, "", True
         try:
             while True:
-                seen, lines = changes.version, []
+                seen, lines = changes.version, [*self._untold]
                 if reloading != daemon.applying.running:
                     reloading = daemon.applying.running
-                    lines = _reloading() if reloading else ["READY=1"]
+                    lines += _reloading() if reloading else ["READY=1"]
                 if (status := status_line(daemon)) != told:
                     told = status
                     lines.append(f"STATUS={status}")
-                self._tell([*lines, *self._ping()])
-                await changes.wait(seen, self._period_s)
+                self._tell(lines, self._ping())
+                await changes.wait(seen, _RETRY_S if self._untold else self._period_s)
         finally:
-            self._tell(_reloading() if daemon.handover is not None else ["STOPPING=1"])
+            last = _reloading() if daemon.handover is not None else ["STOPPING=1"]
+            self._tell([*self._untold, *last])
 
     def _ping(self) -> list[str]:
         """What proves that the loop turns, when it is time for it."""
@@ -78,14 +81,18 @@ class Notifier:
         self._pinged_s = now_s
         return ["WATCHDOG=1"]
 
-    def _tell(self, lines: list[str]) -> None:
-        if not lines:
+    def _tell(self, lines: list[str], ping: Sequence[str] = ()) -> None:
+        """What the manager has no room for just now is told again, in its order; a ping is not."""
+        if not lines and not ping:
             return
+        complained, self._untold = bool(self._untold), []
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
-                channel.sendto("\n".join(lines).encode(), self._address)
+                channel.sendto("\n".join([*lines, *ping]).encode(), self._address)
         except OSError as error:
-            _log.warning("the service manager was not told %s: %s", lines[0], error)
+            self._untold = lines
+            if lines and not complained:
+                _log.warning("the service manager was not told %s: %s", lines[0], error)
 
 
 def status_line(daemon: Daemon) -> str:

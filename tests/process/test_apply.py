@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import queue
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from ruamel.yaml import YAML
 
 from gslice.core.events import EventKind
 from tests.cli import failing, gslice
-from tests.node import Node
+from tests.node import WAIT_S, Node
 from tests.process.traffic import Traffic
 
 FAST = {"connection_age": "500ms"}
@@ -158,22 +161,38 @@ def test_a_watched_file_is_followed_and_a_wrong_one_told_of_once(start_node, ide
 
 
 class Manager:
-    """What systemd hears."""
+    """What systemd hears: lines, and the processes that sent them."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(str(path))
-        self._socket.settimeout(60)
+        self._heard: queue.Queue[tuple[str, int]] = queue.Queue()
+        self._thread = threading.Thread(target=self._hear)
+        self._thread.start()
+
+    def _hear(self) -> None:
+        while True:
+            data, ancillary, _, _ = self._socket.recvmsg(4096, 256)
+            if data == b"end":
+                return
+            pid = int.from_bytes(ancillary[0][2][:4], "little")
+            for line in data.decode().split("\n"):
+                self._heard.put((line, pid))
 
     def wait(self, line: str) -> int:
         """Waits for a line; returns the process that sent it."""
+        deadline = time.monotonic() + WAIT_S
         while True:
-            data, ancillary, _, _ = self._socket.recvmsg(4096, 256)
-            if line in data.decode().split("\n"):
-                return int.from_bytes(ancillary[0][2][:4], "little")
+            assert time.monotonic() < deadline, f"{line} was not told"
+            heard, pid = self._heard.get(timeout=WAIT_S)
+            if heard == line:
+                return pid
 
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"end", self._socket.getsockname())
+        self._thread.join()
         self._socket.close()
 
 

@@ -85,13 +85,14 @@ def test_what_a_share_really_is_and_what_batches_are() -> None:
 
 def test_a_narrow_screen_has_the_columns_that_matter() -> None:
     everything = [column.title for column in top_view.COLUMNS]
-    shown = {width: [c.title for c in top_view.columns_for(width)] for width in (200, 80, 30, 1)}
-    assert shown[200] == everything
+    shown = {width: [c.title for c in top_view.columns_for(width, 8)] for width in (120, 80, 30, 1)}
+    assert shown[120] == everything
     assert shown[1] == ["FUNCTION", "P99"]
-    for less, more in ((1, 30), (30, 80), (80, 200)):
+    for less, more in ((1, 30), (30, 80), (80, 120)):
         assert set(shown[less]) <= set(shown[more])
         assert [title for title in everything if title in shown[less]] == shown[less]
     assert {"STATE", "RATE/S", "SHARE"} < set(shown[80])
+    assert len(top_view.columns_for(80, 30)) < len(shown[80])
 
 
 def test_the_line_of_a_function_says_why() -> None:

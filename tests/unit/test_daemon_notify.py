@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ class Manager:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.abstract = f"\0{address[1:]}" if address.startswith("@") else address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self._socket.bind(self.abstract)
 
     async def heard(self) -> list[str]:
         loop = asyncio.get_running_loop()
@@ -74,6 +76,30 @@ def test_each_change_is_told_once(manager: Manager) -> None:
         told.cancel()
         await asyncio.gather(told, return_exceptions=True)
         assert await manager.heard() == ["STOPPING=1"]
+
+    asyncio.run(scenario())
+
+
+def test_what_the_manager_has_no_room_for_is_told_later(manager: Manager) -> None:
+    async def scenario() -> None:
+        node = daemon()
+        filled = 0
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"filler", manager.abstract)
+                    filled += 1
+        told = asyncio.create_task(Notifier({"NOTIFY_SOCKET": manager.address}).follow(node))
+        await asyncio.sleep(0)
+        node.supervisor.functions["a"] = function("a", "READY")
+        node.node.changes.notify()
+        assert [await manager.heard() for _ in range(filled)] == filled * [["filler"]]
+        first = await manager.heard()
+        assert first[0] == "READY=1"
+        assert first[-1] == "STATUS=1 of 1 functions serve"
+        told.cancel()
+        await asyncio.gather(told, return_exceptions=True)
 
     asyncio.run(scenario())
 
