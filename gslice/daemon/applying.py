@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed
 from gslice.core.events import EventKind
-from gslice.daemon.following import LATER, Planned, plan_apply
+from gslice.daemon.following import LATER, UPGRADE, Planned, plan_apply
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.recall import file_state
 
@@ -136,33 +136,33 @@ class Applying:
             self._tell(EventKind.FAILED, f"node.yaml is not followed, all runs on: {what}")
 
     async def _carry_out(self, plan: ApplyPlan, stage: Stage) -> None:
-        desired, supervisor = self._daemon.desired, self._daemon.supervisor
+        desired = self._daemon.desired
         desired.follow(plan.config)
-        for function in supervisor.functions.values():
+        for function in self._daemon.supervisor.functions.values():
             function.source = desired.source(function.name)
         due = [change for change in plan.changes if change.how not in LATER]
-        failed = []
-        for change in due:
-            try:
-                await self._make(change, stage)
-            except GsliceError as error:
-                failed.append(change.subject)
-                stage(
-                    "failed",
-                    error.message.removeprefix(f"function {change.subject}: "),
-                    change.subject,
-                )
+        failed = [change.subject for change in due if not await self._try(change, stage)]
         for change in plan.changes:
             if change.how in LATER:
-                self._tell(
-                    EventKind.CONFIG,
-                    f"{change.subject}: node.yaml waits for {told_later(change.how)}",
-                )
-        done = f"{len(due) - len(failed)} of {len(due)} changes of node.yaml made"
-        self._tell(EventKind.CONFIG, f"{done}; not: {', '.join(failed)}" if failed else done)
+                waits = "`gslice upgrade`" if change.how == UPGRADE else "a stop and a start"
+                self._tell(EventKind.CONFIG, f"{change.subject}: node.yaml waits for {waits}")
+        outcome = f"{len(due) - len(failed)} of {len(due)} changes of node.yaml made"
         if failed:
-            raise LoadFailed(f"{done}; not: {', '.join(failed)}")
-        stage("done", done)
+            outcome += f"; not: {', '.join(failed)}"
+        self._tell(EventKind.CONFIG, outcome if due else "node.yaml says nothing new")
+        if failed:
+            raise LoadFailed(outcome)
+        stage("done", outcome)
+
+    async def _try(self, change: Planned, stage: Stage) -> bool:
+        """Makes a change; whether it could be made."""
+        try:
+            await self._make(change, stage)
+        except GsliceError as error:
+            reason = error.message.removeprefix(f"function {change.subject}: ")
+            stage("failed", reason, change.subject)
+            return False
+        return True
 
     async def _make(self, change: Planned, stage: Stage) -> None:
         daemon, name = self._daemon, change.subject
@@ -193,11 +193,6 @@ class Applying:
 
     def _tell(self, kind: EventKind, text: str) -> None:
         self._daemon.node.event(DAEMON_LOG_NAME, kind, text)
-
-
-def told_later(how: str) -> str:
-    """What a change waits for that is not made now."""
-    return "`gslice upgrade`" if how == "upgrade" else "a stop and a start"
 
 
 def _unheard(name: str, detail: str, subject: str = "") -> None:
