@@ -183,6 +183,14 @@ bench: $(VENV)/.dev $(VENV)/.built  ## what gslice adds to a request; OUT=file.j
 	@mkdir -p $(dir $(OUT))
 	$(BIN)/python -m benchmarks.overhead --json $(OUT)
 
+.PHONY: man
+man: $(VENV)/.dev $(VENV)/.built  ## a man page for each command, into build/man
+	$(BIN)/python scripts/man_pages.py build/man
+
+.PHONY: wheels
+wheels: check  ## wheels for each Python that is here, into dist
+	scripts/wheels.sh
+
 .PHONY: clean
 clean:  ## remove what was built, but not the environment
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.built

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Node:
         node: Settings that replace or add to those of a test node.
         devices: What goes under `devices`.
         defaults: What goes under `defaults`.
+        options: More of the daemon's command line.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Node:
         node: Mapping[str, Any] | None = None,
         devices: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
+        self._options = options
         self.directory = directory
         self.config_path = directory / "node.yaml"
         self.state_dir = directory / "state"
@@ -99,7 +102,14 @@ class Node:
         """Starts the daemon; with `ready`, waits until it serves and every load has ended."""
         with (self.directory / "daemon.out").open("ab") as output:
             self._daemon = subprocess.Popen(
-                [sys.executable, "-m", "gslice.daemon", "-c", str(self.config_path)],
+                [
+                    sys.executable,
+                    "-m",
+                    "gslice.daemon",
+                    "-c",
+                    str(self.config_path),
+                    *self._options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -12,7 +12,10 @@ from gslice.cli.output import console
 
 _MORE = "gslice events --kind move"
 
-Device = Annotated[str, typer.Argument(help="As in node.yaml, such as cuda:0.")]
+Device = Annotated[
+    str,
+    typer.Argument(help="As in node.yaml, such as cuda:0.", autocompletion=options.complete_device),
+]
 
 
 def drain(

@@ -34,7 +34,10 @@ def load(
     ] = None,
     share: Annotated[str, typer.Option("--share", help="Such as auto or 40%.")] = "",
     slo: Annotated[str, typer.Option("--slo", help="The p99 to keep, such as 30ms.")] = "",
-    device: Annotated[str, typer.Option("--device", help="Such as cpu.")] = "",
+    device: Annotated[
+        str,
+        typer.Option("--device", help="Such as cpu.", autocompletion=options.complete_device),
+    ] = "",
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:

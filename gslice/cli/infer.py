@@ -26,12 +26,13 @@ _VALUES_SHOWN = 6
 def infer(
     name: options.FunctionName,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="Files (image, .npy, .npz, .json), JSON, or text; NAME=VALUE names the input.",
+            help="Files (image, .npy, .npz, .json), JSON, or text; NAME=VALUE names the input."
+            " Default: made up, to see that it answers.",
             metavar="INPUT",
         ),
-    ],
+    ] = None,
     scale: Annotated[str, typer.Option("--scale", help=f"Pixels of images: {_SCALES}.")] = "auto",
     top: Annotated[int, typer.Option("--top", help="Entries shown of scores.", min=1)] = 5,
     labels: Annotated[
@@ -57,6 +58,7 @@ def infer(
     """
     from gslice.cli.images import SCALES
     from gslice.cli.inputs import file_text, parse_inputs
+    from gslice.cli.samples import made_up
     from gslice.client import Client
     from gslice.core.units import parse_duration
 
@@ -67,7 +69,8 @@ def infer(
     secure = options.client_tls(tls, tls_ca, tls_cert, tls_key)
     address = options.serving_address(grpc, state_dir, secure)
     with Client(address, timeout_s=timeout_s, tls=secure, api_key=api_key) as client:
-        arrays = parse_inputs(inputs, client.metadata(name), scale)
+        signature = client.metadata(name)
+        arrays = parse_inputs(inputs, signature, scale) if inputs else made_up(signature)
         sent = time.perf_counter()
         outputs = client.infer(name, arrays)
         latency_us = (time.perf_counter() - sent) * 1e6
@@ -76,6 +79,8 @@ def infer(
     if as_json:
         print_json(_report(name, latency_us, outputs))
     else:
+        if not inputs:
+            console().print(f"made-up inputs: {_shapes(arrays)}", markup=False)
         _show(name, latency_us, outputs, top, names)
         if out is not None:
             console().print(f"wrote {out}", markup=False)
@@ -93,6 +98,11 @@ def _show(
     screen = console()
     screen.print(shown, markup=False)
     screen.print(f"{name} answered in {milliseconds(latency_us)}", markup=False)
+
+
+def _shapes(arrays: dict[str, np.ndarray]) -> str:
+    told = ((n, _type_name(a), "x".join(map(str, a.shape))) for n, a in arrays.items())
+    return ", ".join(f"{name} {dtype} {shape}" for name, dtype, shape in told)
 
 
 def _lines(array: np.ndarray, top: int, names: list[str]) -> list[str]:

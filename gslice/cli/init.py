@@ -1,4 +1,4 @@
-"""`gslice init`: a node.yaml to start from, with the models that lie beside it."""
+"""`gslice init`: a node.yaml to start from, with the models named or those that lie beside it."""
 
 from __future__ import annotations
 
@@ -54,21 +54,38 @@ def init(
         Path,
         typer.Argument(help="Where to write it. Default: here.", metavar="DIR", file_okay=False),
     ] = Path(),
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model to serve; may be repeated. Default: every .onnx file found there.",
+            metavar="FILE",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a commented node.yaml for the ONNX models found here."""
+    """Write a commented node.yaml for the models named, or for the ONNX models found here."""
     if not directory.is_dir():
         raise NotFound(f"there is no directory {directory}")
+    for model in models or []:
+        if not model.is_file():
+            raise NotFound(f"there is no file {model}")
     path = directory / options.NODE_FILE
     if path.exists() and not force:
         raise AlreadyExists(f"{path} exists already", hint="--force replaces it")
-    models = find_models(directory)
-    path.write_text(node_yaml(models, directory), encoding="utf-8")
+    named = _named(models or find_models(directory))
+    path.write_text(node_yaml(named, directory), encoding="utf-8")
     screen = console()
-    screen.print(f"wrote {path} with {_counted(len(models))}", markup=False)
-    screen.print(
-        "next: gslice serve" if models else "next: add a function to it, then gslice serve"
-    )
+    screen.print(f"wrote {path} with {_counted(len(named))}", markup=False)
+    if not named:
+        screen.print("next: add a function to it, then gslice serve")
+        return
+    served, asked = "", ""
+    if directory != Path():
+        served, asked = f" -c {path}", f" --state-dir {directory / 'state'}"
+    screen.print(f"next: gslice serve{served}", markup=False)
+    screen.print(f"then, beside it: gslice infer {next(iter(named))}{asked}", markup=False)
 
 
 def find_models(directory: Path) -> list[Path]:
@@ -81,14 +98,16 @@ def find_models(directory: Path) -> list[Path]:
     return sorted(found)
 
 
-def node_yaml(models: list[Path], directory: Path) -> str:
-    """The text of a node.yaml for these models."""
+def node_yaml(models: dict[str, Path], directory: Path) -> str:
+    """The text of a node.yaml in a directory for these models, by their names."""
     if not models:
         return _HEAD + _EXAMPLE
+    from gslice.core.config import relative_path
+
     lines = []
-    for name, model in _named(models).items():
+    for name, model in models.items():
         lines.append(f"  {name}:")
-        lines.append(f"    model: {_quoted(f'./{model.relative_to(directory)}')}")
+        lines.append(f"    model: {_quoted(relative_path(str(model.absolute()), directory))}")
         lines.append("    share: auto          # auto | 40% | {min: 20%, max: 60%} of the device")
         lines.append("    # slo: {p99: 30ms}   # the promise: 99 of 100 answers within 30 ms")
     return _HEAD + "\n".join(lines) + "\n"

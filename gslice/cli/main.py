@@ -10,10 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from gslice.cli import (
+    apply,
     audit,
     bench,
     build,
     cache,
+    completion,
     config,
     demo,
     doctor,
@@ -29,6 +31,7 @@ from gslice.cli import (
     profile,
     serve,
     status,
+    top,
     upgrade,
     versions,
 )
@@ -83,6 +86,7 @@ app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
 app.command("ps")(status.processes)
 app.command("status")(status.status)
+app.command("top", short_help="Watch the node on the whole screen.")(top.top)
 app.command("load")(functions.load)
 app.command("unload")(functions.unload)
 app.command("resize")(functions.resize)
@@ -98,6 +102,7 @@ app.command("versions", short_help="Show the versions of a function.")(versions.
 app.command("rollback")(versions.rollback)
 app.command("diff")(functions.diff)
 app.command("save")(functions.save)
+app.command("apply", short_help="Have the node follow node.yaml, while it serves.")(apply.apply)
 app.command("upgrade")(upgrade.upgrade)
 app.command("events")(events.events)
 app.command("audit", short_help="Show who changed what on the node.")(audit.audit)
@@ -109,6 +114,9 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(importing.app, name="import")
 app.add_typer(key.app, name="key")
+app.command("completion", short_help="Print what completes commands in a shell.")(
+    completion.completion
+)
 
 
 def _show_version(wanted: bool) -> None:

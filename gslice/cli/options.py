@@ -93,6 +93,16 @@ def complete_function(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_device(context: typer.Context, incomplete: str) -> list[str]:
+    """Likewise for devices."""
+    try:
+        with connect(context.params.get("state_dir")) as control:
+            names = [device.name for device in control.status().devices]
+    except GsliceError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 FunctionName = Annotated[
     str,
     typer.Argument(help="The function.", metavar="NAME", autocompletion=complete_function),

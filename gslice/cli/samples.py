@@ -43,6 +43,11 @@ def parse_shapes(texts: Sequence[str], signature: Signature) -> Shapes:
     return shapes
 
 
+def made_up(signature: Signature) -> dict[str, np.ndarray]:
+    """The smallest request that a function takes: see `random_inputs`."""
+    return random_inputs(signature, batch=1, shapes={}, seed=0)
+
+
 def random_inputs(
     signature: Signature, batch: int, shapes: Shapes, seed: int
 ) -> dict[str, np.ndarray]:

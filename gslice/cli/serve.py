@@ -50,25 +50,38 @@ def serve(
     state_dir: Annotated[
         str, typer.Option("--state-dir", help="Sockets, logs and the store.", metavar="DIR")
     ] = "",
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Follow node.yaml when it changes.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Only see whether it could start; an upgrade does.")
     ] = False,
 ) -> None:
     """Serve node.yaml, a model file or Triton's models, until Ctrl-C.
 
-    Stops accepting first, answers what was accepted, then ends every process it started.
+    Stops accepting first, answers what was accepted, then ends every process it started. With
+    --reload a node.yaml that has changed is applied as `gslice apply` does; one that is wrong
+    changes nothing.
     """
     node = {"grpc": grpc, "http": http, "metrics": metrics, "state_dir": _absolute(state_dir)}
     function = {"name": name, "share": share, "slo": slo}
-    wanted = _config(model, config, repositories or [], node, function, device)
+
+    def read() -> Config:
+        return _config(model, config, repositories or [], node, function, device)
+
+    wanted = read()
+    if reload and wanted.path is None:
+        raise InvalidArgument("--reload goes with a node.yaml", hint="`gslice init` writes one")
 
     from gslice.daemon import main
+    from gslice.daemon.applying import ConfigSource
     from gslice.daemon.successor import own_command
 
     if check:
         main.check(wanted)
         return
-    main.run(wanted, on_ready=_announce, command=own_command())
+    source = None if model is not None else ConfigSource(read, reload)
+    main.run(wanted, on_ready=_announce, command=own_command(), source=source)
     print("stopped")
 
 

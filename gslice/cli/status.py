@@ -76,11 +76,11 @@ def function_table(functions: Any) -> Table:
     for function in functions:
         shown.add_row(
             function.name,
-            _state(function.state),
+            state_text(function.state),
             f"{function.rate_per_s:.1f}",
-            _latency(function.p50_us),
+            latency_text(function.p50_us),
             _promised(function.p99_us, function.slo_p99_us),
-            _latency(function.slo_p99_us),
+            latency_text(function.slo_p99_us),
             requested_share(function.share_min_percent, function.share_max_percent),
             percent(function.share_granted_percent),
             percent(function.share_effective_percent),
@@ -182,7 +182,7 @@ def _whole_node(found: Any) -> Group:
 
     lines = [
         f"gslice {found.version}, {found.state.lower()}, pid {found.pid},"
-        f" up {_uptime(found.uptime_s)}",
+        f" up {uptime_text(found.uptime_s)}",
         f"gRPC {found.grpc_address or '-'}   HTTP {found.http_address or '-'}"
         f"   metrics {found.metrics_address or '-'}",
         f"state {found.state_dir}   config {found.config_path or 'none'}",
@@ -264,7 +264,7 @@ def _frontend_table(frontends: Any) -> Table:
     for frontend in frontends:
         shown.add_row(
             f"pid {frontend.pid}",
-            _state(frontend.state),
+            state_text(frontend.state),
             f"{frontend.kind}, TLS" if frontend.tls else frontend.kind,
             frontend.address or "-",
             megabytes(frontend.rss_bytes),
@@ -295,13 +295,15 @@ def reason_of(function: Any) -> str:
     return str(function.reason).removeprefix(f"function {function.name}: ")
 
 
-def _state(state: str) -> Any:
+def state_text(state: str) -> Any:
+    """A state in the colour of what it means."""
     from rich.text import Text
 
     return Text(state, style=_STATE_STYLES.get(state.upper(), ""))
 
 
-def _latency(duration_us: float) -> str:
+def latency_text(duration_us: float) -> str:
+    """A latency; `-` where none was measured."""
     return milliseconds(duration_us) if duration_us > 0 else "-"
 
 
@@ -310,8 +312,8 @@ def _promised(p99_us: float, slo_p99_us: float) -> Any:
     from rich.text import Text
 
     if not p99_us or not slo_p99_us:
-        return _latency(p99_us)
-    return Text(_latency(p99_us), style="green" if p99_us <= slo_p99_us else "bold red")
+        return latency_text(p99_us)
+    return Text(latency_text(p99_us), style="green" if p99_us <= slo_p99_us else "bold red")
 
 
 def _workers(workers: Any) -> str:
@@ -335,7 +337,8 @@ def _version(function: Any) -> str:
     return f"{function.version} (kept: {kept})" if kept else str(function.version)
 
 
-def _uptime(uptime_s: float) -> str:
+def uptime_text(uptime_s: float) -> str:
+    """A time in its two largest units, such as `3h 5m`."""
     minutes, seconds = divmod(int(uptime_s), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -165,6 +165,19 @@ class Control:
         # It may load functions, which takes what it takes.
         return self._call("Save", "SaveRequest", timeout_s=None, discard_overlay=discard_overlay)
 
+    def plan_apply(self) -> Any:
+        """How what runs differs from what node.yaml says by now: an `ApplyPlan`."""
+        # Files of models are read when they have changed, which takes what it takes.
+        return self._call("PlanApply", "PlanApplyRequest", timeout_s=None)
+
+    def apply(self, digest: str = "") -> Iterator[Any]:
+        """Has the node follow node.yaml; a `Stage` each as they pass, with its function.
+
+        Args:
+            digest: Of the plan that was seen; empty: whatever it is by now.
+        """
+        return self._stream("Apply", "ApplyRequest", digest=digest)
+
     def logs(self, name: str, lines: int, *, follow: bool = False) -> Iterator[str]:
         """Lines of a function's, the front-end's or the daemon's log."""
         stream = self._stream("Logs", "LogsRequest", name=name, lines=lines, follow=follow)

@@ -13,6 +13,7 @@ import grpc.aio
 
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.core.events import EventKind
+from gslice.daemon.apply_api import apply_plan, setting_changes
 from gslice.daemon.audit import DAEMON
 from gslice.daemon.peers import caller
 from gslice.daemon.plan_api import plan_reply
@@ -27,12 +28,11 @@ from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from gslice.control.versions import Version
-    from gslice.core.config import SettingChange
     from gslice.daemon.daemon import Daemon
     from gslice.daemon.store import Event
 
@@ -221,7 +221,7 @@ class Servicer:
 
     async def Diff(self, request: Any, context: Any) -> Any:
         """How what is wanted differs from node.yaml."""
-        changes = _changes(self._daemon.desired.diff())
+        changes = setting_changes(self._daemon.desired.diff())
         return message("gslice.v1.DiffReply")(changes=changes)
 
     async def Save(self, request: Any, context: Any) -> Any:
@@ -236,9 +236,25 @@ class Servicer:
             await abort(context, error)
         return message("gslice.v1.SaveReply")(
             path=str(saved.path or ""),
-            changes=_changes(saved.changes),
+            changes=setting_changes(saved.changes),
             overruled=saved.overruled,
         )
+
+    async def PlanApply(self, request: Any, context: Any) -> Any:
+        """How what runs differs from what node.yaml says by now."""
+        try:
+            return apply_plan(await self._daemon.applying.plan(), self._daemon.desired.path)
+        except GsliceError as error:
+            await abort(context, error)
+
+    async def Apply(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Has the node follow node.yaml as it is by now."""
+        applying = self._daemon.applying
+        audited = self._audited(context, "apply", DAEMON, str(self._daemon.desired.path))
+        async for stage in self._stages(
+            lambda stage: applying.carry_out(request.digest, stage), audited
+        ):
+            yield stage
 
     async def Logs(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The last log lines of a process, then what follows."""
@@ -306,7 +322,7 @@ class Servicer:
 
     async def _stages(
         self,
-        order: Callable[[Callable[[str, str], None]], Coroutine[None, None, None]],
+        order: Callable[[Callable[..., None]], Coroutine[None, None, None]],
         audited: AbstractContextManager[None],
     ) -> AsyncIterator[Any]:
         """Carries an order out and yields its stages; it goes on if the caller leaves."""
@@ -314,9 +330,10 @@ class Servicer:
         begun_s = time.monotonic()
         passed: asyncio.Queue[Any] = asyncio.Queue()
 
-        def pass_on(name: str, detail: str) -> None:
+        def pass_on(name: str, detail: str, subject: str = "") -> None:
             elapsed_ms = (time.monotonic() - begun_s) * 1000
-            passed.put_nowait(stage(name=name, detail=detail, elapsed_ms=elapsed_ms))
+            told = stage(name=name, detail=detail, elapsed_ms=elapsed_ms, subject=subject)
+            passed.put_nowait(told)
 
         async def carry_out() -> None:
             try:
@@ -361,10 +378,3 @@ def _version(version: Version, state: str) -> Any:
         first_served_s=version.first_served_s,
         served_s=version.served_s,
     )
-
-
-def _changes(changes: Iterable[SettingChange]) -> list[Any]:
-    change = message("gslice.v1.Change")
-    return [
-        change(path=c.path, file_value=c.file_value, running_value=c.running_value) for c in changes
-    ]

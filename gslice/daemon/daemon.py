@@ -15,6 +15,7 @@ from gslice.control.plan import Planner
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
+from gslice.daemon.applying import Applying
 from gslice.daemon.audit import AuditLog, look
 from gslice.daemon.controller import Controller
 from gslice.daemon.desired import Desired
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from gslice.core.config import Config
     from gslice.core.types import FunctionSpec
+    from gslice.daemon.applying import ConfigSource
     from gslice.daemon.control_api import ControlServer
     from gslice.daemon.desired import Saved
     from gslice.daemon.store import Store
@@ -61,6 +63,7 @@ class Daemon:
         store: The node's memory.
         command: What started this process; empty: nothing that an upgrade could run again.
         before: What the daemon in whose place this one runs left; None: there was none.
+        source: Where `config` was read; None: from nothing that could change.
 
     Attributes:
         supervisor: What runs.
@@ -73,6 +76,7 @@ class Daemon:
         profiles: Likewise.
         upgrade: The newest one.
         audit: Who ordered what.
+        applying: Has the node follow node.yaml when that has changed.
         handover: After `run`: what the code on disk gets, which takes this one's place; None: it
             was stopped.
     """
@@ -83,6 +87,7 @@ class Daemon:
         store: Store,
         command: Sequence[str] = (),
         before: Handover | None = None,
+        source: ConfigSource | None = None,
     ) -> None:
         self._accepting = self._loaded = self._draining = False
         self._config = config
@@ -115,6 +120,7 @@ class Daemon:
         self._hurry = asyncio.Event()
         self._tasks = Tasks(DAEMON_LOG_NAME, self.events.record)
         self.upgrade = Upgrade(self.supervisor, command)
+        self.applying = Applying(self, self._loads, source)
         self.handover: Handover | None = None
         self.audit = AuditLog(config.node.state_dir, lambda subject: look(self, subject), command)
         self._before = before or Handover()
@@ -214,6 +220,7 @@ class Daemon:
         self.background(self.supervisor.keep_spares())
         self.background(self._sample())
         self.background(self.moves.run())
+        self.background(self.applying.watch())
         self.background(self.controller.run(decides=self._config.node.controller == "auto"))
         if self._before.upgrade:
             self.background(self.upgrade.finish())

@@ -132,6 +132,23 @@ class Desired:
         """Functions that were changed at run time, oldest first."""
         return list(self._overlay)
 
+    @property
+    def config(self) -> Config:
+        """node.yaml as it is followed."""
+        return self._config
+
+    def under(self, config: Config) -> tuple[dict[str, FunctionSpec], list[str]]:
+        """The functions wanted if node.yaml were this, and whom of the overlay it overrules."""
+        overruled = conflicts(config.functions, self._overlay, config.devices)
+        kept = {name: e for name, e in self._overlay.items() if name not in overruled}
+        return merge(config.functions, kept), overruled
+
+    def follow(self, config: Config) -> None:
+        """Takes node.yaml as it is by now; where it and the overlay both changed, it wins."""
+        _, overruled = self.under(config)
+        self._overrule(overruled, _EDITED)
+        self._config, self._file = config, dict(config.functions)
+
     def source(self, name: str) -> str:
         """Where the wish for a function comes from: `file` or `overlay`."""
         return "overlay" if name in self._overlay else "file"

@@ -16,9 +16,11 @@ import uvloop
 
 from gslice.core.config import load_config
 from gslice.core.errors import GsliceError
+from gslice.daemon.applying import ConfigSource
 from gslice.daemon.daemon import Daemon
 from gslice.daemon.handover import Handover, release_signals
 from gslice.daemon.lock import StateLock
+from gslice.daemon.notify import Notifier
 from gslice.daemon.store import Store
 from gslice.daemon.successor import CHECK_OPTION, Versions, own_command
 from gslice.device.inventory import find_gpus
@@ -39,6 +41,7 @@ def run(
     on_ready: Callable[[Daemon], None] = lambda daemon: None,
     *,
     command: Sequence[str] = (),
+    source: ConfigSource | None = None,
     log_to_stderr: bool = True,
 ) -> None:
     """Runs a node until SIGINT, SIGTERM or an order to stop.
@@ -50,6 +53,7 @@ def run(
         on_ready: Called once, when clients can connect; functions may still be loading.
         command: What started this process, to be run again in its place by an upgrade; it takes
             `--check`. Empty: an upgrade is refused.
+        source: Where the node was read; None: from nothing that could change.
         log_to_stderr: Log there too, and not only to `<state_dir>/log/daemon.log`.
 
     Raises:
@@ -57,12 +61,21 @@ def run(
     """
     kind_of(config.node)  # what was not built is refused before anything is touched
     state_dir = config.node.state_dir
-    before = Handover.receive()
+    before, notifier = Handover.receive(), Notifier.receive()
     held = before.lock_fd if before is not None else None
+
+    def ready(daemon: Daemon) -> None:
+        on_ready(daemon)
+        daemon.background(notifier.follow(daemon))
+
+    def make(store: Store) -> Daemon:
+        return Daemon(config, store, command, before, source)
+
     with StateLock(state_dir, held) as lock:
-        after = _run(config, before, on_ready, command, log_to_stderr)
+        after = _run(state_dir, make, ready, log_to_stderr)
         if after is not None:
             after.lock_fd = lock.fd
+            notifier.hand_over()
             after.replace_process(command)
 
 
@@ -81,18 +94,16 @@ def check(config: Config) -> None:
 
 
 def _run(
-    config: Config,
-    before: Handover | None,
+    state_dir: Path,
+    make: Callable[[Store], Daemon],
     on_ready: Callable[[Daemon], None],
-    command: Sequence[str],
     log_to_stderr: bool,
 ) -> Handover | None:
-    state_dir = config.node.state_dir
     with Store(state_dir / "gslice.db") as store:
         handlers = _log_handlers(state_dir / "log", config.node.logs, log_to_stderr)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_serve(config, store, command, before, on_ready))
+                return runner.run(_serve(lambda: make(store), on_ready))
         finally:
             gc.unfreeze()
             for handler in handlers:
@@ -100,14 +111,8 @@ def _run(
                 handler.close()
 
 
-async def _serve(
-    config: Config,
-    store: Store,
-    command: Sequence[str],
-    before: Handover | None,
-    on_ready: Callable[[Daemon], None],
-) -> Handover | None:
-    daemon = Daemon(config, store, command, before)
+async def _serve(make: Callable[[], Daemon], on_ready: Callable[[Daemon], None]) -> Handover | None:
+    daemon = make()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, daemon.stop)
@@ -138,13 +143,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gslice.daemon", description=main.__doc__)
     parser.add_argument("-c", "--config", type=Path, help="node.yaml; default: settings alone")
     parser.add_argument(CHECK_OPTION, action="store_true", help="only say what would start")
+    parser.add_argument("--reload", action="store_true", help="follow changes of node.yaml")
     arguments = parser.parse_args()
+
+    def read() -> Config:
+        return load_config(arguments.config, find_gpus=find_gpus)
+
     try:
-        config = load_config(arguments.config, find_gpus=find_gpus)
+        config = read()
         if arguments.check:
             check(config)
         else:
-            run(config, command=own_command())
+            source = ConfigSource(read, arguments.reload) if arguments.config else None
+            run(config, command=own_command(), source=source)
     except GsliceError as error:
         print(error, file=sys.stderr)
         return 1

@@ -38,6 +38,7 @@ class FakeControl:
         self.versions: list[Any] = []
         self.profile: list[Any] = []
         self.planned: list[Any] = []
+        self.apply_plan = control_message("ApplyPlan", path="/etc/node.yaml", digest="d1")
         self.asked: list[Any] = []
 
     def GetStatus(self, request: Any, context: Any) -> Any:
@@ -90,6 +91,13 @@ class FakeControl:
             changes=self.changes,
             overruled=self.overruled,
         )
+
+    def PlanApply(self, request: Any, context: Any) -> Any:
+        return self.apply_plan
+
+    def Apply(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        yield from self.stages
 
     def Logs(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)

@@ -18,6 +18,7 @@ from tests.cli import failing, gslice
 COMMANDS = (
     *("serve", "demo", "infer", "bench", "ps", "status", "load", "unload", "diff", "save"),
     *("resize", "upgrade", "events", "logs", "doctor", "init", "config", "import"),
+    *("apply", "top", "completion"),
 )
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -140,6 +141,24 @@ def test_init_finds_models_and_its_file_is_good(here: Path) -> None:
         "resnet": str(here / "resnet/1/model.onnx"),
         "a-b-2": str(here / "x/a b.onnx"),
     }
+
+
+def test_init_takes_the_models_that_are_named(here: Path) -> None:
+    for path in ("models/my net.onnx", "other.onnx", "export.pt2", "node/.keep"):
+        (here / path).parent.mkdir(parents=True, exist_ok=True)
+        (here / path).write_text("")
+    told = gslice("init", "node", "-m", "models/my net.onnx", "-m", "export.pt2").stdout
+    functions = load_config(here / "node/node.yaml").functions
+    assert {name: (spec.engine, spec.model) for name, spec in functions.items()} == {
+        "my-net": ("onnxruntime", str(here / "models/my net.onnx")),
+        "export": ("torch", str(here / "export.pt2")),
+    }
+    assert told.splitlines() == [
+        "wrote node/node.yaml with 2 functions",
+        "next: gslice serve -c node/node.yaml",
+        "then, beside it: gslice infer my-net --state-dir node/state",
+    ]
+    assert failing("init", "-m", "absent.onnx") == ["error: there is no file absent.onnx"]
 
 
 def test_init_without_models_writes_a_good_file(here: Path) -> None:

@@ -18,6 +18,8 @@ from gslice.daemon.store import EVENTS_MAX
 from tests.cli import gslice, read_all
 from tests.fakes.servers import FakeControl, control_message, control_server
 
+_PROGRAM = "from gslice.cli.main import app; app(prog_name='gslice')"
+
 pytestmark = pytest.mark.usefixtures("here")
 
 AT_S = time.mktime((2026, 11, 22, 14, 3, 7, 0, 0, -1)) + 0.25
@@ -110,7 +112,7 @@ def test_names_are_completed_from_what_runs(control: FakeControl, state_dir: Pat
 
     def completed(line: str) -> list[str]:
         done = subprocess.run(
-            [sys.executable, "-c", "from gslice.cli.main import app; app(prog_name='gslice')"],
+            [sys.executable, "-c", _PROGRAM],
             env={
                 **os.environ,
                 "_GSLICE_COMPLETE": "complete_bash",
@@ -123,7 +125,29 @@ def test_names_are_completed_from_what_runs(control: FakeControl, state_dir: Pat
         assert done.stderr == ""
         return done.stdout.split()
 
-    for command in ("events", "logs", "load", "unload", "infer", "bench"):
+    for command in ("events", "logs", "load", "unload", "resize", "infer", "bench"):
         assert completed(f"gslice {command} de") == ["detector", "describer"]
+    control.status.devices.add(name="cuda:0")
+    control.status.devices.add(name="cpu")
+    for command in ("drain", "undrain", "load f m.onnx --device"):
+        assert completed(f"gslice {command} cu") == ["cuda:0"]
     assert completed("gslice events --kind res") == ["restart", "residency"]
     assert completed(f"gslice events --state-dir {state_dir}/none de") == []
+
+
+def test_bash_completes_by_the_script_that_is_printed(control: FakeControl, here: Path) -> None:
+    control.status.devices.add(name="cuda:0")
+    program = here / "gslice"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{_PROGRAM}" "$@"\n')
+    program.chmod(0o755)
+    script = gslice("completion", "bash").stdout
+    asks = "COMP_WORDS=(gslice drain c); COMP_CWORD=2; _gslice_completion gslice"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", f"{script}\n{asks}\necho ${{COMPREPLY[@]}}"],
+        env={**os.environ, "PATH": f"{here}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("cuda:0\n", "")
+    for shell, word in (("zsh", "compdef"), ("fish", "complete --command gslice")):
+        assert word in gslice("completion", shell).stdout

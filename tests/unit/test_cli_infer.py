@@ -41,6 +41,15 @@ def test_infer_takes_values_in_order_and_by_name(echo: tuple[FakeKServe, str]) -
         }
 
 
+def test_infer_makes_up_what_is_not_given(echo: tuple[FakeKServe, str]) -> None:
+    _, address = echo
+    told = gslice("infer", "echo", "--grpc", address).stdout.splitlines()
+    assert told[0] == "made-up inputs: X FP32 1x4, T BYTES 1x1"
+    shown = json.loads(gslice("infer", "echo", "--grpc", address, "--json").stdout)
+    assert shown["outputs"]["out_T"]["values"] == [["gslice"]]
+    assert shown["outputs"]["out_X"]["shape"] == [1, 4]
+
+
 def test_infer_reads_and_writes_files(echo: tuple[FakeKServe, str], here: Path) -> None:
     _, address = echo
     np.save(here / "x.npy", np.arange(4, dtype=np.float32))

@@ -17,7 +17,7 @@ from gslice.core.config.load import (
 )
 from gslice.core.config.places import check_state_dir, default_state_dir, format_cores, parse_cores
 from gslice.core.config.save import save_functions
-from gslice.core.config.show import config_to_yaml, functions_to_yaml
+from gslice.core.config.show import config_to_yaml, diff_node, functions_to_yaml
 from gslice.core.config.types import (
     AccessConfig,
     ClientMemoryConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "config_to_yaml",
     "default_state_dir",
     "diff_functions",
+    "diff_node",
     "format_cores",
     "function_from_yaml",
     "function_to_yaml",

@@ -9,7 +9,13 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from gslice.core.config.body import as_written, flow, leaves, nested, to_text
 from gslice.core.config.places import format_cores
-from gslice.core.config.types import AccessConfig, Config, DeviceConfig, NodeConfig
+from gslice.core.config.types import (
+    AccessConfig,
+    Config,
+    DeviceConfig,
+    NodeConfig,
+    SettingChange,
+)
 from gslice.core.units import format_duration, format_percent, format_rate, format_size
 
 if TYPE_CHECKING:
@@ -47,6 +53,34 @@ def functions_to_yaml(
         if lines := remarks.get(name):
             functions.yaml_set_comment_before_after_key(name, before="\n".join(lines), indent=2)
     return to_text(CommentedMap({"version": 1, "functions": functions}))
+
+
+def diff_node(file: Config, running: Config) -> list[SettingChange]:
+    """Every setting of the node and its devices in which two configurations differ.
+
+    Args:
+        file: As node.yaml has it.
+        running: As the daemon was started with.
+    """
+    wanted, there = _settings_of_node(file), _settings_of_node(running)
+    return [
+        SettingChange(path, wanted.get(path, ""), there.get(path, ""))
+        for path in dict.fromkeys([*there, *wanted])
+        if wanted.get(path) != there.get(path)
+    ]
+
+
+def _settings_of_node(config: Config) -> dict[str, str]:
+    """Each as YAML, by its path; of a device that is there, all in one."""
+    shown = {f"node.{key}": to_text(value) for key, value in _node(config.node).items()}
+    for name, device in config.devices.items():
+        shown[f"devices.{name}"] = to_text(_inline(_device(name, device)))
+    return shown
+
+
+def _inline(settings: CommentedMap) -> dict[str, Any]:
+    """A plain mapping, which `to_text` writes on one line."""
+    return dict(settings)
 
 
 def _node(node: NodeConfig) -> CommentedMap:
