@@ -15,7 +15,7 @@ from gslice.ipc.process import resident_bytes
 from gslice.supervise.doors import GRPC, HTTP
 from gslice.supervise.isolation import owner_of
 from gslice.supervise.resize import Resized
-from gslice.supervise.weights import added, together
+from gslice.supervise.weights import added, saved_bytes, together
 from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
@@ -207,6 +207,7 @@ class StatusReader:
         message.gpu.pcie_width = facts.pcie_width
         message.gpu.numa_node = facts.numa_node
         message.gpu.compute_mode = facts.compute_mode
+        message.gpu.weights_saved_bytes = saved_bytes(workers)
 
     def _fill_function(self, message: Any, function: Function) -> None:
         spec, deployment = function.spec, function.deployment
@@ -384,4 +385,5 @@ def _gpu_reading(gpu: Gpu) -> GpuFigures:
         power_w=now.power_w,
         temperature_c=now.temperature_c,
         faults=gpu.clients.faults,
+        weights_saved_bytes=saved_bytes(list(gpu.clients.workers)),
     )

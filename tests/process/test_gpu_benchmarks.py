@@ -8,8 +8,13 @@ import pytest
 import uvloop
 
 from benchmarks import swap
+from benchmarks.gpu import blast, plots, weights
+from benchmarks.gpu.report import GpuReport
+from benchmarks.gpu.step import Clock
 from benchmarks.recovery import Arm, arms, measure
 from tests.fakes.gpu import FakeGpu
+
+HEAVY_BYTES = 32 << 20
 
 
 def arm(name: str, folder: Path) -> Arm:
@@ -43,3 +48,53 @@ def test_shares_of_a_gpu_change_by_shadows(gpu: FakeGpu) -> None:
     row = uvloop.run(swap.measure(found, plan))
     assert (row["path"], row["resizes"], row["lost"], row["errors"]) == ("shadow", 2, 0, 0), row
     assert row["flip_us_p50"] > 0
+
+
+def test_a_fault_under_mps_stops_both_and_nothing_is_lost(gpu: FakeGpu, tmp_path: Path) -> None:
+    seen = drilled("mps")
+    assert (seen[blast.VICTIM].restarted, seen[blast.NEIGHBOUR].restarted) == (True, True)
+    draw_blast(seen, tmp_path)
+
+
+def test_a_fault_of_an_exclusive_function_is_its_own(gpu: FakeGpu) -> None:
+    seen = drilled("exclusive")
+    assert (seen[blast.VICTIM].restarted, seen[blast.NEIGHBOUR].restarted) == (True, False)
+
+
+def drilled(name: str) -> dict[str, blast.Seen]:
+    """Who saw what; every request was answered once, and rightly."""
+    (way,) = (way for way in blast.ways(1) if way.name == name)
+    assert blast.refusal(way) == ""
+    seen = uvloop.run(blast.drill(way, 0.3, 0.2))
+    rows = [blast.figures(name, [each]) for each in seen.values()]
+    assert blast.broken(rows) == "", rows
+    assert all(each.requests == len(each.answers) > 10 for each in seen.values())
+    assert all(each.gap_ms(before=False) > 0 for each in seen.values())
+    return seen
+
+
+def draw_blast(seen: dict[str, blast.Seen], folder: Path) -> None:
+    report = GpuReport("blast", "?", folder / "blast.json", {})
+    for name, each in seen.items():
+        report.add(f"mps, {name}", **blast.figures("mps", [each]))
+    report.setting(answers={"mps": {name: each.answers for name, each in seen.items()}})
+    assert plots.draw(folder) == [f"drew {folder / 'blast.png'}"]
+    assert (folder / "blast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shared_weights_are_there_once(
+    gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step, with functions that need no torch; the stand-in's NVML counts as NVIDIA's does."""
+    bodies = weights.subjects(HEAVY_BYTES)
+    monkeypatch.setattr(weights, "subjects", lambda: {"plain weights": bodies["plain weights"]})
+    monkeypatch.setattr(weights, "FUNCTIONS", 2)
+    report = GpuReport("weights", "?", tmp_path / "weights.json", {})
+    weights.measure(report, Clock(1.0))
+    rows = {row["name"]: row for row in report.rows}
+    saved = rows["plain weights, saved"]
+    assert (saved["functions"], saved["block_bytes"]) == (2, HEAVY_BYTES)
+    assert saved["saved_bytes"] == saved["expected_saved_bytes"] == HEAVY_BYTES
+    assert rows["plain weights, own, load 2"]["shared_weights_bytes"] == 0
+    assert rows["plain weights, shared, load 2"]["gpu_bytes"] < HEAVY_BYTES
+    assert report.report.settings["headline"].startswith("over a stand-in: 2 x plain weights: ")

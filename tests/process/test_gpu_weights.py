@@ -55,6 +55,8 @@ def test_instances_share_and_outlive_who_made_them(start_gpu_node, gpu: FakeGpu)
     part = 'gslice_memory_bytes{device="cuda:0",function="f",part="shared_weights"} '
     (value,) = (line.removeprefix(part) for line in page.splitlines() if line.startswith(part))
     assert float(value) == BLOCK_BYTES
+    assert node.status().devices[0].gpu.weights_saved_bytes == BLOCK_BYTES
+    assert f'gslice_gpu_weights_saved_bytes{{device="cuda:0"}} {float(BLOCK_BYTES)}' in page
     assert triples(node)
     replace(node, maker(gpu, node))
     assert triples(node)
