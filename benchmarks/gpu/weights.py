@@ -43,15 +43,11 @@ _HERE = {"cpu": {"limiter": "none"}}
 _IDLE = {"identity": {"inputs": [{"name": "x", "dtype": "FP32", "dims": [-1, 8]}]}, "device": "cpu"}
 
 
-def subjects(heavy_bytes: int = HEAVY_BYTES) -> dict[str, dict[str, Any]]:
-    """Bodies of functions in node.yaml, by what they are; torch's only where torch has a GPU.
-
-    Args:
-        heavy_bytes: Weights of the one that needs no torch.
-    """
+def subjects() -> dict[str, dict[str, Any]]:
+    """Bodies of functions in node.yaml, by what they are; torch's only where torch has a GPU."""
     place = {"python_path": str(ROOT), "device": GPU, "share": f"{90 // FUNCTIONS}%"}
     torch = {"torch": "benchmarks.gpu.models:served", "args": {"model": MODEL}, "batch": {"max": 4}}
-    heavy = {"python": "benchmarks.gpu.heavy:Heavy", "args": {"size_bytes": heavy_bytes}}
+    heavy = {"python": "benchmarks.gpu.heavy:Heavy", "args": {"size_bytes": HEAVY_BYTES}}
     found = {MODEL: {**torch, **place}} if _torch_has_gpu() else {}
     return found | {"plain weights": {**heavy, **place}}
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from benchmarks import swap
-from benchmarks.gpu import blast, plots, weights
+from benchmarks.cores import ROOT
+from benchmarks.gpu import blast, plots
 from benchmarks.gpu.report import GpuReport
-from benchmarks.gpu.step import Clock
 from benchmarks.recovery import Arm, arms, measure
 from tests.fakes.gpu import FakeGpu
 
@@ -82,19 +85,29 @@ def draw_blast(seen: dict[str, blast.Seen], folder: Path) -> None:
     assert (folder / "blast.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_shared_weights_are_there_once(
-    gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The step, with functions that need no torch; the stand-in's NVML counts as NVIDIA's does."""
-    bodies = weights.subjects(HEAVY_BYTES)
-    monkeypatch.setattr(weights, "subjects", lambda: {"plain weights": bodies["plain weights"]})
-    monkeypatch.setattr(weights, "FUNCTIONS", 2)
-    report = GpuReport("weights", "?", tmp_path / "weights.json", {})
-    weights.measure(report, Clock(1.0))
-    rows = {row["name"]: row for row in report.rows}
+WEIGHTS = f"""
+import sys
+from pathlib import Path
+from benchmarks.gpu import weights
+from benchmarks.gpu.report import GpuReport
+from benchmarks.gpu.step import Clock
+weights.FUNCTIONS, weights.HEAVY_BYTES = 2, {HEAVY_BYTES}
+weights.measure(GpuReport("weights", "?", Path(sys.argv[1]), {{}}), Clock(1.0))
+"""
+
+
+def test_shared_weights_are_there_once(gpu: FakeGpu, tmp_path: Path) -> None:
+    """The step, in a process that finds the stand-in's NVML, which counts as NVIDIA's does."""
+    path = tmp_path / "weights.json"
+    ended = subprocess.run(
+        [sys.executable, "-c", WEIGHTS, str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(path.read_text())
+    rows = {row["name"]: row for row in result["rows"]}
     saved = rows["plain weights, saved"]
     assert (saved["functions"], saved["block_bytes"]) == (2, HEAVY_BYTES)
     assert saved["saved_bytes"] == saved["expected_saved_bytes"] == HEAVY_BYTES
     assert rows["plain weights, own, load 2"]["shared_weights_bytes"] == 0
     assert rows["plain weights, shared, load 2"]["gpu_bytes"] < HEAVY_BYTES
-    assert report.report.settings["headline"].startswith("over a stand-in: 2 x plain weights: ")
+    assert result["settings"]["headline"].startswith("over a stand-in: 2 x plain weights: ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +12,7 @@ from benchmarks.gpu import lanes, overlap, plots, probe
 from benchmarks.gpu.__main__ import lacking
 from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.runner import run_step
+from benchmarks.gpu.step import Clock
 from tests.fakes.gpu import FakeGpu
 
 
@@ -69,11 +69,8 @@ def test_two_lanes_are_traced_and_drawn(
 ):
     """One arm as the step runs it; what overlaps on a stand-in says nothing of a GPU."""
     monkeypatch.setattr(overlap, "ARMS", {overlap.SERVED: {}, "mps, 1 connection": {}})
-    for name, value in fake_gpu.environment.items():
-        monkeypatch.setenv(name, value)
     report = GpuReport("overlap", "?", tmp_path / "overlap.json", {})
-    clock = iter([1.0, 0.0])
-    overlap.measure(report, SimpleNamespace(share_s=lambda _: 0.1, left_s=next(clock)))
+    overlap.measure(report, Clock(0.1))  # one of them: no time is left for the other
     (row,) = report.rows
     trace = report.report.settings["traces"]["mps"]
     spans = overlap.spans_of(trace)
