@@ -49,8 +49,8 @@ class Lane:
     def __init__(self, gpu: Gpu, stream: int, batches: int) -> None:
         self.stream = stream
         self._gpu = gpu
-        # Not closed by hand: ctypes keeps a view of it.
-        self._host = ctypes.addressof(ctypes.c_char.from_buffer(mmap.mmap(-1, IN_BYTES)))
+        self._view = ctypes.c_char.from_buffer(mmap.mmap(-1, IN_BYTES))  # keeps the mapping
+        self._host = ctypes.addressof(self._view)
         gpu.register(self._host, IN_BYTES)
         self._memory = gpu.allocate(IN_BYTES)
         self._seams = [[gpu.event(timed=True) for _ in range(4)] for _ in range(batches)]
