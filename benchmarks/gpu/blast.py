@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import statistics
 import sys
 import tempfile
@@ -31,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from ruamel.yaml import YAML
 
 from benchmarks.common import Row
 from benchmarks.gpu import mps
@@ -42,7 +42,7 @@ from benchmarks.http2 import Connection, Request
 from benchmarks.load import INFER, ONE_CONNECTION
 from benchmarks.open_loop import CheckedLoop, Question, Sent
 from benchmarks.wire import infer_request, raw_outputs
-from gslice.core.config import load_config
+from gslice.core.config.load import load_config_text
 from gslice.core.errors import DeadlineExceeded, GsliceError
 from gslice.demo.node import ServedNode
 from gslice.device.inventory import read_inventory
@@ -110,14 +110,11 @@ def refusal(way: Way) -> str:
     """Why there is no such way here; empty: there is."""
     if way.name == "mps" and not mps.is_installed():
         return "there is no MPS here"
-    with tempfile.TemporaryDirectory(prefix="gs-blast-") as folder:
-        path = Path(folder) / "node.yaml"
-        functions = way.functions(Path(folder))
-        YAML().dump({"version": 1, "devices": dict(way.devices), "functions": functions}, path)
-        try:
-            load_config(path, environ={})
-        except GsliceError as error:
-            return error.message.replace(f"{path}: ", "")
+    node = {"version": 1, "devices": way.devices, "functions": way.functions(Path())}
+    try:
+        load_config_text(json.dumps(node), Path("node.yaml"))
+    except GsliceError as error:
+        return error.message.splitlines()[0]
     return ""
 
 
