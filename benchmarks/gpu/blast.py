@@ -173,8 +173,11 @@ def measure(report: GpuReport, clock: Clock) -> None:
 
 def _rounds(way: Way, seconds: float) -> list[dict[str, Seen]]:
     """As many as there is time for, each with a node of its own: the first death of a worker."""
-    clock, found = Clock(seconds), []
-    while not found or (len(found) < ROUNDS and clock.left_s > (seconds - clock.left_s) / len(found)):
+    clock = Clock(seconds)
+    found: list[dict[str, Seen]] = []
+    while not found or (
+        len(found) < ROUNDS and clock.left_s > (seconds - clock.left_s) / len(found)
+    ):
         found.append(uvloop.run(drill(way)))
     return found
 

@@ -105,9 +105,7 @@ def functions(way: str, environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-async def _one_way(
-    report: GpuReport, way: str, targets: dict[str, Target], seconds: float
-) -> None:
+async def _one_way(report: GpuReport, way: str, targets: dict[str, Target], seconds: float) -> None:
     """The rows of one way; the first also finds the targets of all."""
     with tempfile.TemporaryDirectory(prefix="gs-mix-") as directory, _mps_of(way) as mps:
         node = ServedNode(
@@ -187,7 +185,7 @@ def figures(way: str, load: float, answers: Mapping[str, Row], seconds: float) -
     """
 
     def per_s(figure: str) -> float:
-        return round(sum(answer[figure] for answer in answers.values()) / seconds, 1)
+        return round(sum(float(answer[figure]) for answer in answers.values()) / seconds, 1)
 
     row: Row = {"way": way, "load": load, "goodput_rps": per_s("in_time")}
     row |= {"sent_rps": per_s("sent"), "answered_rps": per_s("answered")}

@@ -4,10 +4,10 @@
 kernels. An event before a piece is reached when the stream is, not when the hardware begins; so a
 piece counts from its end backwards, for as long as it takes alone. What merely waited for the other
 lane overlaps nothing then. `one_lane_us` and `two_lanes_us` are the same batches after each other
-and in two lanes; `pump_*` the same of gslice's pump, from the claim of the first batch to the last.
+and in two lanes; `pump_*` the same of gslice's pump, from the first claim to the last DONE.
 
-gslice leaves CUDA_DEVICE_MAX_CONNECTIONS alone, and MPS's own setting is 2; one queue for both lanes
-shows what the measurement makes of lanes that cannot overlap.
+gslice leaves CUDA_DEVICE_MAX_CONNECTIONS alone, and MPS's own setting is 2. One queue for both
+lanes shows what the setting does.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def measure(report: GpuReport, clock: Clock) -> None:
             if traces and clock.left_s < 1.0:
                 break
             attached = {} if name == "without mps" else mps.environment
-            with _client(attached | environment, clock.share_s(len(ARMS) - done) / 2) as client:
+            with _client({**attached, **environment}, clock.share_s(len(ARMS) - done) / 2) as client:
                 found = client.finish()
             if "failed" in found:
                 raise RuntimeError(f"{name}: {found['failed']}")

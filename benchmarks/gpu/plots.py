@@ -111,7 +111,11 @@ def _legend(figure: Any, colors: Mapping[str, str]) -> None:
 
     patches = [Patch(color=color, label=name) for name, color in colors.items()]
     figure.legend(
-        handles=patches, loc="outside upper right", ncols=len(patches), frameon=False, fontsize="small"
+        handles=patches,
+        loc="outside upper right",
+        ncols=len(patches),
+        frameon=False,
+        fontsize="small",
     )
 
 

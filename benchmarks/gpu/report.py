@@ -17,6 +17,7 @@ from gslice.device.inventory import read_inventory
 from gslice.device.nvml import Nvml
 
 _STAND_IN = "GSLICE_FAKE_GPU"  # where tests have put a stand-in for the driver
+_WARNING = "no GPU: a stand-in, which has no speed"
 _PRIVATE = ("name", "pci_bus_id", "cpus")
 _PACKAGES = ("torch", "torchvision", "transformers", "onnxruntime-gpu", "nvidia-ml-py")
 
@@ -107,7 +108,7 @@ def gpu() -> dict[str, Any]:
     except GsliceError as error:
         return {"absent": str(error)}
     return {
-        **({"stand_in": "no GPU: a stand-in, which has no speed"} if _STAND_IN in os.environ else {}),
+        **({"stand_in": _WARNING} if _STAND_IN in os.environ else {}),
         "name": found.name,
         "count": len(inventory.gpus),
         "sms": found.sms,

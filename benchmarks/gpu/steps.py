@@ -12,7 +12,7 @@ class Step:
 
     Attributes:
         name: On the command line and of the result file.
-        part: Of the suite's time, beside the other steps' parts; seconds, where it has all it wants.
+        part: Of the suite's time, beside the other steps' parts; in seconds, what it wants.
         question: What it answers.
     """
 

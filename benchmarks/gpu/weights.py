@@ -26,7 +26,7 @@ from benchmarks.common import Row
 from benchmarks.cores import ROOT
 from benchmarks.gpu import mps
 from benchmarks.gpu.report import GpuReport
-from benchmarks.gpu.step import Clock, main
+from benchmarks.gpu.step import Clock, Skipped, main, needed
 from gslice.client.control import Control
 from gslice.core.errors import LoadFailed
 from gslice.demo.node import ServedNode
@@ -54,11 +54,10 @@ def subjects() -> dict[str, dict[str, Any]]:
 
 def _torch_has_gpu() -> bool:
     try:
-        import torch
-        import torchvision  # noqa: F401 -- the model's
-    except ModuleNotFoundError:
+        needed("torchvision")  # the model's
+        return bool(needed("torch").cuda.is_available())
+    except Skipped:
         return False
-    return bool(torch.cuda.is_available())
 
 
 def measure(report: GpuReport, clock: Clock) -> None:
@@ -102,7 +101,8 @@ async def load_all(body: Mapping[str, Any], way: str, used_bytes: Any, seconds: 
     """
     limiter = "mps" if mps.is_installed() else "none"
     devices = {GPU: {"limiter": limiter, "share_weights": way == "shared"}, **_HERE}
-    clock, rows = Clock(seconds), []
+    clock = Clock(seconds)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="gs-weights-") as directory:
         # A spare would hide what a load takes, and take memory of its own.
         node = ServedNode(Path(directory), {"idle": _IDLE}, devices=devices, node={"spares": 0})
@@ -163,7 +163,7 @@ def _sum(rows: Sequence[Row]) -> int:
 
 def _each(rows: Sequence[Row], figure: str) -> float:
     """Of those after the first, which makes the block and meets an empty GPU."""
-    return round(statistics.median(row[figure] for row in rows[1:]), 1)
+    return round(float(statistics.median(row[figure] for row in rows[1:])), 1)
 
 
 def headline(rows: Sequence[Row]) -> str:

@@ -112,8 +112,15 @@ def test_a_round_of_the_mix_counts_what_came_in_time():
         "b": {"sent": 0, "answered": 0, "in_time": 0, "p99_us": 0},
     }
     assert mix.figures("shares", 1.5, answers, 2.0) == {
-        **{"way": "shares", "load": 1.5, "goodput_rps": 15, "sent_rps": 20, "answered_rps": 20},
-        **{"a_in_time_percent": 75, "a_p99_ms": 9, "b_in_time_percent": 0, "b_p99_ms": 0},
+        "way": "shares",
+        "load": 1.5,
+        "goodput_rps": 15,
+        "sent_rps": 20,
+        "answered_rps": 20,
+        "a_in_time_percent": 75,
+        "a_p99_ms": 9,
+        "b_in_time_percent": 0,
+        "b_p99_ms": 0,
     }
 
 
