@@ -57,7 +57,7 @@ def overlap(result: Mapping[str, Any]) -> Any:
         as_served = " (as gslice's workers)" if arm == SERVED else ""
         within = f"{rows[arm]['overlap_percent']:g} % of copy time within the other lane's compute"
         axes.set_title(f"{arm}{as_served}: {within}", loc="left", fontsize="medium")
-    grid[-1].set_xlabel("milliseconds")
+    grid[-1].set_xlabel("milliseconds; pale: the stream waits for the hardware")
     _legend(figure, _COLORS)
     return figure
 
