@@ -182,11 +182,17 @@ def _rounds(way: Way, seconds: float) -> list[dict[str, Seen]]:
     return found
 
 
-async def drill(way: Way, before_s: float = BEFORE_S, after_s: float = AFTER_S) -> dict[str, Seen]:
+async def drill(
+    way: Way,
+    rate_per_s: float = RATE_PER_S,
+    before_s: float = BEFORE_S,
+    after_s: float = AFTER_S,
+) -> dict[str, Seen]:
     """One fault; what clients saw of each function.
 
     Args:
         way: How they live together.
+        rate_per_s: Of each function's requests.
         before_s: How long both serve before.
         after_s: How long both serve when all are back.
     """
@@ -201,7 +207,7 @@ async def drill(way: Way, before_s: float = BEFORE_S, after_s: float = AFTER_S) 
             node={"spares": 1, **ONE_CONNECTION},
         )
         async with node, contextlib.AsyncExitStack() as stack:
-            sides = [await _Side.open(stack, node.grpc_address, name) for name in NAMES]
+            sides = [await _Side.open(stack, node.grpc_address, name, rate_per_s) for name in NAMES]
             async with contextlib.AsyncExitStack() as loads:
                 for side in sides:
                     await loads.enter_async_context(side.loop)
@@ -227,18 +233,22 @@ class _Side:
         loop: Its load.
     """
 
-    def __init__(self, name: str, connection: Connection, questions: list[Question]) -> None:
+    def __init__(
+        self, name: str, connection: Connection, questions: list[Question], rate_per_s: float
+    ) -> None:
         self.name = name
         self._answers: list[Sent] = []
         self._connection = connection
         self.loop = CheckedLoop(
-            *(connection, {name: questions}, RATE_PER_S),
+            *(connection, {name: questions}, rate_per_s),
             seed=NAMES.index(name),
             answered=self._answers.append,
         )
 
     @classmethod
-    async def open(cls, stack: contextlib.AsyncExitStack, address: str, name: str) -> _Side:
+    async def open(
+        cls, stack: contextlib.AsyncExitStack, address: str, name: str, rate_per_s: float
+    ) -> _Side:
         """Connects, and asks what is right."""
         connection = await stack.enter_async_context(await Connection.connect(address))
         questions = []
@@ -249,7 +259,7 @@ class _Side:
             if answer != [x.tobytes()]:
                 raise RuntimeError(f"{name} answers wrongly before any fault")
             questions.append(Question(request, partial(_is_right, answer)))
-        return cls(name, connection, questions)
+        return cls(name, connection, questions, rate_per_s)
 
     async def answers_again(self) -> None:
         """Waits for an answer to a request that is sent from now on."""

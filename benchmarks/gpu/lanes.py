@@ -124,7 +124,8 @@ def measure(seconds: float) -> dict[str, Any]:
         first = _alone_us(trace(gpu, lanes[:1], BATCHES))
         for lane in lanes:
             lane.match(first["copy in"])
-        one, two = [], []
+        one: list[list[list[Any]]] = []
+        two: list[list[list[Any]]] = []
         while len(two) < _LEAST_ROUNDS or (len(two) < _MOST_ROUNDS and _half(end, seconds)):
             one.append(trace(gpu, lanes[:1], 2 * BATCHES))
             two.append(trace(gpu, lanes, BATCHES))

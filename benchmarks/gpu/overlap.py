@@ -12,9 +12,8 @@ lanes shows what the setting does.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,14 +82,13 @@ def overlap_percent(spans: Sequence[Span], alone_us: Mapping[str, float]) -> flo
 def measure(report: GpuReport, clock: Clock) -> None:
     """A row for each arm; the spans are under `settings.traces`."""
     traces: dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
-        mps = stack.enter_context(Mps())
+    with Mps() as mps:
         for done, (name, environment) in enumerate(ARMS.items()):
             if traces and clock.left_s < 1.0:
                 break
             attached = {} if name == "without mps" else mps.environment
-            with _client({**attached, **environment}, clock.share_s(len(ARMS) - done) / 2) as client:
-                found = client.finish()
+            seconds = clock.share_s(len(ARMS) - done) / 2
+            found = Client("lanes", {**attached, **environment}, seconds=seconds).finish()
             if "failed" in found:
                 raise RuntimeError(f"{name}: {found['failed']}")
             traces[name] = {key: found.pop(key) for key in ("spans", "alone_us")}
@@ -98,15 +96,6 @@ def measure(report: GpuReport, clock: Clock) -> None:
             report.add(name, connections=queues, **figures(traces[name]), **found)
             report.setting(traces=traces)
             report.headline(headline(report.rows))
-
-
-@contextlib.contextmanager
-def _client(environment: Mapping[str, str], seconds: float) -> Iterator[Client]:
-    client = Client("lanes", environment, seconds=seconds)
-    try:
-        yield client
-    finally:
-        client.kill()
 
 
 def figures(trace: Mapping[str, Any]) -> Row:

@@ -63,11 +63,11 @@ def test_how_far_a_fault_reaches(
     (way,) = (way for way in blast.ways(1) if way.name == name)
     if reason := blast.refusal(way):
         pytest.skip(reason)
-    seen = uvloop.run(blast.drill(way, 0.3, 0.2))
+    seen = uvloop.run(blast.drill(way, 25.0, 0.3, 0.2))
     report = GpuReport("blast", "?", tmp_path / "blast.json", {})
     for function, each in seen.items():
         report.add(f"{name}, {function}", **blast.figures(name, [each]))
-        assert each.requests == len(each.answers) > 10
+        assert each.requests == len(each.answers) > 0
         assert each.gap_ms(before=False) > 0
     assert blast.broken(report.rows) == "", report.rows
     restarted = {function: each.restarted for function, each in seen.items()}
