@@ -54,6 +54,7 @@ class CheckedLoop(Arrivals):
             wrong request shows.
         rate_per_s: Mean rate of the Poisson process.
         seed: Of the arrival times.
+        answered: Told of each request that was answered, as it is.
 
     Attributes:
         function: Whom the next request asks.
@@ -69,6 +70,7 @@ class CheckedLoop(Arrivals):
         questions: Mapping[str, list[Question]],
         rate_per_s: float,
         seed: int = 0,
+        answered: Callable[[Sent], object] = lambda _: None,
     ) -> None:
         self.function = next(iter(questions))
         self.requests = 0
@@ -78,6 +80,7 @@ class CheckedLoop(Arrivals):
         self._connection = connection
         self._questions = questions
         self._chance = random.Random(seed)
+        self._tell = answered
         self._answered = asyncio.Event()
         super().__init__(rate_per_s, seed, self._ask)
 
@@ -109,5 +112,6 @@ class CheckedLoop(Arrivals):
                 self.errors["a wrong answer"] += 1
             self.answers[sent.function] += 1
             sent.number, sent.answered_s = self.answers[sent.function], time.perf_counter()
+            self._tell(sent)
         self.waiting.discard(sent)
         self._answered.set()

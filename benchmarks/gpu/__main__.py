@@ -1,8 +1,9 @@
-"""`python -m benchmarks.gpu --out DIR [--minutes 8] [--only STEP...] [--list]`
+"""`python -m benchmarks.gpu --out DIR [--minutes 12] [--only STEP...] [--list]`
 
 Runs the steps in order of value. A step that fails, or takes longer than its part of the time,
-stops nothing; Ctrl-C keeps what is there. DIR gets a JSON file and a log of each step, and
-summary.json. Ends with status 1 if a step failed.
+stops nothing; Ctrl-C keeps what is there. DIR gets a JSON file and a log of each step, pictures
+where matplotlib is, and summary.json, which keeps what an earlier run says of steps that this one
+leaves out. Ends with status 1 if a step failed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.cores import ROOT
-from benchmarks.gpu.report import GpuReport
+from benchmarks.gpu.plots import draw
+from benchmarks.gpu.report import GpuReport, StepFile
 from benchmarks.gpu.runner import Outcome, run_step
-from benchmarks.gpu.steps import Step, budget_s, select
+from benchmarks.gpu.steps import STEPS, WHOLE_MINUTES, Step, budget_s, select
 
 _LEAST_S = 5.0  # less is not worth the start of a process
 
@@ -26,7 +28,9 @@ _LEAST_S = 5.0  # less is not worth the start of a process
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the results go")
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all steps together")
+    parser.add_argument(
+        "--minutes", type=float, default=WHOLE_MINUTES, help="for all steps together"
+    )
     parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps only")
     parser.add_argument("--list", action="store_true", help="show the steps and their times")
     options = parser.parse_args(arguments)
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     outcomes = run(steps, options.out, options.minutes * 60)
     summarise(outcomes, options.out, options.minutes)
+    for told in draw(options.out):
+        print(told)
     if any(outcome.outcome == "interrupted" for outcome in outcomes):
         return 130
     return 0 if all(outcome.outcome == "ok" for outcome in outcomes) else 1
@@ -89,14 +95,18 @@ def run(steps: Sequence[Step], folder: Path, seconds: float) -> list[Outcome]:
 
 def summarise(outcomes: Sequence[Outcome], folder: Path, minutes: float) -> None:
     """Writes summary.json and shows it."""
+    path = folder / "summary.json"
+    rows = {row["name"]: row for row in StepFile(path).content().get("rows", [])}
+    rows |= {outcome.name: asdict(outcome) for outcome in outcomes}
     summary = GpuReport(
         " ".join(outcome.name for outcome in outcomes),
         "What did the GPU suite find?",
-        folder / "summary.json",
+        path,
         {"minutes": minutes},
     )
-    for outcome in outcomes:
-        summary.add(**asdict(outcome))
+    order = [step.name for step in STEPS if step.name in rows]
+    for name in [*order, *(name for name in rows if name not in order)]:
+        summary.add(**rows[name])
     summary.report.show()
 
 

@@ -6,6 +6,7 @@ standard input ends.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import mmap
@@ -185,6 +186,13 @@ def bystander() -> None:
         tell(code=0, text="it noticed nothing")
 
 
+def lanes(seconds: float) -> None:
+    """What two lanes do to each other: see `benchmarks.gpu.lanes`."""
+    from benchmarks.gpu.lanes import measure
+
+    tell(**measure(seconds))
+
+
 def curve(models: list[str], buckets: list[int]) -> None:
     """How long replays of models take at this client's share, by batch size."""
     torch = needed("torch")
@@ -230,14 +238,14 @@ def median_us(gpu: Gpu, executable: int, stream: int, events: tuple[int, int]) -
     return round(statistics.median(times[1:]), 1)
 
 
-def caller(address: str, function: str, model: str, concurrency: int) -> None:
-    """Calls a served function in a closed loop, each time for as long as it is told."""
+def caller(address: str, function: str, model: str) -> None:
+    """Calls a served function as it is told: at a `rate_per_s`, or so many at a time."""
     import uvloop
 
-    uvloop.run(_call(address, function, model, concurrency))
+    uvloop.run(_call(address, function, model))
 
 
-async def _call(address: str, function: str, model: str, concurrency: int) -> None:
+async def _call(address: str, function: str, model: str) -> None:
     from benchmarks.gpu.models import IMAGE, MODELS
     from benchmarks.http2 import Connection, Request
     from benchmarks.load import INFER, closed_loop
@@ -249,16 +257,38 @@ async def _call(address: str, function: str, model: str, concurrency: int) -> No
     async with await Connection.connect(address) as connection:
         await connection.call(request, keep=True)
         tell(ready=True)
-        while seconds := wait().get("seconds"):
-            load = await closed_loop(connection, request, concurrency, seconds)
-            tell(rps=round(load.rps, 1), p50_us=round(load.p50_us), p99_us=round(load.p99_us))
+        while seconds := (said := wait()).get("seconds"):
+            if "rate_per_s" in said:
+                tell(**await _in_time(connection, request, **said))
+            else:
+                load = await closed_loop(connection, request, said["concurrency"], seconds)
+                tell(rps=round(load.rps, 1), p50_us=round(load.p50_us), p99_us=round(load.p99_us))
+
+
+async def _in_time(
+    connection: Any, request: Any, seconds: float, rate_per_s: float, slo_us: float, seed: int
+) -> dict[str, float]:
+    """What comes of an open loop: an answer counts that came within the SLO of when it was due."""
+    from benchmarks.load import OpenLoop
+    from gslice.client.load import percentile
+
+    async with OpenLoop(connection, request, rate_per_s, seed) as loop:
+        await asyncio.sleep(seconds)
+    answered = [call for call in loop.calls if not call.lost and not call.error]
+    latencies_us = sorted(1e6 * (call.answered_s - call.due_s) for call in answered)
+    return {
+        "sent": len(loop.calls),
+        "answered": len(answered),
+        "in_time": sum(us <= slo_us for us in latencies_us),
+        "p99_us": round(percentile(latencies_us, 99)) if latencies_us else 0,
+    }
 
 
 ROLES: dict[str, Callable[..., None]] = {
     role.__name__: role
     for role in (
         *(limit, rate, export, imported, memory, pinned, faulty, bystander),
-        *(curve, caller, weights, weights_mapped),
+        *(curve, caller, lanes, weights, weights_mapped),
     )
 }
 

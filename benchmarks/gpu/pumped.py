@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -24,7 +25,8 @@ LONGEST_S = 10.0
 STAGING_MAX_BYTES = 16_384
 _NAME = "subject"
 _DTYPES = {"FP32": np.float32, "UINT8": np.uint8, "INT32": np.int32}
-_SLOTS = 64
+SLOTS = 64
+"""Requests that it holds at a time."""
 
 
 class Captured(Protocol):
@@ -97,7 +99,7 @@ class Served:
             for tensor in (*signature.inputs, *signature.outputs)
         )
         payload = -(-(row_bytes + 512) // 4096) * 4096
-        self.segment = _native.Segment.create(_NAME, [(payload, _SLOTS)], 4096, 1)
+        self.segment = _native.Segment.create(_NAME, [(payload, SLOTS)], 4096, 1)
         self.segment.activate_frontend(0)
         self._index = self.segment.add_instance()
         self._instance = _native.Instance(
@@ -119,7 +121,10 @@ class Served:
         return [infer_request(_NAME, {"x": row[np.newaxis]}) for row in rows]
 
     def run(self, requests: Sequence[bytes]) -> Timing:
-        """Runs requests as one batch: they are all in their slots before the pump may claim."""
+        """Runs requests: they are all in their slots before the pump may claim.
+
+        As many as a batch holds are one batch; of more, `dispatch_us` is of the last batch.
+        """
         tickets = [self._frontend.submit(request, None) for request in requests]
         waiting = set(tickets)
         begun_ns = time.monotonic_ns()
@@ -156,6 +161,7 @@ class Pumped(Served):
         buckets: Batch sizes, ascending.
         capture: Makes the graph of a bucket.
         staging_max_bytes: Batches up to this size are gathered on the host.
+        lanes: How many batches may be on the GPU at a time.
     """
 
     def __init__(
@@ -167,6 +173,7 @@ class Pumped(Served):
         capture: Capture,
         *,
         staging_max_bytes: int = STAGING_MAX_BYTES,
+        lanes: int = 1,
     ) -> None:
         signature = Signature(
             (TensorSpec("x", dtype, (-1, *row)),),
@@ -175,16 +182,17 @@ class Pumped(Served):
             buckets=tuple(buckets),
         )
         shape = native_signature(signature)
-        device = _native.CudaDevice(0, 1, staging_max_bytes)
-        graphs: dict[int, _native.CudaGraph] = {}
-        for bucket in sorted(buckets, reverse=True):  # the largest first: the buffer never moves
+        device = _native.CudaDevice(0, lanes, staging_max_bytes)
+        graphs: dict[tuple[int, int], _native.CudaGraph] = {}
+        # The largest first: the buffer never moves.
+        for lane, bucket in product(range(lanes), sorted(buckets, reverse=True)):
             inputs = np.zeros((bucket, *row), _DTYPES[dtype])
-            batch = _native.WarmBatch(shape, 0, bucket, [inputs], [inputs.shape], device)
-            place = Place(bucket, batch.input_ptr(0), batch.output_ptr(0), device.lane_stream(0))
-            graph = capture(place)
+            batch = _native.WarmBatch(shape, lane, bucket, [inputs], [inputs.shape], device)
+            addresses = batch.input_ptr(0), batch.output_ptr(0)
+            graph = capture(Place(bucket, *addresses, device.lane_stream(lane)))
             batch.finish()
-            graphs[bucket] = _native.CudaGraph(graph.executable, graph.keep)
-        super().__init__(signature, device, 1, lambda _, bucket: graphs[bucket])
+            graphs[lane, bucket] = _native.CudaGraph(graph.executable, graph.keep)
+        super().__init__(signature, device, lanes, lambda lane, bucket: graphs[lane, bucket])
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()

@@ -12,7 +12,7 @@ class Step:
 
     Attributes:
         name: On the command line and of the result file.
-        part: Of the suite's time, beside the other steps' parts.
+        part: Of the suite's time, beside the other steps' parts; in seconds, what it wants.
         question: What it answers.
     """
 
@@ -32,11 +32,16 @@ STEPS = (
     Step("doctor", 25, "What does `gslice doctor` find and prove here?"),
     Step("ablation", 80, "What does each step of the data path save, from pageable to the pump?"),
     Step("dispatch", 30, "What does gslice add to the same copies and a bare graph replay?"),
-    Step("staging", 25, "Below which size is one staged copy faster than a copy a slot?"),
-    Step("onnx_cuda", 30, "What does an ONNX model cost on a lane, and does its call wait there?"),
+    Step("mix", 120, "Four models on one GPU: who answers most in time, by way of sharing it?"),
+    Step("blast", 80, "A fault in one function: who stops, for how long, is all answered?"),
+    Step("overlap", 25, "Do two lanes overlap copies and compute under MPS?"),
+    Step("weights", 70, "How much memory and load time do shared weights save?"),
     Step("curves", 90, "How does a model's latency depend on its share, by batch size?"),
-    Step("mix", 80, "Four models on one GPU: MPS with shares, default MPS, time slicing?"),
+    Step("onnx_cuda", 30, "What does an ONNX model cost on a lane, and does its call wait there?"),
+    Step("staging", 20, "Below which size is one staged copy faster than a copy a slot?"),
 )
+WHOLE_MINUTES = sum(step.part for step in STEPS) / 60
+"""What all of them together are given, where nothing else is said."""
 
 
 def select(names: Sequence[str] | None) -> list[Step]:

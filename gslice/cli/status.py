@@ -255,6 +255,8 @@ def _gpu_text(gpu: Any) -> str:
     ]
     if gpu.numa_node >= 0:
         parts.append(f"NUMA node {gpu.numa_node}")
+    if gpu.weights_saved_bytes:
+        parts.append(f"{megabytes(gpu.weights_saved_bytes)} saved by shared weights")
     return ", ".join(parts)
 
 

@@ -72,7 +72,7 @@ def run(
         return Daemon(config, store, command, before, source)
 
     with StateLock(state_dir, held) as lock:
-        after = _run(state_dir, make, ready, log_to_stderr)
+        after = _run(state_dir, make, ready, config.node.logs, log_to_stderr)
         if after is not None:
             after.lock_fd = lock.fd
             notifier.hand_over()
@@ -97,10 +97,11 @@ def _run(
     state_dir: Path,
     make: Callable[[Store], Daemon],
     on_ready: Callable[[Daemon], None],
+    logs: LogConfig,
     log_to_stderr: bool,
 ) -> Handover | None:
     with Store(state_dir / "gslice.db") as store:
-        handlers = _log_handlers(state_dir / "log", config.node.logs, log_to_stderr)
+        handlers = _log_handlers(state_dir / "log", logs, log_to_stderr)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_serve(lambda: make(store), on_ready))

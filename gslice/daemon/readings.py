@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gslice.ipc.process import resident_bytes
 from gslice.supervise.resize import Resized
-from gslice.supervise.weights import added, together
+from gslice.supervise.weights import added, saved_bytes, together
 from gslice.telemetry.metrics import FunctionReading, GpuFigures
 
 if TYPE_CHECKING:
@@ -119,4 +119,5 @@ def gpu_reading(gpu: Gpu) -> GpuFigures:
         uuid=gpu.found.uuid if gpu.found else "",
         power_limit_w=gpu.facts.power_limit_w,
         energy_j=now.energy_j,
+        weights_saved_bytes=saved_bytes(list(gpu.clients.workers)),
     )

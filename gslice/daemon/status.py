@@ -15,7 +15,7 @@ from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
 from gslice.supervise.doors import GRPC, HTTP
 from gslice.supervise.isolation import owner_of
-from gslice.supervise.weights import together
+from gslice.supervise.weights import saved_bytes, together
 from gslice.telemetry.metrics import NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
@@ -223,6 +223,7 @@ class StatusReader:
         message.gpu.pcie_width = facts.pcie_width
         message.gpu.numa_node = facts.numa_node
         message.gpu.compute_mode = facts.compute_mode
+        message.gpu.weights_saved_bytes = saved_bytes(workers)
 
     def _fill_function(self, message: Any, function: Function) -> None:
         spec, deployment = function.spec, function.deployment

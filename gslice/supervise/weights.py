@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from gslice.control.versions import model_settings
@@ -119,6 +120,12 @@ def model_key(spec: FunctionSpec) -> str:
 def together(workers: Iterable[Worker]) -> MemoryTaken:
     """What workers take, with the weights that they share counted once."""
     return added((), workers)
+
+
+def saved_bytes(workers: Iterable[Worker]) -> int:
+    """What workers of one GPU would take beside, if each had the weights that it shares itself."""
+    sizes = Counter(worker.weights for worker in workers if worker.weights is not None)
+    return sum(weights.size_bytes * (users - 1) for weights, users in sizes.items())
 
 
 def _blocks(workers: Iterable[Worker]) -> set[tuple[str, Weights | None]]:

@@ -87,6 +87,7 @@ class GpuFigures:
         power_w: Drawn.
         temperature_c: Of the chip.
         faults: Fatal faults that reached all of its functions.
+        weights_saved_bytes: What its workers would take beside, if they shared no weights.
         uuid: As the driver knows it; empty: not known yet.
         power_limit_w: Most that it may draw.
         energy_j: Drawn since the driver was loaded.
@@ -101,6 +102,7 @@ class GpuFigures:
     power_w: float
     temperature_c: float
     faults: int
+    weights_saved_bytes: int = 0
     uuid: str = ""
     power_limit_w: float = 0.0
     energy_j: float = 0.0
@@ -145,6 +147,11 @@ _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
     ("sms", "Streaming multiprocessors.", lambda gpu: gpu.sms),
     ("memory_bytes", "All of its memory.", lambda gpu: gpu.memory_bytes),
     ("memory_used_bytes", "Memory that anybody uses.", lambda gpu: gpu.memory_used_bytes),
+    (
+        "weights_saved_bytes",
+        "Memory that its workers do without by sharing weights.",
+        lambda gpu: gpu.weights_saved_bytes,
+    ),
     ("utilization_percent", "Time in which a kernel ran.", lambda gpu: gpu.utilization_percent),
     ("power_watts", "Power drawn.", lambda gpu: gpu.power_w),
     ("temperature_celsius", "Of the chip.", lambda gpu: gpu.temperature_c),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from benchmarks import swap
+from benchmarks.cores import ROOT
+from benchmarks.gpu import blast, plots
+from benchmarks.gpu.report import GpuReport
 from benchmarks.recovery import Arm, arms, measure
 from tests.fakes.gpu import FakeGpu
+
+HEAVY_BYTES = 32 << 20
 
 
 def arm(name: str, folder: Path) -> Arm:
@@ -43,3 +51,55 @@ def test_shares_of_a_gpu_change_by_shadows(gpu: FakeGpu) -> None:
     row = uvloop.run(swap.measure(found, plan))
     assert (row["path"], row["resizes"], row["lost"], row["errors"]) == ("shadow", 2, 0, 0), row
     assert row["flip_us_p50"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "reaches_the_neighbour"), [("mps", True), ("exclusive", False), ("green", True)]
+)
+def test_how_far_a_fault_reaches(
+    gpu: FakeGpu, tmp_path: Path, name: str, reaches_the_neighbour: bool
+) -> None:
+    """Whoever stops, every request is answered once, and rightly."""
+    (way,) = (way for way in blast.ways(1) if way.name == name)
+    if reason := blast.refusal(way):
+        pytest.skip(reason)
+    seen = uvloop.run(blast.drill(way, 25.0, 0.3, 0.2))
+    report = GpuReport("blast", "?", tmp_path / "blast.json", {})
+    for function, each in seen.items():
+        report.add(f"{name}, {function}", **blast.figures(name, [each]))
+        assert each.requests == len(each.answers) > 0
+        assert each.gap_ms(before=False) > 0
+    assert blast.broken(report.rows) == "", report.rows
+    restarted = {function: each.restarted for function, each in seen.items()}
+    assert restarted == {blast.VICTIM: True, blast.NEIGHBOUR: reaches_the_neighbour}
+    report.setting(answers={name: {function: each.answers for function, each in seen.items()}})
+    assert plots.draw(tmp_path) == [f"drew {tmp_path / 'blast.png'}"]
+    assert (tmp_path / "blast.png").read_bytes().startswith(b"\x89PNG")
+
+
+WEIGHTS = f"""
+import sys
+from pathlib import Path
+from benchmarks.gpu import weights
+from benchmarks.gpu.report import GpuReport
+from benchmarks.gpu.step import Clock
+weights.FUNCTIONS, weights.HEAVY_BYTES = 2, {HEAVY_BYTES}
+weights.measure(GpuReport("weights", "?", Path(sys.argv[1]), {{}}), Clock(1.0))
+"""
+
+
+def test_shared_weights_are_there_once(gpu: FakeGpu, tmp_path: Path) -> None:
+    """The step, in a process that finds the stand-in's NVML, which counts as NVIDIA's does."""
+    path = tmp_path / "weights.json"
+    ended = subprocess.run(
+        [sys.executable, "-c", WEIGHTS, str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(path.read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    saved = rows["plain weights, saved"]
+    assert (saved["functions"], saved["block_bytes"]) == (2, HEAVY_BYTES)
+    assert saved["saved_bytes"] == saved["expected_saved_bytes"] == HEAVY_BYTES
+    assert rows["plain weights, own, load 2"]["shared_weights_bytes"] == 0
+    assert rows["plain weights, shared, load 2"]["gpu_bytes"] < HEAVY_BYTES
+    assert result["settings"]["headline"].startswith("over a stand-in: 2 x plain weights: ")

@@ -52,9 +52,13 @@ def test_instances_share_and_outlive_who_made_them(start_gpu_node, gpu: FakeGpu)
     assert BLOCK_BYTES < found.device_memory_bytes < 1.5 * BLOCK_BYTES
     assert gpu.shared_bytes() == BLOCK_BYTES
     _, page = node.http(node.status().metrics_address, "/metrics")
-    part = 'gslice_memory_bytes{device="cuda:0",function="f",part="shared_weights"} '
-    (value,) = (line.removeprefix(part) for line in page.splitlines() if line.startswith(part))
-    assert float(value) == BLOCK_BYTES
+    for metric in (
+        'gslice_memory_bytes{device="cuda:0",function="f",part="shared_weights"} ',
+        'gslice_gpu_weights_saved_bytes{device="cuda:0"} ',
+    ):
+        values = [line for line in page.splitlines() if line.startswith(metric)]
+        assert [float(line.removeprefix(metric)) for line in values] == [BLOCK_BYTES]
+    assert node.status().devices[0].gpu.weights_saved_bytes == BLOCK_BYTES
     assert triples(node)
     replace(node, maker(gpu, node))
     assert triples(node)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import probe
+from benchmarks.gpu import lanes, overlap, plots, probe
 from benchmarks.gpu.__main__ import lacking
+from benchmarks.gpu.report import GpuReport
 from benchmarks.gpu.runner import run_step
+from benchmarks.gpu.step import Clock
 from tests.fakes.gpu import FakeGpu
 
 
@@ -60,3 +62,25 @@ def test_gslice_and_a_bare_replay_run_side_by_side(fake_gpu: FakeGpu, tmp_path: 
     for name in ("python_calls", "synchronise_calls", "allocations"):
         assert counters[name] == 0, counters
     assert result["machine"]["gpu"]["sms"] == 132
+
+
+def test_two_lanes_are_traced_and_drawn(
+    fake_gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One arm as the step runs it; what overlaps on a stand-in says nothing of a GPU."""
+    monkeypatch.setattr(overlap, "ARMS", {overlap.SERVED: {}, "mps, 1 connection": {}})
+    report = GpuReport("overlap", "?", tmp_path / "overlap.json", {})
+    overlap.measure(report, Clock(0.1))  # one of them: no time is left for the other
+    (row,) = report.rows
+    trace = report.report.settings["traces"]["mps"]
+    spans = overlap.spans_of(trace)
+    assert len(spans) == 2 * lanes.BATCHES * len(lanes.KINDS)
+    for lane in range(2):  # a lane does one thing after the other
+        mine = [span for span in spans if span.lane == lane]
+        seams = [at for span in mine for at in (span.begin_us, span.end_us)]
+        assert seams == sorted(seams)
+    assert row["overlaps"] == (row["overlap_percent"] >= overlap.OVERLAPS_PERCENT)
+    assert min(row["compute_us"], row["copy_in_us"], row["pump_two_lanes_us"]) > 0
+    assert plots.draw(tmp_path) == [f"drew {tmp_path / 'overlap.png'}"]
+    assert (tmp_path / "overlap.png").read_bytes().startswith(b"\x89PNG")
+    assert report.report.settings["headline"].startswith("over a stand-in: two lanes under MPS")

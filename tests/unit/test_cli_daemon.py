@@ -216,6 +216,13 @@ def test_a_drained_device_is_named(control: FakeControl) -> None:
     assert "cpu: drained; `gslice undrain cpu` takes that back" in gslice("status").stdout
 
 
+def test_what_shared_weights_save_is_on_their_gpus_line(control: FakeControl) -> None:
+    gpu = control.status.devices.add(name="cuda:0", kind="cuda").gpu
+    gpu.name, gpu.sms, gpu.weights_saved_bytes = "NVIDIA H100", 132, 512 << 20
+    (line,) = (t for t in gslice("status").stdout.splitlines() if t.startswith("cuda:0: "))
+    assert line.endswith("512.0 MiB saved by shared weights")
+
+
 # ---- resize --------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gslice.core.types import FunctionSpec, MemoryTaken, ShareBounds
 from gslice.ipc.messages import EXIT_DEVICE_LOST, Weights
-from gslice.supervise.weights import GpuWeights, added, model_key, together
+from gslice.supervise.weights import GpuWeights, added, model_key, saved_bytes, together
 from tests.unit.gpu_bench import Bench
 
 MIB = 1 << 20
@@ -122,6 +122,13 @@ def test_a_load_needs_no_room_for_what_is_there(tmp_path: Path) -> None:
     assert held.to_come(wanted, memory) == MemoryTaken(weights_bytes=MIB)
     assert held.size_bytes(spec(tmp_path, precision="bf16")) == 0
     held.drop()
+
+
+def test_what_sharing_saves_is_a_copy_for_each_but_the_first() -> None:
+    three, one = Weights("m", 50 * MIB, "d", 1), Weights("n", 7 * MIB, "d", 2)
+    workers = [*(worker(three) for _ in range(3)), worker(one), worker(None, 9 * MIB)]
+    assert saved_bytes(workers) == 2 * 50 * MIB
+    assert saved_bytes([]) == 0
 
 
 def test_shared_weights_count_once() -> None:
