@@ -14,6 +14,7 @@ from gslice.core.config import model
 from gslice.core.config.devices import crowded, gpu_name, suitable_devices, unsuitable
 from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
+from gslice.core.config.fetching import Warmup, model_cache
 from gslice.core.config.frontends import client_memory, frontend_memory
 from gslice.core.config.places import (
     check_state_dir,
@@ -25,6 +26,7 @@ from gslice.core.config.problems import nearest
 from gslice.core.config.ranges import ShareRange
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
+from gslice.core.sources import is_remote
 from gslice.core.tls import TlsFiles
 from gslice.core.types import (
     INSTANCES_MAX,
@@ -93,6 +95,7 @@ class Builder:
             packing=node.packing,
             spares=node.spares,
             client_memory=client_memory(node.client_memory, self.problems),
+            model_cache=model_cache(node.model_cache, self.base, self.environ),
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
@@ -125,6 +128,7 @@ class Builder:
         batch = _over(defaults.batch, function.batch)
         queue = _over(defaults.queue, function.queue)
         resident = _resident(defaults, function)
+        warmup = function.warmup or Warmup()
         if queue.request_max > request_max_bytes:
             self._problem(
                 f"{format_size(queue.request_max)} is more than node.request_max,"
@@ -154,7 +158,8 @@ class Builder:
             delay_us=batch.delay,
             queue_max=queue.max,
             request_max_bytes=queue.request_max,
-            warmup=self._resolve(function.warmup),
+            warmup=self._resolve(warmup.samples),
+            warmup_count=warmup.count,
             side_effects=function.side_effects,
             threads=function.threads,
             lanes=function.lanes,
@@ -203,7 +208,9 @@ class Builder:
         self.problems.append(Problem(path, text))
 
     def _resolve(self, path: str | None) -> str:
-        return os.path.normpath(self.base / Path(path).expanduser()) if path else ""
+        if not path or is_remote(path):
+            return path or ""
+        return os.path.normpath(self.base / Path(path).expanduser())
 
     def _check_ports(self, node: model.Node) -> None:
         taken: dict[str, str] = {}

@@ -74,6 +74,9 @@ def _node(node: NodeConfig) -> CommentedMap:
         size = format_size(memory.max_bytes)
         body = {"prefix": memory.prefix, "max": size, "owner": memory.owner_uid}
         shown["client_memory"] = flow(CommentedMap(body))
+    cache = node.model_cache
+    body = {"dir": str(cache.directory), "max": format_size(cache.max_bytes)}
+    shown["model_cache"] = flow(CommentedMap(body))
     return shown
 
 

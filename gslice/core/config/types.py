@@ -28,6 +28,19 @@ class ClientMemoryConfig:
 
 
 @dataclass(frozen=True)
+class ModelCacheConfig:
+    """Where what functions name by a URL is kept.
+
+    Attributes:
+        directory: Absolute.
+        max_bytes: Of all of it together.
+    """
+
+    directory: Path
+    max_bytes: int
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """Settings of the daemon.
 
@@ -53,6 +66,7 @@ class NodeConfig:
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
         client_memory: Which memory of clients requests may name; None: none.
+        model_cache: Where what functions name by a URL is kept.
     """
 
     grpc: str
@@ -72,6 +86,7 @@ class NodeConfig:
     controller: str
     packing: str
     spares: int | None
+    model_cache: ModelCacheConfig
     client_memory: ClientMemoryConfig | None = None
 
     def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
