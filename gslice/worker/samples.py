@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,12 +62,14 @@ class SampleBatch:
 
 
 def read_samples(spec: FunctionSpec) -> list[Sample]:
-    """The samples of a function.
+    """The samples of a function; none, if it names no file of them.
 
     Raises:
-        LoadFailed: they cannot be read, or there are none.
+        LoadFailed: they cannot be read, or the file holds none.
     """
     path = spec.warmup
+    if not path:
+        return []
     try:
         found = _from_json(path) if path.endswith(".json") else _from_npz(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -76,10 +79,10 @@ def read_samples(spec: FunctionSpec) -> list[Sample]:
         ) from error
     if not found:
         raise LoadFailed(f"function {spec.name}: {path} holds no sample")
-    many = len(found) > 1
-    labels = (f"sample {n} of {path}" if many else f"its sample {path}" for n in range(1, 1 << 62))
-    samples = [Sample(label, arrays) for label, arrays in zip(labels, found, strict=False)]
-    return samples[: spec.warmup_count or None]
+    if len(found) == 1:
+        return [Sample(f"its sample {path}", found[0])]
+    chosen = found[: spec.warmup_count or None]
+    return [Sample(f"sample {n} of {path}", arrays) for n, arrays in enumerate(chosen, 1)]
 
 
 def batches(
@@ -166,8 +169,7 @@ def _from_npz(path: str) -> list[dict[str, np.ndarray]]:
 
 
 def _from_json(path: str) -> list[dict[str, np.ndarray]]:
-    with open(path, "rb") as file:  # noqa: PTH123
-        document = json.load(file)
+    document = json.loads(Path(path).read_bytes())
     requests = document if isinstance(document, list) else [document]
     return [{each["name"]: _tensor(each) for each in one["inputs"]} for one in requests]
 

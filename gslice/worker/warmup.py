@@ -68,9 +68,10 @@ def warm_up(
     """
     ran: dict[int, Inputs] = {}
     lanes = lanes or range(spec.lanes if cuda is not None else 1)
+    samples = read_samples(spec)
     for lane in lanes:
         for bucket in signature.buckets or (1,):
-            inputs = warm_bucket(engine, spec, signature, bucket, cuda, lane)
+            inputs = warm_bucket(engine, spec, signature, bucket, cuda, lane, samples)
             if inputs is not None and lane == lanes[0]:
                 ran[bucket] = inputs
     return ran
@@ -83,8 +84,18 @@ def warm_bucket(
     bucket: int,
     cuda: CudaDevice | None = None,
     lane: int = 0,
+    samples: Sequence[Sample] | None = None,
 ) -> Inputs | None:
     """One bucket in one lane: see `warm_up`.
+
+    Args:
+        engine: See there, as of all that follow.
+        spec: The function.
+        signature: As the engine told.
+        bucket: Which.
+        cuda: The GPU.
+        lane: Which.
+        samples: The user's; None: they are read.
 
     Returns:
         Inputs that ran; None: zeros of no shape did.
@@ -92,8 +103,9 @@ def warm_bucket(
     if cuda is not None:  # weights may still be on their way, on the stream that loads them
         cuda.order(LEGACY_STREAM, cuda.lane_stream(lane))
     run = _Run(engine, signature, lane, bucket, cuda)
-    if spec.warmup:
-        return _run_samples(run, spec, signature, read_samples(spec))
+    samples = read_samples(spec) if samples is None else samples
+    if samples:
+        return _run_samples(run, spec, signature, samples)
     return _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
 
 
@@ -143,12 +155,13 @@ def _run_samples(
     every = list(batches(spec, signature, samples, run.bucket))
     for batch in every:
         try:
-            run.once(batch.inputs) if batch is not every[-1] else run(batch.inputs)
+            if batch is every[-1]:
+                run(batch.inputs)
+            else:
+                run.once(batch.inputs)
         except Exception as error:
             label, reason = _guilty(run, spec, signature, batch) or (batch.label, error)
-            raise LoadFailed(
-                f"function {spec.name} fails with {label}: {_line(reason)}"
-            ) from error
+            raise LoadFailed(f"function {spec.name} fails with {label}: {_line(reason)}") from error
     return every[-1].inputs
 
 
