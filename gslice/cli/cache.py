@@ -30,7 +30,10 @@ app = typer.Typer(
 File = Annotated[
     Path | None,
     typer.Option(
-        "--file", "-f", help="Whose models. Default: node.yaml here, else the user's.", metavar="FILE"
+        "--file",
+        "-f",
+        help="Whose models. Default: node.yaml here, else the user's.",
+        metavar="FILE",
     ),
 ]
 

@@ -88,7 +88,7 @@ class Daemon:
         self._config = config
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
-        self.sources = Sources(config.node.model_cache, lambda: self.supervisor.specs)
+        self.sources = Sources(config.node, lambda: self.supervisor.specs)
         self.versions = Versions(store, self.events.record, self.sources)
         self.profiles = Profiles(store, self.node)
         self.node.times_wanted = self.profiles.lacks

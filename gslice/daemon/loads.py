@@ -59,9 +59,7 @@ class Loads:
             ready_us = await self._noting(
                 spec.name,
                 stage,
-                lambda timed: self._supervisor.load(
-                    spec, timed, source, lazily=lazily, anew=anew
-                ),
+                lambda timed: self._supervisor.load(spec, timed, source, lazily=lazily, anew=anew),
             )
         except GsliceError as error:
             reason = str(error).removeprefix(f"function {spec.name}: ")

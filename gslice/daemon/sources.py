@@ -1,15 +1,15 @@
 """Has what functions name by a URL in the model cache, and keeps there what they use.
 
-Downloads are another process's (`gslice.fetch`): this one starts it, hears how far it is, and ends it
-when nobody waits any more, or when nothing comes.
+Downloads are another process's (`gslice.fetch`): this one starts it, hears how far it is, and ends
+it when nobody waits any more, or when nothing comes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
+import socket
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -18,15 +18,16 @@ from gslice.core.errors import Internal, Unavailable, from_code
 from gslice.core.figures import megabytes
 from gslice.core.model_cache import ModelCache, digest_in
 from gslice.core.plans import LIBRARIES, is_plan
-from gslice.core.sources import Source, is_remote, redacted
+from gslice.core.sources import Source, is_remote
 from gslice.ipc.codec import from_json, to_json
 from gslice.ipc.fetching import Fetched, FetchNews, FetchOrder
+from gslice.supervise.process import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from gslice.core.config import ModelCacheConfig
+    from gslice.core.config import NodeConfig
     from gslice.core.types import FunctionSpec
 
     Tell = Callable[[str], None]
@@ -35,7 +36,7 @@ SILENT_S = 150.0  # longer than the pauses between all tries, and than a connect
 _COMMAND = (sys.executable, "-P", "-m", "gslice.fetch")
 _SETTINGS = ("model", "warmup")
 _WITH_DATA = ("onnxruntime", *LIBRARIES)
-_ERROR_BYTES = 2000  # of what the process says when it breaks
+_LOG_NAME = "_fetch.log"  # no function is called so
 _LINE_BYTES = 1 << 20
 
 
@@ -43,15 +44,14 @@ class Sources:
     """Fetches what functions name by a URL.
 
     Args:
-        config: Of the cache.
+        config: Of the node.
         in_use: The functions that are there, as they run or are kept.
     """
 
-    def __init__(
-        self, config: ModelCacheConfig, in_use: Callable[[], Iterable[FunctionSpec]]
-    ) -> None:
-        self.cache = ModelCache(config.directory)
-        self._max_bytes = config.max_bytes
+    def __init__(self, config: NodeConfig, in_use: Callable[[], Iterable[FunctionSpec]]) -> None:
+        self.cache = ModelCache(config.model_cache.directory)
+        self._max_bytes = config.model_cache.max_bytes
+        self._log = config.state_dir / "log" / _LOG_NAME
         self._in_use = in_use
         self._held: dict[str, int] = {}
         self._coming: dict[str, set[str]] = {}  # by function, for a load that has not ended
@@ -146,7 +146,9 @@ class Sources:
         """One download for all who wait for the same."""
         running = self._running.get(order)
         if running is None:
-            running = self._running[order] = _Running(order)
+            if not self._running:  # what it says is of interest when it has broken
+                self._log.unlink(missing_ok=True)
+            running = self._running[order] = _Running(order, self._log)
             running.task = asyncio.create_task(running.run())
         assert running.task is not None
         running.listeners.append(tell)
@@ -165,6 +167,7 @@ class _Running:
     """A download, and who waits for it."""
 
     order: FetchOrder
+    log: Path
     listeners: list[Tell] = field(default_factory=list)
     task: asyncio.Task[Fetched] | None = None
 
@@ -174,44 +177,37 @@ class _Running:
         Raises:
             GsliceError: it was not done.
         """
-        process = await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=_LINE_BYTES,
-            start_new_session=True,
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # Never by a fork: what gRPC does around one costs the daemon its connections.
+            process = spawn(list(_COMMAND), dict(os.environ), self.log, theirs)
         try:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(to_json(self.order)).encode() + b"\n")
-            done = await self._listen(process)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
+            try:
+                writer.write(json.dumps(to_json(self.order)).encode() + b"\n")
+                done = await self._listen(reader)
+            finally:
+                writer.close()
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await process.kill()
         if done.code:
             error = from_code(done.code, done.message)
             error.hint = done.hint
             raise error
         return done
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> Fetched:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        complaints = asyncio.create_task(_last_words(process.stderr))
+    async def _listen(self, reader: asyncio.StreamReader) -> Fetched:
         try:
-            while line := await asyncio.wait_for(process.stdout.readline(), SILENT_S):
+            while line := await asyncio.wait_for(reader.readline(), SILENT_S):
                 message = json.loads(line)
                 if "done" in message:
                     return from_json(Fetched, message["done"])
                 self._tell(from_json(FetchNews, message["news"]))
-            words = redacted(await complaints)
-            raise Internal(f"{self._url}: the process that fetches it broke: {words}")
         except TimeoutError:
             raise Unavailable(f"{self._url}: nothing came for {SILENT_S:.0f} s") from None
-        finally:
-            complaints.cancel()
+        except ConnectionError:
+            pass
+        raise Internal(f"{self._url}: the process that fetches it broke", hint=f"see {self.log}")
 
     @property
     def _url(self) -> str:
@@ -238,12 +234,3 @@ def _keeps_data_beside(spec: FunctionSpec) -> bool:
 
 def _digests(spec: FunctionSpec) -> Iterable[str]:
     return (digest_in(getattr(spec, setting)) for setting in spec.sources)
-
-
-async def _last_words(stream: asyncio.StreamReader) -> str:
-    """The end of what a process says, on one line."""
-    said = b""
-    while data := await stream.read(_ERROR_BYTES):
-        said = (said + data)[-_ERROR_BYTES:]
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it says nothing"

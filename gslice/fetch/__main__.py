@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from gslice.core.errors import GsliceError, Internal
 from gslice.core.sources import Source, redacted
@@ -15,6 +16,7 @@ from gslice.fetch.download import Download
 from gslice.fetch.remote import needed, open_remote
 from gslice.ipc.codec import from_json, to_json
 from gslice.ipc.fetching import Fetched, FetchNews, FetchOrder
+from gslice.ipc.messages import LISTEN_FD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +27,17 @@ _NICENESS = 10
 def main() -> int:
     """Carries one order out. Returns the exit code, which says only whether it was answered."""
     logging.basicConfig(level=logging.ERROR)
-    answer = sys.stdout
-    sys.stdout = sys.stderr  # libraries print
     os.nice(_NICENESS)
-    order = from_json(FetchOrder, json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with socket.socket(fileno=LISTEN_FD) as daemon, daemon.makefile("rw") as lines:
+        order = from_json(FetchOrder, json.loads(lines.readline()))
+        threading.Thread(target=_end_with_daemon, args=(daemon,), daemon=True).start()
 
-    def tell(news: FetchNews | Fetched) -> None:
-        _tell(answer, news)
+        def tell(news: FetchNews | Fetched) -> None:
+            kind = "done" if isinstance(news, Fetched) else "news"
+            print(json.dumps({kind: to_json(news)}), file=lines, flush=True)
 
-    tell(fetch(order, tell))
+        tell(fetch(order, tell))
     return 0
 
 
@@ -51,14 +54,9 @@ def fetch(order: FetchOrder, tell: Callable[[FetchNews], None]) -> Fetched:
         return Fetched(code=Internal.code, message=redacted(text))
 
 
-def _tell(answer: TextIO, news: FetchNews | Fetched) -> None:
-    kind = "done" if isinstance(news, Fetched) else "news"
-    print(json.dumps({kind: to_json(news)}), file=answer, flush=True)
-
-
-def _end_with_parent() -> None:
-    """The daemon says nothing more: its end of the pipe closes with it."""
-    sys.stdin.read()
+def _end_with_daemon(daemon: socket.socket) -> None:
+    """It says nothing more: its end closes with it."""
+    daemon.recv(1)
     os._exit(1)
 
 

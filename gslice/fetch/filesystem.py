@@ -99,7 +99,7 @@ def explained(error: Exception, url: str, scheme: str) -> Exception:
     if isinstance(error, GsliceError):
         return error
     text = redacted(f"{type(error).__name__}: {error}".partition("\n")[0])
-    status = getattr(error, "status", None) or getattr(error, "code", None)
+    status = _status_of(error)
     if isinstance(error, FileNotFoundError) or status == 404:
         return NotFound(f"there is no {url}, or none that we may see")
     if isinstance(error, ImportError):
@@ -113,6 +113,15 @@ def explained(error: Exception, url: str, scheme: str) -> Exception:
     if isinstance(error, aiohttp.InvalidURL):
         return FailedPrecondition(f"{url} cannot be fetched: {text}")
     return Unavailable(f"{url} cannot be fetched now: {text}")
+
+
+def _status_of(error: Exception) -> object:
+    """What HTTP said, wherever the library keeps it."""
+    for holder in (error, getattr(error, "response", None)):
+        for name in ("status", "status_code", "code"):
+            if status := getattr(holder, name, None):
+                return status
+    return None
 
 
 def _as_exception(error: BaseException) -> Exception:
@@ -140,7 +149,9 @@ def _http_options() -> dict[str, Any]:
 async def _http_client(**settings: Any) -> aiohttp.ClientSession:
     """A session that does not leave encryption for plain HTTP."""
 
-    async def check(_session: Any, _context: Any, params: aiohttp.TraceRequestRedirectParams) -> None:
+    async def check(
+        _session: Any, _context: Any, params: aiohttp.TraceRequestRedirectParams
+    ) -> None:
         location = params.response.headers.get("Location", "")
         target = params.url.join(type(params.url)(location))
         if params.url.scheme == "https" and target.scheme != "https":

@@ -1,7 +1,7 @@
 """What the daemon and the process that fetches a file tell each other: JSON, a line each.
 
-One `FetchOrder` goes in; `FetchNews` come out, and at last one `Fetched`. The process ends when its
-input does.
+Over a socket, which is descriptor 3 of the process: one `FetchOrder` goes in; `{"news": FetchNews}`
+come out, and at last `{"done": Fetched}`. The process ends when the daemon's end closes.
 """
 
 from __future__ import annotations

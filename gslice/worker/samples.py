@@ -1,7 +1,7 @@
 """The user's samples: requests from a file, and batches of them.
 
-An .npz holds one, an array for each input, or several: `0/x`, `0/y`, `1/x` and so on. A .json holds a
-list of requests as KServe v2 over HTTP has them, or one.
+An .npz holds one, an array for each input, or several: `0/x`, `0/y`, `1/x` and so on. A .json holds
+a list of requests as KServe v2 over HTTP has them, or one.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def read_samples(spec: FunctionSpec) -> list[Sample]:
     try:
         found = _from_json(path) if path.endswith(".json") else _from_npz(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        line = str(error).partition("\n")[0]
+        text = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise LoadFailed(
-            f"function {spec.name}: the sample {path} cannot be read: {type(error).__name__}: {line}"
+            f"function {spec.name}: the sample {path} cannot be read: {text}"
         ) from error
     if not found:
         raise LoadFailed(f"function {spec.name}: {path} holds no sample")

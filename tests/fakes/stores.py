@@ -67,6 +67,7 @@ class Store:
         """Makes a repository of Hugging Face, with files at its top."""
         info = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
         paths = [_hf_path(name, data) for name, data in files.items()]
+        self.objects[f"/api/models/{repo}"] = json.dumps(info).encode()
         for revision in ("main", commit):
             self.objects[f"/api/models/{repo}/revision/{revision}"] = json.dumps(info).encode()
             self.objects[f"/api/models/{repo}/paths-info/{revision}"] = json.dumps(paths).encode()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 import os
+import shlex
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,7 +151,7 @@ def test_what_will_not_get_better_is_not_tried_again(
     store: Store, fetcher: Fetcher, status: int, kind: type[GsliceError]
 ) -> None:
     store.statuses = [status] * 2
-    with pytest.raises(kind, match="m.bin"):
+    with pytest.raises(kind, match=r"m.bin"):
         fetcher(f"{store.url}/m.bin?token=secret")
     assert fetcher.waited == []
 
@@ -214,7 +219,7 @@ def test_weights_come_along(store: Store, fetcher: Fetcher, tmp_path: Path) -> N
     again = fetcher(url)
     assert (again.was_there, again.digest != done.digest) == (False, True)
     del store.objects["/v1/m.data"]
-    with pytest.raises(NotFound, match="m.data"):
+    with pytest.raises(NotFound, match=r"m.data"):
         fetcher(url)
 
 
@@ -223,7 +228,7 @@ def test_weights_elsewhere_are_refused(
 ) -> None:
     store.objects["/m.onnx"] = DATA
     monkeypatch.setattr("gslice.fetch.download.external_files", lambda path: ["../../secret"])
-    with pytest.raises(FailedPrecondition, match="keeps weights in '../../secret', outside"):
+    with pytest.raises(FailedPrecondition, match=r"keeps weights in '../../secret', outside"):
         fetcher(f"{store.url}/m.onnx")
     assert fetcher.left == []
 
@@ -238,7 +243,7 @@ def test_s3(store: Store, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> 
     store.objects["/bucket/a/m.bin"] = DATA
     assert fetcher("s3://bucket/a/m.bin") == Fetched(DIGEST)
     assert fetcher("s3://bucket/a/m.bin").was_there
-    with pytest.raises(NotFound, match="there is no s3://bucket/a/other"):
+    with pytest.raises(NotFound, match=r"there is no s3://bucket/a/other"):
         fetcher("s3://bucket/a/other")
 
 
@@ -272,7 +277,7 @@ def test_a_registry_that_sends_something_else(store: Store, fetcher: Fetcher) ->
     digest = store.push("models/a", "v1", {"m.onnx": DATA})
     at = f"oci://{store.address}/models/a"
     store.objects[f"/v2/models/a/blobs/sha256:{DIGEST}"] = bytes(len(DATA))
-    with pytest.raises(FailedPrecondition, match="m.onnx came damaged"):
+    with pytest.raises(FailedPrecondition, match=r"m\.onnx came damaged"):
         fetcher(f"{at}:v1")
     store.objects[f"/v2/models/a/manifests/{digest}"] += b" "
     with pytest.raises(FailedPrecondition, match="its manifest came damaged"):
@@ -293,10 +298,9 @@ def test_a_registry_that_sends_something_else(store: Store, fetcher: Fetcher) ->
 def test_a_missing_package_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, package: str, extra: str
 ) -> None:
-    import fsspec
-
-    monkeypatch.delitem(fsspec.registry._registry, url.partition(":")[0], raising=False)
-    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+    registry = importlib.import_module("fsspec.registry")
+    monkeypatch.delitem(registry._registry, url.partition(":")[0], raising=False)
+    for name in {package, *(n for n in sys.modules if n.partition(".")[0] == package)}:
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("gslice.fetch.filesystem", "gslice.fetch.oci"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -313,15 +317,45 @@ def in_process(directory: Path, url: str, **environment: str) -> Fetched:
     """Fetches by a process of its own, as the daemon does."""
     source = Source.parse(url)
     order = FetchOrder(source.url, source.digest, True, False, str(directory), MAX_BYTES)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gslice.fetch"],
-        input=json.dumps(to_json(order)) + "\n",
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return Fetched(**json.loads(done.stdout.splitlines()[-1])["done"])
+    with ordered(order, **environment) as (process, ours), ours.makefile() as lines:
+        said = lines.readlines()
+        assert process.wait(60) == 0
+    return Fetched(**json.loads(said[-1])["done"])
+
+
+@contextlib.contextmanager
+def ordered(
+    order: FetchOrder, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """A process that has got an order, and our end of its socket."""
+    ours, theirs = socket.socketpair()
+    command = shlex.join([sys.executable, "-P", "-m", "gslice.fetch"])
+    with theirs:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command} 3<&{theirs.fileno()}"],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+        )
+    with process, ours:
+        ours.sendall(json.dumps(to_json(order)).encode() + b"\n")
+        yield process, ours
+
+
+def test_it_ends_with_its_daemon(store: Store, tmp_path: Path) -> None:
+    store.objects["/m.bin"] = DATA
+    asked, gone = threading.Event(), threading.Event()
+
+    def hold(_asked: str) -> None:
+        asked.set()
+        assert gone.wait(60)
+
+    store.on_request = hold
+    order = FetchOrder(f"{store.url}/m.bin", "", False, False, str(tmp_path), MAX_BYTES)
+    with ordered(order) as (process, ours):
+        assert asked.wait(60)
+        ours.close()
+        assert process.wait(60) == 1
+    gone.set()
 
 
 class Here:
@@ -381,6 +415,6 @@ def test_more_than_was_said_is_refused(tmp_path: Path, size: int | None) -> None
             yield DATA
 
     kind = Unavailable if size else ResourceExhausted
-    with pytest.raises(kind, match="more than 100 bytes came|larger than the model cache"):
+    with pytest.raises(kind, match=r"more than 100 bytes came|larger than the model cache"):
         download(tmp_path, Here(read, size), max_bytes=50_000)
     assert ModelCache(tmp_path / "models").models() == []

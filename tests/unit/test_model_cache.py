@@ -28,7 +28,9 @@ def keep(cache: ModelCache, files: dict[str, bytes], used_s_ago: float = 0.0) ->
         digests = {name: file_digest(part / name) for name in files}
         digest, size = content_digest(digests), sum(map(len, files.values()))
         origins = {"key": dict.fromkeys(files, "etag")}
-        cache.adopt(part, CachedModel(digest, "s3://b/m", digests, origins=origins, size_bytes=size))
+        cache.adopt(
+            part, CachedModel(digest, "s3://b/m", digests, origins=origins, size_bytes=size)
+        )
     told = cache.directory / f"{digest}.json"
     used_s = told.stat().st_mtime - used_s_ago
     os.utime(told, (used_s, used_s))

@@ -107,8 +107,7 @@ def test_no_file_comes_to_lie_elsewhere(name: str) -> None:
 
 def test_a_function_may_name_urls(tmp_path: Path) -> None:
     body = (
-        f"model: s3://b/m.plan#sha256={PIN}\n"
-        "warmup: {samples: https://h/s.npz?sig=1, count: 4}\n"
+        f"model: s3://b/m.plan#sha256={PIN}\nwarmup: {{samples: https://h/s.npz?sig=1, count: 4}}\n"
     )
     spec = function_from_yaml("f", body, tmp_path)
     assert (spec.engine, spec.model) == ("tensorrt", f"s3://b/m.plan#sha256={PIN}")
