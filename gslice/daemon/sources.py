@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import Internal, Unavailable, from_code
 from gslice.core.figures import megabytes
@@ -80,7 +80,8 @@ class Sources:
                 paths[setting] = await self._path(declared, setting, before, tell)
                 coming.add(digest_in(str(paths[setting])))
         sources = {setting: getattr(declared, setting) for setting in paths}
-        return replace(declared, sources=sources, **{key: str(path) for key, path in paths.items()})
+        files: dict[str, Any] = {setting: str(path) for setting, path in paths.items()}
+        return replace(declared, sources=sources, **files)
 
     def settle(self, name: str = "") -> None:
         """Keeps what functions use, and nothing else; called when that has changed.
