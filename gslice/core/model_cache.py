@@ -195,8 +195,9 @@ class ModelCache:
         """
         with self.alone():
             home, there = self.directory / entry.digest, self._read(entry.digest)
-            if there is None:
-                shutil.rmtree(home, ignore_errors=True)  # without its JSON file it is nothing
+            if there is None or not self._is_whole(there):
+                there = None
+                shutil.rmtree(home, ignore_errors=True)
                 part.rename(home)
                 _sync(self.directory)
             now_s = time.time()

@@ -132,7 +132,10 @@ class Sources:
                 os.close(held)
             else:
                 self._held[digest] = held
-        return await asyncio.to_thread(self.cache.find, digest)
+        path = await asyncio.to_thread(self.cache.find, digest)
+        if path is None and digest in self._held:  # what comes in its place is another directory
+            os.close(self._held.pop(digest))
+        return path
 
     def _hold_in_use(self) -> None:
         used = {digest for spec in self._in_use() for digest in _digests(spec)}

@@ -64,6 +64,19 @@ def test_a_damaged_entry_is_none(cache: ModelCache) -> None:
     assert not path.exists()
 
 
+def test_a_damaged_entry_in_use_is_replaced(cache: ModelCache) -> None:
+    digest = keep(cache, {"m.onnx": b"model"})
+    held, path = cache.hold(digest), cache.find(digest)
+    assert held is not None
+    assert path is not None
+    path.write_bytes(b"mOdel")
+    assert cache.find(digest) is None
+    assert keep(cache, {"m.onnx": b"model"}) == digest
+    os.close(held)
+    assert cache.find(digest) == path
+    assert path.read_bytes() == b"model"
+
+
 def test_what_is_told_wrong_is_no_entry(cache: ModelCache) -> None:
     digest = keep(cache, {"m.onnx": b"model"})
     (cache.directory / f"{digest}.json").write_text(json.dumps({"other": 1}))

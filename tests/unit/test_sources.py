@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from gslice.control.versions import Version, as_fetched, likely, model_settings
-from gslice.core.config import function_from_yaml, function_to_yaml
+from gslice.core.config import config_for_model, function_from_yaml, function_to_yaml
 from gslice.core.config.load import load_config_text
-from gslice.core.errors import ConfigError, InvalidArgument
+from gslice.core.errors import ConfigError, InvalidArgument, PermissionDenied
 from gslice.core.plans import is_plan
 from gslice.core.sources import Source, content_digest, is_file_name, is_remote, redacted
 from gslice.core.types import FunctionSpec
+from gslice.daemon.overrides import refuse_other_code
 
 PIN = "ab" * 32
 
@@ -115,6 +116,19 @@ def test_a_function_may_name_urls(tmp_path: Path) -> None:
     assert function_from_yaml("f", function_to_yaml(spec, tmp_path), tmp_path) == spec
     assert is_plan("https://h/m.plan?sig=1")
     assert function_from_yaml("f", "model: hf://o/r/m.pt2", tmp_path).engine == "torch"
+
+
+def test_a_url_needs_no_node_yaml() -> None:
+    url = "https://host/my.model.onnx?sig=x"
+    config = config_for_model(url, environ={"GSLICE_STATE_DIR": "/s"})
+    assert {name: spec.model for name, spec in config.functions.items()} == {"my.model": url}
+
+
+def test_clients_may_have_nothing_fetched() -> None:
+    declared = FunctionSpec("f", model="/m.onnx")
+    asked = FunctionSpec("f", model="/m.onnx", warmup="https://inside/secret.npz")
+    with pytest.raises(PermissionDenied, match="clients may not change its warmup"):
+        refuse_other_code(asked, declared)
 
 
 def test_a_wrong_url_is_told_by_its_line(tmp_path: Path) -> None:
