@@ -78,6 +78,7 @@ def _chosen(file: Path, names: Sequence[str]) -> list[FunctionSpec]:
     from gslice.core.config import load_config
     from gslice.core.errors import InvalidArgument, NotFound
     from gslice.core.plans import LIBRARIES, is_plan
+    from gslice.core.sources import is_remote
     from gslice.device.inventory import find_gpus
 
     functions = load_config(file, find_gpus=find_gpus).functions
@@ -88,6 +89,12 @@ def _chosen(file: Path, names: Sequence[str]) -> list[FunctionSpec]:
             raise InvalidArgument(
                 f"function {name}: nothing is built of it",
                 hint="plans are built of .onnx models with `engine: tensorrt` or `tensorrt_rtx`",
+            )
+    for spec in functions.values():
+        if is_remote(spec.model) and (spec.name in names or spec.engine in LIBRARIES):
+            raise InvalidArgument(
+                f"function {spec.name}: its model is not on this machine",
+                hint=f"`gslice load {spec.name}` fetches it and builds",
             )
     chosen = [
         spec

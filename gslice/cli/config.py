@@ -58,11 +58,13 @@ def _load(file: Path) -> Config:
 
 
 def _missing_files(config: Config) -> list[str]:
+    from gslice.core.sources import is_remote
+
     return [
         f"functions.{name}.{key}: there is no file {path}"
         for name, spec in config.functions.items()
         for key, path in (("model", spec.model), ("warmup", spec.warmup))
-        if path and not Path(path).is_file()
+        if path and not is_remote(path) and not Path(path).is_file()
     ]
 
 
@@ -71,6 +73,7 @@ def _plain(config: Config) -> dict[str, Any]:
     del plain["gpus"]  # they are among the devices
     plain["path"] = str(config.path) if config.path else None
     plain["node"]["state_dir"] = str(config.node.state_dir)
+    plain["node"]["model_cache"]["directory"] = str(config.node.model_cache.directory)
     return plain
 
 

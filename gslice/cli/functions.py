@@ -25,8 +25,10 @@ Name = Annotated[
 def load(
     name: Name,
     model: Annotated[
-        Path | None,
-        typer.Argument(help="A model file. Default: what node.yaml declares.", metavar="MODEL"),
+        str | None,
+        typer.Argument(
+            help="A model file, or its URL. Default: what node.yaml declares.", metavar="MODEL"
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -134,7 +136,7 @@ def save(
 
 
 def _function_yaml(
-    model: Path | None, file: Path | None, settings: dict[str, str]
+    model: str | None, file: Path | None, settings: dict[str, str]
 ) -> tuple[str, Path | None]:
     """The body to send, empty to load what is declared, and where its paths start.
 
@@ -151,7 +153,7 @@ def _function_yaml(
     if file is None:
         if "slo" in given:
             given["slo"] = {"p99": given["slo"]}
-        return json.dumps({"model": str(model), **given}), Path.cwd()
+        return json.dumps({"model": model, **given}), Path.cwd()
     if model is not None:
         raise InvalidArgument("MODEL and --file exclude each other", hint="give one of them")
     if given:

@@ -12,6 +12,7 @@ import typer
 
 from gslice.cli import options
 from gslice.cli.output import console, print_json, table
+from gslice.cli.recording import add_sample, without_objects
 from gslice.core.errors import InvalidArgument
 from gslice.core.figures import milliseconds
 
@@ -40,6 +41,10 @@ def infer(
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the outputs to this .npz file.")
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="Add what was sent to this .npz, for `warmup`."),
     ] = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Deadline, such as 500ms.")] = "30s",
     grpc: options.Address = "",
@@ -76,6 +81,7 @@ def infer(
         latency_us = (time.perf_counter() - sent) * 1e6
     if out is not None:
         _save(out, outputs)
+    recorded = add_sample(record, arrays) if record is not None else 0
     if as_json:
         print_json(_report(name, latency_us, outputs))
     else:
@@ -84,6 +90,8 @@ def infer(
         _show(name, latency_us, outputs, top, names)
         if out is not None:
             console().print(f"wrote {out}", markup=False)
+        if record is not None:
+            console().print(f"{record} holds {recorded} sample(s)", markup=False)
 
 
 def _show(
@@ -161,17 +169,8 @@ def _json_values(value: Any) -> Any:
 def _save(out: Path, outputs: dict[str, np.ndarray]) -> None:
     import numpy as np
 
-    def plain(name: str, array: np.ndarray) -> np.ndarray:
-        if array.dtype.kind != "O":
-            return array
-        if any(element.endswith(b"\0") for element in array.flat):
-            raise InvalidArgument(
-                f"output {name!r} has elements that end in a zero byte, which .npz would cut off",
-                hint="--json shows them whole",
-            )
-        # Objects would be pickled, and nobody should have to unpickle an answer.
-        return array.astype(np.bytes_)
-
-    arrays: dict[str, Any] = {name: plain(name, array) for name, array in outputs.items()}
+    arrays: dict[str, Any] = {
+        name: without_objects(f"output {name!r}", array) for name, array in outputs.items()
+    }
     with out.open("wb") as stream:  # savez would add a suffix of its own to a path
         np.savez(stream, **arrays)

@@ -11,6 +11,7 @@ from gslice.cli import options
 from gslice.cli.output import show_warning
 from gslice.cli.status import devices_of, reason_of
 from gslice.core.errors import InvalidArgument, NotFound
+from gslice.core.sources import is_remote
 
 if TYPE_CHECKING:
     from gslice.core.config import Config, Override
@@ -22,7 +23,8 @@ _PATIENCE_S = 3600.0  # a change of state ends each wait; this only bounds it
 
 def serve(
     model: Annotated[
-        Path | None, typer.Argument(help="An ONNX model, to be served without a node.yaml.")
+        str | None,
+        typer.Argument(help="An ONNX model, or its URL, to be served without a node.yaml."),
     ] = None,
     config: Annotated[
         Path | None,
@@ -119,7 +121,7 @@ async def _announce_functions(daemon: Daemon) -> None:
 
 
 def _config(
-    model: Path | None,
+    model: str | None,
     config: Path | None,
     repositories: list[Path],
     node: dict[str, str],
@@ -138,9 +140,9 @@ def _config(
         if config is not None or repositories:
             other = "--config" if config is not None else "--model-repository"
             raise InvalidArgument(f"MODEL and {other} exclude each other", hint="give one of them")
-        if not model.is_file():
+        if not is_remote(model) and not Path(model).is_file():
             raise NotFound(f"there is no file {model}")
-        if model.suffix in (".yaml", ".yml"):
+        if model.endswith((".yaml", ".yml")):
             raise InvalidArgument(f"{model} is no model", hint=f"gslice serve -c {model}")
         if device:
             overrides.append(Override(("devices",), {device: {}}, "--device"))

@@ -204,6 +204,7 @@ def _whole_node(found: Any) -> Group:
             for part in (Text(), make(found.functions))
         ),
         *slo_lines(found.functions),
+        *_source_lines(found.functions),
     )
 
 
@@ -280,6 +281,17 @@ def _spare_lines(spares: Any) -> list[Any]:
 
     told = (f"{spare.engine} (pid {spare.pid}, {megabytes(spare.rss_bytes)})" for spare in spares)
     return [Text(f"spares: {', '.join(told)}")] if spares else []
+
+
+def _source_lines(functions: Any) -> list[Any]:
+    """Where models were fetched, and what they are."""
+    from rich.text import Text
+
+    return [
+        Text(f"{function.name}: {function.fetched_from} sha256:{function.fetched_sha256}")
+        for function in functions
+        if function.fetched_from
+    ]
 
 
 def _reasons(functions: Any) -> list[Any]:

@@ -66,7 +66,7 @@ def _table(found: Any) -> Any:
             _at(version.first_served_s),
             _at(version.served_s),
             version.fingerprint[:_SHORT_CHARS],
-            version.model,
+            f"{version.model} sha256:{version.sha256}" if version.sha256 else version.model,
         )
     return shown
 

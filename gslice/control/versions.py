@@ -20,7 +20,7 @@ _MODEL = (
     *("engine", "model", "python", "python_path", "args", "environment"),
     *("precision", "channels_last"),
 )
-_WITH_MODEL = ("device", "devices", "also_on", "warmup", "program")
+_WITH_MODEL = ("device", "devices", "also_on", "warmup", "warmup_count", "program", "sources")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Version:
 
 def model_settings(spec: FunctionSpec) -> dict[str, Any]:
     """The settings of a function's model that are not default."""
-    default = FunctionSpec(spec.name)
-    given = {key: getattr(spec, key) for key in _MODEL}
+    default, declared = FunctionSpec(spec.name), spec.as_declared
+    given = {key: getattr(declared, key) for key in _MODEL}
     settings = {key: value for key, value in given.items() if value != getattr(default, key)}
     if spec.program is not None:
         settings["program"] = [*spec.program.command, spec.program.directory]
@@ -87,6 +87,14 @@ def by_service(recorded: Sequence[Version]) -> list[Version]:
 def numbered(spec: FunctionSpec, number: int) -> FunctionSpec:
     """A function whose model has got its number."""
     return dataclasses.replace(spec, version=str(number))
+
+
+def as_fetched(spec: FunctionSpec, before: FunctionSpec) -> FunctionSpec:
+    """A function with the files that were fetched before for the URLs that it names."""
+    declared = spec.as_declared
+    same = {key: url for key, url in before.sources.items() if getattr(declared, key) == url}
+    files: dict[str, Any] = {key: getattr(before, key) for key in same}
+    return dataclasses.replace(declared, sources=same, **files) if same else spec
 
 
 def restored(spec: FunctionSpec, version: Version) -> FunctionSpec:

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from gslice.core.digests import digest_of
 from gslice.core.onnx_files import external_files
+from gslice.core.sources import plain_path
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
 """The Python packages that build and run plans; engines are called like them."""
@@ -31,7 +32,7 @@ _PLAN, _TOLD, _LOCK, _COMPILED = ".plan", ".json", ".lock", ".jit"
 
 def is_plan(path: str | None) -> bool:
     """Whether a model is a plan already."""
-    return path is not None and path.endswith(_PLAN_SUFFIXES)
+    return path is not None and plain_path(path).endswith(_PLAN_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -249,21 +250,36 @@ def content_of(model: str) -> str:
     return hashlib.sha256("".join(map(digest_of, files)).encode()).hexdigest()
 
 
-def unused(plans: Sequence[Plan], older_than_s: float, now_s: float) -> list[Plan]:
+class Kept(Protocol):
+    """What a cache holds."""
+
+    @property
+    def used_s(self) -> float:
+        """When it was last used, in seconds since the epoch."""
+
+    @property
+    def size_bytes(self) -> int:
+        """On disk."""
+
+
+_Kept = TypeVar("_Kept", bound=Kept)
+
+
+def unused(kept: Sequence[_Kept], older_than_s: float, now_s: float) -> list[_Kept]:
     """Those that nobody has used for so long."""
-    return [plan for plan in plans if now_s - plan.used_s > older_than_s]
+    return [each for each in kept if now_s - each.used_s > older_than_s]
 
 
-def beyond(plans: Sequence[Plan], size_bytes: int) -> list[Plan]:
+def beyond(kept: Sequence[_Kept], size_bytes: int) -> list[_Kept]:
     """Those that were used longest ago, until the rest fits.
 
     Args:
-        plans: The one used last first.
+        kept: The one used last first.
         size_bytes: What may stay.
     """
     gone, total = [], 0
-    for plan in plans:
-        total += plan.size_bytes
+    for each in kept:
+        total += each.size_bytes
         if total > size_bytes:
-            gone.append(plan)
+            gone.append(each)
     return gone

@@ -174,7 +174,8 @@ class FunctionSpec:
         versions: Which versions are kept warm, and which is served.
         engine: `onnxruntime`, `torch`, `tensorrt`, `tensorrt_rtx`, `python`, `identity`, or
             `command`: no engine of ours.
-        model: Absolute path of the model file; empty where code makes the model.
+        model: Absolute path of the model file, or its URL until it is fetched; empty where code
+            makes the model.
         python: `module:Class` for the `python` engine, `module:factory` for `torch`, with
             `python_path` put on sys.path.
         args: Keyword arguments of the user's `setup` or factory; for `identity`: its tensors; with
@@ -194,7 +195,9 @@ class FunctionSpec:
         delay_us: How long a batch may wait for more rows; -1: auto.
         queue_max: Most requests admitted and not yet answered.
         request_max_bytes: Largest request, inputs and declared outputs together.
-        warmup: Path of an .npz with one sample per input; empty: zeros.
+        warmup: Path, or URL, of requests that must run before it serves: .npz or .json; empty:
+            zeros.
+        warmup_count: How many of them are run; 0: all.
         side_effects: True: a request is never run twice; a worker's death fails it instead.
         threads: Intra-op threads of the engine; 0: as many as the share allows.
         lanes: Batches in flight in an instance.
@@ -205,6 +208,7 @@ class FunctionSpec:
             `cold`: loaded when a request comes, unloaded when none came for `idle_after_us`.
         idle_after_us: See there.
         program: What runs, if it is a command; None: its requests go through gslice.
+        sources: The URLs in whose place `model` and `warmup` are files now, by setting.
     """
 
     name: str
@@ -229,6 +233,7 @@ class FunctionSpec:
     queue_max: int = 256
     request_max_bytes: int = 32 << 20
     warmup: str = ""
+    warmup_count: int = 0
     side_effects: bool = False
     threads: int = 0
     lanes: int = 2
@@ -238,6 +243,13 @@ class FunctionSpec:
     residency: str = "warm"
     idle_after_us: int = 600_000_000
     program: ProgramSpec | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def as_declared(self) -> FunctionSpec:
+        """With its URLs where they were declared."""
+        urls: dict[str, Any] = dict(self.sources)
+        return replace(self, sources={}, **urls) if urls else self
 
     @property
     def placed(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from gslice.daemon.plan_api import plan_reply
 from gslice.daemon.profile_api import profile_steps
 from gslice.daemon.rollback import plan_rollback, roll_back
 from gslice.daemon.store import EventFilter
-from gslice.daemon.versions import model_of
+from gslice.daemon.versions import digest_of_model, model_of
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
@@ -377,4 +377,5 @@ def _version(version: Version, state: str) -> Any:
         fingerprint=version.fingerprint,
         first_served_s=version.first_served_s,
         served_s=version.served_s,
+        sha256=digest_of_model(version.spec),
     )

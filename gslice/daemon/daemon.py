@@ -27,6 +27,7 @@ from gslice.daemon.moves import Moves
 from gslice.daemon.observations import Observations
 from gslice.daemon.profiles import Profiles
 from gslice.daemon.repository import Repository
+from gslice.daemon.sources import Sources
 from gslice.daemon.status import Addresses, StatusReader
 from gslice.daemon.upgrade import Upgrade
 from gslice.daemon.versions import Versions
@@ -72,6 +73,7 @@ class Daemon:
         desired: What should.
         events: What happened.
         reader: What it looks like.
+        sources: What they name by a URL.
         versions: Of the functions.
         profiles: Likewise.
         upgrade: The newest one.
@@ -93,7 +95,8 @@ class Daemon:
         self._config = config
         self.events = EventLog(store)
         self.node = Node.open(config.node, config.devices, self.events.record)
-        self.versions = Versions(store, self.events.record)
+        self.sources = Sources(config.node, lambda: self.supervisor.specs)
+        self.versions = Versions(store, self.events.record, self.sources)
         self.profiles = Profiles(store, self.node)
         self.node.times_wanted = self.profiles.lacks
         observations = Observations(store)
@@ -101,7 +104,8 @@ class Daemon:
             self.node, Repository(self).called, observations.recall, self.versions
         )
         self.desired = Desired(config, store, self.events.record)
-        self._loads = Loads(self.supervisor, self.desired, observations, self.profiles)
+        kept = (observations, self.profiles, self.sources)
+        self._loads = Loads(self.supervisor, self.desired, *kept)
         self.moves = Moves(self.supervisor, store, self._loads.move)
         policy = Policy(packing=config.node.packing, turns=True)
         self.controller = Controller(
@@ -195,6 +199,7 @@ class Daemon:
             self._start_http()
         wanted = self.desired.functions
         await self.supervisor.adopt(wanted)
+        self.sources.settle()
         for function in list(self.supervisor.functions.values()):
             function.source = self.desired.source(function.name)
             await self.versions.record_adopted(function.spec)
@@ -298,6 +303,7 @@ class Daemon:
         for server in self._http.values():
             await asyncio.to_thread(server.close)
         self.events.close()
+        self.sources.close()
         if self._control is not None:
             await self._control.stop(_STOP_GRACE_S if self.handover is None else _HANDOVER_GRACE_S)
         reclaim(self.node)
@@ -312,7 +318,7 @@ class Daemon:
         Raises:
             GsliceError: it could not be loaded, and what was wanted before still is.
         """
-        await self._loads.load(spec, stage)
+        await self._loads.load(spec, stage, anew=True)
         self.desired.put(spec)
         self.supervisor.function(spec.name).source = self.desired.source(spec.name)
         stage("done", "")
@@ -365,6 +371,7 @@ class Daemon:
         """
         await self.supervisor.unload(name, stage)
         self.desired.remove(name)
+        self.sources.settle(name)
         self.node.event(name, EventKind.UNLOAD, "unloaded")
         stage("done", "")
 

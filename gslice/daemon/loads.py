@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gslice.daemon.desired import Desired
     from gslice.daemon.observations import Observations
     from gslice.daemon.profiles import Profiles
+    from gslice.daemon.sources import Sources
     from gslice.supervise.supervisor import Supervisor
 
     Stage = Callable[[str, str], None]
@@ -29,6 +30,7 @@ class Loads:
         desired: Knows where a wish comes from.
         observations: What loads showed.
         profiles: What batches took, as timed in passing.
+        sources: Keeps the files of what is loaded.
     """
 
     def __init__(
@@ -37,13 +39,17 @@ class Loads:
         desired: Desired,
         observations: Observations,
         profiles: Profiles,
+        sources: Sources,
     ) -> None:
         self._supervisor = supervisor
         self._desired = desired
         self._observations = observations
         self._profiles = profiles
+        self._sources = sources
 
-    async def load(self, spec: FunctionSpec, stage: Stage, *, lazily: bool = False) -> None:
+    async def load(
+        self, spec: FunctionSpec, stage: Stage, *, lazily: bool = False, anew: bool = False
+    ) -> None:
         """Loads a function: `Supervisor.load`.
 
         Raises:
@@ -55,12 +61,14 @@ class Loads:
             ready_us = await self._noting(
                 spec.name,
                 stage,
-                lambda timed: self._supervisor.load(spec, timed, source, lazily=lazily),
+                lambda timed: self._supervisor.load(spec, timed, source, lazily=lazily, anew=anew),
             )
         except GsliceError as error:
             reason = str(error).removeprefix(f"function {spec.name}: ")
             self._supervisor.node.event(spec.name, EventKind.FAILED, f"not loaded: {reason}")
             raise
+        finally:
+            self._sources.settle(spec.name)
         function = self._supervisor.function(spec.name)
         text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self._supervisor.node.event(spec.name, EventKind.LOAD, text)
@@ -71,7 +79,12 @@ class Loads:
         Raises:
             GsliceError: it could not be moved.
         """
-        await self._noting(name, stage, lambda timed: self._supervisor.move(name, devices, timed))
+        try:
+            await self._noting(
+                name, stage, lambda timed: self._supervisor.move(name, devices, timed)
+            )
+        finally:
+            self._sources.settle(name)
 
     async def _noting(
         self, name: str, stage: Stage, order: Callable[[Stage], Coroutine[None, None, None]]
@@ -81,6 +94,9 @@ class Loads:
         took_us: dict[str, int] = {}
 
         def timed(passed: str, detail: str) -> None:
+            nonlocal begun_s
+            if passed == "start" and "fetch" in took_us:  # the next load need not fetch
+                begun_s = time.monotonic()
             took_us[passed] = round((time.monotonic() - begun_s) * 1e6)
             stage(passed, detail)
 

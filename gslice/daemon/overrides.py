@@ -17,8 +17,8 @@ def refuse_other_code(asked: FunctionSpec, declared: FunctionSpec) -> None:
     Raises:
         PermissionDenied: another model, class, environment or version is asked for than declared.
     """
-    code = ("engine", "model", "python", "python_path", "args", "environment", "program", "warmup")
-    for setting in (*code, "versions"):
+    code = ("engine", "model", "python", "python_path", "args", "environment", "program")
+    for setting in (*code, "warmup", "versions"):  # a sample may be fetched in our name
         if getattr(asked, setting) != getattr(declared, setting):
             raise PermissionDenied(
                 f"function {asked.name}: clients may not change its {setting}",

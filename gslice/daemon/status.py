@@ -11,6 +11,7 @@ from gslice import __version__, _native
 from gslice.control.need import demand_ratios
 from gslice.daemon.plan_api import fill_decision
 from gslice.daemon.readings import function_reading, gpu_reading, memory_of, requested_percent
+from gslice.daemon.versions import digest_of_model, model_of
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.ipc.process import resident_bytes
 from gslice.supervise.doors import GRPC, HTTP
@@ -242,6 +243,8 @@ class StatusReader:
         message.slo_p99_us = spec.slo_p99_us
         message.source = function.source
         message.isolation = spec.isolation
+        if digest := digest_of_model((deployment or function).spec):
+            message.fetched_from, message.fetched_sha256 = model_of(spec), digest
         message.residency = spec.residency
         message.cold_starts = function.residency.cold_starts
         for kept in function.kept.warm:

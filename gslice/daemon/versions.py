@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gslice.control.versions import LATEST, by_service, likely, number_of, numbered, restored
+from gslice.control.versions import (
+    LATEST,
+    as_fetched,
+    by_service,
+    likely,
+    number_of,
+    numbered,
+    restored,
+)
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
+from gslice.core.model_cache import digest_in
+from gslice.core.sources import redacted
 from gslice.daemon.events import forgiving
 from gslice.daemon.fingerprint import Fingerprints
-from gslice.supervise.versions import Resolved
+from gslice.supervise.versions import FETCH, Fetch, Resolved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
     from gslice.control.versions import Version
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
+    from gslice.daemon.sources import Sources
     from gslice.daemon.store import Store
     from gslice.supervise.function import Function
 
@@ -29,11 +40,13 @@ class Versions:
     Args:
         store: Keeps them.
         event: Told of each that is new, or serves in place of another.
+        sources: Fetches what functions name by a URL; None: nothing does.
     """
 
-    def __init__(self, store: Store, event: Record) -> None:
+    def __init__(self, store: Store, event: Record, sources: Sources | None = None) -> None:
         self._store = store
         self._event = event
+        self._sources = sources
         self._fingerprints = Fingerprints(store)
 
     def recorded(self, name: str) -> list[Version]:
@@ -56,25 +69,30 @@ class Versions:
         return [(version, _state_of(function, version)) for version in recorded]
 
     async def resolve(
-        self, spec: FunctionSpec, is_warm: Callable[[FunctionSpec], bool]
+        self,
+        spec: FunctionSpec,
+        is_warm: Callable[[FunctionSpec], bool],
+        fetch: Fetch = FETCH,
     ) -> Resolved:
         """See `Numbers.resolve`."""
         if spec.versions.serve == LATEST:
+            spec = await self._fetched(spec, None if fetch.anew else self.likely(spec), fetch)
             fingerprint = await self._fingerprints.of(spec)
             number = number_of(fingerprint, self.recorded(spec.name), spec.versions.number)
             return Resolved(numbered(spec, number), fingerprint)
         version = self.find(spec.name, spec.versions.serve)
-        resolved = Resolved(restored(spec, version), version.fingerprint)
-        if not is_warm(resolved.spec):
-            await self.check_unchanged(version)
-        return resolved
+        wanted = restored(spec, version)
+        if not is_warm(wanted):
+            wanted = await self._fetched(wanted, wanted, fetch)
+            await self._check_same(version, wanted)
+        return Resolved(wanted, version.fingerprint)
 
     def likely(self, spec: FunctionSpec) -> FunctionSpec:
         """See `Numbers.likely`."""
         recorded = self.recorded(spec.name)
         if spec.versions.serve == LATEST:
             found = likely(spec, recorded)
-            return numbered(spec, found.number) if found else spec
+            return numbered(as_fetched(spec, found.spec), found.number) if found else spec
         pinned = _by_number(recorded, spec.versions.serve)
         return restored(spec, pinned) if pinned else spec
 
@@ -121,8 +139,18 @@ class Versions:
         return version
 
     async def check_unchanged(self, version: Version) -> None:
-        """Raises FailedPrecondition unless its files are what they were."""
-        spec = version.spec
+        """Raises FailedPrecondition unless its files are what they were, or can be fetched."""
+        if not version.spec.sources:
+            await self._check_same(version, version.spec)
+
+    async def _fetched(
+        self, spec: FunctionSpec, known: FunctionSpec | None, fetch: Fetch
+    ) -> FunctionSpec:
+        if self._sources is None:
+            return spec
+        return await self._sources.fetched(spec, known, fetch.tell)
+
+    async def _check_same(self, version: Version, spec: FunctionSpec) -> None:
         now = await self._fingerprints.of(spec)
         if now != version.fingerprint:
             was, now = version.fingerprint[:SHORT_CHARS], now[:SHORT_CHARS]
@@ -136,7 +164,12 @@ class Versions:
 def model_of(spec: FunctionSpec) -> str:
     """What a version computes with, for people."""
     command = spec.program.command[0] if spec.program is not None else ""
-    return spec.model or spec.python or command or spec.engine
+    return redacted(spec.as_declared.model) or spec.python or command or spec.engine
+
+
+def digest_of_model(spec: FunctionSpec) -> str:
+    """The digest of a model that was fetched; empty: it is no such one."""
+    return digest_in(spec.model) if "model" in spec.sources else ""
 
 
 def _state_of(function: Function | None, version: Version) -> str:

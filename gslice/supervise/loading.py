@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument, Unavailable
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
+from gslice.supervise.fetching import fetching
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME
 from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.spreading import spread
+from gslice.supervise.versions import Fetch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +57,7 @@ class Loading:
         stage: Callable[[str, str], None],
         *,
         lazily: bool = False,
+        anew: bool = False,
         devices: Sequence[str] = (),
     ) -> None:
         """Has a function serve as wanted; the caller holds its lock.
@@ -64,6 +67,7 @@ class Loading:
             wanted: As declared.
             stage: Told of each stage.
             lazily: One whose residency is `cold` may wait for a request, if its signature is known.
+            anew: What it names by a URL is taken as it is there now.
             devices: Where it is to run; empty: it may stay where it is.
 
         Raises:
@@ -80,9 +84,12 @@ class Loading:
                     raise Unavailable("the daemon is stopping")
                 # Before anything waits: first come.
                 self._sharing.admit(function, placed(self._numbers.likely(wanted)))
-                resolved = await self._numbers.resolve(
-                    wanted, lambda spec: _is_warm(function, before, placed(spec))
-                )
+                with fetching(function, stage) as tell:
+                    resolved = await self._numbers.resolve(
+                        wanted,
+                        lambda spec: _is_warm(function, before, placed(spec)),
+                        Fetch(anew, tell),
+                    )
                 resolved = dataclasses.replace(resolved, spec=placed(resolved.spec))
                 if devices and function.serving:
                     _check_same_version(before, resolved.spec)

@@ -165,6 +165,7 @@ class Supervisor:
         source: str = "file",
         *,
         lazily: bool = False,
+        anew: bool = False,
     ) -> None:
         """Adds a function, or loads one anew; where only its share changed, in place.
 
@@ -173,6 +174,7 @@ class Supervisor:
             stage: Told of each stage as it begins.
             source: Where the wish comes from, `file` or `overlay`.
             lazily: One whose residency is `cold` may wait for a request, if its signature is known.
+            anew: What it names by a URL is taken as it is there now.
 
         Raises:
             GsliceError: why it does not serve. What served before serves on, unless a program takes
@@ -194,7 +196,7 @@ class Supervisor:
                     await function.unload(stage)  # a program and a model are led differently
                     self.functions.pop(spec.name, None)
                 else:
-                    await self._loading.carry_out(function, spec, stage, lazily=lazily)
+                    await self._loading.carry_out(function, spec, stage, lazily=lazily, anew=anew)
                     function.source = source
                     self.node.changes.notify()
                     return
@@ -290,6 +292,12 @@ class Supervisor:
         except KeyError:
             known = ", ".join(sorted(self.functions)) or "none"
             raise NotFound(f"there is no function {name}", hint=f"functions: {known}") from None
+
+    @property
+    def specs(self) -> list[FunctionSpec]:
+        """What functions were asked to be, and what they run or keep."""
+        every = ((f.spec, *(d.spec for d in f.deployments)) for f in self.functions.values())
+        return [spec for specs in every for spec in specs]
 
     @property
     def inherited(self) -> bool:

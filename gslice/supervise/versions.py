@@ -6,6 +6,7 @@ no share, takes no request, and costs its memory; whoever needs that ends it fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,8 +16,6 @@ from gslice.core.events import EventKind
 from gslice.supervise.tasks import Tasks, run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gslice.core.types import FunctionSpec
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.node import Node
@@ -35,17 +34,37 @@ class Resolved:
     fingerprint: str = ""
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """How what a function names by a URL is fetched.
+
+    Attributes:
+        anew: As it is there now; else as it was fetched before, if it was.
+        tell: Told how far it is.
+    """
+
+    anew: bool = False
+    tell: Callable[[str], None] = lambda text: None
+
+
+FETCH = Fetch()
+
+
 class Numbers(Protocol):
     """Knows the versions of functions."""
 
     async def resolve(
-        self, spec: FunctionSpec, is_warm: Callable[[FunctionSpec], bool]
+        self,
+        spec: FunctionSpec,
+        is_warm: Callable[[FunctionSpec], bool],
+        fetch: Fetch = FETCH,
     ) -> Resolved:
         """The version that a declared function means.
 
         Args:
             spec: As declared.
             is_warm: Whether it can serve without a load, so that its files do not matter.
+            fetch: How what it names by a URL is fetched.
 
         Raises:
             GsliceError: there is no such version, or it cannot be loaded any more.
@@ -68,7 +87,10 @@ class AsDeclared:
     """`Numbers` for whoever has no versions: each function is what it says."""
 
     async def resolve(
-        self, spec: FunctionSpec, is_warm: Callable[[FunctionSpec], bool]
+        self,
+        spec: FunctionSpec,
+        is_warm: Callable[[FunctionSpec], bool],
+        fetch: Fetch = FETCH,
     ) -> Resolved:
         """See `Numbers.resolve`."""
         return Resolved(spec)

@@ -1,4 +1,4 @@
-"""Runs every bucket before a function serves, with the user's sample or with zeros."""
+"""Runs every bucket before a function serves, with the user's samples or with zeros."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gslice.core.types import ELEMENT_BYTES
 from gslice.ipc.native import native_signature
 from gslice.worker.engines.base import Captures
 from gslice.worker.gpu import LEGACY_STREAM
+from gslice.worker.samples import batches, read_samples
 from gslice.worker.shapes import candidates, is_known
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gslice._native import CudaDevice
     from gslice.core.types import FunctionSpec, Signature, TensorSpec
     from gslice.worker.engines.base import Engine
+    from gslice.worker.samples import Sample, SampleBatch
     from gslice.worker.shapes import Shape
 
     Inputs = tuple[list[np.ndarray | bytes], list[Shape]]
@@ -40,13 +42,15 @@ def warm_up(
     cuda: CudaDevice | None = None,
     lanes: Sequence[int] = (),
 ) -> dict[int, Inputs]:
-    """Runs every bucket once. Without padding any size runs as it is, so one row is enough.
+    """Runs every bucket: once with zeros, or as often as the user's samples fill it.
+
+    Without padding any size runs as it is, so one row is enough.
 
     On a GPU that is done in every lane, for each has a stream and a buffer of its own, and what can
     be captured is, after a second run.
 
     Zeros say little where shapes had to be guessed, or where the data means something to the
-    user's code, so then a failure is a line in the log. The user's sample must run, and so must
+    user's code, so then a failure is a line in the log. The user's samples must run, and so must
     zeros of the only shape that a model takes.
 
     Args:
@@ -60,13 +64,14 @@ def warm_up(
         By bucket, inputs that ran in the first lane; not of those that failed with zeros.
 
     Raises:
-        LoadFailed: The sample does not fit the function, or the function fails with it.
+        LoadFailed: A sample does not fit the function, or the function fails with it.
     """
     ran: dict[int, Inputs] = {}
     lanes = lanes or range(spec.lanes if cuda is not None else 1)
+    samples = read_samples(spec)
     for lane in lanes:
         for bucket in signature.buckets or (1,):
-            inputs = warm_bucket(engine, spec, signature, bucket, cuda, lane)
+            inputs = warm_bucket(engine, spec, signature, bucket, cuda, lane, samples)
             if inputs is not None and lane == lanes[0]:
                 ran[bucket] = inputs
     return ran
@@ -79,8 +84,18 @@ def warm_bucket(
     bucket: int,
     cuda: CudaDevice | None = None,
     lane: int = 0,
+    samples: Sequence[Sample] | None = None,
 ) -> Inputs | None:
     """One bucket in one lane: see `warm_up`.
+
+    Args:
+        engine: See there, as of all that follow.
+        spec: The function.
+        signature: As the engine told.
+        bucket: Which.
+        cuda: The GPU.
+        lane: Which.
+        samples: The user's; None: they are read.
 
     Returns:
         Inputs that ran; None: zeros of no shape did.
@@ -88,8 +103,9 @@ def warm_bucket(
     if cuda is not None:  # weights may still be on their way, on the stream that loads them
         cuda.order(LEGACY_STREAM, cuda.lane_stream(lane))
     run = _Run(engine, signature, lane, bucket, cuda)
-    if spec.warmup:
-        return _run_sample(run, _sample(spec, signature, bucket), spec)
+    samples = read_samples(spec) if samples is None else samples
+    if samples:
+        return _run_samples(run, spec, signature, samples)
     return _run_zeros(run, spec, signature, bucket, engine.trusts_zeros)
 
 
@@ -107,7 +123,7 @@ class _Run:
         self._engine = engine
         self._signature = native_signature(signature)
         self._lane = lane
-        self._bucket = bucket
+        self.bucket = bucket
         self._cuda = cuda
         batched = signature.rows_max > 0
         known = is_known((*signature.inputs, *signature.outputs), batched)
@@ -116,25 +132,50 @@ class _Run:
         self._captures = engine if may_capture and isinstance(engine, Captures) else None
 
     def __call__(self, inputs: Inputs) -> None:
-        data, shapes = inputs
-        call = self._engine.prepare(self._lane, self._bucket)
-        assert not isinstance(call, CudaGraph), "nothing is captured before it has run"
         for _ in range(_RUNS_BEFORE_CAPTURE if self._captures else 1):
-            batch = WarmBatch(self._signature, self._lane, self._bucket, data, shapes, self._cuda)
-            call(batch)
-            batch.finish()
+            batch = self.once(inputs)
         if self._captures is not None:
             self._captures.capture(batch)
 
+    def once(self, inputs: Inputs) -> WarmBatch:
+        """Runs it without a capture; returns what ran."""
+        data, shapes = inputs
+        call = self._engine.prepare(self._lane, self.bucket)
+        assert not isinstance(call, CudaGraph), "nothing is captured before it has run"
+        batch = WarmBatch(self._signature, self._lane, self.bucket, data, shapes, self._cuda)
+        call(batch)
+        batch.finish()
+        return batch
 
-def _run_sample(run: Callable[[Inputs], None], inputs: Inputs, spec: FunctionSpec) -> Inputs:
-    try:
-        run(inputs)
-    except Exception as error:
-        raise LoadFailed(
-            f"function {spec.name} fails with its sample {spec.warmup}: {_line(error)}"
-        ) from error
-    return inputs
+
+def _run_samples(
+    run: _Run, spec: FunctionSpec, signature: Signature, samples: Sequence[Sample]
+) -> Inputs:
+    """Every sample, in batches; what can be captured is with the last one."""
+    every = list(batches(spec, signature, samples, run.bucket))
+    for batch in every:
+        try:
+            if batch is every[-1]:
+                run(batch.inputs)
+            else:
+                run.once(batch.inputs)
+        except Exception as error:
+            label, reason = _guilty(run, spec, signature, batch) or (batch.label, error)
+            raise LoadFailed(f"function {spec.name} fails with {label}: {_line(reason)}") from error
+    return every[-1].inputs
+
+
+def _guilty(
+    run: _Run, spec: FunctionSpec, signature: Signature, failed: SampleBatch
+) -> tuple[str, Exception] | None:
+    """The first sample of a batch that fails by itself, and how; None: they fail together only."""
+    for sample in failed.samples if len(failed.samples) > 1 else ():
+        for batch in batches(spec, signature, [sample], run.bucket):
+            try:
+                run.once(batch.inputs)
+            except Exception as error:
+                return sample.label, error
+    return None
 
 
 def _run_zeros(
@@ -174,45 +215,6 @@ def _zeros(tensor: TensorSpec, shape: Shape) -> np.ndarray | bytes:
     if tensor.dtype == "BYTES":
         return encode_elements([b""] * count)
     return np.zeros(count * ELEMENT_BYTES[tensor.dtype], np.uint8)
-
-
-def _sample(spec: FunctionSpec, signature: Signature, rows: int) -> Inputs:
-    """The user's sample, repeated to fill a batch."""
-    try:
-        with np.load(spec.warmup) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise LoadFailed(
-            f"function {spec.name}: the sample {spec.warmup} cannot be read: {_line(error)}"
-        ) from error
-    data: list[np.ndarray | bytes] = []
-    shapes: list[Shape] = []
-    for tensor in signature.inputs:
-        if tensor.name not in arrays:
-            raise LoadFailed(
-                f"function {spec.name}: the sample {spec.warmup} has no array {tensor.name!r}"
-            )
-        array = _fitted(spec, tensor, arrays[tensor.name], rows if signature.rows_max else 0)
-        shapes.append(array.shape)
-        data.append(encode_elements(array.flat) if tensor.dtype == "BYTES" else array)
-    return data, shapes
-
-
-def _fitted(spec: FunctionSpec, tensor: TensorSpec, array: np.ndarray, rows: int) -> np.ndarray:
-    """A sample as a batch of `rows`; it may or may not have the batch dimension itself."""
-    if rows and array.ndim == len(tensor.dims) - 1:
-        array = array[np.newaxis]
-    fits = array.ndim == len(tensor.dims) and all(
-        dim in (-1, length) for dim, length in zip(tensor.dims, array.shape, strict=True)
-    )
-    element_bytes = ELEMENT_BYTES[tensor.dtype]
-    if not fits or array.size == 0 or (element_bytes and array.itemsize != element_bytes):
-        raise LoadFailed(
-            f"function {spec.name}: array {tensor.name!r} of the sample {spec.warmup} is "
-            f"{array.dtype}{list(array.shape)}, expected {tensor.dtype}{list(tensor.dims)}"
-        )
-    repeated = array if not rows else np.resize(array, (rows, *array.shape[1:]))
-    return np.ascontiguousarray(repeated)
 
 
 def _line(error: Exception | None) -> str:

@@ -191,6 +191,15 @@ def test_a_text_is_a_rate_or_refused(text: str) -> None:
 # ---- what is loaded ----------------------------------------------------------------------------
 
 
+def test_roots_may_be_urls(tmp_path: Path) -> None:
+    roots = "model_roots: [./models, 's3://bucket/models']"
+    (tmp_path / "models").mkdir()
+    body = "functions:\n  f: {model: 's3://bucket/%s'}\n"
+    assert config_of(tmp_path, roots, body % "models/m.onnx")
+    for path in ("models2/m.onnx", "m.onnx"):
+        assert "is not in node.model_roots" in problem(tmp_path, roots, body % path)
+
+
 def test_models_come_from_their_roots_whatever_links_say(tmp_path: Path) -> None:
     inside, outside = tmp_path / "models", tmp_path / "other"
     for folder in (inside, outside):

@@ -33,6 +33,8 @@ SAME_MODEL = {
     "queue_max": 13,
     "request_max_bytes": 15,
     "warmup": "/w.npz",
+    "warmup_count": 3,
+    "sources": {"warmup": "s3://b/w.npz"},
     "side_effects": True,
     "threads": 2,
     "lanes": 3,

@@ -29,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "demo": {"client", "protos"},
     "device": set(),
     "errors": set(),
+    "fetch": {"ipc"},
     "frontend": {"ipc", "protos", "_native"},
     "ipc": {"_native"},
     "protos": set(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from gslice._native import Batch
-from gslice.core.errors import LoadFailed
+from gslice.cli.recording import add_sample
+from gslice.core.errors import InvalidArgument, LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.worker.warmup import warm_up
 from tests.served import PlainEngine
@@ -139,3 +141,115 @@ def test_a_sample_that_does_not_fit_is_refused(
         np.savez(sample, **arrays)
     with pytest.raises(LoadFailed, match=reason):
         warm(signature((-1, 2), rows_max=3), Seen(), warmup=str(sample))
+
+
+# ---- several samples ---------------------------------------------------------------------------
+
+
+def rows(*values: float) -> np.ndarray:
+    return np.array([[value, value] for value in values], np.float32)
+
+
+def first_numbers(seen: Seen) -> list[list[float]]:
+    """By run, the first number of each row."""
+    return [np.frombuffer(data, np.float32)[::2].tolist() for _, _, data in seen.runs]
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> str:
+    """Three samples with five rows in all; the second has no batch dimension."""
+    path = tmp_path / "samples.npz"
+    np.savez(path, **{"0/x": rows(1, 2), "1/x": rows(3)[0], "2/x": rows(4, 5)})
+    return str(path)
+
+
+def test_samples_fill_each_bucket_as_often_as_they_can(five: str) -> None:
+    seen = Seen()
+    warm(signature((-1, 2), rows_max=4, buckets=(2, 4)), seen, warmup=five)
+    assert first_numbers(seen) == [[1, 2], [3, 4], [5, 1], [1, 2, 3, 4], [5, 1, 2, 3]]
+
+
+def test_fewer_samples_are_run_where_that_is_asked_for(five: str) -> None:
+    seen = Seen()
+    warm(signature((-1, 2), rows_max=2, buckets=(2,)), seen, warmup=five, warmup_count=2)
+    assert first_numbers(seen) == [[1, 2], [3, 1]]
+
+
+def test_without_rows_each_sample_runs_by_itself(five: str) -> None:
+    seen = Seen()
+    warm(signature((-1, 2)), seen, warmup=five, warmup_count=1)
+    assert first_numbers(seen) == [[1, 2]]
+    with pytest.raises(LoadFailed, match=r"array 'x' of sample 2 of .* is float32\[2\]"):
+        warm(signature((-1, 2)), seen, warmup=five)
+
+
+def test_samples_of_other_shapes_have_batches_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    wide = np.full((1, 3), 9, np.float32)
+    np.savez(path, **{"0/x": rows(1), "1/x": rows(2), "2/x": wide, "10/x": rows(4)})
+    seen = Seen()
+    warm(signature((-1, -1), rows_max=2, buckets=(2,)), seen, warmup=str(path))
+    assert [shape for _, shape, _ in seen.runs] == [(2, 2), (2, 3), (2, 2)]
+
+
+class RefusesNumber(Seen):
+    """Refuses batches that hold a number."""
+
+    def __init__(self, number: float, more_rows_than: int = 0) -> None:
+        super().__init__()
+        self._number = number
+        self._more_rows_than = more_rows_than
+
+    def __call__(self, batch: Batch) -> None:
+        held = np.frombuffer(batch.input_bytes(0).tobytes(), np.float32)
+        if self._number in held and len(set(held)) > self._more_rows_than:
+            raise ValueError(f"no {self._number:g}")
+        super().__call__(batch)
+
+
+def test_the_sample_that_fails_is_named(five: str) -> None:
+    shape = signature((-1, 2), rows_max=4, buckets=(4,))
+    with pytest.raises(LoadFailed, match=r"f fails with sample 2 of .*npz: ValueError: no 3$"):
+        warm(shape, RefusesNumber(3), warmup=five)
+    together = r"f fails with sample 1 of .* to sample 3 of .*: ValueError: no 3$"
+    with pytest.raises(LoadFailed, match=together):
+        warm(shape, RefusesNumber(3, more_rows_than=2), warmup=five)
+
+
+def test_samples_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "samples.json"
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [[1, 1]]}
+    path.write_text(json.dumps([{"inputs": [tensor]}, {"inputs": [tensor | {"data": [2, 2]}]}]))
+    seen = Seen()
+    warm(signature((-1, 2), rows_max=2, buckets=(2,)), seen, warmup=str(path))
+    assert first_numbers(seen) == [[1, 2]]
+    text = {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["ab"]}
+    path.write_text(json.dumps({"inputs": [text]}))
+    seen = Seen()
+    warm(signature((-1,), "BYTES", rows_max=3), seen, warmup=str(path))
+    assert seen.runs == [(1, (1,), b"\x02\x00\x00\x00ab")]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "nothing", '[{"inputs": [{"name": "x"}]}]', '{"inputs": 3}']
+)
+def test_json_that_is_no_sample_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "samples.json"
+    path.write_text(text)
+    with pytest.raises(LoadFailed, match=r"samples.json (cannot be read|holds no sample)"):
+        warm(signature((-1, 2), rows_max=3), Seen(), warmup=str(path))
+
+
+def test_what_was_recorded_is_what_runs(tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    assert [add_sample(path, {"x": rows(number)}) for number in (1, 2)] == [1, 2]
+    seen = Seen()
+    warm(signature((-1, 2), rows_max=1, buckets=(1,)), seen, warmup=str(path))
+    assert first_numbers(seen) == [[1], [2]]
+    with pytest.raises(InvalidArgument, match="zero byte"):
+        add_sample(path, {"x": np.array([b"a\0"], object)})
+    np.savez(path, x=rows(1))
+    with pytest.raises(InvalidArgument, match="not numbered"):
+        add_sample(path, {"x": rows(1)})
+    with pytest.raises(InvalidArgument, match=r"kept in an .npz"):
+        add_sample(tmp_path / "a.txt", {})

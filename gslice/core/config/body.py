@@ -16,6 +16,7 @@ from gslice.core.config.document import new_yaml
 from gslice.core.config.engines import engine_of
 from gslice.core.config.tensors import ModelTensors
 from gslice.core.config.types import SettingChange
+from gslice.core.sources import is_remote
 from gslice.core.types import (
     INSTANCES_MAX,
     FunctionSpec,
@@ -69,6 +70,7 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     """Every setting of a function by its keys, defaults too."""
     if spec.program is not None:
         return _command(spec, spec.program, base_dir)
+    spec = spec.as_declared
     settings: Leaves = {**_source(spec, base_dir)}
     serve = spec.versions.serve
     settings[("versions", "keep")] = spec.versions.keep
@@ -87,7 +89,9 @@ def leaves(spec: FunctionSpec, base_dir: Path | None) -> Leaves:
     settings[("batch", "delay")] = format_duration(spec.delay_us) if spec.delay_us >= 0 else "auto"
     settings[("queue", "max")] = spec.queue_max
     settings[("queue", "request_max")] = format_size(spec.request_max_bytes)
-    settings[("warmup",)] = relative_path(spec.warmup, base_dir) if spec.warmup else ""
+    samples = relative_path(spec.warmup, base_dir)
+    count = spec.warmup_count
+    settings[("warmup",)] = {"samples": samples, "count": count} if count else samples
     settings[("side_effects",)] = spec.side_effects
     settings[("threads",)] = spec.threads or "auto"
     settings[("lanes",)] = spec.lanes
@@ -103,7 +107,7 @@ def compact_body(spec: FunctionSpec, base_dir: Path | None) -> CommentedMap:
     settings = leaves(spec, base_dir)
     if spec.program is None:
         usual = leaves(FunctionSpec(spec.name, devices=spec.devices), None)
-        source = _source(spec, base_dir)
+        source = _source(spec.as_declared, base_dir)
     else:
         default = FunctionSpec(spec.name, devices=spec.devices, program=ProgramSpec(()))
         usual = leaves(default, None)
@@ -231,7 +235,7 @@ def _replicas(replicas: ReplicaBounds) -> Any:
 
 def relative_path(path: str, base_dir: Path | None) -> str:
     """A path as it is written into a file of that directory: relative if it is below."""
-    if base_dir is None or not path:
+    if base_dir is None or not path or is_remote(path):
         return path
     relative = os.path.relpath(path, base_dir.absolute())
     return path if relative.startswith("..") else f"./{relative}"

@@ -15,6 +15,7 @@ from gslice.core.config.access import PORTS, insecure_ports, node_access
 from gslice.core.config.devices import crowded, gpu_name, suitable_devices, unsuitable
 from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
+from gslice.core.config.fetching import Warmup, model_cache
 from gslice.core.config.frontends import client_memory, frontend_memory, tls_files
 from gslice.core.config.places import (
     check_state_dir,
@@ -28,6 +29,7 @@ from gslice.core.config.ranges import ShareRange
 from gslice.core.config.telling import log_config, tracing
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
+from gslice.core.sources import is_remote
 from gslice.core.types import (
     INSTANCES_MAX,
     FunctionSpec,
@@ -102,6 +104,7 @@ class Builder:
             metrics_triton=node.metrics_triton,
             logs=log_config(node.logs),
             tracing=tracing(node.tracing, self.problems),
+            model_cache=model_cache(node.model_cache, self.base, self.environ),
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
@@ -134,6 +137,7 @@ class Builder:
         batch = _over(defaults.batch, function.batch)
         queue = _over(defaults.queue, function.queue)
         resident = _resident(defaults, function)
+        warmup = function.warmup or Warmup()
         if queue.request_max > request_max_bytes:
             self._problem(
                 f"{format_size(queue.request_max)} is more than node.request_max,"
@@ -163,7 +167,8 @@ class Builder:
             delay_us=batch.delay,
             queue_max=queue.max,
             request_max_bytes=queue.request_max,
-            warmup=self._resolve(function.warmup),
+            warmup=self._resolve(warmup.samples),
+            warmup_count=warmup.count,
             side_effects=function.side_effects,
             threads=function.threads,
             lanes=function.lanes,
@@ -212,7 +217,9 @@ class Builder:
         self.problems.append(Problem(path, text))
 
     def _resolve(self, path: str | None) -> str:
-        return os.path.normpath(self.base / Path(path).expanduser()) if path else ""
+        if not path or is_remote(path):
+            return path or ""
+        return os.path.normpath(self.base / Path(path).expanduser())
 
     def _check_ports(self, node: model.Node) -> None:
         taken: dict[str, str] = {}

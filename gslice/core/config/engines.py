@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from gslice.core.config.ranges import Section
 from gslice.core.config.words import wrong
 from gslice.core.plans import LIBRARIES, is_plan
+from gslice.core.sources import plain_path
 
 Engine = Annotated[
     Literal["auto", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx"],
@@ -42,7 +43,7 @@ class Shapes(Section):
 
 def is_exported(path: str | None) -> bool:
     """Whether a model is one of torch.export."""
-    return path is not None and path.endswith(".pt2")
+    return path is not None and plain_path(path).endswith(".pt2")
 
 
 def engine_of(path: str, given: str = "auto") -> str:

@@ -21,6 +21,7 @@ from gslice.core.config.problems import problems_of
 from gslice.core.config.ranges import Share
 from gslice.core.config.types import Config, Override
 from gslice.core.errors import ConfigError, NotFound
+from gslice.core.sources import is_remote, plain_path
 from gslice.core.types import FunctionSpec, ShareBounds
 
 FUNCTION_TEXT_MAX = 1 << 16  # clients may send one, and reading it takes the daemon's time
@@ -105,7 +106,7 @@ def state_dir_of(path: Path | None, environ: Mapping[str, str] | None = None) ->
 
 
 def config_for_model(
-    model: Path,
+    model: Path | str,
     *,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -116,7 +117,7 @@ def config_for_model(
     """The configuration of `gslice serve model.onnx`, with no YAML.
 
     Args:
-        model: The model file; it is looked at only when it is loaded.
+        model: The model file, or its URL; it is looked at only when it is loaded.
         name: The function's name; None: the file's, with what a name cannot hold as `-`.
         settings: Further keys of the function as YAML would give them, such as `share`.
         overrides: As of `load_config`.
@@ -126,8 +127,9 @@ def config_for_model(
     Raises:
         ConfigError: an option is wrong.
     """
-    name = name or name_of_model(model)
-    body = {"model": str(model.absolute()), **(settings or {})}
+    path = str(model) if is_remote(str(model)) else str(Path(model).absolute())
+    name = name or name_of_model(Path(plain_path(path)))
+    body = {"model": path, **(settings or {})}
     function = Override(("functions", name), body, origin="command line")
     return load_config(None, overrides=(function, *overrides), environ=environ, find_gpus=find_gpus)
 

@@ -15,6 +15,7 @@ from pydantic import (
 
 from gslice.core.config.access import AccessSection, Insecure
 from gslice.core.config.engines import Engine, Shapes, check_engine, engine_of, is_exported
+from gslice.core.config.fetching import Location, ModelCache, Warmup, samples
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
 from gslice.core.config.telling import Logs, Tracing
 from gslice.core.config.tensors import Identity, ModelTensors
@@ -26,6 +27,7 @@ from gslice.core.config.words import (
     Duration,
     DurationOrAuto,
     DurationOrNone,
+    MemoryPrefix,
     Percent,
     PositiveSize,
     SizeOrAuto,
@@ -54,21 +56,10 @@ class Tls(Section):
     )
 
 
-def _memory_prefix(value: str) -> str:
-    if not re.fullmatch(r"/[^/\0]{1,200}", value):
-        raise wrong(f"{value!r} is no prefix of keys; write one as in /name-, without another /")
-    return value
-
-
 class ClientMemory(Section):
     """`node.client_memory`: which memory of clients requests may name."""
 
-    prefix: Annotated[
-        str,
-        AfterValidator(_memory_prefix),
-        Field(description="Of the keys in /dev/shm, as in /name-."),
-        WithJsonSchema({"type": "string", "pattern": "^/[^/]+$", "examples": ["/triton-"]}),
-    ]
+    prefix: MemoryPrefix
     max: PositiveSize = Field(default=1 << 30, description="Of all regions together.")
     owner: Annotated[
         str | int | None, Field(description="Whose files: a user or its number. Default: our own.")
@@ -119,7 +110,8 @@ class Node(Section):
         default=False, description="Ports that others may reach although nothing encrypts them."
     )
     model_roots: list[str] = Field(
-        default_factory=list, description="Where all that functions load is. Default: anywhere."
+        default_factory=list,
+        description="Directories and URLs of all that functions load. Default: anywhere.",
     )
     python_functions: bool = Field(
         default=True, description="Functions may be `python`, and `torch` by a factory."
@@ -129,6 +121,7 @@ class Node(Section):
     )
     logs: Logs = Logs()
     tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
+    model_cache: ModelCache = ModelCache()
 
 
 class Limits(Section):
@@ -252,8 +245,8 @@ class Function(Resident):
     Or `command`: a program that is not ours, which runs under a share and a memory limit.
     """
 
-    model: str | None = Field(
-        default=None, description="An .onnx, a .pt2 of torch.export, or a .plan of TensorRT."
+    model: Location | None = Field(
+        default=None, description="An .onnx, .pt2 of torch.export, or .plan of TensorRT; or a URL."
     )
     engine: Engine = "auto"
     shapes: dict[str, Shapes] = Field(
@@ -299,7 +292,9 @@ class Function(Resident):
     slo: Slo = Slo()
     batch: Batch = Batch()
     queue: Queue = Queue()
-    warmup: str = ""
+    warmup: Annotated[
+        Warmup | None, BeforeValidator(samples), Field(json_schema_extra=_or_url_schema)
+    ] = None
     side_effects: bool = False
     threads: CountOrAuto = 0
     lanes: int = Field(default=2, ge=1, le=4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gslice.core.config.document import Problem
 from gslice.core.errors import PermissionDenied
 from gslice.core.onnx_files import external_files
+from gslice.core.sources import is_remote, plain_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 def model_roots(
     given: Sequence[str], resolve: Callable[[str], str], problems: list[Problem]
 ) -> tuple[str, ...]:
-    """The directories that hold all that functions load.
+    """The directories, and beginnings of URLs, that hold all that functions load.
 
     Args:
         given: As in the file.
         resolve: Makes a path of the file absolute.
-        problems: Gets those that are not there.
+        problems: Gets directories that are not there.
     """
-    roots = tuple(map(resolve, given))
+    roots = tuple(root if is_remote(root) else resolve(root) for root in given)
     for index, root in enumerate(roots):
-        if not Path(root).is_dir():
+        if not is_remote(root) and not Path(root).is_dir():
             path = ("node", "model_roots", index)
             problems.append(Problem(path, f"{root} is not a directory"))
     return roots
@@ -39,9 +40,9 @@ def refusal(spec: FunctionSpec, node: NodeConfig) -> str:
     """Why a node does not load a function; empty: it does."""
     if spec.python and not node.python_functions:
         return f"{spec.python} is Python code, and node.python_functions is false"
-    roots = [os.path.realpath(root) for root in node.model_roots]
+    roots = [_place(root) for root in node.model_roots]
     for what, path in _loaded(spec) if roots else ():
-        if not any(_is_within(os.path.realpath(path), root) for root in roots):
+        if not any(_is_within(_place(path), root) for root in roots):
             return f"{what} {path} is not in node.model_roots: {', '.join(node.model_roots)}"
     return ""
 
@@ -59,12 +60,16 @@ def check_allowed(spec: FunctionSpec, node: NodeConfig) -> None:
 def _loaded(spec: FunctionSpec) -> Iterator[tuple[str, str]]:
     """What a function's workers read, as far as the function and its model say."""
     for what in ("model", "python_path", "warmup"):
-        if path := getattr(spec, what):
+        if path := spec.sources.get(what) or getattr(spec, what):
             yield what, path
-    if spec.model.endswith(".onnx"):
+    if spec.model.endswith(".onnx") and not is_remote(spec.sources.get("model", spec.model)):
         model = Path(spec.model)
         for name in external_files(model):
             yield "the model's", str(model.parent / name)
+
+
+def _place(path: str) -> str:
+    return plain_path(path) if is_remote(path) else os.path.realpath(path)
 
 
 def _is_within(path: str, root: str) -> bool:

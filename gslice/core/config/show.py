@@ -139,6 +139,9 @@ def _access(config: AccessConfig) -> CommentedMap:
         shown["keys"] = CommentedMap({key.name: _key(key) for key in access.keys})
     if access.tenants:
         shown["tenants"] = CommentedMap({each.name: _tenant(each) for each in access.tenants})
+    cache = node.model_cache
+    body = {"dir": str(cache.directory), "max": format_size(cache.max_bytes)}
+    shown["model_cache"] = flow(CommentedMap(body))
     return shown
 
 

@@ -59,6 +59,19 @@ class LogConfig:
 
 
 @dataclass(frozen=True)
+class ModelCacheConfig:
+    """Where what functions name by a URL is kept.
+
+    Attributes:
+        directory: Absolute.
+        max_bytes: Of all of it together.
+    """
+
+    directory: Path
+    max_bytes: int
+
+
+@dataclass(frozen=True)
 class NodeConfig:
     """Settings of the daemon.
 
@@ -86,11 +99,13 @@ class NodeConfig:
         client_memory: Which memory of clients requests may name; None: none.
         access: Who may do what.
         insecure: Ports that others may reach although nothing encrypts them, by role.
-        model_roots: Directories that hold all that functions load; none: it may be anywhere.
+        model_roots: Directories, and beginnings of URLs, of all that functions load; none: it may be
+            anywhere.
         python_functions: Functions may be Python code: `python`, and `torch` by a factory.
         metrics_triton: Whether the Prometheus page has the names that Triton uses, too.
         logs: What is logged, and how much is kept.
         tracing: Where traces of requests go; None: there are none.
+        model_cache: Where what functions name by a URL is kept.
     """
 
     grpc: str
@@ -110,6 +125,7 @@ class NodeConfig:
     controller: str
     packing: str
     spares: int | None
+    model_cache: ModelCacheConfig
     client_memory: ClientMemoryConfig | None = None
     access: AccessConfig = AccessConfig()
     insecure: tuple[str, ...] = ()

@@ -193,8 +193,20 @@ def _web_address(value: Any) -> Any:
     return value
 
 
+def _memory_prefix(value: str) -> str:
+    if not re.fullmatch(r"/[^/\0]{1,200}", value):
+        raise wrong(f"{value!r} is no prefix of keys; write one as in /name-, without another /")
+    return value
+
+
 Address = Annotated[str, BeforeValidator(_address)]
 AddressOrOff = Annotated[str, BeforeValidator(_address_or_off)]
+MemoryPrefix = Annotated[
+    str,
+    AfterValidator(_memory_prefix),
+    Field(description="Of the keys in /dev/shm, as in /name-."),
+    WithJsonSchema({"type": "string", "pattern": "^/[^/]+$", "examples": ["/triton-"]}),
+]
 WebAddress = Annotated[
     str,
     BeforeValidator(_web_address),
