@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 # One target after the other, but for those of `make test` that leave each other alone.
-BESIDE := lint native-asan native-tsan
+BESIDE := lint native-asan native-tsan fakes
 ifneq ($(MAKECMDGOALS),$(BESIDE))
 .NOTPARALLEL:
 endif
@@ -101,7 +101,7 @@ demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and s
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.built  ## lint, C++ under both sanitizers, pytest
-	@echo "ruff, mypy, clang-format, and the C++ tests: each is shown when it has ended"
+	@echo "linters, C++ tests and stand-ins, side by side: each is shown when it has ended"
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(BESIDE)
 	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile
 	$(BIN)/python -m pytest -m alone $$(grep -rl 'mark.alone' tests)
@@ -132,6 +132,10 @@ native-asan: $(VENV)/.dev
 native-tsan: $(VENV)/.dev
 	$(call sanitized,tsan,thread)
 	$(UNRANDOMISED) $(CTEST) --test-dir build/tsan
+
+.PHONY: fakes
+fakes: $(VENV)/.dev  # of a GPU, which tests would build when the first of them needs them
+	$(BIN)/python -c 'from tests.fakes.gpu import build; build()'
 
 comma := ,
 define sanitized
