@@ -8,7 +8,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+
+# One target after the other, but for those of `make test` that leave each other alone.
+BESIDE := lint native-asan native-tsan fakes
+ifneq ($(MAKECMDGOALS),$(BESIDE))
 .NOTPARALLEL:
+endif
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -95,9 +100,11 @@ demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and s
 	$(BIN)/gslice demo --out demo-out
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.built lint native-test  ## lint, C++ under both sanitizers, pytest
+test: $(VENV)/.dev $(VENV)/.built  ## lint, C++ under both sanitizers, pytest
+	@echo "linters, C++ tests and stand-ins, side by side: each is shown when it has ended"
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(BESIDE)
 	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep -rl 'mark.alone' tests)
 
 # ---- parts of `make test` --------------------------------------------------------------------
 
@@ -125,6 +132,10 @@ native-asan: $(VENV)/.dev
 native-tsan: $(VENV)/.dev
 	$(call sanitized,tsan,thread)
 	$(UNRANDOMISED) $(CTEST) --test-dir build/tsan
+
+.PHONY: fakes
+fakes: $(VENV)/.dev  # of a GPU, which tests would build when the first of them needs them
+	$(BIN)/python -c 'from tests.fakes.gpu import build; build()'
 
 comma := ,
 define sanitized

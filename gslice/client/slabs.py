@@ -32,7 +32,8 @@ from gslice.core.errors import (
 SLAB_BYTES_MIN = 4 << 20
 SLABS_BYTES_MAX = 256 << 20
 _STEP_BYTES = 64 << 10  # areas are multiples, so that later tensors find those of earlier ones
-_ASK_AGAIN_S = 5.0
+_ASK_AGAIN_S = 5.0  # who is short of something, or away
+_REFUSED_S = 60.0  # who refuses: an upgrade, or other settings, may change its mind
 _PASSING = (Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable)
 
 
@@ -154,7 +155,7 @@ class Slabs:
 
     @property
     def usable(self) -> bool:
-        """Whether to try: the server is here and has not refused, and this is not a fork."""
+        """Whether to try: the server is here and has not refused just now, and this is no fork."""
         return time.monotonic() >= self._silent_until_s and os.getpid() == self._pid
 
     def take(self, sizes: Sequence[int]) -> list[Area] | None:
@@ -191,14 +192,14 @@ class Slabs:
             self._slabs.append(slab)
 
     def refused(self, slab: Slab, error: GsliceError) -> list[Slab]:
-        """The server does not take it: it is not asked again, or not soon.
+        """The server does not take it: it is not asked again soon.
 
         Returns:
             The slab, if the server may have taken it all the same.
         """
         slab.close_fd()
         passing = isinstance(error, _PASSING)
-        self._silent_until_s = time.monotonic() + _ASK_AGAIN_S if passing else float("inf")
+        self._silent_until_s = time.monotonic() + (_ASK_AGAIN_S if passing else _REFUSED_S)
         return [slab] if passing else []
 
     def forfeit(self, areas: Sequence[Area]) -> list[Slab]:

@@ -18,7 +18,7 @@ from gslice.core.hardening import harden
 from gslice.core.tracing import telemetry_words
 from gslice.frontend.control import DaemonLink
 from gslice.frontend.journal import Journal
-from gslice.frontend.memory import keep_freed_memory
+from gslice.frontend.memory import bound_freed_memory, keep_freed_memory
 from gslice.frontend.orders import Orders
 from gslice.frontend.parts import PARTS
 from gslice.frontend.settings import Settings, parse
@@ -87,8 +87,12 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     gc.freeze()  # what start-up made lives as long as the process
+    # The native one has its messages in a pool, and a thread that would wait for the allocator.
+    bounding = None if settings.kind == "native" else asyncio.create_task(bound_freed_memory())
 
     await ended.wait()
+    if bounding is not None:
+        bounding.cancel()
     await parts.server.drain(orders.drain_timeout_s)
     link.close()
     if journal is not None:

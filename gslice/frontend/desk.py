@@ -126,8 +126,9 @@ class Desk:
     Args:
         native: Where notes come from, and answers go.
         methods: By path.
-        submit_unknown: What becomes of a request to a function that the data path does not know:
-            (handed_over, request, note), see `HandedOver`.
+        submit_cold: What becomes of a request that the data path did not find a place for:
+            (handed_over, request, note), see `HandedOver`. Whether it is queued now; raises
+            what is the matter, if not even the name is right.
         message_max_bytes: Of a message that was compressed.
     """
 
@@ -135,12 +136,12 @@ class Desk:
         self,
         native: _native.GrpcServer,
         methods: Mapping[str, Method],
-        submit_unknown: Callable[[HandedOver, bytes, Note], None],
+        submit_cold: Callable[[HandedOver, bytes, Note], bool],
         message_max_bytes: int,
     ) -> None:
         self._native = native
         self._methods = methods
-        self._submit_unknown = submit_unknown
+        self._submit_cold = submit_cold
         self._message_max_bytes = message_max_bytes
         self._calls: dict[int, tuple[Call, asyncio.Task[None]]] = {}
         self._loop = asyncio.get_running_loop()
@@ -219,8 +220,9 @@ class Desk:
             request = self._plain(note)
             try:
                 handed_over.submit(request)
-            except NotFound:
-                self._submit_unknown(handed_over, request, note)
+            except NotFound:  # counted, if the function is known: it is not tried again
+                if not self._submit_cold(handed_over, request, note):
+                    raise
         except GsliceError as error:
             handed_over.refuse(error)
 

@@ -57,7 +57,7 @@ class NativeServer(Server):
         for version in reflection.VERSIONS:
             name = reflection.service_name(version)
             found |= methods(name, reflection.ReflectionServicer(version, SERVICES))
-        self._desk = Desk(native, found, self._submit_unknown, limits.request_max_bytes)
+        self._desk = Desk(native, found, self._submit_cold, limits.request_max_bytes)
 
     def close(self) -> None:
         """Answers nothing more."""
@@ -83,13 +83,13 @@ class NativeServer(Server):
         self._native.close(int(left_s * 1e9))
         await self._left(min(left_s, _GOING_S))
 
-    def _submit_unknown(self, handed_over: HandedOver, request: bytes, note: Note) -> None:
+    def _submit_cold(self, handed_over: HandedOver, request: bytes, note: Note) -> bool:
         """Queues a request to a function that is cold; says what is the matter with another."""
         asked = message("inference.ModelInferRequest").FromString(request)
         self._gate.caller(note).check_function(asked.model_name)
         function = self._catalogue.find(asked.model_name, asked.model_version)
         if function.cold:
             ColdStarts(handed_over, self._wake).submit(function, request, note.deadline_ns)
-        else:
-            self._catalogue.explain(asked.model_name, asked.model_version)
-            handed_over.submit(request)  # it has come meanwhile
+            return True
+        self._catalogue.explain(asked.model_name, asked.model_version)
+        return False

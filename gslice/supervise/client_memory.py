@@ -163,19 +163,18 @@ class ClientMemory:
             self._enter(region, fd, config)
             for frontend in self._takers:
                 if frontend.child is not child:
-                    frontend.child.send(AddRegion(region), (fd,))
+                    self._tasks.start(self._hand(region.name, frontend))
         except GsliceError as error:  # the client's next request finds no such region
             self._record_end(region.name, error)
             self._tasks.start(self._frontends.obey(child, RemoveRegion(region.name)))
         finally:
             os.close(fd)
 
-    def introduce(self, frontend: Frontend) -> None:
-        """Tells a front-end of all regions."""
-        if not frontend.client_memory:
-            return
-        for entry in self._regions.values():
-            frontend.child.send(AddRegion(entry.region), (entry.fd,))
+    async def introduce(self, frontend: Frontend) -> None:
+        """Has a front-end take all regions; returns when it has."""
+        if frontend.client_memory:
+            for name in list(self._regions):
+                await self._hand(name, frontend)
 
     def close(self) -> None:
         """Forgets all; front-ends keep what they have."""
@@ -235,6 +234,19 @@ class ClientMemory:
             raise
         self._regions[region.name] = _Registered(region, own_fd)
         return True
+
+    async def _hand(self, name: str, frontend: Frontend) -> None:
+        """Has one more front-end take a region; one that it cannot take ends: all know the same."""
+        entry = self._regions.get(name)
+        if entry is None:  # unregistered meanwhile
+            return
+        try:
+            order = AddRegion(entry.region)
+            await self._frontends.obey(frontend.child, order, (entry.fd,), may_refuse=True)
+        except GsliceError as error:  # the client's next request finds no such region
+            if self._regions.get(name) is entry:
+                self._record_end(name, error)
+                await self._remove([name])
 
     def _record_end(self, name: str, reason: GsliceError) -> None:
         """Once, though each front-end tells of the region."""

@@ -143,7 +143,7 @@ class Frontends:
             self._node.event(LOG_NAME, EventKind.KILL, text)
             await child.kill()
             return
-        self.memory.introduce(frontend)
+        self._tasks.start(self.memory.introduce(frontend))
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
         if state.state == "retiring" or self._missing(door) < 0:
             self._tasks.start(retire(self._node, self, frontend))
@@ -242,7 +242,7 @@ class Frontends:
             for listing in self._listings.values():
                 for order, fds in listing.orders(with_segment=True):
                     child.send(order, fds)
-            self.memory.introduce(frontend)
+            await self.memory.introduce(frontend)
             serve = Serve(serves.address or serves.asked, config.drain_timeout_us // 1000)
             serving = await child.request(serve, Serving, timeout_s=ORDER_TIMEOUT_S)
         except BaseException:

@@ -63,7 +63,7 @@ Status too_small(std::string_view output, std::uint64_t bytes, const ClientArea&
 bool expect_raw_inputs(const Signature& signature, wire::Request& request);
 
 struct Load {
-  std::int64_t batch_estimate_ns = 0;  // 0: unknown
+  std::int64_t batch_estimate_ns = 0;  // its wait for a turn included; 0: unknown
   std::int64_t queued_rows = 0;        // requests if the function is not batchable
   std::uint32_t batch_rows = 1;        // rows of a batch at most
   std::uint32_t instances = 1;         // that pull

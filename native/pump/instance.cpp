@@ -140,7 +140,7 @@ std::int64_t Instance::launch_next() {
     turn_.give_back();
     return claim_.wait_until_ns;
   }
-  turn_.use();
+  free->waited_ns = turn_.use();
   launch(*free, static_cast<std::uint32_t>(free - lanes_.begin()));
   return 0;
 }
@@ -221,7 +221,7 @@ void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& repor
   pass_turn_on();
   Assembly& assembly = *lane.assembly;
   if (report.status.ok()) {
-    record_batch(segment_->header(), assembly, report);
+    record_batch(segment_->header(), assembly, report, lane.waited_ns);
     ++counters_.batches;
     counters_.zero_copy_batches += assembly.traffic().copies == 0;
   }

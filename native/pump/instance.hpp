@@ -74,7 +74,8 @@ class Instance {
   struct Lane {
     std::unique_ptr<Assembly> assembly;
     bool busy = false;
-    bool moves = false;  // before its next batch
+    bool moves = false;          // before its next batch
+    std::int64_t waited_ns = 0;  // its batch, for its turn
   };
 
   Instance(std::shared_ptr<Segment> segment, std::uint16_t index, Signature signature,

@@ -33,7 +33,8 @@ void record_request(Stats& stats, const Member& member, const LaneReport& report
   add(Stage::kCopyOut, report.copy_out_ns);
 }
 
-void record_batch(SegmentHeader& header, Assembly& assembly, const LaneReport& report) {
+void record_batch(SegmentHeader& header, Assembly& assembly, const LaneReport& report,
+                  std::int64_t waited_ns) {
   Stats& stats = header.stats;
   const std::int64_t compute_ns = report.computed_ns - report.compute_ns;
   const std::uint32_t rows = assembly.batch().rows();
@@ -46,7 +47,7 @@ void record_batch(SegmentHeader& header, Assembly& assembly, const LaneReport& r
   stats.batch_rows[std::min<std::size_t>(rows, stats.batch_rows.size() - 1)].add_relaxed(1);
   stats.last_inference_ms.store_relaxed(wall_ms());
 
-  const std::int64_t batch_ns = report.copy_in_ns + compute_ns + report.copy_out_ns;
+  const std::int64_t batch_ns = waited_ns + report.copy_in_ns + compute_ns + report.copy_out_ns;
   const std::int64_t before_ns = header.batch_estimate_ns.load_relaxed();
   header.batch_estimate_ns.store_relaxed(
       before_ns == 0 ? batch_ns : before_ns + (batch_ns - before_ns) / kSmoothing);

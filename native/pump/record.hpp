@@ -13,7 +13,9 @@ namespace gslice {
 void record_request(Stats& stats, const Member& member, const LaneReport& report, bool ok,
                     std::int64_t done_ns);
 
-// One batch that ran: its size, its copies, its time, and the smoothed time of a batch.
-void record_batch(SegmentHeader& header, Assembly& assembly, const LaneReport& report);
+// One batch that ran: its size, its copies, its time, and the smoothed time of a batch, of which
+// `waited_ns` went by before it had its turn.
+void record_batch(SegmentHeader& header, Assembly& assembly, const LaneReport& report,
+                  std::int64_t waited_ns);
 
 }  // namespace gslice

@@ -249,7 +249,7 @@ struct SegmentHeader {
   Shared<std::uint32_t> batch_rows_max;  // 0: as the signature says
   Shared<std::int64_t> batch_delay_ns;
   Shared<std::int64_t> admit_within_ns;    // what would take longer is shed; 0: nothing is
-  Shared<std::int64_t> batch_estimate_ns;  // smoothed time of one batch; 0: unknown
+  Shared<std::int64_t> batch_estimate_ns;  // smoothed time of one batch, with its turn; 0: unknown
   Shared<std::int64_t> queued_rows;        // hint for the predicted finish
   Shared<std::int64_t> lease_scan_ns;      // when a full segment may next be scanned for free slots
 

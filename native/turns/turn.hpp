@@ -41,9 +41,11 @@ class Turn {
   // Wants it for what is due then. 0: it is ours. Else when to ask again, if the bell does not
   // ring.
   std::int64_t ask(std::int64_t due_ns, std::int64_t now);
-  // A batch is launched in it.
-  void use() {
-    if (hold_ == Hold::kOurs) hold_ = Hold::kUsed;
+  // A batch is launched in it. How long that waited for it; 0: it needed none.
+  std::int64_t use() {
+    if (hold_ != Hold::kOurs) return 0;
+    hold_ = Hold::kUsed;
+    return waited_ns();
   }
   // A batch runs that was launched without.
   void run_anyway();

@@ -159,6 +159,17 @@ def test_in_a_stream(serve, client, region) -> None:
     )
 
 
+def test_a_request_that_finds_no_region_is_counted_once(serve, client) -> None:
+    """Compressed, it comes to the native front-end's data path by another way."""
+    echo = serve()
+    given = triton.InferInput("x", [1, 4], "FP32")
+    given.set_shared_memory("other", 16)
+    for count, algorithm in enumerate((None, "gzip"), 1):
+        with fails("NOT_FOUND", "no region"):
+            client.infer("echo", [given], request_id="0" * 1000, compression_algorithm=algorithm)
+        assert echo.segment.stats()["outcome"]["invalid"] == count
+
+
 def test_what_requests_may_not_say(serve, client, region) -> None:
     serve()
     x = np.zeros((1, 4), np.float32)

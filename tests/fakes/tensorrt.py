@@ -9,117 +9,34 @@ function on the stream; so captures hold them, and the pump replays them as it w
 from __future__ import annotations
 
 import base64
-import ctypes
-import enum
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 
+from tests.fakes.tensorrt_context import Context
+from tests.fakes.tensorrt_types import (
+    TYPES,
+    BuilderFlag,
+    ComputeCapability,
+    DataType,
+    DynamicShapesKernelSpecializationStrategy,
+    ExecutionContextAllocationStrategy,
+    ILogger,
+    IOutputAllocator,
+    NetworkDefinitionCreationFlag,
+    TensorFormat,
+    TensorIOMode,
+    TensorLocation,
+    refusable,
+)
+
 _MAGIC = b"a plan of tests/fakes/tensorrt.py: "
-_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _WORK_BYTES_PER_ROW = 1024
-
-
-class DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
-    INT8 = 2
-    INT32 = 3
-    BOOL = 4
-    UINT8 = 5
-    FP8 = 6
-    BF16 = 7
-    INT64 = 8
-
-
-_TYPES = {
-    onnx.TensorProto.FLOAT: (DataType.FLOAT, np.float32),
-    onnx.TensorProto.FLOAT16: (DataType.HALF, np.float16),
-    onnx.TensorProto.INT8: (DataType.INT8, np.int8),
-    onnx.TensorProto.INT32: (DataType.INT32, np.int32),
-    onnx.TensorProto.INT64: (DataType.INT64, np.int64),
-    onnx.TensorProto.UINT8: (DataType.UINT8, np.uint8),
-    onnx.TensorProto.BOOL: (DataType.BOOL, np.bool_),
-    onnx.TensorProto.FLOAT8E4M3FN: (DataType.FP8, np.uint8),
-}
-
-
-class TensorIOMode(enum.Enum):
-    NONE = 0
-    INPUT = 1
-    OUTPUT = 2
-
-
-class TensorLocation(enum.Enum):
-    DEVICE = 0
-    HOST = 1
-
-
-class TensorFormat(enum.Enum):
-    LINEAR = 0
-    CHW4 = 1
-
-
-class NetworkDefinitionCreationFlag(enum.IntEnum):
-    EXPLICIT_BATCH = 0
-    STRONGLY_TYPED = 1
-
-
-class ExecutionContextAllocationStrategy(enum.IntEnum):
-    STATIC = 0
-    ON_PROFILE_CHANGE = 1
-    USER_MANAGED = 2
-
-
-class DynamicShapesKernelSpecializationStrategy(enum.IntEnum):
-    LAZY = 0
-    EAGER = 1
-    NONE = 2
-
-
-class ComputeCapability(enum.IntEnum):
-    NONE = 0
-    CURRENT = 1
-    SM80 = 80
-    SM89 = 89
-
-
-class BuilderFlag(enum.IntEnum):
-    REQUIRE_USER_ALLOCATION = 20
-
-
-class ILogger:
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
-
-    def log(self, severity: int, msg: str) -> None:
-        raise NotImplementedError
-
-
-class IOutputAllocator:
-    pass
-
-
-def refusable(otherwise: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A call that can be refused: it then tells the logger why, and returns this."""
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def made(self: Any, *arguments: Any) -> Any:
-            why = self.api.refusals.get(call.__name__)
-            if why is None:
-                return call(self, *arguments)
-            return self.api.refuse(why, otherwise)
-
-        return made
-
-    return wrap
 
 
 class FakeTensorRt:
@@ -251,7 +168,7 @@ class NetworkTensor:
         self.dims = list(kind.shape.dim)
         self.shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in self.dims)
         self.is_shape_tensor = value.name.startswith("lengths")
-        self.dtype = _TYPES[kind.elem_type]
+        self.dtype = TYPES[kind.elem_type]
 
     def get_dimension_name(self, axis: int) -> str:
         return str(self.dims[axis].dim_param)
@@ -442,126 +359,6 @@ class RuntimeCache:
     def deserialize(self, content: bytes) -> bool:
         self.content = content
         return True
-
-
-class Context:
-    def __init__(self, engine: CudaEngine) -> None:
-        self.api, self._engine = engine.api, engine
-        self.profile = -1
-        self._work: tuple[int, int] = (0, 0)
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._addresses: dict[str, int] = {}
-        self._allocators: dict[str, Any] = {}
-        self._functions: list[Any] = []  # what graphs and streams still call
-        self._driver = ctypes.CDLL("libcuda.so.1")
-        self._is_captured = False
-        if self.api.is_rtx:
-            self.is_stream_capturable = lambda stream: (
-                "is_stream_capturable" not in (self.api.refusals)
-            )
-
-    @refusable(False)
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        self.profile = index
-        return 0 <= index < len(self._engine.profiles)
-
-    def set_device_memory(self, memory: int, size: int) -> None:
-        if "set_device_memory" in self.api.refusals:
-            self.api.refuse(self.api.refusals["set_device_memory"], None)
-        self._work = memory, size
-
-    @refusable(False)
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        ends = self._engine.profiles[self.profile].get(name) or [shape] * 3
-        fits = len(ends[0]) == len(shape) and all(
-            least <= length <= most
-            for least, length, most in zip(ends[0], shape, ends[2], strict=True)
-        )
-        if not fits:
-            return bool(self.api.refuse(f"{name}: {shape} is outside of the profile", False))
-        if self._is_captured and self._shapes.get(name) != shape:
-            self.api.violations.append(f"{name}: a captured context gets another shape")
-        self._shapes[name] = shape
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """As far as the inputs' shapes say: dimensions of one name are as long."""
-        known: dict[str, int] = {}
-        for tensor in self._engine.inputs:
-            for dim, length in zip(tensor.dims, self._shapes[tensor.name], strict=True):
-                known[dim.dim_param] = length
-        (output,) = (tensor for tensor in self._engine.outputs if tensor.name == name)
-        return tuple(
-            length if length >= 0 else known.get(dim.dim_param, -1)
-            for length, dim in zip(output.shape, output.dims, strict=True)
-        )
-
-    @refusable(False)
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self._addresses[name] = address
-        return True
-
-    @refusable(False)
-    def set_output_allocator(self, name: str, allocator: Any) -> bool:
-        self._allocators[name] = allocator
-        return True
-
-    @refusable(False)
-    def execute_async_v3(self, stream: int) -> bool:
-        address, size = self._work
-        if not address or size < self._engine.get_device_memory_size_for_profile_v2(self.profile):
-            return bool(self.api.refuse("the context has too little device memory", False))
-        if self._allocators:
-            return self._run_now(stream)
-        shapes, addresses = dict(self._shapes), dict(self._addresses)
-
-        def run() -> None:
-            for tensor, result in self._results(shapes, addresses):
-                ctypes.memmove(addresses[tensor.name], result.ctypes.data, result.nbytes)
-
-        function = _HostFunction(lambda _: run())
-        self._functions.append(function)
-        capturing = ctypes.c_int()
-        self._call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(capturing))
-        if capturing.value:
-            self._is_captured = True
-            self.api.captured.append(self.profile)
-        self._call("cuLaunchHostFunc", ctypes.c_void_p(stream), function, None)
-        return True
-
-    def _run_now(self, stream: int) -> bool:
-        """A shape that the data decides is known only when it has run."""
-        self._call("cuStreamSynchronize", ctypes.c_void_p(stream))
-        for tensor, result in self._results(self._shapes, self._addresses):
-            address = self._addresses.get(tensor.name, 0)
-            if (allocator := self._allocators.get(tensor.name)) is not None:
-                size = max(1, result.nbytes)
-                address = allocator.reallocate_output_async(tensor.name, 0, size, 256, stream)
-                if not address:
-                    return bool(self.api.refuse("the allocator gave no memory", False))
-                allocator.notify_shape(tensor.name, list(result.shape))
-            ctypes.memmove(address, result.ctypes.data, result.nbytes)
-        return True
-
-    def _results(
-        self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
-    ) -> list[tuple[NetworkTensor, np.ndarray]]:
-        feed = {}
-        for tensor in self._engine.inputs:
-            shape, kind = shapes[tensor.name], np.dtype(tensor.dtype[1])
-            memory = (ctypes.c_byte * (int(np.prod(shape)) * kind.itemsize)).from_address(
-                addresses[tensor.name]
-            )
-            feed[tensor.name] = np.frombuffer(memory, kind).reshape(shape)
-        results: Sequence[np.ndarray] = self._engine.session.run(None, feed)
-        return [
-            (tensor, np.ascontiguousarray(result))
-            for tensor, result in zip(self._engine.outputs, results, strict=True)
-        ]
-
-    def _call(self, function: str, *arguments: Any) -> None:
-        code = getattr(self._driver, function)(*arguments)
-        assert code == 0, f"{function}: {code}"
 
 
 def install(folder: Path) -> str:

@@ -32,9 +32,14 @@ struct Registration {
   }
 };
 
-[[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
+// Of a literal, without a string made at each CHECK: they are most of a test's code.
+[[noreturn]] inline void fail(const char* file, int line, const char* what) {
   std::cerr << file << ':' << line << ": " << what << std::endl;
   throw Failure{};
+}
+
+[[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
+  fail(file, line, what.c_str());
 }
 
 template <typename T>

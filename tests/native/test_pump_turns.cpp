@@ -102,6 +102,21 @@ TEST(batches_of_functions_that_do_not_fit_run_one_after_the_other) {
   CHECK_EQ(a.turns_taken() + b.turns_taken(), 2u);
 }
 
+// So that admission does not promise what others' turns make late.
+TEST(the_time_of_a_batch_includes_its_wait_for_a_turn) {
+  Device device;
+  Function a(device, 60), b(device, 60);
+  const Ticket first = a.running();
+  const Ticket second = b.waiting();
+  const std::int64_t began_ns = now_ns();
+  while (now_ns() - began_ns < 20'000'000) std::this_thread::yield();
+  a.gate.open();
+  b.gate.open();
+  a.answered(first);
+  b.answered(second);
+  CHECK(b.bench.segment->header().batch_estimate_ns.load() >= 20'000'000);
+}
+
 TEST(batches_that_fit_run_together) {
   Device device;
   Function a(device, 60), b(device, 40);

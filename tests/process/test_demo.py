@@ -113,7 +113,9 @@ def test_reads_the_page_measures_and_leaves_nothing(start_demo, scratch):
     assert_nothing_left(scratch)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
+)
 def test_interrupted_in_the_load_leaves_nothing(start_demo, scratch, number):
     demo = start_demo("--seconds", "600")
     wait_for_output(demo, "Region-based")

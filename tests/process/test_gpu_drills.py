@@ -21,7 +21,10 @@ THIRD = {"share": "30%"}
 ILLEGAL_ADDRESS, LAUNCH_FAILED = 700, 719
 
 
-@pytest.mark.parametrize(("on", "code"), [("h2d", ILLEGAL_ADDRESS), ("d2h", LAUNCH_FAILED)])
+@pytest.mark.parametrize(
+    ("on", "code"),
+    [("h2d", ILLEGAL_ADDRESS), pytest.param("d2h", LAUNCH_FAILED, marks=pytest.mark.soak)],
+)
 def test_an_operation_that_faults(start_gpu_node, gpu: FakeGpu, on: str, code: int) -> None:
     """Whoever it meets, both functions lose their contexts, come back, and answer everything."""
     node = start_gpu_node({"a": on_gpu(**THIRD), "b": on_gpu(**THIRD)}, devices=MPS)

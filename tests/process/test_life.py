@@ -79,15 +79,14 @@ def test_one_daemon_a_state_directory(start_node) -> None:
     assert node.status().state == "SERVING"
 
 
-@pytest.mark.parametrize("port", ["grpc", "http", "metrics"])
-def test_a_taken_port_is_told_and_nothing_is_left(start_node, port: str) -> None:
-    first = start_node({}, node={"http": ANY_PORT})
-    status = first.status()
-    taken = getattr(status, f"{port}_address")
-    second = start_node({}, node={port: taken}, ready=False)
-    assert second.wait_exit() == 1
-    assert f"cannot listen on {taken}" in second.output()
-    second.assert_nothing_left()
+def test_a_taken_port_is_told_and_nothing_is_left(start_node) -> None:
+    status = start_node({}, node={"http": ANY_PORT}).status()
+    for port in ("grpc", "http", "metrics"):
+        taken = getattr(status, f"{port}_address")
+        second = start_node({}, node={port: taken}, ready=False)
+        assert second.wait_exit() == 1
+        assert f"cannot listen on {taken}" in second.output()
+        second.assert_nothing_left()
 
 
 def test_stop_answers_what_was_accepted_and_reports_not_ready(start_node, zoo, gate) -> None:
@@ -137,21 +136,21 @@ def test_a_stop_in_the_middle_of_a_swap_leaves_no_old_worker(start_node, zoo, ga
     node.assert_nothing_left()
 
 
-@pytest.mark.parametrize(("port", "elsewhere"), [("http", 404), ("metrics", 200)])
-def test_health_pages(start_node, port: str, elsewhere: int) -> None:
+def test_health_pages(start_node) -> None:
     """Of the port that clients come to, and of the daemon's own."""
     node = start_node({}, node={"http": ANY_PORT})
-    address = getattr(node.status(), f"{port}_address")
-    pages = {
-        path: node.http(address, path)[0]
-        for path in ("/healthz", "/v2/health/live", "/v2/health/ready", "/else")
-    }
-    assert pages == {
-        "/healthz": 200,
-        "/v2/health/live": 200,
-        "/v2/health/ready": 200,
-        "/else": elsewhere,
-    }
+    status = node.status()
+    for address, elsewhere in ((status.http_address, 404), (status.metrics_address, 200)):
+        pages = {
+            path: node.http(address, path)[0]
+            for path in ("/healthz", "/v2/health/live", "/v2/health/ready", "/else")
+        }
+        assert pages == {
+            "/healthz": 200,
+            "/v2/health/live": 200,
+            "/v2/health/ready": 200,
+            "/else": elsewhere,
+        }
 
 
 def test_metrics_count_what_was_served(start_node, zoo) -> None:

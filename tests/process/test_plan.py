@@ -46,7 +46,7 @@ def test_profiles_of_the_cpu_are_found(start_node: Any, tmp_path: Path) -> None:
     check_planned(start_node({"f": {"model": str(model), "slo": {"p99": "500ms"}}}))
 
 
-@pytest.mark.parametrize("limiter", ["mps", "auto", "none"])
+@pytest.mark.parametrize("limiter", ["mps", "none", pytest.param("auto", marks=pytest.mark.soak)])
 def test_profiles_of_a_gpu_are_found(start_gpu_node: Any, limiter: str) -> None:
     devices = {"cuda:0": {"limiter": limiter}}
     check_planned(start_gpu_node({"f": on_gpu(slo={"p99": "500ms"})}, devices=devices))

@@ -62,7 +62,14 @@ def slow(start_node, gate, tmp_path: Path, zoo) -> Slow:
     return Slow(node, marker, node.worker_pids("f"))
 
 
-@pytest.mark.parametrize("limiter", ["auto", "threads", "none"])
+@pytest.mark.parametrize(
+    "limiter",
+    [
+        "auto",
+        pytest.param("threads", marks=pytest.mark.soak),
+        pytest.param("none", marks=pytest.mark.soak),
+    ],
+)
 def test_every_worker_is_replaced_under_load(
     start_node, zoo, identity, tmp_path, limiter: str
 ) -> None:

@@ -7,17 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.fakes.gpu import FakeGpu
 
 
-@pytest.mark.parametrize(
-    "tests", ["engines_on_gpu.py", "onnx_on_gpu.py", "tensorrt_on_gpu.py", "torch_on_gpu.py"]
-)
-def test_engines_on_a_gpu(fake_gpu: FakeGpu, tests: str) -> None:
-    path = Path(__file__).with_name(tests)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", os.fspath(path)]
+def test_engines_on_a_gpu(fake_gpu: FakeGpu) -> None:
+    tests = sorted(map(os.fspath, Path(__file__).parent.glob("*_on_gpu.py")))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, **fake_gpu.environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -111,7 +111,7 @@ def test_all_know_and_all_forget(shm_key: str) -> None:
         await memory.register(region)
         assert [child.regions for child in children] == [{"r": region}] * 2
         late: Any = Child()
-        memory.introduce(frontend(2, late))
+        await memory.introduce(frontend(2, late))
         assert late.regions == {"r": region}
         for other in (replace(region, size_bytes=1), replace(region, offset_bytes=1, size_bytes=1)):
             with pytest.raises(AlreadyExists):
@@ -140,6 +140,29 @@ def test_one_that_cannot_take_it(shm_key: str) -> None:
     play(scenario)
 
 
+def test_a_late_one_that_cannot_take_it(memfd: int, shm_key: str) -> None:
+    """Requests of one client reach any of them, so what one lacks none may have."""
+
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        for name in "rs":
+            await memory.register(ClientRegion(name, shm_key, 0, 4096))
+        late: Any = Child()
+        late.error = ResourceExhausted("no descriptor")
+        memory._frontends._frontends[2] = frontend(2, late)
+        await memory.introduce(frontend(2, late))
+        assert [child.regions for child in children] == [{}] * 2
+        living = replace(own(memfd), pid=os.getpid(), started=start_ticks())
+        await keep(memory, children[0], living, memfd)
+        assert [child.regions for child in children] == [{}] * 2
+        late.error = None
+        await memory.register(ClientRegion("r", shm_key, 0, 4096))
+        assert set(late.regions) == {"r"}
+
+    events = play(scenario)
+    assert len(events) == 3
+    assert events[0] == "frontend adopt: a client's region is not kept: no descriptor"
+
+
 def test_front_ends_that_were_started_without_it_are_left_out(memfd: int, shm_key: str) -> None:
     """They retire where an earlier daemon's settings had none."""
 
@@ -150,7 +173,7 @@ def test_front_ends_that_were_started_without_it_are_left_out(memfd: int, shm_ke
         await memory.register(ClientRegion("r", shm_key, 0, 4096))
         living = replace(own(memfd), pid=os.getpid(), started=start_ticks())
         await keep(memory, children[0], living, memfd)
-        memory.introduce(frontend(2, without, client_memory=""))
+        await memory.introduce(frontend(2, without, client_memory=""))
         assert [set(child.regions) for child in children] == [{"r"}, set()]
         without.hangs = True
         await memory.unregister("r")

@@ -54,7 +54,7 @@ class Plan:
     @classmethod
     def quick(cls, plot: Path | None) -> Plan:
         """For tests."""
-        course = Course(4.0, 0.5, 0.5, shares_percent=(50.0, 100.0))
+        course = Course(2.0, 0.25, 0.25, shares_percent=(50.0, 100.0))
         return cls(course, 1, [SLO, *grid(40.0, 20.0), EQUAL, UNCONTROLLED], plot)
 
 

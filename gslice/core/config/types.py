@@ -99,8 +99,8 @@ class NodeConfig:
         client_memory: Which memory of clients requests may name; None: none.
         access: Who may do what.
         insecure: Ports that others may reach although nothing encrypts them, by role.
-        model_roots: Directories, and beginnings of URLs, of all that functions load; none: it may be
-            anywhere.
+        model_roots: Directories, and beginnings of URLs, of all that functions load; none: it
+            may be anywhere.
         python_functions: Functions may be Python code: `python`, and `torch` by a factory.
         metrics_triton: Whether the Prometheus page has the names that Triton uses, too.
         logs: What is logged, and how much is kept.
