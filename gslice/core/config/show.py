@@ -118,6 +118,9 @@ def _node(node: NodeConfig) -> CommentedMap:
         size = format_size(memory.max_bytes)
         body = {"prefix": memory.prefix, "max": size, "owner": memory.owner_uid}
         shown["client_memory"] = flow(CommentedMap(body))
+    cache = node.model_cache
+    body = {"dir": str(cache.directory), "max": format_size(cache.max_bytes)}
+    shown["model_cache"] = flow(CommentedMap(body))
     shown["access"] = _access(node.access)
     if node.insecure:
         shown["insecure"] = flow(CommentedSeq(node.insecure))
@@ -139,9 +142,6 @@ def _access(config: AccessConfig) -> CommentedMap:
         shown["keys"] = CommentedMap({key.name: _key(key) for key in access.keys})
     if access.tenants:
         shown["tenants"] = CommentedMap({each.name: _tenant(each) for each in access.tenants})
-    cache = node.model_cache
-    body = {"dir": str(cache.directory), "max": format_size(cache.max_bytes)}
-    shown["model_cache"] = flow(CommentedMap(body))
     return shown
 
 
