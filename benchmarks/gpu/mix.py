@@ -124,13 +124,13 @@ async def _one_way(report: GpuReport, way: str, targets: dict[str, Target], seco
             report.setting(**{f"share_effective_percent {way}": effective})
             with _callers(node.grpc_address) as callers:
                 if not targets:
-                    targets.update({name: _target(callers[name]) for name in MIX})
+                    targets.update({name: target_of(callers[name]) for name in MIX})
                     report.setting(targets={name: vars(of) for name, of in targets.items()})
                 for done, load in enumerate(LOADS):
                     # What an overloaded round leaves in queues takes time to be answered, too.
                     round_s = budget.share_s(len(LOADS) - done) / 2
                     round_s = min(_MOST_ROUND_S, max(_LEAST_ROUND_S, round_s))
-                    answers = _round(callers, targets, load, round_s)
+                    answers = ask(callers, targets, load, round_s)
                     report.add(f"{way}, load {load:g}", **figures(way, load, answers, round_s))
 
 
@@ -149,18 +149,22 @@ def _callers(address: str) -> Iterator[dict[str, Client]]:
             caller.kill()
 
 
-def _target(caller: Client) -> Target:
-    """By what a model does while the others are idle: one at a time, then many."""
+def target_of(caller: Client) -> Target:
+    """By what a model does while the others are idle: one request at a time, then many."""
     caller.go_on(seconds=_ALONE_S, concurrency=1)
     alone_us = _answer(caller)["p50_us"]
     caller.go_on(seconds=_ALONE_S, concurrency=CONCURRENCY)
     return Target(SLO_TIMES * alone_us, _answer(caller)["rps"] / len(MIX))
 
 
-def _round(
+def ask(
     callers: Mapping[str, Client], targets: Mapping[str, Target], load: float, seconds: float
 ) -> dict[str, Row]:
-    """All models at a load at once; the arrivals are the same in each way."""
+    """All models at a load at once; the arrivals are the same in each way.
+
+    Returns:
+        Of each model, how many requests were `sent`, `answered` and `in_time`, and `p99_us`.
+    """
     for seed, (name, caller) in enumerate(callers.items()):
         target = targets[name]
         rate_per_s = load * target.rate_per_s

@@ -12,7 +12,8 @@ import uvloop
 
 from benchmarks import swap
 from benchmarks.cores import ROOT
-from benchmarks.gpu import blast, plots
+from benchmarks.gpu import blast, mix, plots
+from benchmarks.gpu.mps import Client
 from benchmarks.gpu.report import GpuReport
 from benchmarks.recovery import Arm, arms, measure
 from tests.fakes.gpu import FakeGpu
@@ -75,6 +76,26 @@ def test_how_far_a_fault_reaches(
     report.setting(answers={name: {function: each.answers for function, each in seen.items()}})
     assert plots.draw(tmp_path) == [f"drew {tmp_path / 'blast.png'}"]
     assert (tmp_path / "blast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_mix_asks_at_rates_that_it_has_measured(start_node) -> None:
+    """Its clients need no GPU: here they ask for images back."""
+    name = "mobilenet_v2"
+    image = {"name": "x", "dtype": "UINT8", "dims": [-1, 3, 224, 224]}
+    node = start_node({name: {"identity": {"inputs": [image]}}})
+    caller = Client("caller", {}, address=node.grpc_address, function=name, model=name)
+    try:
+        assert caller.read() == {"ready": True}
+        target = mix.target_of(caller)
+        answers = mix.ask({name: caller}, {name: target}, 4.0, 0.5)
+    finally:
+        caller.kill()
+    counts = [answers[name][kind] for kind in ("sent", "answered", "in_time")]
+    assert counts[0] > 0
+    assert counts == sorted(counts, reverse=True)
+    assert answers[name]["p99_us"] > 0
+    row = mix.figures("shares", 4.0, answers, 0.5)
+    assert row["goodput_rps"] == 2 * counts[2]
 
 
 WEIGHTS = f"""
