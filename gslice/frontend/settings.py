@@ -43,6 +43,7 @@ class Settings:
         limits: Of clients.
         tls: What encrypts its port; None: nothing does.
         client_memory: Prefix of the keys of clients' memory; empty: requests may name none.
+        control: The daemon's control socket, for the web page; empty: there is no page.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Settings:
     limits: Limits
     tls: TlsContent | None
     client_memory: str
+    control: str = ""
 
 
 def parse(description: str | None, arguments: list[str] | None = None) -> Settings:
@@ -74,6 +76,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
     parser.add_argument("--key", default="", help="PEM file: the certificate's")
     parser.add_argument("--client-authority", default="", help="PEM file: clients must show theirs")
     parser.add_argument("--client-memory", default="", help="prefix of its keys; empty: none")
+    parser.add_argument("--control", default="", help="the daemon's control socket: a web page")
     given = parser.parse_args(arguments)
     if bool(given.certificate) != bool(given.key) or (given.client_authority and not given.key):
         parser.error("--certificate and --key go together, --client-authority with both")
@@ -91,4 +94,5 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
         ),
         tls=files.read() if given.certificate else None,
         client_memory=given.client_memory,
+        control=given.control,
     )

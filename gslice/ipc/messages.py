@@ -135,6 +135,7 @@ class FrontendState:
         kind: What it speaks: gRPC, `python` or `native`, or HTTP, `rest`.
         tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
+        page: It has the web page.
     """
 
     index: int
@@ -145,6 +146,7 @@ class FrontendState:
     kind: str = "python"
     tls: str = ""
     client_memory: str = ""
+    page: bool = False
 
 
 @dataclass(frozen=True)

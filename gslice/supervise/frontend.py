@@ -25,6 +25,7 @@ class Frontend:
         kind: What it speaks, as it says: gRPC, `python` or `native`, or HTTP, `rest`.
         tls: Digest of its certificates, as it says; empty: its port is not encrypted.
         client_memory: Prefix of the clients' memory that it takes, as it says; empty: none.
+        page: It has the web page.
         inherited: An earlier daemon started it.
         since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
@@ -36,6 +37,7 @@ class Frontend:
     kind: str = "python"
     tls: str = ""
     client_memory: str = ""
+    page: bool = False
     inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
 
@@ -54,4 +56,5 @@ class Frontend:
             kind=state.kind,
             tls=state.tls,
             client_memory=state.client_memory,
+            page=state.page,
         )

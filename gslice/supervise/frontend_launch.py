@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gslice._native import GRPC_SERVER, GRPC_SERVER_TLS
 from gslice.core.errors import Unavailable
+from gslice.ipc.messages import REST
 from gslice.supervise.process import Launch
 
 if TYPE_CHECKING:
@@ -24,19 +25,19 @@ def kind_of(config: NodeConfig) -> str:
     return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
 
 
-def offer_of(config: NodeConfig) -> tuple[str, str]:
+def offer_of(config: NodeConfig, kind: str) -> tuple[str, str, bool]:
     """What clients notice of how a front-end is started, beside its kind.
 
     Returns:
-        The digest of its certificates, and the prefix of the clients' memory that it takes; each
-        empty if there is none.
+        The digest of its certificates, and the prefix of the clients' memory that it takes, each
+        empty if there is none; and whether it has the web page.
 
     Raises:
         ConfigError: a certificate cannot be read.
     """
     digest = config.tls.read().digest if config.tls is not None else ""
     prefix = config.client_memory.prefix if config.client_memory is not None else ""
-    return digest, prefix
+    return digest, prefix, _has_page(config, kind)
 
 
 def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
@@ -58,12 +59,18 @@ def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
     }
     if config.client_memory is not None:
         options["--client-memory"] = config.client_memory.prefix
+    if _has_page(config, kind):
+        options["--control"] = config.control_path
     if config.tls is not None:
         options |= {"--certificate": config.tls.certificate, "--key": config.tls.key}
         if config.tls.client_authority:
             options["--client-authority"] = config.tls.client_authority
     arguments = [str(part) for option in options.items() for part in option]
     return Launch("gslice.frontend", arguments, log)
+
+
+def _has_page(config: NodeConfig, kind: str) -> bool:
+    return config.ui and kind == REST
 
 
 def port_of(address: str) -> str:

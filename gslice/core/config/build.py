@@ -93,6 +93,7 @@ class Builder:
             packing=node.packing,
             spares=node.spares,
             client_memory=client_memory(node.client_memory, self.problems),
+            ui=node.ui == "on",
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:

@@ -35,6 +35,7 @@ class NodeConfig:
         grpc: host:port of KServe v2 over gRPC; port 0 takes a free one.
         http: host:port of KServe v2 over HTTP; empty: not offered.
         metrics: host:port of the Prometheus page.
+        ui: The HTTP port has the web page.
         state_dir: Sockets, logs and the store; absolute.
         orphan_grace_us: How long children serve on without a daemon.
         hang_timeout_us: A worker without progress for that long is restarted.
@@ -73,6 +74,12 @@ class NodeConfig:
     packing: str
     spares: int | None
     client_memory: ClientMemoryConfig | None = None
+    ui: bool = True
+
+    @property
+    def control_path(self) -> Path:
+        """The socket of the control API, for the owner only."""
+        return self.state_dir / "control.sock"
 
     def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
         """What speaks gRPC here: `native` or `python`.

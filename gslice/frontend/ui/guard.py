@@ -1,0 +1,123 @@
+"""Who may look, who may act, and what a browser is told about the page.
+
+Any page that a browser shows can send requests to loopback, and by rebinding its own name to
+loopback can even read the answers. So nothing is answered under a name that is not this machine's,
+and what changes the node must come from our own page.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import TYPE_CHECKING
+
+from gslice.core.errors import InvalidArgument, PermissionDenied
+from gslice.frontend.ui.routes import ADMIN, PUBLIC, VIEW
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+HEADER = "X-Gslice-Page"
+"""Of what changes the node: no form can send it, and other origins' scripts must ask first."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer: nothing is loaded from elsewhere, no script or style stands in the page."""
+
+_NOT_LOCAL = PermissionDenied(
+    "the page only shows the node here: its port is reachable from other machines, and no keys"
+    " are set",
+    hint="use the command line on the node, or a port on loopback",
+)
+
+
+class Guard:
+    """Decides about requests to a port that asks for no keys.
+
+    Args:
+        address: Where the port listens, host:port.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._is_local = _is_loopback(address.rpartition(":")[0])
+
+    def role(self, request: web.Request) -> str:
+        """What a caller may do: `VIEW` or `ADMIN`."""
+        return ADMIN if self._is_local else VIEW
+
+    def why_not(self, request: web.Request) -> str:
+        """Why a caller may not change the node; empty: it may."""
+        return "" if self.role(request) == ADMIN else str(_NOT_LOCAL)
+
+    def check(self, request: web.Request, role: str) -> None:
+        """Lets a request pass to a route that is for a role.
+
+        Raises:
+            PermissionDenied: it may not.
+            InvalidArgument: it is not as our page sends it.
+        """
+        if role == PUBLIC:
+            return
+        _check_host(request)
+        if role == ADMIN:
+            _check_ours(request)
+            if self.role(request) != ADMIN:
+                raise PermissionDenied(_NOT_LOCAL.message, hint=_NOT_LOCAL.hint)
+
+
+def _check_host(request: web.Request) -> None:
+    """A name that is not ours may be another page's, rebound to our address.
+
+    Raises:
+        PermissionDenied: it is asked for under such a name.
+    """
+    host = request.host
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    name = name.strip("[]").rstrip(".").lower()
+    if _is_address(name) or name == "localhost" or name.endswith(".localhost"):
+        return
+    own = os.uname().nodename.lower()
+    if name in (own, own.partition(".")[0]) or name.startswith(f"{own}."):
+        return
+    raise PermissionDenied(
+        f"the page is not shown under the name {name!r}",
+        hint="use the node's address, its own name, or localhost through a tunnel",
+    )
+
+
+def _check_ours(request: web.Request) -> None:
+    """What changes the node comes from the page itself, not from one of another origin.
+
+    Raises:
+        PermissionDenied: it comes from elsewhere.
+        InvalidArgument: it is no JSON.
+    """
+    origin = request.headers.get("Origin")
+    site = request.headers.get("Sec-Fetch-Site", "same-origin")
+    is_ours = origin is None or origin == f"{request.scheme}://{request.host}"
+    if not is_ours or site not in ("same-origin", "none") or HEADER not in request.headers:
+        raise PermissionDenied("calls that change the node are taken from its own page only")
+    if request.content_type != "application/json":
+        raise InvalidArgument("the body must be JSON", hint="Content-Type: application/json")
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.strip("[]").lower()
+    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
