@@ -102,6 +102,12 @@ class Unavailable(GsliceError):
     retriable = True
 
 
+class Unauthenticated(GsliceError):
+    """Nobody knows who asks."""
+
+    code = 16
+
+
 class ChannelClosed(Unavailable):
     """The process at the other end of a control channel is gone."""
 
@@ -128,6 +134,7 @@ _BY_CODE: dict[int, type[GsliceError]] = {
         Unimplemented,
         Internal,
         Unavailable,
+        Unauthenticated,
     )
 }
 

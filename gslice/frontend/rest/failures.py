@@ -22,6 +22,7 @@ _STATUS = {  # of google.rpc.Code
     12: 501,
     13: 500,
     14: 503,
+    16: 401,
 }
 _RETRY_AFTER_S = 1  # where nobody knows better
 
