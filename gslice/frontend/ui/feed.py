@@ -8,7 +8,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gslice import __version__
 from gslice.core.errors import GsliceError, ResourceExhausted, Unavailable
 from gslice.frontend.rest.plain import to_json
 from gslice.frontend.ui.sse import item
@@ -70,7 +69,7 @@ class Feed:
         self._viewers += 1
         self._start()
         try:
-            yield item("history", {"version": __version__, "samples": list(self._samples)})
+            yield item("history", {"samples": list(self._samples)})
             told, away, last = 0, "", 0
             while True:
                 if fresh := [event for event in self._events if event["id"] > last]:

@@ -11,11 +11,13 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import InvalidArgument, PermissionDenied
-from gslice.frontend.ui.routes import ADMIN, PUBLIC, VIEW
+from gslice.core.access import Role, credential_of
+from gslice.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from gslice.core.access import Access
 
 HEADER = "X-Gslice-Page"
 """Of what changes the node: no form can send it, and other origins' scripts must ask first."""
@@ -41,37 +43,52 @@ _NOT_LOCAL = PermissionDenied(
 
 
 class Guard:
-    """Decides about requests to a port that asks for no keys.
+    """Decides about requests.
 
     Args:
         address: Where the port listens, host:port.
+        access: Who is known.
     """
 
-    def __init__(self, address: str) -> None:
-        self._is_local = _is_loopback(address.rpartition(":")[0])
-
-    def role(self, request: web.Request) -> str:
-        """What a caller may do: `VIEW` or `ADMIN`."""
-        return ADMIN if self._is_local else VIEW
+    def __init__(self, address: str, access: Access) -> None:
+        self._access = access
+        self._is_local = is_loopback(address)
 
     def why_not(self, request: web.Request) -> str:
         """Why a caller may not change the node; empty: it may."""
-        return "" if self.role(request) == ADMIN else str(_NOT_LOCAL)
+        try:
+            self._check_role(request, Role.ADMIN)
+        except (PermissionDenied, Unauthenticated) as error:
+            return str(error)
+        return ""
 
-    def check(self, request: web.Request, role: str) -> None:
-        """Lets a request pass to a route that is for a role.
+    def check(self, request: web.Request, role: Role | None) -> None:
+        """Lets a request pass to a route that is for a role; None: for everybody.
 
         Raises:
+            Unauthenticated: a key is needed, or it is not known.
             PermissionDenied: it may not.
             InvalidArgument: it is not as our page sends it.
         """
-        if role == PUBLIC:
+        if role is None:
             return
-        _check_host(request)
-        if role == ADMIN:
+        if self._access.open:
+            _check_host(request)
+        if role is Role.ADMIN:
             _check_ours(request)
-            if self.role(request) != ADMIN:
+        self._check_role(request, role)
+
+    def _check_role(self, request: web.Request, role: Role) -> None:
+        if self._access.open:
+            if role is Role.ADMIN and not self._is_local:
                 raise PermissionDenied(_NOT_LOCAL.message, hint=_NOT_LOCAL.hint)
+            return
+        caller = self._access.require(credential_of(request.headers.get), role)
+        if caller.tenant is not None:
+            raise PermissionDenied(
+                f"the page shows the whole node, and key {caller.name!r} is tenant"
+                f" {caller.tenant.name!r}'s"
+            )
 
 
 def _check_host(request: web.Request) -> None:
@@ -110,8 +127,9 @@ def _check_ours(request: web.Request) -> None:
         raise InvalidArgument("the body must be JSON", hint="Content-Type: application/json")
 
 
-def _is_loopback(host: str) -> bool:
-    name = host.strip("[]").lower()
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches host:port."""
+    name = address.rpartition(":")[0].strip("[]").lower()
     return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 

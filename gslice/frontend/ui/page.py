@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gslice import __version__
-from gslice.core.errors import GsliceError, InvalidArgument, NotFound
+from gslice.core.access import Access, Role
+from gslice.core.errors import GsliceError, NotFound
 from gslice.frontend.rest import fields
 from gslice.frontend.rest.bodies import read_body, send
 from gslice.frontend.rest.plain import to_json
@@ -17,7 +18,7 @@ from gslice.frontend.ui.assets import assets
 from gslice.frontend.ui.feed import Feed
 from gslice.frontend.ui.guard import HEADERS, Guard
 from gslice.frontend.ui.link import ControlLink
-from gslice.frontend.ui.routes import ADMIN, PUBLIC, VIEW, route, routes_of
+from gslice.frontend.ui.routes import route, routes_of
 from gslice.frontend.ui.sse import item, send_events
 
 if TYPE_CHECKING:
@@ -39,15 +40,23 @@ class Page:
         control: Path of the daemon's control socket.
         memory: Bodies take it.
         closes: Whether connections are to end with their next answer.
+        access: Who is known.
     """
 
-    def __init__(self, control: Path, memory: Memory, closes: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        control: Path,
+        memory: Memory,
+        closes: Callable[[], bool],
+        access: Access | None = None,
+    ) -> None:
         self._link = ControlLink(control)
         self._feed = Feed(self._link)
         self._memory = memory
         self._closes = closes
         self._closing = asyncio.Event()
-        self._guard = Guard("")
+        self._access = access or Access()
+        self._guard = Guard("", self._access)
 
     def add_to(self, application: web.Application, address: str) -> None:
         """Has a server answer the page's routes.
@@ -56,7 +65,7 @@ class Page:
             application: The server's.
             address: Where it listens, host:port.
         """
-        self._guard = Guard(address)
+        self._guard = Guard(address, self._access)
         for each in routes_of(Page):
             handler = self._guarded(getattr(self, each.name), each.role)
             application.router.add_route(each.method, each.path, handler)
@@ -73,36 +82,36 @@ class Page:
 
     # ---- files -------------------------------------------------------------------------------
 
-    @route("GET", "/ui", PUBLIC)
+    @route("GET", "/ui", None)
     async def bare(self, request: web.Request) -> web.StreamResponse:
         """The page's links start from /ui/."""
         return await self._send(request, b"", status=308, headers={"Location": "ui/"})
 
-    @route("GET", "/ui/", PUBLIC)
+    @route("GET", "/ui/", None)
     async def index(self, request: web.Request) -> web.StreamResponse:
         """The page."""
         return await self._send_file(request, "index.html")
 
-    @route("GET", r"/ui/{file:[a-z-]+\.[a-z]+}", PUBLIC)
+    @route("GET", r"/ui/{file:[a-z-]+\.[a-z]+}", None)
     async def file(self, request: web.Request) -> web.StreamResponse:
         """One of its files."""
         return await self._send_file(request, request.match_info["file"])
 
     # ---- what it shows -----------------------------------------------------------------------
 
-    @route("GET", "/ui/api/session", VIEW)
+    @route("GET", "/ui/api/session", Role.VIEW)
     async def session(self, request: web.Request) -> web.StreamResponse:
         """What the caller may do, and which gslice this is."""
         why_not = self._guard.why_not(request)
         told = {"version": __version__, "may_change": not why_not, "why_not": why_not}
         return await self._tell(request, told)
 
-    @route("GET", "/ui/api/live", VIEW)
+    @route("GET", "/ui/api/live", Role.VIEW)
     async def live(self, request: web.Request) -> web.StreamResponse:
         """Status and events, as they come."""
         return await self._send_events(request, self._feed.follow())
 
-    @route("GET", f"{_FUNCTION}/profile", VIEW)
+    @route("GET", f"{_FUNCTION}/profile", Role.VIEW)
     async def profile(self, request: web.Request) -> web.StreamResponse:
         """What was measured of a function, and the model fitted to it."""
         steps = self._link.stream("Profile", name=_function(request), show=True)
@@ -112,7 +121,7 @@ class Page:
 
     # ---- what it orders ----------------------------------------------------------------------
 
-    @route("POST", f"{_FUNCTION}/resize", ADMIN)
+    @route("POST", f"{_FUNCTION}/resize", Role.ADMIN)
     async def resize(self, request: web.Request) -> web.StreamResponse:
         """Changes a share, or says what that would do; its stages, as they pass."""
         asked = await self._read(request)
@@ -124,19 +133,19 @@ class Page:
             dry_run=fields.flag_field(asked, "dry_run") or False,
         )
 
-    @route("POST", f"{_FUNCTION}/load", ADMIN)
+    @route("POST", f"{_FUNCTION}/load", Role.ADMIN)
     async def load(self, request: web.Request) -> web.StreamResponse:
         """Loads a function as it is declared; its stages."""
         await self._read(request)
         return await self._order(request, "Load", name=_function(request))
 
-    @route("POST", f"{_FUNCTION}/unload", ADMIN)
+    @route("POST", f"{_FUNCTION}/unload", Role.ADMIN)
     async def unload(self, request: web.Request) -> web.StreamResponse:
         """Drains and removes a function; its stages."""
         await self._read(request)
         return await self._order(request, "Unload", name=_function(request))
 
-    @route("POST", "/ui/api/drain", ADMIN)
+    @route("POST", "/ui/api/drain", Role.ADMIN)
     async def drain(self, request: web.Request) -> web.StreamResponse:
         """Has functions leave a device, or lets them come again; a stage each."""
         asked = await self._read(request)
@@ -149,7 +158,7 @@ class Page:
 
     # ---- parts -------------------------------------------------------------------------------
 
-    def _guarded(self, handler: Callable[[web.Request], Any], role: str) -> Handler:
+    def _guarded(self, handler: Callable[[web.Request], Any], role: Role | None) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._guard.check(request, role)
             answer: web.StreamResponse = await handler(request)

@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aiohttp import web
 
-    Handler = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
+    from gslice.core.access import Role
 
-PUBLIC = "public"
-"""Files of the page, which say nothing about the node."""
-VIEW = "view"
-"""Whoever may look at the node."""
-ADMIN = "admin"
-"""Whoever may change it."""
+    Handler = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
 
 _MARK = "__route__"
 
@@ -28,17 +23,17 @@ class Route:
     Attributes:
         method: GET or POST.
         path: Where it is, parts in braces taken from there.
-        role: Who may ask: `PUBLIC`, `VIEW` or `ADMIN`.
+        role: Who may ask; None: everybody, for it says nothing about the node.
         name: Of the method that answers.
     """
 
     method: str
     path: str
-    role: str
+    role: Role | None
     name: str
 
 
-def route(method: str, path: str, role: str) -> Callable[[Handler], Handler]:
+def route(method: str, path: str, role: Role | None) -> Callable[[Handler], Handler]:
     """Makes a method answer a route: see `Route`."""
 
     def mark(handler: Handler) -> Handler:
