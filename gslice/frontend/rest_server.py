@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from gslice.core.access import Access
 from gslice.core.errors import GsliceError, Internal, InvalidArgument, PermissionDenied
 from gslice.frontend import sockets
 from gslice.frontend.rest.bodies import send
@@ -24,6 +25,8 @@ from gslice.frontend.server import Server
 from gslice.frontend.ui.page import Page
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp.typedefs import Handler
 
     from gslice.core.tls import TlsContent
@@ -45,6 +48,7 @@ class RestServer(Server):
         limits: Of requests and connections.
         tls: Encrypts the port; None: nothing does.
         control: The daemon's control socket, for the web page; empty: there is no page.
+        access: Who is known to the page now.
 
     Raises:
         InvalidArgument: the certificates cannot be used.
@@ -57,6 +61,7 @@ class RestServer(Server):
         limits: Limits,
         tls: TlsContent | None = None,
         control: str = "",
+        access: Callable[[], Access] = Access,
     ) -> None:
         super().__init__(readiness)
         self._limits = limits
@@ -64,7 +69,7 @@ class RestServer(Server):
         memory = Memory(limits.memory_max_bytes)
         self._endpoints = Endpoints(service, memory, limits.request_max_bytes, self._closes)
         self._guarded = {each.name for each in endpoints_of(Endpoints) if each.changes}
-        self._page = Page(Path(control), memory, self._closes) if control else None
+        self._page = Page(Path(control), memory, self._closes, access) if control else None
         self._runner: web.AppRunner | None = None
         self._open = 0  # calls that are being answered
         self._idle = asyncio.Event()

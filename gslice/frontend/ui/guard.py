@@ -11,13 +11,15 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
-from gslice.core.access import Role, credential_of
+from gslice.core.access import ANONYMOUS, Role, credential_of
 from gslice.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
-    from gslice.core.access import Access
+    from gslice.core.access import Access, Caller
 
 HEADER = "X-Gslice-Page"
 """Of what changes the node: no form can send it, and other origins' scripts must ask first."""
@@ -35,29 +37,23 @@ HEADERS = {
 }
 """Of every answer: nothing is loaded from elsewhere, no script or style stands in the page."""
 
-_NOT_LOCAL = PermissionDenied(
-    "the page only shows the node here: its port is reachable from other machines, and no keys"
-    " are set",
-    hint="use the command line on the node, or a port on loopback",
-)
-
 
 class Guard:
     """Decides about requests.
 
     Args:
         address: Where the port listens, host:port.
-        access: Who is known.
+        access: Who is known now.
     """
 
-    def __init__(self, address: str, access: Access) -> None:
+    def __init__(self, address: str, access: Callable[[], Access]) -> None:
         self._access = access
         self._is_local = is_loopback(address)
 
     def why_not(self, request: web.Request) -> str:
         """Why a caller may not change the node; empty: it may."""
         try:
-            self._check_role(request, Role.ADMIN)
+            self.caller(request, Role.ADMIN)
         except (PermissionDenied, Unauthenticated) as error:
             return str(error)
         return ""
@@ -72,23 +68,32 @@ class Guard:
         """
         if role is None:
             return
-        if self._access.open:
-            _check_host(request)
         if role is Role.ADMIN:
             _check_ours(request)
-        self._check_role(request, role)
+        if self.caller(request, role).name == ANONYMOUS:
+            _check_host(request)
 
-    def _check_role(self, request: web.Request, role: Role) -> None:
-        if self._access.open:
-            if role is Role.ADMIN and not self._is_local:
-                raise PermissionDenied(_NOT_LOCAL.message, hint=_NOT_LOCAL.hint)
-            return
-        caller = self._access.require(credential_of(request.headers.get), role)
+    def caller(self, request: web.Request, role: Role) -> Caller:
+        """Who calls, if the role is theirs.
+
+        Raises:
+            Unauthenticated: a key is needed, or it is not known.
+            PermissionDenied: it is not for this.
+        """
+        access = self._access()
+        caller = access.require(credential_of(request.headers.get), role)
+        if access.open and role is Role.ADMIN and not self._is_local:
+            raise PermissionDenied(
+                "the page only shows the node here: its port is reachable from other machines,"
+                " and nobody is asked for a key",
+                hint="use the command line on the node, or a port on loopback",
+            )
         if caller.tenant is not None:
             raise PermissionDenied(
                 f"the page shows the whole node, and key {caller.name!r} is tenant"
                 f" {caller.tenant.name!r}'s"
             )
+        return caller
 
 
 def _check_host(request: web.Request) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gslice import __version__
-from gslice.core.access import Access, Role
+from gslice.core.access import Role
 from gslice.core.errors import GsliceError, NotFound
 from gslice.frontend.rest import fields
 from gslice.frontend.rest.bodies import read_body, send
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from gslice.core.access import Access
     from gslice.frontend.rest.memory import Memory
     from gslice.frontend.ui.routes import Handler
     from gslice.frontend.ui.sse import Item
@@ -40,7 +41,7 @@ class Page:
         control: Path of the daemon's control socket.
         memory: Bodies take it.
         closes: Whether connections are to end with their next answer.
-        access: Who is known.
+        access: Who is known now.
     """
 
     def __init__(
@@ -48,15 +49,15 @@ class Page:
         control: Path,
         memory: Memory,
         closes: Callable[[], bool],
-        access: Access | None = None,
+        access: Callable[[], Access],
     ) -> None:
         self._link = ControlLink(control)
         self._feed = Feed(self._link)
         self._memory = memory
         self._closes = closes
         self._closing = asyncio.Event()
-        self._access = access or Access()
-        self._guard = Guard("", self._access)
+        self._access = access
+        self._guard = Guard("", access)
 
     def add_to(self, application: web.Application, address: str) -> None:
         """Has a server answer the page's routes.
@@ -186,7 +187,23 @@ class Page:
         self, request: web.Request, items: AsyncGenerator[Item]
     ) -> web.StreamResponse:
         first = await anext(items)  # what fails at once is no stream yet
-        return await send_events(request, _from(first, items), self._closing, HEADERS)
+        return await send_events(
+            request, self._while_allowed(request, first, items), self._closing, HEADERS
+        )
+
+    async def _while_allowed(
+        self, request: web.Request, first: Item, rest: AsyncGenerator[Item]
+    ) -> AsyncGenerator[Item]:
+        """Ends when somebody else may look now: whoever still may comes again."""
+        access = self._access()
+        try:
+            yield first
+            async for each in rest:
+                if self._access() != access:
+                    return
+                yield each
+        finally:
+            await rest.aclose()
 
     async def _send_file(self, request: web.Request, name: str) -> web.StreamResponse:
         asset = assets().get(name)
@@ -218,15 +235,6 @@ class Page:
             headers={**HEADERS, **headers},
             closes=self._closes(),
         )
-
-
-async def _from(first: Item, rest: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    try:
-        yield first
-        async for each in rest:
-            yield each
-    finally:
-        await rest.aclose()
 
 
 async def _stages(first: Any, rest: AsyncGenerator[Any]) -> AsyncGenerator[Item]:

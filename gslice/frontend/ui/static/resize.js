@@ -135,8 +135,15 @@ export class Resize {
     return `api/functions/${encodeURIComponent(this.name)}/resize`;
   }
 
+  // With several instances a stage comes again, for the next of them.
+  #step(name, ms, detail) {
+    const before = this.path.findIndex((stage) => stage.name === name);
+    if (before >= 0) this.path.length = before;
+    this.path.push({ name, ms, detail });
+  }
+
   #pass(stage) {
-    this.path.push({ name: stage.name, ms: stage.elapsed_ms, detail: stage.detail });
+    this.#step(stage.name, stage.elapsed_ms, stage.detail);
     if (stage.name === 'failed') {
       this.trouble.textContent = stage.detail;
       this.trouble.hidden = false;
@@ -159,7 +166,7 @@ export class Resize {
         this.path = [];
         say(this.result, '');
       }
-      this.path.push({ name, ms: Number(ms), detail: detail ?? '' });
+      this.#step(name, Number(ms), detail ?? '');
     }
     if (fresh.length) this.#show();
   }
