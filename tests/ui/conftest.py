@@ -30,6 +30,7 @@ ARGUMENTS = (
     "--no-first-run",
 )
 
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium of this machine, driven by Playwright."""

@@ -86,7 +86,9 @@ def test_files_come_with_what_keeps_others_scripts_out(frontend) -> None:
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     script = call(frontend.address, "GET", "/ui/app.js")
     assert (script.status, script.headers["Content-Type"].split(";")[0]) == (200, "text/javascript")
-    again = call(frontend.address, "GET", "/ui/app.js", headers={"If-None-Match": script.headers["ETag"]})
+    again = call(
+        frontend.address, "GET", "/ui/app.js", headers={"If-None-Match": script.headers["ETag"]}
+    )
     assert (again.status, again.body) == (304, b"")
     for path in ("/ui/nothing.js", "/ui/..%2fguard.py", "/ui/%2e%2e/page.py"):
         assert call(frontend.address, "GET", path).status == 404

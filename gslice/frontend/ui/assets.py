@@ -34,9 +34,7 @@ class Asset:
 @cache
 def assets() -> dict[str, Asset]:
     """All of them, by name; read once, when somebody looks for the first time."""
-    return {
-        path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _KINDS
-    }
+    return {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _KINDS}
 
 
 def _read(path: Path) -> Asset:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from gslice.core.errors import GsliceError, ResourceExhausted, Unavailable
+from gslice.core.errors import GsliceError, ResourceExhausted
 from gslice.frontend.rest.plain import to_json
 from gslice.frontend.ui.sse import item
 
@@ -27,8 +26,6 @@ _SAMPLE_S = 0.9
 _EVENTS = 300
 _LINGER_S = 60.0  # so that a page that is loaded anew has its charts
 _QUIET_S = 5.0
-
-log = logging.getLogger("gslice.frontend")
 
 
 class Feed:
@@ -54,7 +51,7 @@ class Feed:
         self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
         self._samples: deque[dict[str, Any]] = deque()
 
-    async def follow(self) -> AsyncGenerator[Item]:
+    async def follow(self) -> AsyncGenerator[Item, None]:
         """What one viewer is told: the past, then what happens.
 
         `history`, then `status`, `events`, `away` (why there are none), `quiet` (nothing is new).
@@ -138,10 +135,7 @@ class Feed:
                 await self._catch_up()
                 await self._watch()
                 self._away = "the daemon ends"
-            except Unavailable as error:
-                self._away = str(error)
             except GsliceError as error:
-                log.warning("the page cannot follow the daemon: %s", error)
                 self._away = str(error)
             await self._notify()
             await asyncio.sleep(_AGAIN_S)
@@ -212,4 +206,3 @@ class Feed:
     async def _notify(self) -> None:
         async with self._news:
             self._news.notify_all()
-

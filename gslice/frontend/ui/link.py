@@ -32,7 +32,7 @@ class ControlLink:
         self._channel: Any = None
         self._stub: Any = None
 
-    async def stream(self, method: str, **fields: Any) -> AsyncGenerator[Any]:
+    async def stream(self, method: str, **fields: Any) -> AsyncGenerator[Any, None]:
         """One call with many answers; it is given up when this is closed.
 
         Raises:
@@ -65,7 +65,7 @@ class ControlLink:
 
     @contextlib.contextmanager
     def _told(self) -> Any:
-        """gRPC's errors as ours."""
+        """Errors of gRPC as ours."""
         import grpc
 
         try:
@@ -81,7 +81,7 @@ def _request(method: str, fields: dict[str, Any]) -> Any:
 
 def _error(error: Any) -> GsliceError:
     number, name = error.code().value[0], error.code().name
-    if name == "UNAVAILABLE":
+    if name in ("UNAVAILABLE", "CANCELLED"):  # the latter where it ends over our call
         return Unavailable(
             "the daemon is away", hint="functions serve on; `gslice serve` brings it back"
         )

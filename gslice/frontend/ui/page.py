@@ -167,15 +167,13 @@ class Page:
 
         return guarded  # type: ignore[return-value]
 
-    async def _order(
-        self, request: web.Request, method: str, **asked: Any
-    ) -> web.StreamResponse:
+    async def _order(self, request: web.Request, method: str, **asked: Any) -> web.StreamResponse:
         """Sends the stages of an order; it goes on in the daemon if the browser leaves.
 
         What is refused at once has an HTTP status that says so.
         """
         stages = self._link.stream(method, **asked)
-        first = await anext(stages, None)
+        first = await anext(stages)
         return await self._send_events(request, _stages(first, stages))
 
     async def _read(self, request: web.Request) -> dict[str, Any]:
@@ -184,26 +182,25 @@ class Page:
             return fields.parse_object(memoryview(body), "the request")
 
     async def _send_events(
-        self, request: web.Request, items: AsyncGenerator[Item]
+        self, request: web.Request, items: AsyncGenerator[Item, None]
     ) -> web.StreamResponse:
-        first = await anext(items)  # what fails at once is no stream yet
-        return await send_events(
-            request, self._while_allowed(request, first, items), self._closing, HEADERS
-        )
+        try:
+            first = await anext(items)  # what fails at once is no stream yet
+            allowed = self._while_allowed(first, items)
+            return await send_events(request, allowed, self._closing, HEADERS)
+        finally:
+            await items.aclose()
 
     async def _while_allowed(
-        self, request: web.Request, first: Item, rest: AsyncGenerator[Item]
-    ) -> AsyncGenerator[Item]:
-        """Ends when somebody else may look now: whoever still may comes again."""
+        self, first: Item, rest: AsyncGenerator[Item, None]
+    ) -> AsyncGenerator[Item, None]:
+        """Ends when others may look than could: whoever still may comes again."""
         access = self._access()
-        try:
-            yield first
-            async for each in rest:
-                if self._access() != access:
-                    return
-                yield each
-        finally:
-            await rest.aclose()
+        yield first
+        async for each in rest:
+            if self._access() != access:
+                return
+            yield each
 
     async def _send_file(self, request: web.Request, name: str) -> web.StreamResponse:
         asset = assets().get(name)
@@ -237,11 +234,10 @@ class Page:
         )
 
 
-async def _stages(first: Any, rest: AsyncGenerator[Any]) -> AsyncGenerator[Item]:
+async def _stages(first: Any, rest: AsyncGenerator[Any, None]) -> AsyncGenerator[Item, None]:
     """Stages as events; the last one tells if the daemon goes meanwhile."""
     try:
-        if first is not None:
-            yield item("stage", to_json(first))
+        yield item("stage", to_json(first))
         async for stage in rest:
             yield item("stage", to_json(stage))
     except GsliceError as error:

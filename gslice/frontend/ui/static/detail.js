@@ -26,7 +26,7 @@ export function showDetail() {
 
 function follow() {
   const name = location.hash.startsWith('#/f/') ? decodeURIComponent(location.hash.slice(4)) : '';
-  if (open?.name === name) return;
+  if ((open?.name ?? '') === name) return;
   const place = $('detail');
   open?.close();
   open = null;

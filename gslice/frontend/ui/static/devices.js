@@ -33,15 +33,16 @@ function makeDevice(device) {
 
 async function orderDrain(device, problem) {
   const undo = store.status.devices.find((each) => each.name === device)?.drained ?? false;
-  problem.hidden = true;
+  const told = [];
   try {
     for await (const stage of order('api/drain', { device, undo })) {
-      if (stage.name === 'failed' || stage.name === 'stay') throw new Error(stage.detail);
+      if (stage.name === 'failed' || stage.name === 'stay') told.push(stage.detail);
     }
   } catch (error) {
-    problem.textContent = error.message;
-    problem.hidden = false;
+    told.push(error.message);
   }
+  problem.textContent = told.join('; ');
+  problem.hidden = !told.length;
 }
 
 function updateDevice(part, device) {

@@ -5,9 +5,7 @@ const SVG = 'http://www.w3.org/2000/svg';
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === undefined || value === null || value === false) continue;
-    if (name === 'on') {
-      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
-    } else if (name === 'vars') {
+    if (name === 'vars') {
       for (const [key, each] of Object.entries(value)) element.style.setProperty(`--${key}`, each);
     } else if (name === 'value' || name === 'checked' || name === 'selected') {
       element[name] = value;
@@ -19,7 +17,7 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// An HTML element: attributes, `on` for listeners, `vars` for CSS variables.
+// An HTML element: attributes, `vars` for CSS variables, children.
 export function h(tag, attributes, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
