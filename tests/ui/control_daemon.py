@@ -40,15 +40,19 @@ class ControlDaemon:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.orders: list[tuple[str, Any]] = []
-        self.stages: list[tuple[str, str]] | GsliceError = [("plan", ""), ("done", "")]
         self.profile: Any = None
         self.past: list[Any] = []
         self.watching = 0
+        self.forget()
         self._watchers: list[queue.SimpleQueue[Any]] = []
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._last: Any = None
         self._server: Any = None
+
+    def forget(self) -> None:
+        """Orders, and how they are answered."""
+        self.orders: list[tuple[str, Any]] = []
+        self.stages: list[tuple[str, str]] | GsliceError = [("plan", ""), ("done", "")]
 
     def start(self) -> ControlDaemon:
         self._server = grpc.server(ThreadPoolExecutor(CALLS_MAX))
@@ -72,16 +76,11 @@ class ControlDaemon:
             for each in self._watchers:
                 each.put(told)
 
-    def wait_watching(self, count: int, timeout_s: float = 20) -> None:
-        with self._lock:
-            assert self._lock.wait_for(lambda: self.watching == count, timeout_s), self.watching
-
     def follow(self, context: Any) -> Iterator[Any]:
         own: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._lock:
             self._watchers.append(own)
             self.watching += 1
-            self._lock.notify_all()
             if self._last is not None:
                 own.put(self._last)
         context.add_callback(lambda: own.put(None))
@@ -92,7 +91,6 @@ class ControlDaemon:
             with self._lock:
                 self._watchers.remove(own)
                 self.watching -= 1
-                self._lock.notify_all()
 
 
 class _Servicer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from gslice.core.errors import InvalidArgument, ResourceExhausted
 from gslice.frontend.ui.feed import VIEWERS_MAX
 from gslice.frontend.ui.guard import HEADER
-from gslice.ipc.messages import REST
+from gslice.ipc.messages import REST, DrainFrontend, Ok
 from gslice.protos import message
 from tests.contract.direct import WAIT_S, FrontendProcess
 from tests.contract.rest import call
@@ -23,17 +22,28 @@ OURS = {HEADER: "1", "Content-Type": "application/json"}
 RESIZE = "/ui/api/functions/a/resize"
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[ControlDaemon]:
-    daemon = ControlDaemon(tmp_path / "control.sock").start()
-    daemon.tell(status("a", "b"))
+@pytest.fixture(scope="module")
+def one_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlDaemon]:
+    daemon = ControlDaemon(tmp_path_factory.mktemp("daemon") / "control.sock").start()
     yield daemon
     daemon.stop()
 
 
 @pytest.fixture
-def frontend(tmp_path: Path, daemon: ControlDaemon) -> Iterator[FrontendProcess]:
-    process = FrontendProcess(tmp_path, REST, "--control", str(daemon.path))
+def daemon(one_daemon: ControlDaemon) -> ControlDaemon:
+    """The daemon of all tests, which knows of none that came before."""
+    one_daemon.forget()
+    one_daemon.tell(status("a", "b"))
+    return one_daemon
+
+
+@pytest.fixture(scope="module")
+def frontend(
+    tmp_path_factory: pytest.TempPathFactory, one_daemon: ControlDaemon
+) -> Iterator[FrontendProcess]:
+    process = FrontendProcess(
+        tmp_path_factory.mktemp("frontend"), REST, "--control", str(one_daemon.path)
+    )
     assert process.hello.page
     process.serve()
     yield process
@@ -50,10 +60,11 @@ class Events:
 
     def next(self) -> tuple[str, Any] | None:
         """The next one; None: the stream has ended."""
-        lines = [line.rstrip(b"\n") for line in iter(self.answer.readline, b"\n")]
-        if b"" in lines or not lines:
+        fields: dict[bytes, bytes] = {}
+        while line := self.answer.readline().rstrip(b"\n"):
+            fields |= [line.split(b": ", 1)]
+        if not fields:
             return None
-        fields = dict(line.split(b": ", 1) for line in lines)
         return fields[b"event"].decode(), json.loads(fields[b"data"])
 
     def wait(self, name: str) -> Any:
@@ -140,22 +151,17 @@ def test_a_daemon_that_goes_and_comes_again(frontend, daemon) -> None:
     events.close()
 
 
-def test_streams_end_when_the_front_end_goes(frontend, daemon) -> None:
+def test_streams_end_when_the_front_end_goes(tmp_path, daemon) -> None:
     """A page that is open must not hold up a stop or an upgrade."""
-    events = Events(frontend.address)
+    process = FrontendProcess(tmp_path, REST, "--control", str(daemon.path))
+    events = Events(process.serve())
     events.wait("status")
-    drained = frontend.begin(_drain())
+    drained = process.begin(DrainFrontend(timeout_ms=600_000))
     while events.next() is not None:
         pass
-    assert drained() is not None
-    daemon.wait_watching(0)
+    assert drained() == Ok()
     events.close()
-
-
-def _drain() -> Any:
-    from gslice.ipc.messages import DrainFrontend
-
-    return DrainFrontend(timeout_ms=round(WAIT_S * 1000))
+    process.close()
 
 
 def test_so_many_pages_and_no_more(frontend) -> None:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from aiohttp.typedefs import Handler
+
     from gslice.core.access import Access
     from gslice.frontend.rest.memory import Memory
-    from gslice.frontend.ui.routes import Handler
     from gslice.frontend.ui.sse import Item
 
 _BODY_MAX_BYTES = 64 << 10
@@ -159,13 +160,12 @@ class Page:
 
     # ---- parts -------------------------------------------------------------------------------
 
-    def _guarded(self, handler: Callable[[web.Request], Any], role: Role | None) -> Handler:
+    def _guarded(self, handler: Handler, role: Role | None) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._guard.check(request, role)
-            answer: web.StreamResponse = await handler(request)
-            return answer
+            return await handler(request)
 
-        return guarded  # type: ignore[return-value]
+        return guarded
 
     async def _order(self, request: web.Request, method: str, **asked: Any) -> web.StreamResponse:
         """Sends the stages of an order; it goes on in the daemon if the browser leaves.

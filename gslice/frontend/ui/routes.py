@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from gslice.core.access import Role
-
-    Handler = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
+    from gslice.frontend.rest.endpoint import Handler
 
 _MARK = "__route__"
 
