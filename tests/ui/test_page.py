@@ -83,10 +83,13 @@ def test_a_function_that_is_not_there(page, site) -> None:
 
 
 def test_a_profile_and_its_knee(page, site) -> None:
-    """What was timed at the load is enough for a curve."""
+    """At the load one share was timed; a measurement shows as soon as it is done."""
     detail = show(page, "colours")
-    expect(detail.locator(".curve path.knee").first).to_be_attached()
-    expect(detail.locator(".curve")).to_contain_text("Knees:")
+    expect(detail.locator(".curve")).to_contain_text("Only one share has been measured")
+    with site.node.control() as control:
+        *_, last = control.profile("colours", [50, 100], [1])
+    expect(detail.locator(".curve path.knee")).to_have_count(len(last.result.curves))
+    expect(detail.locator(".curve")).to_contain_text("Knees: 1 row:")
 
 
 # ---- a resize ------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class TimeChart {
   }
 
   #times(x, width) {
-    return [300, 240, 180, 120, 60, 0].filter((ago) => width > 420 || ago % 120 === 0 || ago === 300).map((ago) => s('text', {
+    return (width > 420 ? [300, 240, 180, 120, 60, 0] : [300, 120, 0]).map((ago) => s('text', {
       class: 'time', x: x(store.atS - ago), y: HEIGHT - 4, 'text-anchor': ago === 300 ? 'start' : ago ? 'middle' : 'end',
     }, ago ? `\u2212${ago / 60} min` : 'now'));
   }

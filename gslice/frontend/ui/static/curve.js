@@ -19,12 +19,18 @@ export class Curve {
 
   show(profile) {
     this.profile = profile;
-    const knees = profile.curves.map((curve) => `${rows(curve.bucket)}: ${percent(curve.knee_percent)}`).join(', ');
+    const knees = this.hasKnees() ? profile.curves.map((curve) => `${rows(curve.bucket)}: ${percent(curve.knee_percent)}`).join(', ') : 'not known';
     this.svg.setAttribute('aria-label', `Median time of a batch over the share of ${profile.device}. Knees: ${knees}`);
     const how = profile.quick ? 'Timed in passing, at a load' : `${profile.points.length} points`;
     const error = profile.error_percent ? `, model error ${profile.error_percent.toFixed(1)}\u2009%` : '';
-    this.note.textContent = `${how}${error}; ${profile.device} under ${profile.limiter}, ${profile.machine}. Knees: ${knees}.`;
+    const more = this.hasKnees() ? `Knees: ${knees}.` : `Only one share has been measured: gslice profile ${profile.name} measures more.`;
+    this.note.textContent = `${how}${error}; ${profile.device} under ${profile.limiter}, ${profile.machine}. ${more}`;
     this.#draw();
+  }
+
+  // One share says nothing about what others would be worth.
+  hasKnees() {
+    return this.profile.curves.some((curve) => curve.shares_percent.at(-1) - curve.shares_percent[0] > 0.5);
   }
 
   // The share that the slider is at, or that is in force.
@@ -72,8 +78,8 @@ export class Curve {
         s('path', { class: 'line', fill: 'none', d: line }),
         ...measured.map((point) => s('circle', { cx: x(point.share_percent), cy: y(point.median_us), r: 2.5 },
           s('title', {}, `${rows(point.bucket)} at ${percent(point.share_percent)}: ${milliseconds(point.median_us)}, p99 ${milliseconds(point.p99_us)}`))),
-        s('path', { class: 'knee', d: `M${kx} ${ky - 7}l6 7l-6 7l-6 -7z` },
-          s('title', {}, `Knee of ${rows(curve.bucket)}: ${percent(curve.knee_percent)}, ${milliseconds(curve.knee_us)}`)),
+        this.hasKnees() ? s('path', { class: 'knee', d: `M${kx} ${ky - 7}l6 7l-6 7l-6 -7z` },
+          s('title', {}, `Knee of ${rows(curve.bucket)}: ${percent(curve.knee_percent)}, ${milliseconds(curve.knee_us)}`)) : null,
         label ? s('text', { class: 'end', x: end[0] + 8, y: end[1] + 3.5 }, rows(curve.bucket)) : null)];
     });
   }
@@ -86,7 +92,7 @@ function rows(bucket) {
 function timeTicks(low, high) {
   const found = [];
   for (let power = Math.floor(low); power <= high; power += 1) {
-    for (const factor of high - low > 1.6 ? [1] : high - low > 0.7 ? [1, 3] : [1, 1.5, 2, 3, 5, 7]) {
+    for (const factor of high - low > 3 ? [1] : high - low > 0.7 ? [1, 3] : [1, 1.5, 2, 3, 5, 7]) {
       const value = Math.log10(factor) + power;
       if (value >= low && value <= high) found.push(10 ** value);
     }

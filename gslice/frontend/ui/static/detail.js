@@ -101,6 +101,7 @@ class Detail {
     say(this.reason, reasonOf(each));
     this.#figures(each);
     say(this.why, this.#why(each));
+    this.load.name(each.state === 'READY' ? 'Load again' : 'Load');
     this.actions.hidden = !store.session.may_change;
     const device = store.status.devices.find((one) => one.name === (each.devices[0] ?? each.device));
     this.resize.update(each, device);
@@ -166,7 +167,7 @@ class Detail {
       this.curve.node.hidden = false;
       say(this.profileNote, '');
       this.curve.show(profile);
-      this.resize.knees(profile.curves.map((curve) => curve.knee_percent));
+      this.resize.knees(this.curve.hasKnees() ? profile.curves.map((curve) => curve.knee_percent) : []);
     } catch (error) {
       if (error.name === 'AbortError') return;
       this.curve.node.hidden = true;

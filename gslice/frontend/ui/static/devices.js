@@ -4,7 +4,7 @@ import { $, h, Keyed, say, toggle } from './dom.js';
 import { bytes, percent } from './format.js';
 import { order } from './net.js';
 import { asked } from './asking.js';
-import { hueOf, store, watch } from './store.js';
+import { hueOf, isPreparing, store, watch } from './store.js';
 
 export function showDevices() {
   const list = new Keyed($('devices').querySelector('.devices'), makeDevice, updateDevice);
@@ -114,9 +114,8 @@ function makeSegment(segment) {
 function updateSegment(part, segment) {
   part.node.style.setProperty('--part', segment.part);
   say(part.text, segment.beyond ? '' : segment.free ? `${percent(segment.part)} free` : percent(segment.part));
-  toggle(part.node, 'narrow', segment.part < 9);
   if (!segment.function) return;
-  const shadow = segment.function.state === 'READY' && segment.function.workers.some((worker) => worker.state === 'LOADING');
+  const shadow = segment.function.state === 'READY' && isPreparing(segment.function.name);
   toggle(part.node, 'shadowed', shadow);
   const granted = segment.function.share_granted_percent;
   const differs = Math.abs(granted - segment.part) > 0.05 ? `, ${percent(granted)} granted` : '';

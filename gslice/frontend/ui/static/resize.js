@@ -11,6 +11,8 @@ const WORDS = {
   exit: 'Old one ends', done: 'Done', failed: 'Failed',
 };
 const STAGE = /^(\w+) after ([\d.]+) ms(?:: (.*))?$/;
+const GRANTED = /granted \(/;
+const REFUSED = /^not resized/;
 const PREVIEW_MS = 200;
 
 export class Resize {
@@ -20,6 +22,7 @@ export class Resize {
     this.onShare = onShare;
     this.touched = false; // by the user, since the last order
     this.ordering = null;
+    this.mine = false; // events that come now are of the order that was given here
     this.seen = 0; // the newest event that was looked at
     this.path = [];
     this.now = h('p', { class: 'share-now' });
@@ -33,7 +36,7 @@ export class Resize {
     this.stages = h('ol', { class: 'stages', 'aria-label': 'Stages of the resize' });
     this.result = h('p', { class: 'fine', 'aria-live': 'polite' });
     this.controls = h('div', { class: 'controls' },
-      h('label', { for: 'share' }, 'Share'), this.slider, this.marks, this.output, this.go, this.auto);
+      h('label', { for: 'share', class: 'unseen' }, 'Share'), this.slider, this.marks, this.output, this.go, this.auto);
     this.node = h('section', { class: 'resize', 'aria-label': 'Share' }, h('h3', {}, 'Share'),
       this.now, this.controls, this.preview, this.trouble, this.stages, this.result);
     this.rail = new Keyed(this.stages, makeStage, updateStage);
@@ -112,6 +115,7 @@ export class Resize {
     clearTimeout(this.timer);
     this.asking?.abort();
     this.ordering = share;
+    this.mine = true;
     this.path = [];
     this.trouble.hidden = true;
     say(this.result, '');
@@ -126,7 +130,7 @@ export class Resize {
     } finally {
       this.ordering = null;
       this.touched = false;
-      this.seen = store.events.at(-1)?.id ?? this.seen;
+      if (!this.path.length) this.mine = false; // nothing was begun
       this.#wish();
     }
   }
@@ -157,18 +161,21 @@ export class Resize {
     const fresh = store.events.filter((event) => event.id > this.seen && event.subject === this.name);
     const first = this.seen === 0;
     this.seen = store.events.at(-1)?.id ?? this.seen;
-    if (this.ordering || first) return;
+    if (first) return;
     for (const event of fresh) {
-      const found = event.kind === 'stage' || event.kind === 'swap' ? STAGE.exec(event.text) : null;
-      if (!found) continue;
-      const [, name, ms, detail] = found;
-      if (name === 'plan') {
+      const stage = stageOf(event);
+      if (!stage) continue;
+      if (this.mine) {
+        this.mine = stage.name !== 'done' && stage.name !== 'failed';
+        continue;
+      }
+      if (stage.name === 'plan') {
         this.path = [];
         say(this.result, '');
       }
-      this.#step(name, Number(ms), detail ?? '');
+      this.#step(stage.name, stage.ms, stage.detail);
+      this.#show();
     }
-    if (fresh.length) this.#show();
   }
 
   // All that a shadow passes through, as soon as one has been started; else what came.
@@ -187,6 +194,15 @@ export class Resize {
 function legalStep(each, device) {
   if (device && device.limiter === 'threads' && device.cpus.length) return 100 / device.cpus.length;
   return 1;
+}
+
+// The stage of a resize or load that an event tells of; null: none.
+function stageOf(event) {
+  const ended = event.kind === 'load' || (event.kind === 'share' && GRANTED.test(event.text));
+  if (ended) return { name: 'done', ms: null, detail: event.text };
+  if (event.kind === 'failed' && REFUSED.test(event.text)) return { name: 'failed', ms: null, detail: event.text };
+  const found = event.kind === 'stage' || event.kind === 'swap' ? STAGE.exec(event.text) : null;
+  return found && { name: found[1], ms: Number(found[2]), detail: found[3] ?? '' };
 }
 
 function resultOf(resized) {
@@ -209,7 +225,7 @@ function updateStage(part, stage) {
   toggle(part.node, 'now', stage.now);
   toggle(part.node, 'failed', stage.name === 'failed');
   part.node.title = stage.passed?.detail ?? '';
-  say(part.time, stage.passed ? elapsed(stage.passed.ms) : '');
+  say(part.time, stage.passed && stage.passed.ms !== null ? elapsed(stage.passed.ms) : '');
 }
 
 function elapsed(ms) {

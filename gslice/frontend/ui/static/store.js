@@ -17,6 +17,7 @@ export const store = {
   search: '',
 };
 
+const PROGRESS = new Set(['stage', 'swap', 'failed', 'share', 'load', 'crash', 'restart']);
 const listeners = new Set();
 let pending = false;
 
@@ -78,6 +79,12 @@ export function series(name, figure) {
 
 export function functionOf(name) {
   return store.status?.functions.find((each) => each.name === name);
+}
+
+// Whether a shadow of a function is being prepared, as far as its events tell.
+export function isPreparing(name) {
+  const last = store.events.findLast((event) => event.subject === name && PROGRESS.has(event.kind));
+  return last?.kind === 'stage' && /^(start|load|warm) /.test(last.text);
 }
 
 // A hue for each function, the same for as long as the page is open.
