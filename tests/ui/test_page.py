@@ -110,8 +110,9 @@ def test_a_resize_and_its_stages(page, browser, site) -> None:
         site.marker.touch()
         detail.get_by_role("button", name="Resize to 30").click()
         with site.gate.open("wb"):  # the shadow is being set up
-            expect(detail.locator("[data-stage=start]")).to_have_class(re.compile("passed"))
             expect(detail.locator(".stages .now")).to_have_attribute("data-stage", "load")
+            expect(detail.locator("[data-stage=start]")).to_have_class(re.compile("passed"))
+            expect(page.locator("[data-device='cuda:0'] .segment.shadowed")).to_be_visible()
             expect(page.locator("[data-device='cuda:0'] .segment")).to_contain_text(before)
         site.marker.unlink()
         expect(detail.locator("[data-stage=done]")).to_have_class(re.compile("passed"))
@@ -263,10 +264,10 @@ def test_dark_and_light(browser, site) -> None:
 def test_nothing_is_cut_off(browser, site, width: int) -> None:
     with opened(browser, site.url, viewport={"width": width, "height": 800}) as page:
         expect(row(page, "wave")).to_be_visible()
-        for _ in ("overview", "function"):
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            show(page, "colours")
-            expect(page.locator(".try fieldset")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        show(page, "colours")
+        expect(page.locator(".try fieldset")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_everything_that_can_be_used_has_a_name(page) -> None:

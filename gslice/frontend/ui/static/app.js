@@ -137,8 +137,9 @@ function onKey(event) {
 
 function leaveFunction() {
   const name = decodeURIComponent(location.hash.slice(4));
+  const focus = () => document.querySelector(`tr[data-function="${CSS.escape(name)}"] a.name`)?.focus();
+  addEventListener('hashchange', focus, { once: true }); // after the one that shows the table
   location.hash = '#/';
-  requestAnimationFrame(() => document.querySelector(`tr[data-function="${CSS.escape(name)}"] a.name`)?.focus());
 }
 
 function setSearch(text) {

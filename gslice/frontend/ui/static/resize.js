@@ -178,15 +178,14 @@ export class Resize {
     }
   }
 
-  // All that a shadow passes through, as soon as one has been started; else what came.
+  // A stage is told when it begins, so the last one is under way. Of a shadow's, those that are still
+  // to come are shown, too.
   #show() {
-    const passed = new Map(this.path.map((stage) => [stage.name, stage]));
-    const names = passed.has('start') ? [...SHADOW] : [...passed.keys()];
-    if (passed.has('failed')) names.splice(0, names.length, ...passed.keys());
+    const told = new Map(this.path.map((stage, place) => [stage.name, { ...stage, ends: this.path[place + 1]?.ms }]));
     const last = this.path.at(-1)?.name;
+    const names = told.has('start') && last !== 'failed' ? SHADOW : [...told.keys()];
     const ended = last === 'done' || last === 'failed';
-    const upto = names.findIndex((name) => !passed.has(name));
-    this.rail.show(names.map((name, place) => ({ name, passed: passed.get(name), now: !ended && place === upto })), (stage) => stage.name);
+    this.rail.show(names.map((name) => ({ name, told: told.get(name), now: !ended && name === last })), (stage) => stage.name);
   }
 }
 
@@ -199,8 +198,8 @@ function legalStep(each, device) {
 // The stage of a resize or load that an event tells of; null: none.
 function stageOf(event) {
   const ended = event.kind === 'load' || (event.kind === 'share' && GRANTED.test(event.text));
-  if (ended) return { name: 'done', ms: null, detail: event.text };
-  if (event.kind === 'failed' && REFUSED.test(event.text)) return { name: 'failed', ms: null, detail: event.text };
+  if (ended) return { name: 'done', ms: NaN, detail: event.text };
+  if (event.kind === 'failed' && REFUSED.test(event.text)) return { name: 'failed', ms: NaN, detail: event.text };
   const found = event.kind === 'stage' || event.kind === 'swap' ? STAGE.exec(event.text) : null;
   return found && { name: found[1], ms: Number(found[2]), detail: found[3] ?? '' };
 }
@@ -221,13 +220,17 @@ function makeStage(stage) {
 }
 
 function updateStage(part, stage) {
-  toggle(part.node, 'passed', stage.passed);
+  toggle(part.node, 'passed', stage.told && !stage.now);
   toggle(part.node, 'now', stage.now);
   toggle(part.node, 'failed', stage.name === 'failed');
-  part.node.title = stage.passed?.detail ?? '';
-  say(part.time, stage.passed && stage.passed.ms !== null ? elapsed(stage.passed.ms) : '');
+  part.node.title = stage.told?.detail ?? '';
+  say(part.time, stage.told ? took(stage) : '');
 }
 
-function elapsed(ms) {
-  return ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms)} ms`;
+// How long a stage lasted; at the end, all of them together.
+function took({ name, told, now }) {
+  const ms = name === 'done' || name === 'failed' ? told.ms : told.ends - told.ms;
+  if (now || !Number.isFinite(ms)) return '';
+  const text = ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms)} ms`;
+  return name === 'done' ? `in ${text}` : text;
 }
