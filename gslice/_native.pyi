@@ -107,6 +107,16 @@ class TurnBoard:
 
 def histogram_bounds_us() -> np.ndarray: ...  # float64[513]: bin i covers [b[i], b[i+1])
 
+class QuotaBoard:
+    """What tenants take of a node, counted over its front-ends, which have its descriptor."""
+
+    @staticmethod
+    def create() -> QuotaBoard: ...
+    @property
+    def fd(self) -> int: ...
+    def under_way(self, tenant: int) -> int: ...  # requests, by the tenant's place
+    def clear(self, frontend: int) -> None: ...  # it has died: nothing is under way there
+
 class Frontend:
     """A front-end's data path: request bytes in, response bytes out. One thread at a time."""
 
@@ -132,14 +142,29 @@ class Frontend:
             InvalidArgument, ResourceExhausted, Unimplemented (clients' memory is not offered).
         """
     def remove_region(self, name: str) -> None: ...  # requests in flight still use it
-    def submit(self, request: bytes, deadline_ns: int | None) -> int:
+    def set_tenants(
+        self, tenants: list[tuple[str, list[str], int, int, int]], board_fd: int
+    ) -> None:
+        """Holds requests of tenants to their quotas; replaces those that were told before.
+
+        Args:
+            tenants: Each (name, functions, ns between requests or 0, burst, requests under way).
+            board_fd: Of the QuotaBoard; stays the caller's, and says nothing without tenants.
+        """
+    def submit(self, request: bytes, deadline_ns: int | None, tenant: int = -1) -> int:
         """Parses, validates, leases, copies the tensors in and queues.
+
+        Args:
+            request: Serialised.
+            deadline_ns: The caller's.
+            tenant: The caller's place among the tenants; -1: it is none's.
 
         Returns:
             A ticket. The answer is ready once `take_done` has returned it.
 
         Raises:
-            NotFound, InvalidArgument, ResourceExhausted, DeadlineExceeded, Unavailable.
+            NotFound, InvalidArgument, PermissionDenied, ResourceExhausted, DeadlineExceeded,
+            Unavailable.
         """
     def deadline_ns(self, ticket: int) -> int | None: ...  # with the `timeout` parameter applied
     def request_id(self, ticket: int) -> str: ...
@@ -198,6 +223,19 @@ class GrpcServer:
     def offer_client_memory(self) -> None: ...
     def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
     def remove_region(self, name: str) -> None: ...
+    def set_tenants(
+        self, tenants: list[tuple[str, list[str], int, int, int]], board_fd: int
+    ) -> None: ...  # as of Frontend
+    def set_callers(self, keys: list[tuple[str, bytes, bool, int]], anonymous_infers: bool) -> None:
+        """Takes requests only from callers that may send them; replaces what was told before.
+
+        Args:
+            keys: Each (name, SHA-256, whether its holder may, its tenant's place or -1).
+            anonymous_infers: Whoever shows no key may; without keys, nobody is asked for one.
+
+        Raises:
+            Unimplemented: the build has no OpenSSL.
+        """
     def listen(self, fd: int) -> None:
         """Takes a listening socket, and the descriptor with it.
 
@@ -210,8 +248,11 @@ class GrpcServer:
     def close(self, timeout_ns: int) -> None: ...  # connections end when all is sent, or then
     def take_notes(
         self,
-    ) -> list[tuple[int, int, int, int | None, str, bytes, bool]]:
-        """(kind, call, number, deadline_ns, text, bytes, compressed): see native/grpc/desk.hpp."""
+    ) -> list[tuple[int, int, int, int | None, str, str, str, bytes, bool]]:
+        """(kind, call, number, deadline_ns, text, authorization, api_key, bytes, compressed).
+
+        See native/grpc/desk.hpp.
+        """
     def send(self, call: int, message: bytes) -> None: ...
     def finish(self, call: int, code: int, text: str, retry_after_ms: int = -1) -> None: ...
     def admit(self, call: int, number: int, message: bytes) -> int | None:

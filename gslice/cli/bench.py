@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,6 +52,7 @@ def bench(
     tls_ca: options.TlsAuthority = None,
     tls_cert: options.TlsCertificate = None,
     tls_key: options.TlsKey = None,
+    api_key: options.ApiKey = None,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:
@@ -76,6 +77,7 @@ def bench(
         timeout_s=parse_duration(timeout) / 1e6,
         seed=seed,
         quiet=as_json,
+        api_key=api_key,
     )
     secure = options.client_tls(tls, tls_ca, tls_cert, tls_key)
     address = options.serving_address(grpc, state_dir, secure)
@@ -100,6 +102,7 @@ class _Plan:
     timeout_s: float
     seed: int
     quiet: bool
+    api_key: str | None = field(default=None, repr=False)
 
     async def run(
         self, address: str, tls: Tls | bool, inputs: list[str], batch: int, dims: list[str]
@@ -109,7 +112,8 @@ class _Plan:
         from gslice.client.load import Outcome
 
         outcome = Outcome()
-        async with Client(address, timeout_s=self.timeout_s, tls=tls) as client:
+        client = Client(address, timeout_s=self.timeout_s, tls=tls, api_key=self.api_key)
+        async with client:
             signature = await client.metadata(self.name)
             arrays = _arrays(inputs, signature, batch, dims, self.seed)
 

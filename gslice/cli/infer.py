@@ -46,6 +46,7 @@ def infer(
     tls_ca: options.TlsAuthority = None,
     tls_cert: options.TlsCertificate = None,
     tls_key: options.TlsKey = None,
+    api_key: options.ApiKey = None,
     state_dir: options.StateDir = None,
     as_json: options.Json = False,
 ) -> None:
@@ -65,7 +66,7 @@ def infer(
     timeout_s = parse_duration(timeout) / 1e6
     secure = options.client_tls(tls, tls_ca, tls_cert, tls_key)
     address = options.serving_address(grpc, state_dir, secure)
-    with Client(address, timeout_s=timeout_s, tls=secure) as client:
+    with Client(address, timeout_s=timeout_s, tls=secure, api_key=api_key) as client:
         arrays = parse_inputs(inputs, client.metadata(name), scale)
         sent = time.perf_counter()
         outputs = client.infer(name, arrays)

@@ -17,7 +17,7 @@ _DEPTH_MAX = 3  # a model repository is name/version/model.onnx
 _HEAD = """\
 # What this node serves. `gslice config check` checks this file, `gslice serve` serves it.
 # Durations and sizes carry units: 30ms, 2s, 64MiB. Paths start from this file's directory.
-# Every setting can be overridden from the environment: GSLICE_NODE__GRPC=0.0.0.0:8001.
+# Every setting can be overridden from the environment: GSLICE_NODE__GRPC=127.0.0.1:9001.
 version: 1
 
 node:

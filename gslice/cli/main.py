@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gslice.cli import (
+    audit,
     bench,
     build,
     cache,
@@ -22,6 +23,7 @@ from gslice.cli import (
     importing,
     infer,
     init,
+    key,
     logs,
     plan,
     profile,
@@ -98,6 +100,7 @@ app.command("diff")(functions.diff)
 app.command("save")(functions.save)
 app.command("upgrade")(upgrade.upgrade)
 app.command("events")(events.events)
+app.command("audit", short_help="Show who changed what on the node.")(audit.audit)
 app.command("logs")(logs.logs)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
@@ -105,6 +108,7 @@ app.command("build", short_help="Build what TensorRT runs, before it is loaded."
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(importing.app, name="import")
+app.add_typer(key.app, name="key")
 
 
 def _show_version(wanted: bool) -> None:

@@ -71,6 +71,16 @@ TlsKey = Annotated[
         metavar="FILE",
     ),
 ]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="GSLICE_API_KEY",
+        help="For a server that asks who calls. Others can read command lines: use the variable.",
+        metavar="KEY",
+        show_envvar=True,
+    ),
+]
 
 
 def complete_function(context: typer.Context, incomplete: str) -> list[str]:

@@ -40,6 +40,7 @@ class Client:
         tls: Encrypts the connection; True: the server is known by the public authorities.
         shared_memory: Large tensors go through memory that is shared with the server, if it is on
             this host and takes it (`node.client_memory`); else they travel as ever.
+        api_key: Says who calls, to a server that asks; None: the variable GSLICE_API_KEY, if any.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class Client:
         *,
         tls: Tls | bool = False,
         shared_memory: bool = False,
+        api_key: str | None = None,
     ) -> None:
         self.url = calls.server_url(url)
         self._timeout_s = timeout_s
         self._channel = _connect(self.url, tls)
         self._closed = False
-        self._stub = Stub(self._channel, calls.SERVICE)
+        self._stub = Stub(self._channel, calls.SERVICE, calls.credentials(api_key))
         self._signatures: dict[str, Signature] = {}
         self._shared = AioSharedCalls(self._stub, self.url) if shared_memory else None
 

@@ -66,6 +66,20 @@ def server_url(url: str | None) -> str:
     return url or os.environ.get("GSLICE_URL") or DEFAULT_URL
 
 
+def credentials(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """The headers that say who calls: by the argument, else by GSLICE_API_KEY.
+
+    Raises:
+        InvalidArgument: no header can hold that key; it is not shown.
+    """
+    key = os.environ.get("GSLICE_API_KEY", "") if api_key is None else api_key
+    if not key:
+        return ()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InvalidArgument("an API key is printable ASCII, without spaces")
+    return (("authorization", f"Bearer {key}"),)
+
+
 def error_of(error: grpc.RpcError) -> GsliceError:
     """The error of the tree that a failed call stands for."""
     code: grpc.StatusCode = error.code()

@@ -42,7 +42,8 @@ class Control:
         self.state_dir = state_dir
         _check_listening(state_dir)
         self._channel = grpc.insecure_channel(f"unix:{state_dir / SOCKET}")
-        self._stub = Stub(self._channel, f"{_PACKAGE}.Control")
+        pid = (("gslice-pid", str(os.getpid())),)  # which of the connections it is, for the audit
+        self._stub = Stub(self._channel, f"{_PACKAGE}.Control", pid)
 
     def __enter__(self) -> Self:
         return self

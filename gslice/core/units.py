@@ -1,4 +1,4 @@
-"""Durations, sizes and percentages: as people write them, and as code keeps them."""
+"""Durations, sizes, percentages and rates: as people write them, and as code keeps them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _BYTES_BY_UNIT = {
     "TiB": 2**40,
 }
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµμ%]*)", re.ASCII)
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)", re.ASCII)
+_RATE_MIN_PER_S, _RATE_MAX_PER_S = 1 / 3600, 1e6
 _INT64_MAX = 2**63 - 1
 
 
@@ -70,6 +72,26 @@ def format_percent(percent: float) -> str:
     """The text that `parse_percent` reads back exactly, such as `40%`."""
     plain = format(Decimal(repr(float(percent))), "f")  # repr is exact, but may hold an exponent
     return f"{plain.removesuffix('.0')}%"
+
+
+def parse_rate(text: str) -> float:
+    """How many a second, of `200/s`, `30/m` or `0.5/h`; above 0.
+
+    Raises:
+        InvalidArgument: no number, another unit, or 0.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(f"{text!r} is not a rate; write it as 200/s, 30/m or 5/h")
+    per_s = float(match[1]) / (_US_BY_UNIT[match[2]] // 1_000_000)
+    if not _RATE_MIN_PER_S <= per_s <= _RATE_MAX_PER_S:
+        raise InvalidArgument(f"{text!r} is out of range; write at least 1/h and at most 1000000/s")
+    return per_s
+
+
+def format_rate(per_s: float) -> str:
+    """The text that `parse_rate` reads back exactly, such as `200/s`."""
+    return f"{format_percent(per_s).removesuffix('%')}/s"
 
 
 def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
 
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.core.events import EventKind
+from gslice.daemon.audit import DAEMON
+from gslice.daemon.peers import caller
 from gslice.daemon.plan_api import plan_reply
 from gslice.daemon.profile_api import profile_steps
 from gslice.daemon.rollback import plan_rollback, roll_back
@@ -26,6 +28,7 @@ from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from gslice.control.versions import Version
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 SERVICE = "gslice.v1.Control"
 LINES_MAX = 10_000
+_T = TypeVar("_T")
 _WATCH_INTERVAL_MS = 1000
 _WATCH_INTERVAL_MIN_MS = 20
 
@@ -50,7 +54,7 @@ class ControlServer:
     def __init__(self, daemon: Daemon, path: Path) -> None:
         self._path = path
         self._server = grpc.aio.server()
-        self._server.add_generic_rpc_handlers((generic_handler(SERVICE, Servicer(daemon)),))
+        self._server.add_generic_rpc_handlers((generic_handler(SERVICE, Servicer(daemon, path)),))
 
     async def start(self) -> None:
         """Listens; a socket that a dead daemon left is replaced.
@@ -75,10 +79,16 @@ class ControlServer:
 
 
 class Servicer:
-    """The calls of gslice.v1.Control."""
+    """The calls of gslice.v1.Control.
 
-    def __init__(self, daemon: Daemon) -> None:
+    Args:
+        daemon: Does what is asked.
+        path: Of the socket that calls come by.
+    """
+
+    def __init__(self, daemon: Daemon, path: Path) -> None:
         self._daemon = daemon
+        self._path = path
 
     async def GetStatus(self, request: Any, context: Any) -> Any:
         """What runs, with figures of the last seconds."""
@@ -101,7 +111,8 @@ class Servicer:
             spec = self._daemon.desired.read(request.name, request.function_yaml, request.base_dir)
         except GsliceError as error:
             await abort(context, error)
-        async for stage in self._stages(lambda stage: self._daemon.load(spec, stage)):
+        audited = self._audited(context, "load", request.name)
+        async for stage in self._stages(lambda stage: self._daemon.load(spec, stage), audited):
             yield stage
 
     async def Unload(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -110,7 +121,10 @@ class Servicer:
             self._daemon.supervisor.function(request.name)
         except GsliceError as error:
             await abort(context, error)
-        async for stage in self._stages(lambda stage: self._daemon.unload(request.name, stage)):
+        audited = self._audited(context, "unload", request.name)
+        async for stage in self._stages(
+            lambda stage: self._daemon.unload(request.name, stage), audited
+        ):
             yield stage
 
     async def Resize(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -130,7 +144,8 @@ class Servicer:
             resized = await self._daemon.resize(request.name, request.share, stage)
             stage("done", "")
 
-        async for stage in self._stages(order):
+        audited = self._audited(context, "resize", request.name, request.share)
+        async for stage in self._stages(order, audited):
             if stage.name == "done":
                 stage.resized.CopyFrom(_resized(resized))
             yield stage
@@ -148,7 +163,8 @@ class Servicer:
             stage("done", "")
 
         order = undrain if request.undo else lambda stage: moves.drain(device, stage)
-        async for stage in self._stages(order):
+        audited = self._audited(context, "undrain" if request.undo else "drain", device)
+        async for stage in self._stages(order, audited):
             yield stage
 
     async def Profile(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -176,7 +192,10 @@ class Servicer:
         if request.dry_run:
             yield message("gslice.v1.Stage")(name="plan", detail=plan.text)
             return
-        async for stage in self._stages(lambda stage: roll_back(self._daemon, plan, stage)):
+        audited = self._audited(context, "rollback", request.name, plan.text)
+        async for stage in self._stages(
+            lambda stage: roll_back(self._daemon, plan, stage), audited
+        ):
             yield stage
 
     async def Versions(self, request: Any, context: Any) -> Any:
@@ -208,9 +227,11 @@ class Servicer:
     async def Save(self, request: Any, context: Any) -> Any:
         """Writes the overlay into node.yaml, or drops it."""
         try:
-            order = self._daemon.discard() if request.discard_overlay else self._daemon.save()
+            discards = request.discard_overlay
+            order = self._daemon.discard() if discards else self._daemon.save()
+            audited = self._audited(context, "discard" if discards else "save", DAEMON)
             # It must not stop half-way when the caller leaves.
-            saved = await asyncio.shield(self._daemon.background(order))
+            saved = await asyncio.shield(self._daemon.background(_within(audited, order)))
         except GsliceError as error:
             await abort(context, error)
         return message("gslice.v1.SaveReply")(
@@ -241,7 +262,8 @@ class Servicer:
         upgrade = self._daemon.upgrade
         if not request.follow:
             try:
-                self._daemon.begin_upgrade(workers=request.workers)
+                with self._audited(context, "upgrade", DAEMON):
+                    self._daemon.begin_upgrade(workers=request.workers)
             except GsliceError as error:
                 await abort(context, error)
         async for passed in upgrade.follow():
@@ -250,7 +272,8 @@ class Servicer:
     async def Shutdown(self, request: Any, context: Any) -> Any:
         """Asks for the staged stop, and answers before it ends."""
         drain_s = request.drain_timeout_ms / 1000 if request.drain_timeout_ms else None
-        self._daemon.stop(drain_s)
+        with self._audited(context, "stop", DAEMON):
+            self._daemon.stop(drain_s)
         return message("gslice.v1.ShutdownReply")()
 
     def _check_filter(self, wanted: EventFilter) -> None:
@@ -276,8 +299,17 @@ class Servicer:
         empty = message("gslice.v1.Status")()
         return self._daemon.reader.status(empty, self._daemon.state, str(path or ""))
 
+    def _audited(
+        self, context: Any, what: str, subject: str, detail: str = ""
+    ) -> AbstractContextManager[None]:
+        frontends = [each.child.process.pid for each in self._daemon.supervisor.frontends.all()]
+        who = caller(self._path, context, frontends)
+        return self._daemon.audit.action(who, what, subject, detail)
+
     async def _stages(
-        self, order: Callable[[Callable[[str, str], None]], Coroutine[None, None, None]]
+        self,
+        order: Callable[[Callable[[str, str], None]], Coroutine[None, None, None]],
+        audited: AbstractContextManager[None],
     ) -> AsyncIterator[Any]:
         """Carries an order out and yields its stages; it goes on if the caller leaves."""
         stage = message("gslice.v1.Stage")
@@ -290,7 +322,7 @@ class Servicer:
 
         async def carry_out() -> None:
             try:
-                await order(pass_on)
+                await _within(audited, order(pass_on))
             except GsliceError as error:
                 pass_on("failed", str(error))
             except asyncio.CancelledError:
@@ -305,6 +337,11 @@ class Servicer:
         self._daemon.background(carry_out())
         while (item := await passed.get()) is not None:
             yield item
+
+
+async def _within(audited: AbstractContextManager[None], order: Coroutine[None, None, _T]) -> _T:
+    with audited:
+        return await order
 
 
 def _resized(resized: Resized) -> Any:

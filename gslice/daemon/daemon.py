@@ -15,6 +15,7 @@ from gslice.control.plan import Planner
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
+from gslice.daemon.audit import AuditLog, look
 from gslice.daemon.controller import Controller
 from gslice.daemon.desired import Desired
 from gslice.daemon.events import EventLog
@@ -71,6 +72,7 @@ class Daemon:
         versions: Of the functions.
         profiles: Likewise.
         upgrade: The newest one.
+        audit: Who ordered what.
         handover: After `run`: what the code on disk gets, which takes this one's place; None: it
             was stopped.
     """
@@ -110,6 +112,7 @@ class Daemon:
         self._tasks = Tasks(DAEMON_LOG_NAME, self.events.record)
         self.upgrade = Upgrade(self.supervisor, command)
         self.handover: Handover | None = None
+        self.audit = AuditLog(config.node.state_dir, lambda subject: look(self, subject), command)
         self._before = before or Handover()
         self._http: dict[str, HttpServer] = {}
         self._control: ControlServer | None = None
@@ -146,7 +149,9 @@ class Daemon:
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
             self._draining = self.handover is None
-            self._tell(EventKind.DAEMON, "stops" if self._draining else "hands over")
+            ends = "stops" if self._draining else "hands over"
+            self._tell(EventKind.DAEMON, ends)
+            self.audit.own(ends)
             self.node.changes.notify()
             try:
                 if failed:
@@ -170,6 +175,7 @@ class Daemon:
 
     async def _start(self) -> None:
         self._tell(EventKind.DAEMON, f"gslice {__version__} starts, pid {os.getpid()}")
+        self.audit.own("start")
         if self._before.upgrade:
             self.upgrade.resume(self._before.upgrade)
         # First what can fail: a wrong port must not cost the children of an earlier daemon. But
@@ -211,7 +217,10 @@ class Daemon:
             self.stop()
 
     def _start_http(self) -> None:
-        applications = pages(lambda: self.state == "SERVING", self.reader.reading)
+        frontends = self.supervisor.frontends
+        applications = pages(
+            lambda: self.state == "SERVING", self.reader.reading, lambda: frontends.access.now
+        )
         self._http = serve_pages(self._config.node, applications, self._before)
         self._addresses.metrics = self._http["metrics"].address
 
@@ -278,6 +287,7 @@ class Daemon:
         if self._control is not None:
             await self._control.stop(_STOP_GRACE_S if self.handover is None else _HANDOVER_GRACE_S)
         reclaim(self.node)
+        self.audit.close()
         self.node.run_dir.close()
 
     # ---- orders ------------------------------------------------------------------------------
@@ -382,6 +392,7 @@ class Daemon:
     async def _sample(self) -> None:
         while True:
             self.reader.sample()
+            await self.supervisor.frontends.access.refresh(self.supervisor.frontends)
             await asyncio.sleep(_SAMPLE_PERIOD_S)
 
     def _tell(self, kind: EventKind, text: str) -> None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from gslice._native import histogram_bounds_us
-from gslice.core.errors import Unavailable
+from gslice.core.access import Role, credential_of
+from gslice.core.errors import GsliceError, PermissionDenied, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from gslice.core.access import Access
     from gslice.core.config import NodeConfig
     from gslice.daemon.handover import Handover
     from gslice.telemetry.metrics import NodeReading
@@ -85,13 +87,16 @@ class HttpServer:
 
 
 def pages(
-    ready: Callable[[], bool], reading: Callable[[], NodeReading]
+    ready: Callable[[], bool],
+    reading: Callable[[], NodeReading],
+    access: Callable[[], Access],
 ) -> dict[str, Callable[..., Iterable[bytes]]]:
     """The applications by their role, which is also their address's name in the settings.
 
     Args:
         ready: Whether the node serves.
         reading: Its figures.
+        access: Who may do what now.
     """
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import make_wsgi_app
@@ -100,7 +105,8 @@ def pages(
 
     registry = CollectorRegistry()
     registry.register(NodeCollector(reading, histogram_bounds_us()))
-    metrics, own = make_wsgi_app(registry), health(ready)
+    metrics = guarded(make_wsgi_app(registry), access, Role.VIEW)
+    own = health(ready)
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         page = own if environ["PATH_INFO"] in HEALTH_PAGES else metrics
@@ -135,6 +141,29 @@ async def hand_over(servers: Mapping[str, HttpServer]) -> dict[str, tuple[str, i
     return {
         role: (server.asked, fd) for (role, server), fd in zip(servers.items(), fds, strict=True)
     }
+
+
+def guarded(
+    page: Callable[..., Iterable[bytes]], access: Callable[[], Access], *roles: Role
+) -> Callable[..., Iterable[bytes]]:
+    """A page for callers that have one of some roles."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            access().require(_credential(environ), *roles)
+        except GsliceError as error:
+            known = error.code == PermissionDenied.code
+            headers = [] if known else [("WWW-Authenticate", "Bearer")]
+            start_response("403 Forbidden" if known else "401 Unauthorized", [*_TEXT, *headers])
+            return [f"{error}\n".encode()]
+        return page(environ, start_response)
+
+    return application
+
+
+def _credential(environ: Mapping[str, Any]) -> str | None:
+    """The key that a WSGI request shows."""
+    return credential_of(lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"))
 
 
 HEALTH_PAGES = ("/healthz", "/v2/health/live", "/v2/health/ready")

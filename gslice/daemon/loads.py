@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from gslice.core.config.policy import check_allowed
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
 
@@ -50,6 +51,7 @@ class Loads:
         """
         source = self._desired.source(spec.name)
         try:
+            check_allowed(spec, self._supervisor.node.config)
             ready_us = await self._noting(
                 spec.name,
                 stage,

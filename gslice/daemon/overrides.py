@@ -17,7 +17,7 @@ def refuse_other_code(asked: FunctionSpec, declared: FunctionSpec) -> None:
     Raises:
         PermissionDenied: another model, class, environment or version is asked for than declared.
     """
-    code = ("engine", "model", "python", "python_path", "args", "environment", "program")
+    code = ("engine", "model", "python", "python_path", "args", "environment", "program", "warmup")
     for setting in (*code, "versions"):
         if getattr(asked, setting) != getattr(declared, setting):
             raise PermissionDenied(

@@ -68,6 +68,11 @@ class Repository:
         return self._daemon.supervisor.frontends.memory
 
     async def _obey(self, call: RepositoryCall) -> None:
+        who = {"name": call.who, "via": "data port"}
+        with self._daemon.audit.action(who, call.call, call.name, call.config):
+            await self._carry_out(call)
+
+    async def _carry_out(self, call: RepositoryCall) -> None:
         daemon = self._daemon
         if call.call == "load":
             spec = daemon.desired.read(call.name, json_body(call.config))

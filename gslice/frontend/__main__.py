@@ -15,6 +15,7 @@ import uvloop
 
 from gslice import _native
 from gslice.core.errors import GsliceError
+from gslice.core.hardening import harden
 from gslice.frontend.control import DaemonLink
 from gslice.frontend.memory import keep_freed_memory
 from gslice.frontend.orders import Orders
@@ -30,6 +31,7 @@ def main() -> None:
     )
     try:
         settings = parse(__doc__)
+        harden()
         keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
@@ -52,7 +54,9 @@ async def run(settings: Settings) -> None:
         link.wake(name)
 
     parts = PARTS[settings.kind](settings, repository, wake, memory)
-    orders = Orders(parts.server, parts.catalogue, parts.regions, _native.Segment.open, ended.set)
+    orders = Orders(
+        parts.server, parts.catalogue, parts.regions, parts.gate, _native.Segment.open, ended.set
+    )
 
     def hello() -> messages.Hello:
         state = messages.FrontendState(
@@ -65,6 +69,7 @@ async def run(settings: Settings) -> None:
             tls=settings.tls.digest if settings.tls is not None else "",
             client_memory=settings.client_memory,
             page=bool(settings.control),
+            asks=not parts.gate.access.open,
         )
         return process.hello(frontend=state)
 

@@ -84,7 +84,8 @@ class AioServer(Server):
         return (
             generic_handler(servicer.SERVICE, self._service, raw=inference.RAW_METHODS),
             generic_handler(
-                health.SERVICE, health.HealthServicer(self._catalogue, self._readiness)
+                health.SERVICE,
+                health.HealthServicer(self._catalogue, self._readiness, self._service.gate),
             ),
             *(
                 generic_handler(

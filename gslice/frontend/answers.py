@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gslice import __version__
 from gslice.core.types import FunctionSpec, Signature, TensorSpec, device_kind
-from gslice.frontend.catalogue import Catalogue, Function
+from gslice.frontend.catalogue import Function
 from gslice.ipc.messages import ClientRegion
 from gslice.ipc.native import UNSUCCESSFUL
 from gslice.protos import message
@@ -98,10 +98,10 @@ def model_statistics(functions: Iterable[Function]) -> Any:
     return answer
 
 
-def repository_index(catalogue: Catalogue, ready_only: bool) -> Any:
-    """Every function there is, with its state and why it is not READY."""
+def repository_index(functions: Iterable[Function], ready_only: bool) -> Any:
+    """Every one of some functions, with its state and why it is not READY."""
     answer = message("inference.RepositoryIndexResponse")()
-    for function in sorted(catalogue, key=lambda function: function.spec.name):
+    for function in sorted(functions, key=lambda function: function.spec.name):
         if function.ready or not ready_only:
             answer.models.add(
                 name=function.spec.name,

@@ -15,6 +15,7 @@ from gslice.ipc.native import native_signature
 
 if TYPE_CHECKING:
     from gslice import _native
+    from gslice.core.access import Caller
 
 
 @dataclass
@@ -75,6 +76,10 @@ class Catalogue:
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self._functions.values())
+
+    def of(self, caller: Caller) -> list[Function]:
+        """Those that are for a caller."""
+        return [function for function in self if caller.may_use(function.spec.name)]
 
     @property
     def change(self) -> asyncio.Event:

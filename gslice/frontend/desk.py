@@ -53,8 +53,15 @@ class Note(NamedTuple):
     number: int
     deadline_ns: int | None
     text: str
+    authorization: str
+    api_key: str
     data: bytes
     compressed: bool
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers that say who calls, where that is asked."""
+        headers = (("authorization", self.authorization), ("x-api-key", self.api_key))
+        return tuple((name, value) for name, value in headers if value)
 
 
 class _Ended(Exception):
@@ -66,14 +73,14 @@ class Call:
 
     Args:
         native: Sends what is written.
-        number: The call's.
-        deadline_ns: On the monotonic clock; None: none.
+        opened: What came first of it.
     """
 
-    def __init__(self, native: _native.GrpcServer, number: int, deadline_ns: int | None) -> None:
+    def __init__(self, native: _native.GrpcServer, opened: Note) -> None:
         self._native = native
-        self._number = number
-        self._deadline_ns = deadline_ns
+        self._number = opened.call
+        self._deadline_ns = opened.deadline_ns
+        self.invocation_metadata = opened.invocation_metadata
         self._messages: asyncio.Queue[Note | None] = asyncio.Queue()
 
     def receive(self, message: Note | None) -> None:
@@ -119,7 +126,7 @@ class Desk:
         native: Where notes come from, and answers go.
         methods: By path.
         submit_unknown: What becomes of a request to a function that the data path does not know:
-            (handed_over, request, deadline_ns), see `HandedOver`.
+            (handed_over, request, note), see `HandedOver`.
         message_max_bytes: Of a message that was compressed.
     """
 
@@ -127,7 +134,7 @@ class Desk:
         self,
         native: _native.GrpcServer,
         methods: Mapping[str, Method],
-        submit_unknown: Callable[[HandedOver, bytes, int | None], None],
+        submit_unknown: Callable[[HandedOver, bytes, Note], None],
         message_max_bytes: int,
     ) -> None:
         self._native = native
@@ -176,7 +183,7 @@ class Desk:
             error = Unimplemented(f"there is no method {note.text}")
             self._native.finish(note.call, error.code, str(error))
             return
-        call = Call(self._native, note.call, note.deadline_ns)
+        call = Call(self._native, note)
         task = self._loop.create_task(self._serve(call, note.call, method))
         self._calls[note.call] = call, task
 
@@ -212,7 +219,7 @@ class Desk:
             try:
                 handed_over.submit(request)
             except NotFound:
-                self._submit_unknown(handed_over, request, note.deadline_ns)
+                self._submit_unknown(handed_over, request, note)
         except GsliceError as error:
             handed_over.refuse(error)
 

@@ -10,6 +10,7 @@ from gslice.frontend.status import answered
 from gslice.protos import message
 
 if TYPE_CHECKING:
+    from gslice.frontend.gate import Gate
     from gslice.frontend.readiness import Readiness
 
 SERVICE = "grpc.health.v1.Health"
@@ -19,7 +20,8 @@ WHOLE_SERVER = ("", "inference.GRPCInferenceService")
 class HealthServicer:
     """Answers from the catalogue and the server's readiness."""
 
-    def __init__(self, catalogue: Catalogue, readiness: Readiness) -> None:
+    def __init__(self, catalogue: Catalogue, readiness: Readiness, gate: Gate) -> None:
+        self.gate = gate
         self._catalogue = catalogue
         self._readiness = readiness
         self._answer = message("grpc.health.v1.HealthCheckResponse")
@@ -31,9 +33,11 @@ class HealthServicer:
 
     @answered
     async def List(self, request: Any, context: Any) -> Any:
-        """Every state there is."""
+        """Every state there is, of functions that are for the caller."""
         answer = message("grpc.health.v1.HealthListResponse")()
-        for name in (*WHOLE_SERVER, *(function.spec.name for function in self._catalogue)):
+        caller = self.gate.caller(context)
+        names = (function.spec.name for function in self._catalogue)
+        for name in (*WHOLE_SERVER, *filter(caller.may_use, names)):
             answer.statuses[name].status = self._status(name)
         return answer
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue, Function
     from gslice.frontend.completions import Completions
+    from gslice.frontend.gate import Gate
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.regions import Regions
     from gslice.ipc.messages import RepositoryCall
@@ -37,6 +38,7 @@ class InferenceServicer(Servicer):
         repository: Passes a load or unload on to the daemon, and returns when it is done.
         wake: Tells the daemon that a function that is not loaded is wanted.
         regions: Clients' memory that requests may name.
+        gate: Who may call what.
     """
 
     def __init__(
@@ -48,11 +50,12 @@ class InferenceServicer(Servicer):
         repository: Callable[[RepositoryCall], Awaitable[None]],
         wake: Callable[[str], None],
         regions: Regions,
+        gate: Gate,
     ) -> None:
-        super().__init__(catalogue, readiness, repository, regions)
+        super().__init__(catalogue, readiness, repository, regions, gate)
         self._native = native
         self._completions = completions
-        self._cold = ColdStarts(_ColdPath(native, catalogue), wake)
+        self._wake = wake
         self._streams: set[Stream] = set()
 
     @answered
@@ -80,17 +83,20 @@ class InferenceServicer(Servicer):
     def _admit(self, request: bytes, context: Any) -> int:
         if self._readiness.draining:
             raise Unavailable("the server is draining")
+        tenant = self.gate.tenant(context)  # of each request: a stream may outlive its key
         remaining_s = context.time_remaining()
         deadline_ns = None
         if remaining_s is not None and remaining_s < NO_DEADLINE_S:
             deadline_ns = time.monotonic_ns() + int(remaining_s * 1e9)
         try:
-            return self._native.submit(request, deadline_ns)
+            return self._native.submit(request, deadline_ns, tenant)
         except NotFound:
             asked = message("inference.ModelInferRequest").FromString(request)
+            self.gate.caller(context).check_function(asked.model_name)
             function = self._catalogue.find(asked.model_name, asked.model_version)
             if function.cold:
-                return self._cold.submit(function, request, deadline_ns)
+                path = _ColdPath(self._native, self._catalogue, tenant)
+                return ColdStarts(path, self._wake).submit(function, request, deadline_ns)
             self._catalogue.explain(asked.model_name, asked.model_version)
             raise
 
@@ -98,13 +104,14 @@ class InferenceServicer(Servicer):
 class _ColdPath:
     """The functions of the catalogue that rest. All of it is one thread's: nobody comes between."""
 
-    def __init__(self, native: _native.Frontend, catalogue: Catalogue) -> None:
+    def __init__(self, native: _native.Frontend, catalogue: Catalogue, tenant: int) -> None:
         self._native = native
         self._catalogue = catalogue
+        self._tenant = tenant
         self.deadline_ns = native.deadline_ns
         self.cancel = native.cancel
 
     def queue(self, function: Function, request: bytes, deadline_ns: int | None) -> int:
         """As `ColdPath` has it."""
         with self._catalogue.reached(function):
-            return self._native.submit(request, deadline_ns)
+            return self._native.submit(request, deadline_ns, self._tenant)

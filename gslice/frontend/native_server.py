@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gslice import _native
     from gslice.frontend.catalogue import Catalogue
-    from gslice.frontend.desk import HandedOver
+    from gslice.frontend.desk import HandedOver, Note
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.settings import Limits
 
@@ -51,8 +51,9 @@ class NativeServer(Server):
         self._native = native
         self._catalogue = catalogue
         self._wake = wake
+        self._gate = service.gate
         found = methods(servicer.SERVICE, service)
-        found |= methods(health.SERVICE, health.HealthServicer(catalogue, readiness))
+        found |= methods(health.SERVICE, health.HealthServicer(catalogue, readiness, service.gate))
         for version in reflection.VERSIONS:
             name = reflection.service_name(version)
             found |= methods(name, reflection.ReflectionServicer(version, SERVICES))
@@ -82,14 +83,13 @@ class NativeServer(Server):
         self._native.close(int(left_s * 1e9))
         await self._left(min(left_s, _GOING_S))
 
-    def _submit_unknown(
-        self, handed_over: HandedOver, request: bytes, deadline_ns: int | None
-    ) -> None:
+    def _submit_unknown(self, handed_over: HandedOver, request: bytes, note: Note) -> None:
         """Queues a request to a function that is cold; says what is the matter with another."""
         asked = message("inference.ModelInferRequest").FromString(request)
+        self._gate.caller(note).check_function(asked.model_name)
         function = self._catalogue.find(asked.model_name, asked.model_version)
         if function.cold:
-            ColdStarts(handed_over, self._wake).submit(function, request, deadline_ns)
+            ColdStarts(handed_over, self._wake).submit(function, request, note.deadline_ns)
         else:
             self._catalogue.explain(asked.model_name, asked.model_version)
             handed_over.submit(request)  # it has come meanwhile

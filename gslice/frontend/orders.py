@@ -15,7 +15,9 @@ from gslice.ipc.channel import Received
 
 if TYPE_CHECKING:
     from gslice import _native
+    from gslice.core.access import Access
     from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.gate import Gate
     from gslice.frontend.regions import Regions
     from gslice.frontend.server import Server
 
@@ -32,6 +34,7 @@ class Orders:
         server: Started and drained on order.
         catalogue: Changed on order.
         regions: Likewise.
+        gate: Likewise.
         open_segment: Maps a segment from its descriptor: `_native.Segment.open`.
         on_exit: Ends the process in order.
     """
@@ -41,12 +44,14 @@ class Orders:
         server: Server,
         catalogue: Catalogue,
         regions: Regions,
+        gate: Gate,
         open_segment: Callable[[int], _native.Segment],
         on_exit: Callable[[], None],
     ) -> None:
         self._server = server
         self._catalogue = catalogue
         self._regions = regions
+        self._gate = gate
         self._open_segment = open_segment
         self._on_exit = on_exit
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +80,8 @@ class Orders:
                 self._catalogue.set_state(name, state, reason, spec, load_us)
             case messages.RemoveFunction(name):
                 self._catalogue.remove(name)
+            case messages.SetAccess(access):
+                self._set_access(access, received.take_fd())
             case messages.AddRegion(region):
                 self._regions.add(region, received.take_fd())
             case messages.RemoveRegion(name):
@@ -104,6 +111,12 @@ class Orders:
             _fail(error, order, channel, seq)
         else:
             _answer(answer, channel, seq)
+
+    def _set_access(self, access: Access, board: int) -> None:
+        try:
+            self._gate.set(access, board)
+        finally:
+            os.close(board)
 
     def _map(self, fd: int) -> _native.Segment:
         try:

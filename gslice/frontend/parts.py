@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gslice import _native
 from gslice.frontend.catalogue import Catalogue
+from gslice.frontend.gate import Gate
 from gslice.frontend.readiness import Readiness
 from gslice.frontend.regions import Regions
 from gslice.frontend.servicer import Servicer
@@ -33,6 +34,7 @@ class Parts:
         data_path: Holds the requests in flight.
         catalogue: The functions.
         regions: Clients' memory.
+        gate: Who may call what.
         server: Serves them.
         doorbell: An eventfd that workers ring.
         close: Lets go of all, after the server has drained.
@@ -41,6 +43,7 @@ class Parts:
     data_path: _native.Frontend | _native.GrpcServer
     catalogue: Catalogue
     regions: Regions
+    gate: Gate
     server: Server
     doorbell: int
     close: Callable[[], None]
@@ -98,9 +101,10 @@ def native_parts(settings: Settings, repository: Repository, wake: Wake, memory:
     catalogue = Catalogue(native, lambda: None)  # the loop arms doorbells in every turn
     readiness = Readiness(catalogue)
     regions = Regions(native, memory, offered=bool(settings.client_memory))
-    service = Servicer(catalogue, readiness, repository, regions)
+    gate = Gate(native)
+    service = Servicer(catalogue, readiness, repository, regions, gate)
     server = NativeServer(native, service, catalogue, readiness, wake, limits)
-    return Parts(native, catalogue, regions, server, native.doorbell, server.close)
+    return Parts(native, catalogue, regions, gate, server, native.doorbell, server.close)
 
 
 PARTS = {"python": aio_parts, "native": native_parts, REST: rest_parts}
@@ -121,6 +125,7 @@ class _PythonPath:
         self.catalogue = Catalogue(native, self.completions.drain)
         self.readiness = Readiness(self.catalogue)
         self._regions = Regions(native, memory, offered=bool(settings.client_memory))
+        self._gate = Gate(native)
         self.service = InferenceServicer(
             native,
             self.completions,
@@ -129,6 +134,7 @@ class _PythonPath:
             repository,
             wake,
             self._regions,
+            self._gate,
         )
 
     def parts(self, server: Server) -> Parts:
@@ -138,6 +144,7 @@ class _PythonPath:
             self._native,
             self.catalogue,
             self._regions,
+            self._gate,
             server,
             completions.eventfd,
             completions.close,

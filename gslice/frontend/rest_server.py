@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gslice.core.access import Access
 from gslice.core.errors import GsliceError, Internal, InvalidArgument, PermissionDenied
 from gslice.frontend import sockets
 from gslice.frontend.rest.bodies import send
 from gslice.frontend.rest.endpoint import endpoints_of
 from gslice.frontend.rest.endpoints import Endpoints
-from gslice.frontend.rest.failures import http_status, retry_headers
+from gslice.frontend.rest.failures import Call, failure_headers, http_status
 from gslice.frontend.rest.memory import Memory
 from gslice.frontend.server import Server
 from gslice.frontend.ui.page import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp.typedefs import Handler
 
+    from gslice.core.access import Access
     from gslice.core.tls import TlsContent
     from gslice.frontend.inference import InferenceServicer
     from gslice.frontend.readiness import Readiness
@@ -48,7 +46,6 @@ class RestServer(Server):
         limits: Of requests and connections.
         tls: Encrypts the port; None: nothing does.
         control: The daemon's control socket, for the web page; empty: there is no page.
-        access: Who is known to the page now.
 
     Raises:
         InvalidArgument: the certificates cannot be used.
@@ -61,15 +58,15 @@ class RestServer(Server):
         limits: Limits,
         tls: TlsContent | None = None,
         control: str = "",
-        access: Callable[[], Access] = Access,
     ) -> None:
         super().__init__(readiness)
         self._limits = limits
         self._tls = _context(tls) if tls is not None else None
         memory = Memory(limits.memory_max_bytes)
         self._endpoints = Endpoints(service, memory, limits.request_max_bytes, self._closes)
-        self._guarded = {each.name for each in endpoints_of(Endpoints) if each.changes}
-        self._page = Page(Path(control), memory, self._closes, access) if control else None
+        self._gate = service.gate
+        self._known = {each.name: each for each in endpoints_of(Endpoints)}
+        self._page = Page(Path(control), memory, self._closes, self._access) if control else None
         self._runner: web.AppRunner | None = None
         self._open = 0  # calls that are being answered
         self._idle = asyncio.Event()
@@ -120,6 +117,9 @@ class RestServer(Server):
         if self._page is not None:
             await self._page.close()
 
+    def _access(self) -> Access:
+        return self._gate.access
+
     def _leave_page(self) -> None:
         if self._page is not None:
             self._page.leave()
@@ -133,7 +133,7 @@ class RestServer(Server):
         self._open += 1
         self._idle.clear()
         try:
-            self._check_origin(request)
+            self._admit(request)
             return await handler(request)
         except GsliceError as error:
             return await self._fail(request, error)
@@ -152,14 +152,18 @@ class RestServer(Server):
             if not self._open:
                 self._idle.set()
 
-    def _check_origin(self, request: web.Request) -> None:
-        """Any page that a browser shows could send what changes the node."""
-        name = getattr(request.match_info.handler, "__name__", "")
-        if name in self._guarded and "Origin" in request.headers:
+    def _admit(self, request: web.Request) -> None:
+        """Before its body is read; any page that a browser shows could send what changes a node."""
+        endpoint = self._known.get(getattr(request.match_info.handler, "__name__", ""))
+        if endpoint is None:
+            return
+        if endpoint.rpc:
+            self._gate.admit(endpoint.rpc, Call(request.headers))
+        if endpoint.changes and "Origin" in request.headers:
             raise PermissionDenied("calls that change the node are not taken from web pages")
 
     async def _fail(self, request: web.Request, error: GsliceError) -> web.StreamResponse:
-        return await self._say(request, http_status(error), str(error), retry_headers(error))
+        return await self._say(request, http_status(error), str(error), failure_headers(error))
 
     async def _say(
         self, request: web.Request, status: int, text: str, headers: dict[str, str]

@@ -13,6 +13,7 @@ from gslice.protos import message
 
 if TYPE_CHECKING:
     from gslice.frontend.catalogue import Catalogue
+    from gslice.frontend.gate import Gate
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.regions import Regions
 
@@ -27,6 +28,7 @@ class Servicer:
         readiness: Whether the server takes requests.
         repository: Passes a load or unload on to the daemon, and returns when it is done.
         regions: Clients' memory that requests may name.
+        gate: Who may call what.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class Servicer:
         readiness: Readiness,
         repository: Callable[[RepositoryCall], Awaitable[None]],
         regions: Regions,
+        gate: Gate,
     ) -> None:
+        self.gate = gate
         self._catalogue = catalogue
         self._readiness = readiness
         self._repository = repository
@@ -68,18 +72,22 @@ class Servicer:
     @answered
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         """A function's inputs and outputs."""
+        self.gate.caller(context).check_function(request.name)
         return answers.model_metadata(*self._catalogue.loaded(request.name, request.version))
 
     @answered
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         """A function's configuration, as far as it is true."""
+        self.gate.caller(context).check_function(request.name)
         return answers.model_config(*self._catalogue.loaded(request.name, request.version))
 
     @answered
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
         """Counters of one function, or of all."""
+        caller = self.gate.caller(context)
         if not request.name:
-            return answers.model_statistics(self._catalogue)
+            return answers.model_statistics(self._catalogue.of(caller))
+        caller.check_function(request.name)
         function, _ = self._catalogue.loaded(request.name, request.version)
         return answers.model_statistics([function])
 
@@ -88,7 +96,8 @@ class Servicer:
     @answered
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
         """All functions and their states."""
-        return answers.repository_index(self._catalogue, request.ready)
+        functions = self._catalogue.of(self.gate.caller(context))
+        return answers.repository_index(functions, request.ready)
 
     @answered
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
@@ -97,14 +106,19 @@ class Servicer:
         if files:
             raise Unimplemented(f"load parameter {files[0]!r} is not offered, only 'config'")
         config = request.parameters["config"].string_param if request.parameters else ""
-        await self._repository(RepositoryCall("load", _named(request), config))
+        await self._repository(self._order("load", request, context, config))
         return message("inference.RepositoryModelLoadResponse")()
 
     @answered
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
         """Drains and removes a function."""
-        await self._repository(RepositoryCall("unload", _named(request)))
+        await self._repository(self._order("unload", request, context))
         return message("inference.RepositoryModelUnloadResponse")()
+
+    def _order(self, call: str, request: Any, context: Any, config: str = "") -> RepositoryCall:
+        name, caller = _named(request), self.gate.caller(context)
+        caller.check_function(name)
+        return RepositoryCall(call, name, config, caller.name)
 
     # ---- clients' memory ----
 

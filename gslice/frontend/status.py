@@ -1,4 +1,4 @@
-"""What a servicer's method raises, as its call's status."""
+"""A servicer's method: who may call it, and what it raises, as its call's status."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ Handler = Callable[[Any, Any, Any], Awaitable[_R]]
 
 
 def answered(method: Handler[_R]) -> Handler[_R]:
-    """Wraps a servicer's method: what it raises from the tree ends the call with its status."""
+    """Wraps a method of a servicer, which has a `gate`.
+
+    Callers who may not call it are refused; what it raises from the tree ends the call with its
+    status.
+    """
 
     @functools.wraps(method)
     async def wrapper(servicer: Any, request: Any, context: Any) -> _R:
         try:
+            servicer.gate.admit(method.__name__, context)
             return await method(servicer, request, context)
         except GsliceError as error:
             try:

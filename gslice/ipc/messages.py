@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gslice.core.access import ANONYMOUS, Access
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
 PROTOCOL_VERSION = 8
@@ -136,6 +137,8 @@ class FrontendState:
         tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
         page: It has the web page.
+        asks: Callers are asked who they are, or some may do less than others; None: this build
+            cannot.
     """
 
     index: int
@@ -147,6 +150,7 @@ class FrontendState:
     tls: str = ""
     client_memory: str = ""
     page: bool = False
+    asks: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -157,11 +161,13 @@ class RepositoryCall:
         call: `load` or `unload`.
         name: The function's.
         config: JSON of a config override, may be empty.
+        who: The name of the client's key.
     """
 
     call: str
     name: str
     config: str = ""
+    who: str = ANONYMOUS
 
 
 @dataclass(frozen=True)
@@ -532,6 +538,16 @@ class RemoveRegion:
 
 
 @dataclass(frozen=True)
+class SetAccess:
+    """Who may do what from now on (request, with the descriptor of the quota board; Ok or Failed).
+
+    Until the first one, everybody may do everything.
+    """
+
+    access: Access
+
+
+@dataclass(frozen=True)
 class DrainFrontend:
     """Report not ready, stop accepting, let calls in flight finish (request; Ok)."""
 
@@ -587,6 +603,7 @@ Message = (
     | RemoveFunction
     | AddRegion
     | RemoveRegion
+    | SetAccess
     | DrainFrontend
     | DirectConnections
     | RetireFrontend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import grpc
@@ -92,15 +92,30 @@ async def abort(context: Any, error: GsliceError) -> NoReturn:
     raise error  # not reached: abort raises
 
 
+class _With:
+    """A call that carries headers."""
+
+    def __init__(self, call: Any, metadata: Sequence[tuple[str, str]]) -> None:
+        self._call = call
+        self._metadata = metadata
+
+    def __call__(self, request: Any, **options: Any) -> Any:
+        return self._call(request, metadata=self._metadata, **options)
+
+    def future(self, request: Any, **options: Any) -> Any:
+        return self._call.future(request, metadata=self._metadata, **options)
+
+
 class Stub:
     """The calls of a service on a channel, each an attribute named like its method.
 
     Args:
         channel: A `grpc.Channel` or `grpc.aio.Channel`.
         name: Full name of the service.
+        metadata: Goes along with every call.
     """
 
-    def __init__(self, channel: Any, name: str) -> None:
+    def __init__(self, channel: Any, name: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
         for method in service(name).methods:
             call = getattr(channel, _CALLS[method.client_streaming, method.server_streaming])
             multicallable = call(
@@ -108,6 +123,8 @@ class Stub:
                 request_serializer=message(method.input_type.full_name).SerializeToString,
                 response_deserializer=message(method.output_type.full_name).FromString,
             )
+            if metadata:
+                multicallable = _With(multicallable, metadata)
             setattr(self, method.name, multicallable)
 
     def __getattr__(self, name: str) -> Any:

@@ -26,6 +26,7 @@ class Frontend:
         tls: Digest of its certificates, as it says; empty: its port is not encrypted.
         client_memory: Prefix of the clients' memory that it takes, as it says; empty: none.
         page: It has the web page.
+        asks: It asks callers who they are, as it says.
         inherited: An earlier daemon started it.
         since_s: When it began to serve, or was adopted, on the monotonic clock.
     """
@@ -38,6 +39,7 @@ class Frontend:
     tls: str = ""
     client_memory: str = ""
     page: bool = False
+    asks: bool | None = None
     inherited: bool = False
     since_s: float = field(default_factory=time.monotonic)
 
@@ -57,4 +59,5 @@ class Frontend:
             tls=state.tls,
             client_memory=state.client_memory,
             page=state.page,
+            asks=state.asks,
         )

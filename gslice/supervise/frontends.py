@@ -25,13 +25,14 @@ from gslice.ipc.messages import (
     Serve,
     Serving,
 )
+from gslice.supervise.access import ORDER_TIMEOUT_S, AccessBook
 from gslice.supervise.child import Child
 from gslice.supervise.client_memory import ClientMemory
 from gslice.supervise.doors import Door, door_name, doors_of
 from gslice.supervise.frontend import Frontend
 from gslice.supervise.frontend_launch import launch_of, offer_of, port_of, refuse_taken
 from gslice.supervise.news import restarted
-from gslice.supervise.renewal import LOG_NAME, ORDER_TIMEOUT_S, renew_frontends, retire
+from gslice.supervise.renewal import LOG_NAME, renew_frontends, retire
 from gslice.supervise.tasks import Tasks, run_all
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Frontends:
         self._breakers: dict[int, Breaker] = defaultdict(lambda: Breaker(_RESTARTS))
         self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
+        self.access = AccessBook(node.config.access, node.event)
         self.memory = ClientMemory(node.config.client_memory, self, self._tasks, node.event)
 
     # ---- life ------------------------------------------------------------------------------
@@ -123,6 +125,7 @@ class Frontends:
             and state.index not in self._frontends
             and door is not None
             and door.takes(state.address)
+            and self.access.knows(state)
         )
         if not wanted or door is None or len(eventfds) != 1:
             for fd in eventfds:
@@ -133,6 +136,13 @@ class Frontends:
         frontend.state, frontend.inherited = state.state, True
         door.address = state.address
         self._enter(frontend)
+        try:
+            await self.access.introduce(frontend)
+        except GsliceError as error:  # another takes its place
+            text = f"front-end {frontend.index} is killed: it cannot ask callers: {error}"
+            self._node.event(LOG_NAME, EventKind.KILL, text)
+            await child.kill()
+            return
         self.memory.introduce(frontend)
         self._node.event(LOG_NAME, EventKind.ADOPT, f"adopted front-end {frontend.index}")
         if state.state == "retiring" or self._missing(door) < 0:
@@ -228,6 +238,7 @@ class Frontends:
             state = child.hello.frontend or FrontendState(index)
             frontend = Frontend.of(state, child, eventfd)
             self._enter(frontend)
+            await self.access.introduce(frontend)
             for listing in self._listings.values():
                 for order, fds in listing.orders(with_segment=True):
                     child.send(order, fds)
@@ -337,6 +348,7 @@ class Frontends:
         del self._frontends[frontend.index]
         os.close(frontend.eventfd)
         self._on_down(frontend.index)
+        self.access.died(frontend.index)
         self._node.changes.notify()
         # One that never served fails its start, which says why.
         if self._closing or frontend.state == "starting":

@@ -12,6 +12,7 @@ from gslice._native import MAX_FRONTENDS
 from gslice.core.errors import FailedPrecondition, GsliceError
 from gslice.core.events import EventKind
 from gslice.ipc.messages import DirectConnections, Ok, RetireFrontend
+from gslice.supervise.access import ORDER_TIMEOUT_S
 from gslice.supervise.logs import shortened
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from gslice.supervise.node import Node
 
 LOG_NAME = "frontend"
-ORDER_TIMEOUT_S = 10.0
 AGE_SPREAD = 1.1  # gRPC lets connections live up to a tenth longer, so that not all end at once
 
 

@@ -7,6 +7,7 @@ import logging
 import sys
 
 from gslice.core.errors import GsliceError
+from gslice.core.hardening import harden
 from gslice.ipc.process import adopt_listener
 from gslice.worker.worker import Worker
 
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
+        harden()
         Worker(adopt_listener(), options.orphan_grace_us / 1e6).run()
     except GsliceError as error:
         print(f"gslice.worker: {error}", file=sys.stderr)

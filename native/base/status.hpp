@@ -2,6 +2,7 @@
 // bind/ alone turns a Status into a Python exception.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <variant>
@@ -14,20 +15,23 @@ enum class Code : int {
   kInvalidArgument = 3,
   kDeadlineExceeded = 4,
   kNotFound = 5,
+  kPermissionDenied = 7,
   kResourceExhausted = 8,
   kFailedPrecondition = 9,
   kUnimplemented = 12,
   kInternal = 13,
   kUnavailable = 14,
+  kUnauthenticated = 16,
 };
 
 struct [[nodiscard]] Status {
   Code code = Code::kOk;
   std::string message;
+  std::int64_t retry_after_ms = -1;  // when the same is worth another try; below 0: nobody knows
 
   bool ok() const { return code == Code::kOk; }
   static Status Ok() { return {}; }
-  static Status Error(Code code, std::string message) { return {code, std::move(message)}; }
+  static Status Error(Code code, std::string message) { return {code, std::move(message), -1}; }
 };
 
 // Either a T or the Status that says why there is none.

@@ -13,6 +13,7 @@ namespace gslice {
   nb::object error = nb::module_::import_("gslice.core.errors")
                          .attr("from_code")(static_cast<int>(status.code),
                                             nb::str(status.message.data(), status.message.size()));
+  if (status.retry_after_ms >= 0) error.attr("retry_after_ms") = status.retry_after_ms;
   PyErr_SetObject(error.type().ptr(), error.ptr());
   throw nb::python_error();
 }

@@ -10,6 +10,7 @@
 
 #include <optional>
 
+#include "bind/access.hpp"
 #include "bind/arguments.hpp"
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
@@ -27,7 +28,8 @@ constexpr std::size_t kReleaseGilBytes = 64 << 10;
 // A Frontend is used by one thread at a time, but a call that has released the GIL lets others
 // run: this tells them, instead of letting them corrupt it. Guarded by the GIL itself.
 struct PyFrontend {
-  explicit PyFrontend(std::uint16_t index) : core(index) {}
+  explicit PyFrontend(std::uint16_t place) : index(place), core(place) {}
+  const std::uint16_t index;
   Frontend core;
   bool in_use = false;
 };
@@ -57,11 +59,12 @@ auto run_sized(std::size_t bytes, Work&& work) {
 }
 
 std::int64_t submit(PyFrontend& self, const nb::bytes& request,
-                    std::optional<std::int64_t> deadline_ns) {
+                    std::optional<std::int64_t> deadline_ns, TenantId tenant) {
   const InUse use(self);
   const wire::Bytes message = bytes_of(request);
-  return take_or_raise(run_sized(
-      message.size(), [&] { return self.core.submit(message, deadline_ns.value_or(kNever)); }));
+  return take_or_raise(run_sized(message.size(), [&] {
+    return self.core.submit(message, deadline_ns.value_or(kNever), 0, tenant);
+  }));
 }
 
 nb::bytes respond(PyFrontend& self, TicketId ticket, bool stream) {
@@ -82,6 +85,11 @@ std::vector<TicketId> take_done(PyFrontend& self) {
   std::vector<TicketId> done;
   self.core.take_done(done);
   return done;
+}
+
+void set_tenants(PyFrontend& self, const nb::list& tenants, int board_fd) {
+  const InUse use(self);
+  self.core.set_tenants(open_tenants(self.index, tenants, board_fd));
 }
 
 void remove_region(PyFrontend& self, std::string_view name) {
@@ -229,8 +237,10 @@ void bind_frontend(nb::module_& module) {
                               [&](auto region) { return self.core.add_region(std::move(region)); });
           },
           nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
+      .def("set_tenants", &set_tenants, nb::arg("tenants"), nb::arg("board_fd"))
       .def("remove_region", &remove_region, nb::arg("name"))
-      .def("submit", &submit, nb::arg("request"), nb::arg("deadline_ns").none())
+      .def("submit", &submit, nb::arg("request"), nb::arg("deadline_ns").none(),
+           nb::arg("tenant") = kNoTenant)
       .def("deadline_ns", &deadline_ns, nb::arg("ticket"))
       .def(
           "request_id",

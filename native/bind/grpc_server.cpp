@@ -5,8 +5,12 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 
+#include <cstring>
 #include <memory>
+#include <optional>
+#include <vector>
 
+#include "bind/access.hpp"
 #include "bind/arguments.hpp"
 #include "bind/errors.hpp"
 #include "bind/module.hpp"
@@ -21,7 +25,8 @@ using grpc::Note;
 using grpc::Service;
 
 struct PyServer {
-  explicit PyServer(std::unique_ptr<grpc::Server> opened) : core(std::move(opened)) {}
+  PyServer(std::uint16_t place, std::unique_ptr<grpc::Server> opened)
+      : index(place), core(std::move(opened)) {}
   // The loop's thread may need the GIL to end: it lets segments go that Python made.
   ~PyServer() {
     const nb::gil_scoped_release released;
@@ -30,6 +35,7 @@ struct PyServer {
   PyServer(const PyServer&) = delete;
   PyServer& operator=(const PyServer&) = delete;
 
+  const std::uint16_t index;
   std::unique_ptr<grpc::Server> core;
 };
 
@@ -50,18 +56,52 @@ void make_server(PyServer* self, std::uint32_t index, std::size_t message_max_by
   if (certificate.size() != 0)
     transports = take_or_raise(
         grpc::tls_transports({as_text(certificate), as_text(key), as_text(client_authority)}));
-  new (self) PyServer(take_or_raise(grpc::Server::open(
-      checked, {message_max_bytes, memory_max_bytes}, connection_age_ns, std::move(transports))));
+  new (self) PyServer(
+      checked, take_or_raise(grpc::Server::open(checked, {message_max_bytes, memory_max_bytes},
+                                                connection_age_ns, std::move(transports))));
 }
 
-// (kind, call, number, deadline_ns or None, text, bytes, compressed)
+// A path, an encoding or another header is whatever the client sent.
+nb::object header_text(const std::string& text) {
+  return nb::steal(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+}
+
+// (kind, call, number, deadline_ns or None, text, authorization, api_key, bytes, compressed)
 nb::tuple note_tuple(const Note& note) {
-  // A path or an encoding is whatever the client sent.
-  const nb::object text = nb::steal(PyUnicode_DecodeUTF8(
-      note.text.data(), static_cast<Py_ssize_t>(note.text.size()), "backslashreplace"));
   return nb::make_tuple(static_cast<int>(note.kind), note.call, note.number,
-                        deadline_or_none(note.deadline_ns), text,
+                        deadline_or_none(note.deadline_ns), header_text(note.text),
+                        header_text(note.authorization), header_text(note.api_key),
                         nb::bytes(note.bytes.data(), note.bytes.size()), note.compressed);
+}
+
+// Each key: (name, SHA-256, whether its holder may send requests, its tenant's place or -1).
+std::vector<grpc::KnownKey> known_keys(const nb::list& given) {
+  std::vector<grpc::KnownKey> keys;
+  for (const nb::handle each : given) {
+    const auto entry = nb::cast<nb::tuple>(each);
+    const auto digest = nb::cast<nb::bytes>(entry[1]);
+    grpc::KnownKey& key = keys.emplace_back();
+    if (digest.size() != key.digest.size())
+      raise(Status::Error(Code::kInvalidArgument, "a key's SHA-256 has 32 bytes"));
+    key.name = nb::cast<std::string>(entry[0]);
+    std::memcpy(key.digest.data(), digest.data(), digest.size());
+    key.infers = nb::cast<bool>(entry[2]);
+    key.tenant = nb::cast<TenantId>(entry[3]);
+  }
+  return keys;
+}
+
+void set_callers(PyServer& self, const nb::list& keys, bool anonymous_infers) {
+  std::optional<grpc::Callers> callers;
+  if (keys.size() != 0 || !anonymous_infers)
+    callers = take_or_raise(grpc::Callers::open(known_keys(keys), anonymous_infers));
+  in_loop(self, [&](Service& service) { service.set_callers(std::move(callers)); });
+}
+
+void set_tenants(PyServer& self, const nb::list& tenants, int board_fd) {
+  auto opened = open_tenants(self.index, tenants, board_fd);
+  in_loop(self, [&](Service& service) { service.frontend().set_tenants(std::move(opened)); });
 }
 
 nb::list take_notes(PyServer& self) {
@@ -102,6 +142,8 @@ void bind_grpc_server(nb::module_& module) {
             in_loop(self, [&](Service& service) { service.frontend().remove_function(name); });
           },
           nb::arg("name"))
+      .def("set_callers", &set_callers, nb::arg("keys"), nb::arg("anonymous_infers"))
+      .def("set_tenants", &set_tenants, nb::arg("tenants"), nb::arg("board_fd"))
       .def("offer_client_memory",
            [](PyServer& self) {
              in_loop(self, [](Service& service) { service.frontend().offer_client_memory(); });
@@ -154,7 +196,7 @@ void bind_grpc_server(nb::module_& module) {
           [](PyServer& self, std::uint64_t call, int code, std::string text,
              std::int64_t retry_after_ms) {
             in_loop(self, [&](Service& service) {
-              service.finish(call, {static_cast<Code>(code), std::move(text)}, retry_after_ms);
+              service.finish(call, {static_cast<Code>(code), std::move(text), retry_after_ms});
             });
           },
           nb::arg("call"), nb::arg("code"), nb::arg("text"), nb::arg("retry_after_ms") = -1)
@@ -199,8 +241,8 @@ void bind_grpc_server(nb::module_& module) {
           [](PyServer& self, std::uint64_t call, std::uint32_t number, int code, std::string text,
              std::int64_t retry_after_ms) {
             in_loop(self, [&](Service& service) {
-              service.refuse(call, number, {static_cast<Code>(code), std::move(text)},
-                             retry_after_ms);
+              service.refuse(call, number,
+                             {static_cast<Code>(code), std::move(text), retry_after_ms});
             });
           },
           nb::arg("call"), nb::arg("number"), nb::arg("code"), nb::arg("text"),

@@ -14,6 +14,7 @@ NB_MODULE(_native, module) {
   module.attr("MAX_FRONTENDS") = gslice::kMaxFrontends;
   module.attr("MAX_INSTANCES") = gslice::kMaxInstances;
   gslice::bind_segment(module);
+  gslice::bind_access(module);
   gslice::bind_frontend(module);
 #ifdef GSLICE_GRPC_SERVER
   gslice::bind_grpc_server(module);

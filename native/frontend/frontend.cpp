@@ -37,6 +37,7 @@ Outcome outcome_of(Code code) {
     case Code::kInvalidArgument:
     case Code::kUnimplemented:
     case Code::kNotFound:
+    case Code::kPermissionDenied:
       return Outcome::kInvalid;
     default:
       return Outcome::kFailed;
@@ -126,6 +127,21 @@ void Frontend::remove_region(std::string_view name) {
   if (regions_) regions_->remove(name);
 }
 
+// ---- tenants ---------------------------------------------------------------------------------
+
+void Frontend::set_tenants(std::unique_ptr<Tenants> tenants) {
+  for (auto& function : functions_) {
+    for (std::uint32_t slot = 0; slot < function->segment().slot_count(); ++slot) {
+      Pending& pending = function->pending(slot);
+      if (pending.tenant == kNoTenant) continue;
+      const std::string_view name = tenants_->name(pending.tenant);
+      pending.tenant = tenants ? tenants->find(name) : kNoTenant;
+      if (pending.tenant != kNoTenant) tenants->go_on(pending.tenant);
+    }
+  }
+  tenants_ = std::move(tenants);
+}
+
 // ---- tickets ---------------------------------------------------------------------------------
 
 Frontend::Place Frontend::place(TicketId id) const {
@@ -146,6 +162,7 @@ void Frontend::forget(Place place) {
   pending.live = false;
   if (std::exchange(pending.reserved, false)) --place.function->reserved;
   pending.places.clear();
+  if (pending.tenant != kNoTenant) tenants_->end(std::exchange(pending.tenant, kNoTenant));
   --place.function->in_flight;
   --in_flight_;
   retire_if_idle(*place.function);
@@ -171,8 +188,8 @@ Result<std::uint64_t> Frontend::tag(TicketId id) const {
 
 // ---- the way in ------------------------------------------------------------------------------
 
-Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
-                                  std::uint64_t tag) {
+Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag,
+                                  TenantId tenant) {
   const Status parsed = request_.parse(message);
   const auto found = by_name_.find(request_.model_name);
   if (found == by_name_.end()) {
@@ -182,7 +199,7 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
   }
   Function& function = *found->second;
   Ticket ticket;
-  Status status = parsed.ok() ? admit_and_lease(function, deadline_ns, ticket) : parsed;
+  Status status = parsed.ok() ? admit_and_lease(function, deadline_ns, tenant, ticket) : parsed;
   if (status.ok()) {
     function.pending(ticket.slot).tag = tag;
     status = queue({&function, ticket});
@@ -192,7 +209,11 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
   return function.named(status);
 }
 
-Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, Ticket& ticket) {
+Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, TenantId tenant,
+                                 Ticket& ticket) {
+  if (tenant != kNoTenant)
+    if (Status status = tenants_->check_function(tenant, function.name()); !status.ok())
+      return status;
   if (Status status = function.check_version(request_.model_version); !status.ok()) return status;
   if (Status status =
           admit(function.signature(), request_, regions_ ? &*regions_ : nullptr, admission_);
@@ -210,14 +231,25 @@ Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, T
       segment.lease(index_, admission_.input_bytes + admission_.output_bytes);
   if (!leased.ok()) return leased.status();
   ticket = leased.value();
-  if (Status status = function.fill(ticket, request_, admission_, end_ns, now); !status.ok()) {
-    segment.cancel(ticket);
+  Status status = fill(function, ticket, tenant, end_ns, now);
+  if (!status.ok()) segment.cancel(ticket);
+  return status;
+}
+
+// Quotas come last: what is refused for anything else has taken nothing of them.
+Status Frontend::fill(Function& function, Ticket ticket, TenantId tenant, std::int64_t deadline_ns,
+                      std::int64_t now) {
+  if (tenant != kNoTenant)
+    if (Status status = tenants_->begin(tenant, now); !status.ok()) return status;
+  if (Status status = function.fill(ticket, request_, admission_, deadline_ns, now); !status.ok()) {
+    if (tenant != kNoTenant) tenants_->end(tenant);
     return status;
   }
   Pending& pending = function.pending(ticket.slot);
   pending.live = true;
   pending.generation = ticket.generation;
-  pending.deadline_ns = end_ns;
+  pending.deadline_ns = deadline_ns;
+  pending.tenant = tenant;
   pending.outputs = admission_.outputs;
   for (const OutputArea& each : std::span(admission_.areas).first(admission_.area_count))
     pending.places.push_back({each, each.area.region->shared_from_this()});
@@ -246,7 +278,7 @@ void Frontend::ring() {
 }
 
 Result<TicketId> Frontend::reserve(wire::Bytes head, std::int64_t deadline_ns,
-                                   std::vector<std::span<std::byte>>& areas) {
+                                   std::vector<std::span<std::byte>>& areas, TenantId tenant) {
   if (Status status = request_.parse(head); !status.ok()) return status;
   const auto found = by_name_.find(request_.model_name);
   if (found == by_name_.end() || !found->second->may_reserve())
@@ -255,7 +287,8 @@ Result<TicketId> Frontend::reserve(wire::Bytes head, std::int64_t deadline_ns,
   if (!expect_raw_inputs(function.signature(), request_))
     return Status::Error(Code::kInvalidArgument, "the sizes of its tensors are not known before");
   Ticket ticket;
-  if (Status status = admit_and_lease(function, deadline_ns, ticket); !status.ok()) return status;
+  if (Status status = admit_and_lease(function, deadline_ns, tenant, ticket); !status.ok())
+    return status;
   function.pending(ticket.slot).reserved = true;
   ++function.reserved;
   Segment& segment = function.segment();

@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "access/tenants.hpp"
 #include "base/clock.hpp"
 #include "base/signature.hpp"
 #include "base/status.hpp"
@@ -52,15 +53,20 @@ class Frontend {
   // Requests in flight still use it.
   void remove_region(std::string_view name);
 
-  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by. Every
-  // error leaves nothing behind.
-  Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag = 0);
+  // Requests of tenants are held to their quotas from now on, those in flight counted; null: there
+  // are no tenants.
+  void set_tenants(std::unique_ptr<Tenants> tenants);
+
+  // `deadline_ns`: the caller's, kNever if none; `tag`: whatever the caller knows it by; `tenant`:
+  // whose quotas hold. Every error leaves nothing behind.
+  Result<TicketId> submit(wire::Bytes message, std::int64_t deadline_ns, std::uint64_t tag = 0,
+                          TenantId tenant = kNoTenant);
   // A request whose tensors are still on their way: `head` is its message up to the first of its
   // raw_input_contents. `areas` are where these belong, in their order: of the ticket's slot, and
   // the caller's to write until `commit` or `cancel`. An error says no more than that this cannot
   // be done so: `submit` the whole message to hear why.
   Result<TicketId> reserve(wire::Bytes head, std::int64_t deadline_ns,
-                           std::vector<std::span<std::byte>>& areas);
+                           std::vector<std::span<std::byte>>& areas, TenantId tenant = kNoTenant);
   // All tensors of a reserved request are there: queues it. An error gives it up.
   Status commit(TicketId id, std::uint64_t tag);
   // The client's id of the request that was submitted last, as long as its message is there.
@@ -100,7 +106,10 @@ class Frontend {
 
   Result<std::uint32_t> new_index();
   Place place(TicketId id) const;
-  Status admit_and_lease(Function& function, std::int64_t deadline_ns, Ticket& ticket);
+  Status admit_and_lease(Function& function, std::int64_t deadline_ns, TenantId tenant,
+                         Ticket& ticket);
+  Status fill(Function& function, Ticket ticket, TenantId tenant, std::int64_t deadline_ns,
+              std::int64_t now);
   Status queue(Place place);
   void forget(Place place);
   void retire_if_idle(Function& function);
@@ -108,6 +117,7 @@ class Frontend {
   std::uint16_t index_;
   bool rings_;
   std::optional<Regions> regions_;
+  std::unique_ptr<Tenants> tenants_;
   std::vector<std::unique_ptr<Function>> functions_;         // in no order
   std::vector<Function*> by_index_;                          // null: free
   std::unordered_map<std::string_view, Function*> by_name_;  // keys live in their functions

@@ -49,7 +49,8 @@ void Function::renew(std::string version, std::int64_t slo_ns) {
 }
 
 Status Function::named(const Status& status) const {
-  return Status::Error(status.code, concat("function ", quoted(name_), ": ", status.message));
+  return {status.code, concat("function ", quoted(name_), ": ", status.message),
+          status.retry_after_ms};
 }
 
 void Function::count(Outcome outcome) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "access/tenants.hpp"
 #include "base/clock.hpp"
 #include "base/signature.hpp"
 #include "base/status.hpp"
@@ -30,7 +31,8 @@ struct Pending {
   bool reserved = false;  // its tensors are on their way
   std::uint32_t generation = 0;
   std::int64_t deadline_ns = kNever;
-  std::uint64_t tag = 0;  // the caller's
+  std::uint64_t tag = 0;        // the caller's
+  TenantId tenant = kNoTenant;  // whose quotas it counts for
   OutputChoice outputs;
   std::vector<OutputPlace> places;  // outputs for the client's memory, in their order
   std::string id;                   // the client's; keeps its capacity, as `places` does

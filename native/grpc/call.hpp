@@ -26,8 +26,7 @@ struct Exchange {
   std::uint32_t number = 0;  // in the call
   TicketId ticket = kNoTicket;
   std::int64_t deadline_ns = kNever;
-  Status status;  // kFailed: why
-  std::int64_t retry_after_ms = -1;
+  Status status;                  // kFailed: why
   std::string id;                 // the client's
   std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes, while it is at the desk
 };
@@ -66,7 +65,11 @@ struct Call {
   std::string path;
   std::string encoding;
   std::string content_type;
-  std::string timeout;  // as the client said it
+  std::string timeout;           // as the client said it
+  std::string authorization;     // likewise, where callers are asked who they are
+  std::string api_key;           // likewise
+  TenantId tenant = kNoTenant;   // whose quotas hold for its requests
+  std::uint64_t identified = 0;  // by which callers: see Service::identify
   std::size_t header_bytes = 0;
   Intake intake;
   std::vector<std::byte> backlog;  // of a stream with too many requests or answers under way
@@ -80,7 +83,6 @@ struct Call {
   bool headers_sent = false;
   bool finished = false;  // nothing is added to `out` any more
   Status status;
-  std::int64_t retry_after_ms = -1;  // below 0: not told
 };
 
 inline bool is_request(const Call& call) {

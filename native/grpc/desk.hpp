@@ -29,6 +29,8 @@ struct Note {
   bool compressed = false;  // of a message
   std::int64_t deadline_ns = kNever;
   std::string text;
+  std::string authorization{};  // who calls, where that is asked: of kOpened, kUnknown, kCompressed
+  std::string api_key{};        // likewise
   std::vector<std::byte> bytes;
 };
 

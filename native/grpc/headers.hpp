@@ -38,7 +38,7 @@ inline const std::array<nghttp2_nv, 3> kHeaders{
 struct Trailers {
   explicit Trailers(const Call& call)
       : code(static_cast<int>(call.status.code)),
-        retry(call.retry_after_ms),
+        retry(call.status.retry_after_ms),
         message(percent_encoded(call.status.message)) {}
 
   std::span<const nghttp2_nv> fields(bool with_headers) {

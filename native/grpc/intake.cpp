@@ -41,7 +41,8 @@ void Intake::forget() {
   ticket_ = kNoTicket;
 }
 
-Intake::Event Intake::take(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns) {
+Intake::Event Intake::take(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns,
+                           TenantId tenant) {
   if (!in_body_) {
     if (prefix_count_ == 0) forget();
     while (prefix_count_ < kPrefixBytes && !chunk.empty()) {
@@ -51,7 +52,7 @@ Intake::Event Intake::take(wire::Bytes& chunk, Frontend* frontend, std::int64_t 
     if (prefix_count_ < kPrefixBytes) return Event::kMore;
     if (const Event event = begin_body(); event != Event::kMore) return event;
   }
-  return take_body(chunk, frontend, deadline_ns);
+  return take_body(chunk, frontend, deadline_ns, tenant);
 }
 
 Intake::Event Intake::begin_body() {
@@ -64,7 +65,8 @@ Intake::Event Intake::begin_body() {
   return size_ > bounds_.message_max_bytes ? Event::kTooLarge : Event::kMore;
 }
 
-Intake::Event Intake::take_body(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns) {
+Intake::Event Intake::take_body(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns,
+                                TenantId tenant) {
   if (taken_ == 0 && chunk.size() >= size_) {
     message_ = chunk.first(size_);
     chunk = chunk.subspan(size_);
@@ -73,7 +75,7 @@ Intake::Event Intake::take_body(wire::Bytes& chunk, Frontend* frontend, std::int
   }
   if (chunk.empty()) return Event::kMore;
   if (frontend != nullptr && !tried_slot_ && size_ >= kSlotBytes && !compressed_)
-    try_slot(chunk, *frontend, deadline_ns);
+    try_slot(chunk, *frontend, deadline_ns, tenant);
   const wire::Bytes bytes = chunk.first(std::min(chunk.size(), size_ - taken_));
   if (ticket_ != kNoTicket && !fill(bytes)) {
     if (!leave_slot(*frontend) || !append(bytes)) return Event::kNoMemory;
@@ -115,7 +117,8 @@ bool Intake::append(wire::Bytes bytes) {
 
 // Looks for the end of the head in what has been taken and what comes now, and if it is there,
 // moves on to the slot. Who sends the head in many small pieces has them copied together first.
-void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadline_ns) {
+void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadline_ns,
+                      TenantId tenant) {
   if (taken_ != 0) {
     const wire::Bytes more = chunk.first(std::min(chunk.size(), size_ - taken_));
     if (!append(more)) return;
@@ -131,7 +134,7 @@ void Intake::try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadl
   const auto head = head_bytes(seen);
   tried_slot_ = head.has_value() || seen.size() >= kHeadBytes || taken_ == size_;
   if (!head) return;
-  const auto reserved = frontend.reserve(seen.first(*head), deadline_ns, areas_);
+  const auto reserved = frontend.reserve(seen.first(*head), deadline_ns, areas_, tenant);
   if (!reserved.ok()) return;
   ticket_ = reserved.value();
   progress_ = {};

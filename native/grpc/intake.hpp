@@ -49,8 +49,10 @@ class Intake {
   Intake& operator=(const Intake&) = delete;
 
   // Takes bytes off the front of `chunk` until something is whole, or none is left.
-  // `frontend`: whose slots large requests may go to; null: no message is a request.
-  Event take(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns);
+  // `frontend`: whose slots large requests may go to; null: no message is a request. `tenant`:
+  // whose quotas hold there.
+  Event take(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns,
+             TenantId tenant = kNoTenant);
   wire::Bytes message() const { return message_; }
   bool compressed() const { return compressed_; }
   std::size_t message_bytes() const { return size_; }
@@ -69,11 +71,12 @@ class Intake {
 
  private:
   Event begin_body();
-  Event take_body(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns);
+  Event take_body(wire::Bytes& chunk, Frontend* frontend, std::int64_t deadline_ns,
+                  TenantId tenant);
   Event end_body(Frontend* frontend);
   bool append(wire::Bytes bytes);
   bool charge();
-  void try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadline_ns);
+  void try_slot(wire::Bytes& chunk, Frontend& frontend, std::int64_t deadline_ns, TenantId tenant);
   bool fill(wire::Bytes bytes);
   bool begin_tensor();
   bool leave_slot(Frontend& frontend);

@@ -47,6 +47,12 @@ void Service::header(Call& call, std::string_view name, std::string_view value) 
     call.encoding = value;
   else if (name == "grpc-timeout")
     call.timeout = value;
+  else if (!callers_)
+    return;
+  else if (name == "authorization")
+    call.authorization = value;
+  else if (name == "x-api-key")
+    call.api_key = value;
 }
 
 void Service::opened(Call& call) {
@@ -62,15 +68,38 @@ void Service::opened(Call& call) {
   }
   if (call.path == kInferPath || call.path == kStreamPath) {
     call.kind = call.path == kInferPath ? Kind::kInfer : Kind::kStream;
-    if (draining_) finish(call, draining());
+    Status status = draining_ ? draining() : identify(call);
+    if (status.ok()) return;
+    call.kind = Kind::kRefused;
+    finish(call, std::move(status));
   } else {
     call.kind = Kind::kDesk;
     desk_.put({.kind = Note::Kind::kOpened,
                .call = call.id,
                .deadline_ns = call.deadline_ns,
                .text = call.path,
+               .authorization = call.authorization,
+               .api_key = call.api_key,
                .bytes = {}});
   }
+}
+
+// Once a call, and again when callers have been told anew.
+Status Service::identify(Call& call) {
+  if (call.identified == callers_set_) return Status::Ok();
+  call.tenant = kNoTenant;
+  if (callers_) {
+    const auto tenant = callers_->identify(call.authorization, call.api_key);
+    if (!tenant.ok()) return tenant.status();
+    call.tenant = tenant.value();
+  }
+  call.identified = callers_set_;
+  return Status::Ok();
+}
+
+void Service::set_callers(std::optional<Callers> callers) {
+  callers_ = std::move(callers);
+  ++callers_set_;
 }
 
 void Service::closed(Call& call) {
@@ -87,10 +116,12 @@ void Service::closed(Call& call) {
   call.deadline_ns = kNever;
   call.next_number = 0;
   call.path.clear(), call.encoding.clear(), call.content_type.clear(), call.timeout.clear();
+  call.authorization.clear(), call.api_key.clear();
+  call.tenant = kNoTenant;
+  call.identified = 0;
   call.header_bytes = 0;
   call.half_closed = call.headers_sent = call.finished = false;
   call.status = Status::Ok();
-  call.retry_after_ms = -1;
 
   const std::size_t place = call.place;
   std::unique_ptr<Call> gone = std::exchange(calls_[place], nullptr);
@@ -158,7 +189,10 @@ void Service::take_messages(Call& call, wire::Bytes& bytes) {
 // What there is of it.
 void Service::take_message(Call& call, wire::Bytes& bytes) {
   Frontend* slots = is_request(call) ? &frontend_ : nullptr;
-  switch (call.intake.take(bytes, slots, call.deadline_ns)) {
+  // Whoever is not known any more is told so when the message is whole; it gets no slot before.
+  if (slots != nullptr && call.intake.ticket() == kNoTicket && !identify(call).ok())
+    slots = nullptr;
+  switch (call.intake.take(bytes, slots, call.deadline_ns, call.tenant)) {
     case Event::kMore:
       return;
     case Event::kMessage:
@@ -200,9 +234,10 @@ void Service::take_request(Call& call, wire::Bytes message) {
     return finish(call, Status::Error(Code::kInternal, "a unary call has one request"));
   Exchange& exchange = new_exchange(call);
   if (draining_) return fail(exchange, draining());
+  if (Status status = identify(call); !status.ok()) return fail(exchange, std::move(status));
   if (call.intake.compressed()) return hand_over(exchange, Note::Kind::kCompressed, message);
-  auto submitted =
-      frontend_.submit(message, call.deadline_ns, reinterpret_cast<std::uintptr_t>(&exchange));
+  auto submitted = frontend_.submit(message, call.deadline_ns,
+                                    reinterpret_cast<std::uintptr_t>(&exchange), call.tenant);
   if (call.kind == Kind::kStream) exchange.id = frontend_.last_id();
   if (submitted.ok()) return queued(exchange, submitted.value());
   if (submitted.status().code == Code::kNotFound && !frontend_.knows_last())
@@ -217,9 +252,9 @@ void Service::take_reserved(Call& call) {
     return finish(call, Status::Error(Code::kInternal, "a unary call has one request"));
   }
   Exchange& exchange = new_exchange(call);
-  if (draining_) {
+  if (Status refused = draining_ ? draining() : identify(call); !refused.ok()) {
     frontend_.cancel(ticket);
-    return fail(exchange, draining());
+    return fail(exchange, std::move(refused));
   }
   if (const auto id = frontend_.request_id(ticket); id.ok() && call.kind == Kind::kStream)
     exchange.id = id.value();
@@ -235,11 +270,10 @@ void Service::queued(Exchange& exchange, TicketId ticket) {
   due(exchange.deadline_ns);
 }
 
-void Service::fail(Exchange& exchange, Status status, std::int64_t retry_after_ms) {
+void Service::fail(Exchange& exchange, Status status) {
   exchange.state = Exchange::State::kFailed;
   exchange.ticket = kNoTicket;
   exchange.status = std::move(status);
-  exchange.retry_after_ms = retry_after_ms;
 }
 
 void Service::hand_over(Call& call, wire::Bytes message) {
@@ -262,6 +296,8 @@ void Service::hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message
              .compressed = kind == Note::Kind::kCompressed,
              .deadline_ns = exchange.call->deadline_ns,
              .text = exchange.call->encoding,
+             .authorization = exchange.call->authorization,
+             .api_key = exchange.call->api_key,
              .bytes = {message.begin(), message.end()}});
 }
 
@@ -302,8 +338,8 @@ void Service::send(std::uint64_t id, wire::Bytes message) {
   call->connection->answer(*call);
 }
 
-void Service::finish(std::uint64_t id, Status status, std::int64_t retry_after_ms) {
-  if (Call* call = find(id); call != nullptr) finish(*call, std::move(status), retry_after_ms);
+void Service::finish(std::uint64_t id, Status status) {
+  if (Call* call = find(id); call != nullptr) finish(*call, std::move(status));
 }
 
 Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire::Bytes message) {
@@ -311,8 +347,10 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
   if (exchange == nullptr || exchange->state != Exchange::State::kAtDesk)
     return Status::Error(Code::kFailedPrecondition, "the call has ended");
   if (draining_) return draining();
-  auto submitted = frontend_.submit(message, exchange->call->deadline_ns,
-                                    reinterpret_cast<std::uintptr_t>(exchange));
+  if (Status status = identify(*exchange->call); !status.ok()) return status;
+  auto submitted =
+      frontend_.submit(message, exchange->call->deadline_ns,
+                       reinterpret_cast<std::uintptr_t>(exchange), exchange->call->tenant);
   if (exchange->call->kind == Kind::kStream) exchange->id = frontend_.last_id();
   if (!submitted.ok()) return submitted.status();
   bounds_.give(std::exchange(exchange->charged_bytes, 0));
@@ -327,12 +365,11 @@ void Service::withdraw(std::uint64_t id, std::uint32_t number) {
   exchange->state = Exchange::State::kAtDesk;
 }
 
-void Service::refuse(std::uint64_t id, std::uint32_t number, Status status,
-                     std::int64_t retry_after_ms) {
+void Service::refuse(std::uint64_t id, std::uint32_t number, Status status) {
   Exchange* exchange = find(id, number);
   if (exchange == nullptr || is_ready(*exchange)) return;
   if (exchange->ticket != kNoTicket) frontend_.cancel(exchange->ticket);
-  fail(*exchange, std::move(status), retry_after_ms);
+  fail(*exchange, std::move(status));
   deliver(*exchange->call);
 }
 

@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "frontend/frontend.hpp"
 #include "grpc/call.hpp"
+#include "grpc/callers.hpp"
 #include "grpc/desk.hpp"
 #include "grpc/spare.hpp"
 
@@ -63,18 +65,22 @@ class Service {
   // Requests are refused from now on, streams end when what they took is answered.
   void drain();
 
+  // Who may call from now on, requests of streams that are open included; none: everybody.
+  void set_callers(std::optional<Callers> callers);
+
   // ---- from the desk: a call that has ended meanwhile is none ----
   void send(std::uint64_t call, wire::Bytes message);
-  void finish(std::uint64_t call, Status status, std::int64_t retry_after_ms);
+  void finish(std::uint64_t call, Status status);
   // A request that was handed over is submitted after all. Its deadline; kNotFound: it has ended.
   Result<std::int64_t> admit(std::uint64_t call, std::uint32_t number, wire::Bytes message);
   // Takes that back.
   void withdraw(std::uint64_t call, std::uint32_t number);
   // Or refused, or given up.
-  void refuse(std::uint64_t call, std::uint32_t number, Status status, std::int64_t retry_after_ms);
+  void refuse(std::uint64_t call, std::uint32_t number, Status status);
 
  private:
   static Status draining() { return Status::Error(Code::kUnavailable, "the server is draining"); }
+  Status identify(Call& call);
   Call* find(std::uint64_t id);
   Exchange* find(std::uint64_t id, std::uint32_t number);
   void take_messages(Call& call, wire::Bytes& bytes);
@@ -87,12 +93,12 @@ class Service {
   void hand_over(Call& call, wire::Bytes message);
   void hand_over(Exchange& exchange, Note::Kind kind, wire::Bytes message);
   void queued(Exchange& exchange, TicketId ticket);
-  void fail(Exchange& exchange, Status status, std::int64_t retry_after_ms = -1);
+  void fail(Exchange& exchange, Status status);
   void deliver(Call& call);
   void answer(Call& call, Exchange& exchange);
   Status add_answer(Call& call, Exchange& exchange);
   void add_message(Call& call, wire::Bytes message);
-  void finish(Call& call, Status status, std::int64_t retry_after_ms = -1);
+  void finish(Call& call, Status status);
   void give_up(Call& call);
   void abandon(Call& call);
   void forget_intake(Call& call);
@@ -115,6 +121,8 @@ class Service {
   std::int64_t unread_ns_;
   nghttp2_mem* memory_;
   std::function<void(Connection&)> wants_flush_;
+  std::optional<Callers> callers_;
+  std::uint64_t callers_set_ = 0;  // how often
   bool draining_ = false;
   bool told_idle_ = false;
   std::uint64_t next_id_ = 1;

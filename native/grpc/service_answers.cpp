@@ -77,7 +77,7 @@ void Service::end_stream(Call& call) {
 void Service::answer(Call& call, Exchange& exchange) {
   Status status = exchange.state == Exchange::State::kDone ? add_answer(call, exchange)
                                                            : std::move(exchange.status);
-  if (call.kind == Kind::kInfer) return finish(call, std::move(status), exchange.retry_after_ms);
+  if (call.kind == Kind::kInfer) return finish(call, std::move(status));
   if (!status.ok())
     add_message(call,
                 wire::stream_error(exchange.id, static_cast<int>(status.code), status.message));
@@ -122,11 +122,10 @@ void Service::add(Call& call, std::unique_ptr<Outgoing> outgoing) {
   call.out.push_back(std::move(outgoing));
 }
 
-void Service::finish(Call& call, Status status, std::int64_t retry_after_ms) {
+void Service::finish(Call& call, Status status) {
   if (call.finished) return;
   call.finished = true;
   call.status = std::move(status);
-  call.retry_after_ms = retry_after_ms;
   call.connection->answer(call);
 }
 
@@ -150,7 +149,6 @@ void Service::drop_first(Call& call) {
   bounds_.give(std::exchange(exchange->charged_bytes, 0));
   exchange->deadline_ns = kNever;
   exchange->status = Status::Ok();
-  exchange->retry_after_ms = -1;
   exchange->id.clear();
   spare_exchanges_.put(std::move(exchange));
 }

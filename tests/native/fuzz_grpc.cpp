@@ -44,13 +44,13 @@ void answer_notes(ConnectionBench& bench) {
         if (choice % 4 == 1 &&
             bench.service.admit(note.call, note.number, std::as_bytes(std::span(request))).ok())
           break;
-        bench.service.refuse(note.call, note.number, Status::Error(Code::kNotFound, "none"), 5);
+        bench.service.refuse(note.call, note.number, {Code::kNotFound, "none", 5});
         break;
       case grpc::Note::Kind::kMessage:
         bench.service.send(note.call, note.bytes);
         break;
       case grpc::Note::Kind::kHalfClosed:
-        bench.service.finish(note.call, Status::Ok(), -1);
+        bench.service.finish(note.call, Status::Ok());
         break;
       default:
         break;

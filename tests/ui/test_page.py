@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gslice.core import audit
 from tests.node import kill_and_wait
 from tests.process.traffic import Traffic
 from tests.ui.pages import WAIT_MS, opened
@@ -127,6 +128,11 @@ def test_a_resize_and_its_stages(page, browser, site) -> None:
         expect(other.locator("[data-stage=swap]")).to_have_class(re.compile("passed"))
         expect(other.locator(".share-now")).to_contain_text(after)
     assert site.node.function("wave").share_granted_percent == 30
+    (ordered,) = (
+        each for each in audit.newest(site.node.state_dir, 100) if each["what"] == "resize"
+    )
+    assert (ordered["who"]["name"], ordered["who"]["via"]) == ("anonymous", "web page")
+    assert (ordered["detail"], ordered["outcome"]) == ("30%", "done")
 
 
 def test_a_resize_that_is_refused(page, site) -> None:

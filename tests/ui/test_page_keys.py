@@ -26,7 +26,8 @@ class Keyed:
     """A front-end's HTTP server in a thread of the test's, which asks for keys."""
 
     def __init__(self, control: Path) -> None:
-        self.access = Access(
+        self.gate = SimpleNamespace()
+        self.gate.access = Access(
             (
                 Key("looker", digest_of("look"), (Role.VIEW,)),
                 Key("owner", digest_of("own"), (Role.ADMIN,)),
@@ -48,11 +49,10 @@ class Keyed:
         readiness: Any = SimpleNamespace(draining=False)
         readiness.drain = lambda: setattr(readiness, "draining", True)
         server = RestServer(
-            SimpleNamespace(),  # type: ignore[arg-type]  # nothing is inferred here
+            SimpleNamespace(gate=self.gate),  # type: ignore[arg-type]  # nothing is inferred here
             readiness,
             Limits(1 << 20, 30_000, 1 << 20),
             control=str(self._control),
-            access=lambda: self.access,
         )
         self.url = f"http://{await server.start('127.0.0.1:0')}/ui/"
         ready()
@@ -109,7 +109,7 @@ def test_a_key_that_is_taken_back(browser, keyed) -> None:
     with opened(browser, keyed.url) as page:
         give(page, "own")
         expect(page.locator("tr[data-function=detector]")).to_be_visible()
-        before = keyed.access
-        keyed.access = Access(before.keys[:1], anonymous=())
+        before = keyed.gate.access
+        keyed.gate.access = Access(before.keys[:1], anonymous=())
         expect(page.locator("#key-text")).to_contain_text("the API key is not known here")
-        keyed.access = before
+        keyed.gate.access = before

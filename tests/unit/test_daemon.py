@@ -47,6 +47,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+class Headers:
+    """A call of somebody who says nothing of who it is."""
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+
 def make_daemon(tmp_path: Path, store: Store) -> Daemon:
     """A daemon that is not run; on a running event loop."""
     config = load_config(None, environ={"GSLICE_NODE__STATE_DIR": str(tmp_path / "state")})
@@ -67,6 +74,7 @@ def test_a_config_override_must_be_json(text: str) -> None:
         {"environment": {"LD_PRELOAD": "/tmp/x.so"}},
         {"args": {"path": "/etc"}},
         {"versions": VersionPolicy(1, "1")},
+        {"warmup": "/etc/passwd"},
     ],
 )
 def test_clients_tune_a_function_but_choose_no_code(other: dict[str, Any]) -> None:
@@ -158,7 +166,7 @@ def test_dropping_the_overlay_goes_on_when_the_caller_leaves(
 
         monkeypatch.setattr(daemon, "discard", discard)
         request = message("gslice.v1.SaveRequest")(discard_overlay=True)
-        call = asyncio.create_task(Servicer(daemon).Save(request, None))
+        call = asyncio.create_task(Servicer(daemon, tmp_path).Save(request, Headers()))
         await asyncio.sleep(0)
         (dropping,) = daemon._tasks
         call.cancel()
@@ -181,7 +189,7 @@ def test_an_order_that_breaks_is_answered(
         monkeypatch.setattr(daemon, "load", load)
         body = "{command: [sleep, 1000], share: 10%}"
         request = message("gslice.v1.LoadRequest")(name="f", function_yaml=body)
-        (stage,) = [stage async for stage in Servicer(daemon).Load(request, None)]
+        (stage,) = [stage async for stage in Servicer(daemon, tmp_path).Load(request, Headers())]
         assert (stage.name, stage.detail) == ("failed", "OSError: no space left")
 
     asyncio.run(scenario())

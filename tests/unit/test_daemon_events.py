@@ -245,7 +245,7 @@ class NodeOfNobody:
 
 
 def test_what_can_never_be_found_is_refused(log: EventLog, store: Store) -> None:
-    servicer = Servicer(NodeOfNobody(log))  # type: ignore[arg-type]
+    servicer = Servicer(NodeOfNobody(log), Path("s"))  # type: ignore[arg-type]
     add(store, "unloaded", subject="gone")
     for subject in ("", "a", "cuda:0", "frontend", "daemon", "gone"):
         servicer._check_filter(EventFilter(subject))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import grpc.aio
 import pytest
 
 from gslice.core.errors import DeadlineExceeded
+from gslice.frontend.gate import Gate
 from gslice.frontend.status import answered
 
 
@@ -29,6 +31,9 @@ class Call:
         raise self._raises
 
 
+OPEN = types.SimpleNamespace(gate=Gate(None))  # type: ignore[arg-type]
+
+
 @answered
 async def too_late(servicer: object, request: object, context: Call) -> None:
     raise DeadlineExceeded("the deadline passed")
@@ -37,11 +42,11 @@ async def too_late(servicer: object, request: object, context: Call) -> None:
 def test_an_error_is_the_calls_status() -> None:
     call = Call(grpc.aio.AbortError())
     with pytest.raises(grpc.aio.AbortError):
-        asyncio.run(too_late(None, None, call))
+        asyncio.run(too_late(OPEN, None, call))
     assert call.status == (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
 
 
 def test_a_call_that_its_client_has_ended_is_cancelled() -> None:
     call = Call(grpc.aio.InternalError("the batch could not be executed"))
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(too_late(None, None, call))
+        asyncio.run(too_late(OPEN, None, call))

@@ -52,11 +52,12 @@ NATIVE: dict[str, set[str]] = {
     "segment": {"base"},
     "wire": {"base"},
     "turns": {"base", "segment"},
+    "access": {"base", "segment", "wire"},
     "pump": {"base", "segment", "turns"},
     "cuda": {"base", "pump"},
-    "frontend": {"base", "segment", "wire"},
-    "grpc": {"base", "segment", "wire", "frontend"},
-    "bind": {"base", "segment", "turns", "wire", "pump", "cuda", "frontend", "grpc"},
+    "frontend": {"base", "segment", "wire", "access"},
+    "grpc": {"base", "segment", "wire", "access", "frontend"},
+    "bind": {*("base", "segment", "turns", "wire", "access", "pump", "cuda", "frontend", "grpc")},
 }
 
 LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 600}

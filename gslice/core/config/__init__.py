@@ -3,6 +3,7 @@
 Workers and front-ends never import this package: it brings pydantic and ruamel.
 """
 
+from gslice.core.config.access import key_to_yaml, present_access
 from gslice.core.config.body import diff_functions, function_to_yaml, relative_path
 from gslice.core.config.body import to_text as value_to_yaml
 from gslice.core.config.load import (
@@ -18,6 +19,7 @@ from gslice.core.config.places import check_state_dir, default_state_dir, format
 from gslice.core.config.save import save_functions
 from gslice.core.config.show import config_to_yaml, functions_to_yaml
 from gslice.core.config.types import (
+    AccessConfig,
     ClientMemoryConfig,
     Config,
     DeviceConfig,
@@ -27,6 +29,7 @@ from gslice.core.config.types import (
 )
 
 __all__ = [
+    "AccessConfig",
     "ClientMemoryConfig",
     "Config",
     "DeviceConfig",
@@ -43,9 +46,11 @@ __all__ = [
     "function_to_yaml",
     "functions_to_yaml",
     "json_schema",
+    "key_to_yaml",
     "load_config",
     "name_of_model",
     "parse_cores",
+    "present_access",
     "relative_path",
     "save_functions",
     "share_from_yaml",

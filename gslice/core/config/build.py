@@ -11,21 +11,22 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
+from gslice.core.config.access import PORTS, insecure_ports, node_access
 from gslice.core.config.devices import crowded, gpu_name, suitable_devices, unsuitable
 from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
-from gslice.core.config.frontends import client_memory, frontend_memory
+from gslice.core.config.frontends import client_memory, frontend_memory, tls_files
 from gslice.core.config.places import (
     check_state_dir,
     default_state_dir,
     format_cores,
     parse_cores,
 )
+from gslice.core.config.policy import model_roots
 from gslice.core.config.problems import nearest
 from gslice.core.config.ranges import ShareRange
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
 from gslice.core.errors import InvalidArgument
-from gslice.core.tls import TlsFiles
 from gslice.core.types import (
     INSTANCES_MAX,
     FunctionSpec,
@@ -88,12 +89,16 @@ class Builder:
             frontend_memory_bytes=frontend_memory(node, self.problems),
             connection_age_us=node.connection_age,
             request_max_bytes=node.request_max,
-            tls=self._tls(node.tls),
+            tls=tls_files(node.tls, self._resolve, self.problems),
             controller=node.controller,
             packing=node.packing,
             spares=node.spares,
             client_memory=client_memory(node.client_memory, self.problems),
             ui=node.ui == "on",
+            access=node_access(node, self._resolve, self.problems),
+            insecure=insecure_ports(node.insecure),
+            model_roots=model_roots(node.model_roots, self._resolve, self.problems),
+            python_functions=node.python_functions,
         )
 
     def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
@@ -208,23 +213,13 @@ class Builder:
 
     def _check_ports(self, node: model.Node) -> None:
         taken: dict[str, str] = {}
-        for key in ("grpc", "http", "metrics"):
+        for key in PORTS:
             address = getattr(node, key)
             if not address or address.endswith(":0"):
                 continue
             first = taken.setdefault(address, key)
             if first != key:
                 self._problem(f"{address} is node.{first} already; use another port", "node", key)
-
-    def _tls(self, tls: model.Tls | None) -> TlsFiles | None:
-        if tls is None:
-            return None
-        paths = (tls.certificate, tls.key, tls.client_authority)
-        files = TlsFiles(*(self._resolve(path) for path in paths))
-        if problem := files.problem():
-            key, text = problem
-            self._problem(text, "node", "tls", key)
-        return files
 
     def _state_dir(self, given: str) -> Path:
         state_dir = Path(self._resolve(given)) if given else default_state_dir(self.environ)

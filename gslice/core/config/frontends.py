@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from gslice.core.config.document import Problem
 from gslice.core.config.types import ClientMemoryConfig
+from gslice.core.tls import TlsFiles
 from gslice.core.units import format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gslice.core.config import model
 
 _MEMORY_BYTES = 256 << 20
@@ -30,6 +33,25 @@ def frontend_memory(node: model.Node, problems: list[Problem]) -> int:
         )
         problems.append(Problem(("node", "frontend_memory"), text))
     return node.frontend_memory or max(_MEMORY_BYTES, node.request_max)
+
+
+def tls_files(
+    tls: model.Tls | None, resolve: Callable[[str], str], problems: list[Problem]
+) -> TlsFiles | None:
+    """What a port shows and asks certificates by.
+
+    Args:
+        tls: As in the file; None: it is not there.
+        resolve: Makes a path of the file absolute.
+        problems: Gets one if no server could use them.
+    """
+    if tls is None:
+        return None
+    files = TlsFiles(*map(resolve, (tls.certificate, tls.key, tls.client_authority)))
+    if problem := files.problem():
+        key, text = problem
+        problems.append(Problem(("node", "tls", key), text))
+    return files
 
 
 def client_memory(

@@ -16,6 +16,7 @@ from gslice.core.config.build import Builder, share_bounds
 from gslice.core.config.document import Document, KeyPath, Problem, parse_document
 from gslice.core.config.model import Defaults, Function, FunctionName, NodeFile
 from gslice.core.config.overrides import environment_overrides
+from gslice.core.config.policy import refusal
 from gslice.core.config.problems import problems_of
 from gslice.core.config.ranges import Share
 from gslice.core.config.types import Config, Override
@@ -97,8 +98,8 @@ def state_dir_of(path: Path | None, environ: Mapping[str, str] | None = None) ->
     for override in environment_overrides({name: environ[name] for name in wanted}, document.data):
         document.override(override)
     node = document.data.get("node", {})
-    if isinstance(node, dict):  # who asks for the directory need not be able to read the key
-        node = {key: value for key, value in node.items() if key != "tls"}
+    if isinstance(node, dict):  # who asks for the directory need not be able to read keys
+        node = {key: value for key, value in node.items() if key not in ("tls", "access")}
     document.data = {"version": 1, "node": node}
     return _built(document, path, environ).node.state_dir
 
@@ -227,6 +228,9 @@ def _built(
         problems = problems_of(error, NodeFile, document.data)
         raise document.error([*problems, *_further(document, problems, builder)]) from error
     config = builder.config(file, path.absolute() if path is not None else None)
+    for spec in config.functions.values():
+        if text := refusal(spec, config.node):
+            builder.problems.append(Problem(("functions", spec.name), text))
     _refuse(document, builder.problems)
     return dataclasses.replace(config, defaults=document.data.get("defaults", {}))
 

@@ -13,10 +13,12 @@ from pydantic import (
     model_validator,
 )
 
+from gslice.core.config.access import AccessSection, Insecure
 from gslice.core.config.engines import Engine, Shapes, check_engine, engine_of, is_exported
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
 from gslice.core.config.tensors import Identity, ModelTensors
 from gslice.core.config.words import (
+    NAME,
     Address,
     AddressOrOff,
     CountOrAuto,
@@ -39,7 +41,6 @@ from gslice.core.config.words import (
 from gslice.core.types import INSTANCES_MAX, QUEUE_MAX
 
 # The bounds of queue, front-ends, instances and lanes are the segment's: native/segment/layout.hpp.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Tls(Section):
@@ -110,6 +111,18 @@ class Node(Section):
     spares: SpareCount = None
     client_memory: ClientMemory | None = Field(
         default=None, description="Requests may name clients' shared memory. Default: they may not."
+    )
+    access: AccessSection | None = Field(
+        default=None, description="Who may do what. Default: whoever reaches a port, everything."
+    )
+    insecure: Insecure = Field(
+        default=False, description="Ports that others may reach although nothing encrypts them."
+    )
+    model_roots: list[str] = Field(
+        default_factory=list, description="Where all that functions load is. Default: anywhere."
+    )
+    python_functions: bool = Field(
+        default=True, description="Functions may be `python`, and `torch` by a factory."
     )
 
 
@@ -347,7 +360,7 @@ class Function(Resident):
 
 
 def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise wrong(
             f"{name!r} cannot be a function's name; use up to 64 letters, digits, '.', '_' and '-'"
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from gslice.core.config.body import flow, leaves, nested, to_text
+from gslice.core.config.body import as_written, flow, leaves, nested, to_text
 from gslice.core.config.places import format_cores
-from gslice.core.config.types import Config, DeviceConfig, NodeConfig
-from gslice.core.units import format_duration, format_percent, format_size
+from gslice.core.config.types import AccessConfig, Config, DeviceConfig, NodeConfig
+from gslice.core.units import format_duration, format_percent, format_rate, format_size
+
+if TYPE_CHECKING:
+    from gslice.core.access import Key, Tenant
 
 
 def config_to_yaml(config: Config) -> str:
@@ -75,7 +78,44 @@ def _node(node: NodeConfig) -> CommentedMap:
         size = format_size(memory.max_bytes)
         body = {"prefix": memory.prefix, "max": size, "owner": memory.owner_uid}
         shown["client_memory"] = flow(CommentedMap(body))
+    shown["access"] = _access(node.access)
+    if node.insecure:
+        shown["insecure"] = flow(CommentedSeq(node.insecure))
+    if node.model_roots:
+        shown["model_roots"] = flow(CommentedSeq(node.model_roots))
+    if not node.python_functions:
+        shown["python_functions"] = False
     return shown
+
+
+def _access(config: AccessConfig) -> CommentedMap:
+    access = config.access
+    shown = CommentedMap(
+        {"anonymous": as_written(access.anonymous) if access.anonymous else "none"}
+    )
+    if config.key_file is not None:
+        shown["key_file"] = str(config.key_file)
+    if access.keys:
+        shown["keys"] = CommentedMap({key.name: _key(key) for key in access.keys})
+    if access.tenants:
+        shown["tenants"] = CommentedMap({each.name: _tenant(each) for each in access.tenants})
+    return shown
+
+
+def _key(key: Key) -> Any:
+    body: dict[str, Any] = {"hash": f"sha256:{key.digest}", "roles": as_written(key.roles)}
+    if key.tenant:
+        body["tenant"] = key.tenant
+    return flow(CommentedMap(body))
+
+
+def _tenant(tenant: Tenant) -> Any:
+    body: dict[str, Any] = {"functions": as_written(tenant.functions)}
+    if tenant.rate_per_s:
+        body |= {"rate": format_rate(tenant.rate_per_s), "burst": tenant.burst}
+    if tenant.requests_max:
+        body["queue"] = tenant.requests_max
+    return flow(CommentedMap(body))
 
 
 def _device(name: str, device: DeviceConfig) -> CommentedMap:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gslice.core.access import Access
 from gslice.core.errors import ConfigError
 from gslice.core.tls import TlsFiles
 from gslice.core.types import FunctionSpec
@@ -25,6 +26,19 @@ class ClientMemoryConfig:
     prefix: str
     max_bytes: int
     owner_uid: int
+
+
+@dataclass(frozen=True)
+class AccessConfig:
+    """Who may do what at the ports.
+
+    Attributes:
+        access: Without what is in the file of keys.
+        key_file: More keys; None: there is none.
+    """
+
+    access: Access = field(default_factory=Access)
+    key_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,10 @@ class NodeConfig:
         spares: Most workers kept waiting for a function; None: one for each engine in use, two at
             most.
         client_memory: Which memory of clients requests may name; None: none.
+        access: Who may do what.
+        insecure: Ports that others may reach although nothing encrypts them, by role.
+        model_roots: Directories that hold all that functions load; none: it may be anywhere.
+        python_functions: Functions may be Python code: `python`, and `torch` by a factory.
     """
 
     grpc: str
@@ -75,11 +93,20 @@ class NodeConfig:
     spares: int | None
     client_memory: ClientMemoryConfig | None = None
     ui: bool = True
+    access: AccessConfig = AccessConfig()
+    insecure: tuple[str, ...] = ()
+    model_roots: tuple[str, ...] = ()
+    python_functions: bool = True
 
     @property
     def control_path(self) -> Path:
         """The socket of the control API, for the owner only."""
         return self.state_dir / "control.sock"
+
+    @property
+    def asks(self) -> bool:
+        """Whether callers are asked who they are, or some may do less than others."""
+        return self.access.key_file is not None or not self.access.access.open
 
     def frontend_kind(self, *, native: bool, native_tls: bool) -> str:
         """What speaks gRPC here: `native` or `python`.
@@ -94,10 +121,10 @@ class NodeConfig:
         lacking = ""
         if not native:
             lacking = "libnghttp2-dev"
-        elif self.tls is not None and not native_tls:
+        elif (self.tls is not None or self.asks) and not native_tls:
             lacking = "libssl-dev"
         if self.frontend == "native" and lacking:
-            without = "it" if not native else "TLS in it"
+            without = "it" if not native else "TLS and API keys in it"
             raise ConfigError(
                 f"node.frontend: native, but this gslice was built without {without}",
                 hint=f"install {lacking} and rebuild, or write frontend: python",

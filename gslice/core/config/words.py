@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from gslice.core.errors import InvalidArgument
 from gslice.core.units import parse_duration, parse_percent, parse_size
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ONNX_FLAGS = ("batched", "cpu_nodes")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 

@@ -31,6 +31,8 @@ class Endpoint:
         kind: Content-Type of the answer, unless tensors are in it.
         binary: Both bodies may have tensors behind the JSON.
         changes: It changes the node, so no web page may call it.
+        rpc: What gRPC calls it, where it has a body: callers who may not call it are refused
+            before that is read.
         fails: Which statuses it may answer instead of 200, besides those of any.
     """
 
@@ -43,6 +45,7 @@ class Endpoint:
     kind: str
     binary: bool
     changes: bool
+    rpc: str
     fails: tuple[int, ...]
 
 
@@ -54,6 +57,7 @@ def endpoint(
     kind: str = "application/json",
     binary: bool = False,
     changes: bool = False,
+    rpc: str = "",
     fails: tuple[int, ...] = (),
 ) -> Callable[[Handler], Handler]:
     """Makes a method an endpoint: see `Endpoint`; its docstring is the text."""
@@ -61,7 +65,13 @@ def endpoint(
     def mark(handler: Handler) -> Handler:
         text = inspect.cleandoc(handler.__doc__ or "")
         name = handler.__name__
-        found = Endpoint(method, paths, name, text, asks, tells, kind, binary, changes, fails)
+        found = Endpoint(
+            *(method, paths, name, text, asks, tells, kind),
+            binary=binary,
+            changes=changes,
+            rpc=rpc,
+            fails=fails,
+        )
         setattr(handler, _MARK, found)
         return handler
 

@@ -49,14 +49,13 @@ class Endpoints:
         self._memory = memory
         self._request_max_bytes = request_max_bytes
         self._closes = closes
-        self._call = Call()
 
     # ---- the server ----
 
     @endpoint("GET", "/v2/health/live", "/healthz", tells=schemas.HEALTHY)
     async def server_live(self, request: web.Request) -> web.StreamResponse:
         """This process answers."""
-        return await self._tell(request, await self._ask("ServerLive"))
+        return await self._tell(request, await self._ask(request, "ServerLive"))
 
     @endpoint(
         "GET",
@@ -66,13 +65,13 @@ class Endpoints:
     )
     async def server_ready(self, request: web.Request) -> web.StreamResponse:
         """Requests are welcome: functions have been loaded, and the server does not drain."""
-        told = await self._ask("ServerReady")
+        told = await self._ask(request, "ServerReady")
         return await self._tell(request, told, status=200 if told["ready"] else 503)
 
     @endpoint("GET", "/v2", tells=schema_of(descriptor("ServerMetadataResponse")))
     async def server_metadata(self, request: web.Request) -> web.StreamResponse:
         """Name, version, and the extensions that are offered."""
-        return await self._tell(request, await self._ask("ServerMetadata"))
+        return await self._tell(request, await self._ask(request, "ServerMetadata"))
 
     @endpoint("GET", "/v2/openapi.json", tells=schemas.DOCUMENT)
     async def api_description(self, request: web.Request) -> web.StreamResponse:
@@ -95,7 +94,7 @@ class Endpoints:
     @endpoint("GET", f"{_MODEL}/ready", f"{_VERSION}/ready", tells=schemas.READY, fails=(404, 503))
     async def model_ready(self, request: web.Request) -> web.StreamResponse:
         """One function takes requests."""
-        told = await self._ask("ModelReady", **_model(request))
+        told = await self._ask(request, "ModelReady", **_model(request))
         body = {"name": request.match_info["model"], **told}
         return await self._tell(request, body, status=200 if told["ready"] else 503)
 
@@ -108,7 +107,9 @@ class Endpoints:
     )
     async def model_metadata(self, request: web.Request) -> web.StreamResponse:
         """A function's inputs and outputs. A leading -1 of a shape is the batch."""
-        return await self._tell(request, await self._ask("ModelMetadata", **_model(request)))
+        return await self._tell(
+            request, await self._ask(request, "ModelMetadata", **_model(request))
+        )
 
     @endpoint(
         "GET",
@@ -119,7 +120,7 @@ class Endpoints:
     )
     async def model_config(self, request: web.Request) -> web.StreamResponse:
         """A function's configuration, as far as it is true."""
-        told = await self._ask("ModelConfig", **_model(request))
+        told = await self._ask(request, "ModelConfig", **_model(request))
         return await self._tell(request, told["config"])
 
     @endpoint(
@@ -133,7 +134,7 @@ class Endpoints:
     async def model_statistics(self, request: web.Request) -> web.StreamResponse:
         """Counters of one function, or of all."""
         asked = _model(request) if "model" in request.match_info else {}
-        return await self._tell(request, await self._ask("ModelStatistics", **asked))
+        return await self._tell(request, await self._ask(request, "ModelStatistics", **asked))
 
     @endpoint(
         "POST",
@@ -143,6 +144,7 @@ class Endpoints:
         tells=schemas.INFER_ANSWER,
         binary=True,
         fails=(404, 408, 429, 500, 501, 503, 504),
+        rpc="ModelInfer",
     )
     async def model_infer(self, request: web.Request) -> web.StreamResponse:
         """Runs a function.
@@ -154,7 +156,7 @@ class Endpoints:
         """
         with self._memory.account() as account:
             asked, wish = await self._read_request(request, account)
-            answer = await self._service.ModelInfer(asked, self._call)
+            answer = await self._service.ModelInfer(asked, Call(request.headers))
             account.take(2 * len(answer))
             body = codec.write_answer(answer, wish, account.take)
             headers, kind = {}, "application/json"
@@ -180,11 +182,14 @@ class Endpoints:
             "type": "array",
             "items": schema_of(descriptor("RepositoryIndexResponse.ModelIndex")),
         },
+        rpc="RepositoryIndex",
     )
     async def repository_index(self, request: web.Request) -> web.StreamResponse:
         """All functions, their states, and why one is not READY."""
         asked = await self._read_object(request)
-        told = await self._ask("RepositoryIndex", ready=fields.flag_field(asked, "ready") or False)
+        told = await self._ask(
+            request, "RepositoryIndex", ready=fields.flag_field(asked, "ready") or False
+        )
         return await self._tell(request, told["models"])
 
     @endpoint(
@@ -194,6 +199,7 @@ class Endpoints:
         tells=schemas.NOTHING,
         changes=True,
         fails=(404, 409, 429, 501, 503),
+        rpc="RepositoryModelLoad",
     )
     async def repository_load(self, request: web.Request) -> web.StreamResponse:
         """Adds or reloads a function; answers when it serves."""
@@ -207,7 +213,7 @@ class Endpoints:
         if "config" in parameters:
             config = fields.text_field(parameters, "config", "parameters.")
             asked.parameters["config"].string_param = config
-        return await self._tell(request, await self._pass_on("RepositoryModelLoad", asked))
+        return await self._tell(request, await self._pass_on(request, "RepositoryModelLoad", asked))
 
     @endpoint(
         "POST",
@@ -216,12 +222,15 @@ class Endpoints:
         tells=schemas.NOTHING,
         changes=True,
         fails=(404, 503),
+        rpc="RepositoryModelUnload",
     )
     async def repository_unload(self, request: web.Request) -> web.StreamResponse:
         """Drains and removes a function."""
         fields.object_field(await self._read_object(request), "parameters")
         name = request.match_info["model"]
-        return await self._tell(request, await self._ask("RepositoryModelUnload", model_name=name))
+        return await self._tell(
+            request, await self._ask(request, "RepositoryModelUnload", model_name=name)
+        )
 
     # ---- clients' memory ----
 
@@ -237,7 +246,7 @@ class Endpoints:
     )
     async def shared_memory_status(self, request: web.Request) -> web.StreamResponse:
         """One region of clients' memory, or all that are in /dev/shm."""
-        told = await self._ask("SystemSharedMemoryStatus", name=_region(request))
+        told = await self._ask(request, "SystemSharedMemoryStatus", name=_region(request))
         return await self._tell(request, list(told["regions"].values()))
 
     @endpoint(
@@ -247,11 +256,13 @@ class Endpoints:
         tells=schemas.NOTHING,
         changes=True,
         fails=(403, 404, 429, 501, 503),
+        rpc="SystemSharedMemoryRegister",
     )
     async def shared_memory_register(self, request: web.Request) -> web.StreamResponse:
         """Lets requests name a part of a file; answers when all front-ends do."""
         asked = await self._read_object(request)
         told = await self._ask(
+            request,
             "SystemSharedMemoryRegister",
             name=_region(request),
             key=fields.text_field(asked, "key", needed=True),
@@ -267,21 +278,22 @@ class Endpoints:
         tells=schemas.NOTHING,
         changes=True,
         fails=(503,),
+        rpc="SystemSharedMemoryUnregister",
     )
     async def shared_memory_unregister(self, request: web.Request) -> web.StreamResponse:
         """Forgets one region, or all that are in /dev/shm."""
         await self._read_object(request)
-        told = await self._ask("SystemSharedMemoryUnregister", name=_region(request))
+        told = await self._ask(request, "SystemSharedMemoryUnregister", name=_region(request))
         return await self._tell(request, told)
 
     # ---- parts ----
 
-    async def _ask(self, method: str, **asked: Any) -> dict[str, Any]:
+    async def _ask(self, request: web.Request, method: str, **asked: Any) -> dict[str, Any]:
         """Asks the servicer, by the name that gRPC has for it."""
-        return await self._pass_on(method, message(f"inference.{method}Request")(**asked))
+        return await self._pass_on(request, method, message(f"inference.{method}Request")(**asked))
 
-    async def _pass_on(self, method: str, asked: Any) -> dict[str, Any]:
-        return to_json(await getattr(self._service, method)(asked, self._call))
+    async def _pass_on(self, request: web.Request, method: str, asked: Any) -> dict[str, Any]:
+        return to_json(await getattr(self._service, method)(asked, Call(request.headers)))
 
     async def _read_request(
         self, request: web.Request, account: Account

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gslice.core.errors import DeadlineExceeded, GsliceError, InvalidArgument, from_code
+from gslice.core.errors import (
+    DeadlineExceeded,
+    GsliceError,
+    InvalidArgument,
+    Unauthenticated,
+    from_code,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import grpc
 
 _STATUS = {  # of google.rpc.Code
@@ -50,15 +58,28 @@ def http_status(error: GsliceError) -> int:
     return int(getattr(error, "http_status", _STATUS[error.code]))
 
 
-def retry_headers(error: GsliceError) -> dict[str, str]:
-    """When the same call is worth another try, in whole seconds; nothing if it is not."""
+def failure_headers(error: GsliceError) -> dict[str, str]:
+    """When the same call is worth another try, in whole seconds; or how to say who calls."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
     if error.retry_after_ms is not None:
         return {"Retry-After": str(max(1, -(-error.retry_after_ms // 1000)))}
     return {"Retry-After": str(_RETRY_AFTER_S)} if error.retriable else {}
 
 
 class Call:
-    """A call as a servicer's method sees it, with which gRPC's and ours are alike."""
+    """A call as a servicer's method sees it, with which gRPC's and ours are alike.
+
+    Args:
+        headers: Of the request.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        """The headers, with names in lower case."""
+        return [(name.lower(), value) for name, value in self._headers.items()]
 
     def time_remaining(self) -> float | None:
         """None: a request that must be answered in time says so by its parameter `timeout`."""

@@ -40,7 +40,11 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
             "description": "KServe v2 (Open Inference Protocol) over HTTP.",
         },
         "paths": paths,
-        "components": {"schemas": {"Error": schemas.ERROR}},
+        "components": {
+            "schemas": {"Error": schemas.ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],  # a node need not have keys
     }
 
 
@@ -92,7 +96,7 @@ def _responses(each: Endpoint) -> dict[str, Any]:
         done["headers"] = {JSON_LENGTH: _BINARY_HEADER}
     responses = {"200": done}
     bodies = _OF_BODIES if each.asks is not None else ()
-    for status in sorted({*each.fails, *bodies, *((403,) if each.changes else ())}):
+    for status in sorted({*each.fails, *bodies, *((401, 403) if each.rpc else ())}):
         responses[str(status)] = _failure(status)
     return responses
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import GsliceError, Unavailable, from_code
@@ -30,16 +31,22 @@ class ControlLink:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._channel: Any = None
-        self._stub: Any = None
 
-    async def stream(self, method: str, **fields: Any) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, method: str, caller: str = "", **fields: Any
+    ) -> AsyncGenerator[Any, None]:
         """One call with many answers; it is given up when this is closed.
+
+        Args:
+            method: Of gslice.v1.Control.
+            caller: For whom, for the audit log.
+            fields: Of the request.
 
         Raises:
             Unavailable: the daemon is away, or goes.
             GsliceError: its answer.
         """
-        call = self._method(method)(_request(method, fields))
+        call = getattr(self._stub(caller), method)(_request(method, fields))
         try:
             with self._told():
                 async for answer in call:
@@ -51,17 +58,18 @@ class ControlLink:
         """Ends the connection, and every call."""
         if self._channel is not None:
             await self._channel.close()
-            self._channel = self._stub = None
+            self._channel = None
 
-    def _method(self, name: str) -> Any:
-        if self._stub is None:
-            import grpc.aio  # only where somebody looks
+    def _stub(self, caller: str) -> Any:
+        import grpc.aio  # only where somebody looks
 
-            from gslice.protos.rpc import Stub
+        from gslice.protos.rpc import Stub
 
+        if self._channel is None:
             self._channel = grpc.aio.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
-            self._stub = Stub(self._channel, _SERVICE)
-        return getattr(self._stub, name)
+        who = (("gslice-for", caller),) if caller else ()
+        headers = (("gslice-pid", str(os.getpid())), *who)  # for the audit log
+        return Stub(self._channel, _SERVICE, headers)
 
     @contextlib.contextmanager
     def _told(self) -> Any:

@@ -172,7 +172,8 @@ class Page:
 
         What is refused at once has an HTTP status that says so.
         """
-        stages = self._link.stream(method, **asked)
+        caller = self._guard.caller(request, Role.ADMIN).name
+        stages = self._link.stream(method, caller, **asked)
         first = await anext(stages)
         return await self._send_events(request, _stages(first, stages))
 
