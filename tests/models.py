@@ -72,6 +72,19 @@ def dynamic_image(folder: Path) -> Path:
     )
 
 
+def mean_colour(folder: Path, size: int = 32) -> Path:
+    """y[N, 3] = the mean of each channel of x[N, 3, size, size]: a picture's colour."""
+    return _save(
+        folder / "mean_colour.onnx",
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["y"]),
+        ],
+        [_value("x", "FP32", ("N", 3, size, size))],
+        [_value("y", "FP32", ("N", 3))],
+    )
+
+
 def strings(folder: Path) -> Path:
     """y[N, 2] = x[N, 2] with "!" after each element: BYTES in and out, of changing length."""
     return _save(

@@ -95,6 +95,8 @@ def _announce(daemon: Daemon) -> None:
     if status.http_address:
         scheme = "https" if encrypted else "http"
         print(f"HTTP     {scheme}://{status.http_address}/v2/docs")
+        if daemon.node.config.ui:
+            print(f"page     {scheme}://{status.http_address}/ui")
     print(f"metrics  http://{status.metrics_address}/metrics")
     print(f"state    {status.state_dir}", flush=True)
     daemon.background(_announce_functions(daemon))

@@ -318,7 +318,9 @@ class Servicer:
     def _audited(
         self, context: Any, what: str, subject: str, detail: str = ""
     ) -> AbstractContextManager[None]:
-        return self._daemon.audit.action(caller(self._path, context), what, subject, detail)
+        frontends = [each.child.process.pid for each in self._daemon.supervisor.frontends.all()]
+        who = caller(self._path, context, frontends)
+        return self._daemon.audit.action(who, what, subject, detail)
 
     async def _stages(
         self,

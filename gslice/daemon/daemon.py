@@ -246,7 +246,7 @@ class Daemon:
     async def _start_control(self) -> None:
         from gslice.daemon.control_api import ControlServer
 
-        control = ControlServer(self, self._config.node.state_dir / "control.sock")
+        control = ControlServer(self, self._config.node.control_path)
         await control.start()
         self._control = control
 

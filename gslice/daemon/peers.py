@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from gslice.daemon.audit import Who
 
 PID_HEADER = "gslice-pid"
+FOR_HEADER = "gslice-for"
 VIA = "control socket"
+VIA_PAGE = "web page"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _NOBODY = 2**32 - 1  # of /proc/PID/loginuid: nobody logged in for it
 
@@ -39,15 +43,20 @@ class Peer:
     uid: int
 
 
-def caller(path: Path, context: Any) -> Who:
+def caller(path: Path, context: Any, frontends: Container[int] = ()) -> Who:
     """Who makes a call on a Unix socket.
 
     Args:
         path: Of the socket.
         context: The call's.
+        frontends: Process ids of front-ends, which say for whom they call: for the web page.
     """
-    claimed = dict(context.invocation_metadata()).get(PID_HEADER, "")
-    return identify(peers(path), int(claimed) if claimed.isdecimal() else 0)
+    headers = dict(context.invocation_metadata())
+    claimed = headers.get(PID_HEADER, "")
+    who = identify(peers(path), int(claimed) if claimed.isdecimal() else 0)
+    if FOR_HEADER in headers and who.get("pid") in frontends:
+        return {"name": headers[FOR_HEADER], "via": VIA_PAGE, "pid": who["pid"]}
+    return who
 
 
 def identify(found: set[Peer], claimed_pid: int) -> Who:

@@ -70,6 +70,7 @@ async def run(settings: Settings) -> None:
             kind=settings.kind,
             tls=settings.tls.digest if settings.tls is not None else "",
             client_memory=settings.client_memory,
+            page=bool(settings.control),
             asks=not parts.gate.access.open,
             telemetry=telemetry_words(settings.logs, settings.tracing),
         )

@@ -74,7 +74,9 @@ def rest_parts(settings: Settings, repository: Repository, wake: Wake, memory: M
     from gslice.frontend.rest_server import RestServer
 
     path = _PythonPath(settings, repository, wake, memory)
-    server = RestServer(path.service, path.readiness, settings.limits, settings.tls)
+    server = RestServer(
+        path.service, path.readiness, settings.limits, settings.tls, settings.control
+    )
     return path.parts(server)
 
 

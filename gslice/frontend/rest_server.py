@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,10 +21,12 @@ from gslice.frontend.rest.endpoints import Endpoints
 from gslice.frontend.rest.failures import Call, failure_headers, http_status
 from gslice.frontend.rest.memory import Memory
 from gslice.frontend.server import Server
+from gslice.frontend.ui.page import Page
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
+    from gslice.core.access import Access
     from gslice.core.tls import TlsContent
     from gslice.frontend.inference import InferenceServicer
     from gslice.frontend.readiness import Readiness
@@ -42,6 +45,7 @@ class RestServer(Server):
         readiness: As of `Server`.
         limits: Of requests and connections.
         tls: Encrypts the port; None: nothing does.
+        control: The daemon's control socket, for the web page; empty: there is no page.
 
     Raises:
         InvalidArgument: the certificates cannot be used.
@@ -53,6 +57,7 @@ class RestServer(Server):
         readiness: Readiness,
         limits: Limits,
         tls: TlsContent | None = None,
+        control: str = "",
     ) -> None:
         super().__init__(readiness)
         self._limits = limits
@@ -61,6 +66,7 @@ class RestServer(Server):
         self._endpoints = Endpoints(service, memory, limits.request_max_bytes, self._closes)
         self._gate = service.gate
         self._known = {each.name: each for each in endpoints_of(Endpoints)}
+        self._page = Page(Path(control), memory, self._closes, self._access) if control else None
         self._runner: web.AppRunner | None = None
         self._open = 0  # calls that are being answered
         self._idle = asyncio.Event()
@@ -74,6 +80,8 @@ class RestServer(Server):
                 application.router.add_route(each.method, path, handler)
                 if each.method == "GET":
                     application.router.add_route("HEAD", path, handler)
+        if self._page is not None:
+            self._page.add_to(application, address)
         # It would tell of every client that speaks no HTTP; what is ours is told by `_answered`.
         silent = logging.getLogger(f"{log.name}.http")
         silent.setLevel(logging.CRITICAL)
@@ -95,15 +103,26 @@ class RestServer(Server):
 
     def _leave(self) -> None:
         """Connections end with their next answer, or when they have been idle for long enough."""
+        self._leave_page()
 
     def _refuse(self) -> None:
         """The servicer does; and whoever asks hears that the connection ends."""
+        self._leave_page()
 
     async def _stop(self, timeout_s: float) -> None:
         if self._runner is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
             await self._runner.cleanup()
+        if self._page is not None:
+            await self._page.close()
+
+    def _access(self) -> Access:
+        return self._gate.access
+
+    def _leave_page(self) -> None:
+        if self._page is not None:
+            self._page.leave()
 
     def _closes(self) -> bool:
         return self.state != "serving"

@@ -45,6 +45,7 @@ class Settings:
         limits: Of clients.
         tls: What encrypts its port; None: nothing does.
         client_memory: Prefix of the keys of clients' memory; empty: requests may name none.
+        control: The daemon's control socket, for the web page; empty: there is no page.
         logs: How to log.
         tracing: Where traces of requests go; None: there are none.
     """
@@ -55,6 +56,7 @@ class Settings:
     limits: Limits
     tls: TlsContent | None
     client_memory: str
+    control: str = ""
     logs: LogStyle = field(default_factory=LogStyle)
     tracing: Tracing | None = None
 
@@ -95,6 +97,7 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
     parser.add_argument("--otlp", default="", help="URL of a collector of traces; empty: none")
     parser.add_argument("--trace-sample", type=float, default=0.0, help="part that is traced")
     LogStyle.options(parser)
+    parser.add_argument("--control", default="", help="the daemon's control socket: a web page")
     given = parser.parse_args(arguments)
     if bool(given.certificate) != bool(given.key) or (given.client_authority and not given.key):
         parser.error("--certificate and --key go together, --client-authority with both")
@@ -114,4 +117,5 @@ def parse(description: str | None, arguments: list[str] | None = None) -> Settin
         client_memory=given.client_memory,
         logs=LogStyle.of(given),
         tracing=Tracing(given.otlp, given.trace_sample) if given.otlp else None,
+        control=given.control,
     )

@@ -136,6 +136,7 @@ class FrontendState:
         kind: What it speaks: gRPC, `python` or `native`, or HTTP, `rest`.
         tls: Digest of the certificates that it was started with; empty: its port is not encrypted.
         client_memory: The prefix of the keys that it takes; empty: it takes no client's memory.
+        page: It has the web page.
         asks: Callers are asked who they are, or some may do less than others; None: this build
             cannot.
         telemetry: `telemetry_words` of what it was started with.
@@ -149,6 +150,7 @@ class FrontendState:
     kind: str = "python"
     tls: str = ""
     client_memory: str = ""
+    page: bool = False
     asks: bool | None = None
     telemetry: str = "text info"
 

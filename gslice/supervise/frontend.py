@@ -25,6 +25,7 @@ class Frontend:
         kind: What it speaks, as it says: gRPC, `python` or `native`, or HTTP, `rest`.
         tls: Digest of its certificates, as it says; empty: its port is not encrypted.
         client_memory: Prefix of the clients' memory that it takes, as it says; empty: none.
+        page: It has the web page.
         asks: It asks callers who they are, as it says.
         telemetry: What it logs and traces, as it says: `telemetry_words`.
         inherited: An earlier daemon started it.
@@ -38,6 +39,7 @@ class Frontend:
     kind: str = "python"
     tls: str = ""
     client_memory: str = ""
+    page: bool = False
     asks: bool | None = None
     telemetry: str = "text info"
     inherited: bool = False
@@ -58,6 +60,7 @@ class Frontend:
             kind=state.kind,
             tls=state.tls,
             client_memory=state.client_memory,
+            page=state.page,
             asks=state.asks,
             telemetry=state.telemetry,
         )

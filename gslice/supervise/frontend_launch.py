@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gslice._native import GRPC_SERVER, GRPC_SERVER_TLS
 from gslice.core.errors import Unavailable
 from gslice.core.tracing import telemetry_words
+from gslice.ipc.messages import REST
 from gslice.supervise.process import Launch
 
 if TYPE_CHECKING:
@@ -25,19 +26,24 @@ def kind_of(config: NodeConfig) -> str:
     return config.frontend_kind(native=GRPC_SERVER, native_tls=GRPC_SERVER_TLS)
 
 
-def offer_of(config: NodeConfig) -> tuple[str, str, str]:
+def offer_of(config: NodeConfig, kind: str) -> tuple[str, str, str, bool]:
     """What somebody notices of how a front-end is started, beside its kind.
 
     Returns:
         The digest of its certificates, and the prefix of the clients' memory that it takes, each
-        empty if there is none; and what it tells of itself.
+        empty if there is none; what it tells of itself; and whether it has the web page.
 
     Raises:
         ConfigError: a certificate cannot be read.
     """
     digest = config.tls.read().digest if config.tls is not None else ""
     prefix = config.client_memory.prefix if config.client_memory is not None else ""
-    return digest, prefix, telemetry_words(config.logs.style, config.tracing)
+    return (
+        digest,
+        prefix,
+        telemetry_words(config.logs.style, config.tracing),
+        _has_page(config, kind),
+    )
 
 
 def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
@@ -61,6 +67,8 @@ def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
         options |= {"--otlp": config.tracing.otlp, "--trace-sample": config.tracing.sample}
     if config.client_memory is not None:
         options["--client-memory"] = config.client_memory.prefix
+    if _has_page(config, kind):
+        options["--control"] = config.control_path
     if config.tls is not None:
         options |= {"--certificate": config.tls.certificate, "--key": config.tls.key}
         if config.tls.client_authority:
@@ -68,6 +76,10 @@ def launch_of(config: NodeConfig, kind: str, index: int, log: Path) -> Launch:
     arguments = [str(part) for option in options.items() for part in option]
     arguments += config.logs.style.arguments
     return Launch("gslice.frontend", arguments, log)
+
+
+def _has_page(config: NodeConfig, kind: str) -> bool:
+    return config.ui and kind == REST
 
 
 def port_of(address: str) -> str:

@@ -320,9 +320,15 @@ class Frontends:
     def _outdated(self, frontend: Frontend) -> bool:
         """Whether one that is started now would have something else for clients."""
         config = self._node.config
-        has = frontend.kind, frontend.tls, frontend.client_memory, frontend.telemetry
-        wants = self._doors[frontend.door].kind(config), *offer_of(config)
-        return frontend.inherited and has != wants
+        has = (
+            frontend.kind,
+            frontend.tls,
+            frontend.client_memory,
+            frontend.telemetry,
+            frontend.page,
+        )
+        kind = self._doors[frontend.door].kind(config)
+        return frontend.inherited and has != (kind, *offer_of(config, kind))
 
     async def _renew_outdated(self) -> None:
         """They serve on until others have taken over, which connections take their time for."""

@@ -97,6 +97,7 @@ class Builder:
             packing=node.packing,
             spares=node.spares,
             client_memory=client_memory(node.client_memory, self.problems),
+            ui=node.ui == "on",
             access=node_access(node, self._resolve, self.problems),
             insecure=insecure_ports(node.insecure),
             model_roots=model_roots(node.model_roots, self._resolve, self.problems),

@@ -74,6 +74,7 @@ class Node(Section):
         default="127.0.0.1:8000", description="KServe v2 over HTTP; off: not offered."
     )
     metrics: Address = "127.0.0.1:8002"
+    ui: Literal["on", "off"] = Field(default="on", description="The HTTP port has a web page.")
     state_dir: str = Field(
         default="", description="Default: $GSLICE_STATE_DIR, else the user's state."
     )

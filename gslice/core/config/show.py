@@ -89,6 +89,7 @@ def _node(node: NodeConfig) -> CommentedMap:
             "grpc": node.grpc,
             "http": node.http or "off",
             "metrics": node.metrics,
+            "ui": "on" if node.ui else "off",
             "state_dir": str(node.state_dir),
             "orphan_grace": format_duration(node.orphan_grace_us),
             "hang_timeout": format_duration(node.hang_timeout_us),

@@ -79,6 +79,7 @@ class NodeConfig:
         grpc: host:port of KServe v2 over gRPC; port 0 takes a free one.
         http: host:port of KServe v2 over HTTP; empty: not offered.
         metrics: host:port of the Prometheus page.
+        ui: The HTTP port has the web page.
         state_dir: Sockets, logs and the store; absolute.
         orphan_grace_us: How long children serve on without a daemon.
         hang_timeout_us: A worker without progress for that long is restarted.
@@ -127,10 +128,16 @@ class NodeConfig:
     spares: int | None
     model_cache: ModelCacheConfig
     client_memory: ClientMemoryConfig | None = None
+    ui: bool = True
     access: AccessConfig = AccessConfig()
     insecure: tuple[str, ...] = ()
     model_roots: tuple[str, ...] = ()
     python_functions: bool = True
+
+    @property
+    def control_path(self) -> Path:
+        """The socket of the control API, for the owner only."""
+        return self.state_dir / "control.sock"
 
     @property
     def asks(self) -> bool:
