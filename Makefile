@@ -183,6 +183,11 @@ bench: $(VENV)/.dev $(VENV)/.built  ## what gslice adds to a request; OUT=file.j
 	@mkdir -p $(dir $(OUT))
 	$(BIN)/python -m benchmarks.overhead --json $(OUT)
 
+.PHONY: docs
+docs: $(VENV)/.dev $(VENV)/.built  ## the documentation as pages, into build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto docs build/docs
+	@echo "build/docs/index.html"
+
 .PHONY: clean
 clean:  ## remove what was built, but not the environment
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.built
