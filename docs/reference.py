@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from sphinx.application import Sphinx
 
@@ -43,7 +42,7 @@ def configuration() -> str:
     lines = [_INTRODUCTION, "## The file", "", *_table(schema)]
     for name in known + rest:
         title = _SECTIONS.get(name, "")
-        about = definitions[name].get("description", "").splitlines()
+        about = definitions[name].get("description", "").removeprefix(f"`{title}`: ").splitlines()
         lines += ["", f"({_anchor(name)})=", f"## {f'`{title}`' if title else name}", ""]
         lines += [*about, "", *_table(definitions[name])]
     return "\n".join(lines) + "\n"
@@ -90,6 +89,8 @@ def _takes(field: dict[str, Any]) -> str:
 
 def _of_type(field: dict[str, Any]) -> str:
     kind = field.get("type", "")
+    if isinstance(kind, list):
+        return " or ".join(_of_type({**field, "type": each}) for each in kind)
     if kind == "array":
         return f"list of {_takes(field.get('items', {}))}"
     if kind == "object" and isinstance(field.get("additionalProperties"), dict):
@@ -102,20 +103,21 @@ def _of_type(field: dict[str, Any]) -> str:
 
 def command_pages() -> str:
     """`reference/commands.md`."""
-    lines = ["# Every command", "", "As `--help` shows them. Each has `--help`.", ""]
+    lines = ["# Every command", "", "As `--help` shows them.", ""]
     for path, command in _leaves("gslice", typer.main.get_command(commands)):
-        context = click.Context(command, info_name=path)
+        context = command.make_context(path, [], resilient_parsing=True)
         lines += [f"## `{path}`", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(lines)
 
 
-def _leaves(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if not isinstance(command, click.Group):
+def _leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Commands that are no groups, in the order of `--help`."""
+    group = getattr(command, "commands", None)
+    if group is None:
         yield path, command
         return
-    for name in command.list_commands(click.Context(command)):
-        entry = command.get_command(click.Context(command), name)
-        if entry is not None and not entry.hidden:
+    for name, entry in group.items():
+        if not entry.hidden:
             yield from _leaves(f"{path} {name}", entry)
 
 
