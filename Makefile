@@ -202,6 +202,11 @@ man: $(VENV)/.dev $(VENV)/.built  ## a man page for each command, into build/man
 wheels: check  ## wheels for each Python that is here, into dist
 	scripts/wheels.sh
 
+.PHONY: docs
+docs: $(VENV)/.dev $(VENV)/.built  ## the documentation as pages, into build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto docs build/docs
+	@echo "build/docs/index.html"
+
 .PHONY: clean
 clean:  ## remove what was built, but not the environment
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.built

@@ -183,7 +183,7 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of node.yaml."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **NodeFile.model_json_schema(),
+        **NodeFile.model_json_schema(mode="serialization"),  # which has defaults as written
         "title": "gslice node.yaml",
     }
 

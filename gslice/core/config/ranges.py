@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     WithJsonSchema,
     model_validator,
 )
@@ -50,12 +51,13 @@ def _share(value: Any) -> Any:
 Share = Annotated[
     ShareRange,
     BeforeValidator(_share),
+    PlainSerializer(lambda share: "auto" if share == ShareRange() else share, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [
                 {"const": "auto"},
                 {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"},
-                ShareRange.model_json_schema(),
+                ShareRange.model_json_schema(mode="serialization"),
             ]
         }
     ),
@@ -88,6 +90,7 @@ def _replicas(value: Any) -> Any:
 Replicas = Annotated[
     ReplicaRange,
     BeforeValidator(_replicas),
+    PlainSerializer(lambda range_: range_.min, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [

@@ -7,11 +7,18 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from gslice.core.errors import InvalidArgument
-from gslice.core.units import parse_duration, parse_percent, parse_size
+from gslice.core.units import (
+    format_duration,
+    format_percent,
+    format_size,
+    parse_duration,
+    parse_percent,
+    parse_size,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ONNX_FLAGS = ("batched", "cpu_nodes")
@@ -47,6 +54,14 @@ def _words(parse: Callable[[str], Any], what: str, example: str, **instead: Any)
     return BeforeValidator(read)
 
 
+def _written(write: Callable[[Any], Any], **instead: Any) -> PlainSerializer:
+    """The other way: the schema shows defaults as they are written in the file."""
+    words = {value: word for word, value in instead.items()}
+    return PlainSerializer(
+        lambda amount: words[amount] if amount in words else write(amount), when_used="json"
+    )
+
+
 def at_least(least: int, text: str) -> AfterValidator:
     """A lower bound, in words with its unit."""
 
@@ -68,37 +83,44 @@ _SIZE_PATTERN = r"[0-9]+(\.[0-9]+)?([KMGT]i?)?B"
 Duration = Annotated[
     int,
     _words(parse_duration, "a duration", "30ms"),
+    _written(format_duration),
     _text_schema(f"^{_DURATION_PATTERN}$", "30ms", "2s"),
 ]
 DurationOrNone = Annotated[
     int,
     _words(parse_duration, "a duration or `none`", "30ms", none=0),
+    _written(format_duration, none=0),
     _text_schema(f"^({_DURATION_PATTERN}|none)$", "30ms", "none"),
 ]
 DurationOrAuto = Annotated[
     int,
     _words(parse_duration, "a duration or `auto`", "2ms", auto=-1),
+    _written(format_duration, auto=-1),
     _text_schema(f"^({_DURATION_PATTERN}|auto)$", "2ms", "auto"),
 ]
 Size = Annotated[
     int,
     _words(parse_size, "a size", "64MiB"),
+    _written(format_size),
     _text_schema(f"^{_SIZE_PATTERN}$", "64MiB", "1GB"),
 ]
 PositiveSize = Annotated[Size, at_least(1, "1B")]
 SizeOrAuto = Annotated[
     int,
     _words(parse_size, "a size or `auto`", "4GiB", auto=0),
+    _written(format_size, auto=0),
     _text_schema(f"^({_SIZE_PATTERN}|auto)$", "4GiB", "auto"),
 ]
 SizeOrNone = Annotated[
     int,
     _words(parse_size, "a size or `none`", "4GiB", none=0),
+    _written(format_size, none=0),
     _text_schema(f"^({_SIZE_PATTERN}|none)$", "4GiB", "none"),
 ]
 Percent = Annotated[
     float,
     _words(parse_percent, "a percentage", "40%"),
+    _written(format_percent),
     _text_schema(r"^[0-9]+(\.[0-9]+)?%$", "40%"),
 ]
 
@@ -200,7 +222,7 @@ def _memory_prefix(value: str) -> str:
 
 
 Address = Annotated[str, BeforeValidator(_address)]
-AddressOrOff = Annotated[str, BeforeValidator(_address_or_off)]
+AddressOrOff = Annotated[str, BeforeValidator(_address_or_off), _written(str, off="")]
 MemoryPrefix = Annotated[
     str,
     AfterValidator(_memory_prefix),
@@ -216,6 +238,7 @@ CountOrAuto = Annotated[
     int,
     BeforeValidator(_count_or_auto),
     Field(ge=0, le=65_536),
+    _written(int, auto=0),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
 ]
 
@@ -223,6 +246,7 @@ CountOrAuto = Annotated[
 SpareCount = Annotated[
     int | None,
     BeforeValidator(_spares),
+    _written(int, auto=None),
     WithJsonSchema(
         {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 16}, {"const": "auto"}]}
     ),
