@@ -1,4 +1,4 @@
-"""The documentation says what the code does: links lead somewhere, messages exist, settings are told."""
+"""The documentation says what the code does: links, messages, settings."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from gslice.core.units import parse_rate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from gslice.core.config.model import Node
+    from gslice.core.config.node import Node
 
 KEYS_MAX = 256
 FUNCTIONS_MAX = 1024  # of all tenants together: a front-end is told of all in one message

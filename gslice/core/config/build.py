@@ -17,6 +17,7 @@ from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
 from gslice.core.config.fetching import Warmup, model_cache
 from gslice.core.config.frontends import client_memory, frontend_memory, tls_files
+from gslice.core.config.node import Device, Node
 from gslice.core.config.places import (
     check_state_dir,
     default_state_dir,
@@ -75,7 +76,7 @@ class Builder:
             self._problem(text, "functions", name, "isolation")
         return Config(node, devices, functions, path, gpus=tuple(self.gpus))
 
-    def node(self, node: model.Node) -> NodeConfig:
+    def node(self, node: Node) -> NodeConfig:
         """The daemon's settings."""
         self._check_ports(node)
         return NodeConfig(
@@ -108,11 +109,11 @@ class Builder:
             model_cache=model_cache(node.model_cache, self.base, self.environ),
         )
 
-    def devices(self, devices: Mapping[str, model.Device]) -> dict[str, DeviceConfig]:
+    def devices(self, devices: Mapping[str, Device]) -> dict[str, DeviceConfig]:
         """The devices; `cpu` with every core of this process, and the GPUs, when none is named."""
         if not devices:
             cpu = DeviceConfig(cpus=tuple(sorted(os.sched_getaffinity(0))))
-            gpus = {name: self._device(name, model.Device()) for name in self.gpus}
+            gpus = {name: self._device(name, Device()) for name in self.gpus}
             return {"cpu": cpu, **gpus}
         built: dict[str, DeviceConfig] = {}
         owners: dict[int, str] = {}
@@ -222,7 +223,7 @@ class Builder:
             return path or ""
         return os.path.normpath(self.base / Path(path).expanduser())
 
-    def _check_ports(self, node: model.Node) -> None:
+    def _check_ports(self, node: Node) -> None:
         taken: dict[str, str] = {}
         for key in PORTS:
             address = getattr(node, key)
@@ -240,7 +241,7 @@ class Builder:
             self._problem(error.message, "node", "state_dir")
         return state_dir
 
-    def _device(self, name: str, device: model.Device) -> DeviceConfig:
+    def _device(self, name: str, device: Device) -> DeviceConfig:
         part, path = name.partition(":")[2], ("devices", name)
         if gpu := gpu_name(name):
             return self._gpu(gpu, device, path)
@@ -270,7 +271,7 @@ class Builder:
             cpus=tuple(mine if cores is None else cores),
         )
 
-    def _gpu(self, gpu: str, device: model.Device, path: tuple[str, ...]) -> DeviceConfig:
+    def _gpu(self, gpu: str, device: Device, path: tuple[str, ...]) -> DeviceConfig:
         if device.limiter not in _GPU_LIMITERS:
             later = ("green", "mps-static")
             text = "is not there yet" if device.limiter in later else "limits cores"

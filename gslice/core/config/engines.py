@@ -23,9 +23,9 @@ Lengths = Annotated[list[int], Field(min_length=1, max_length=8)]
 class Shapes(Section):
     """`shapes.<input>`: lengths that a model leaves open; -1 first for the rows of a batch."""
 
-    min: Lengths
+    min: Lengths = Field(description="The least.")
     opt: Annotated[Lengths, Field(description="What kernels are chosen for.")]
-    max: Lengths
+    max: Lengths = Field(description="The most.")
 
     @model_validator(mode="after")
     def _ascend(self) -> Shapes:

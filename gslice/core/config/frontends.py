@@ -14,12 +14,11 @@ from gslice.core.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gslice.core.config import model
 
 _MEMORY_BYTES = 256 << 20
 
 
-def frontend_memory(node: model.Node, problems: list[Problem]) -> int:
+def frontend_memory(node: Node, problems: list[Problem]) -> int:
     """Bytes that messages may take in a front-end.
 
     Args:
@@ -36,7 +35,7 @@ def frontend_memory(node: model.Node, problems: list[Problem]) -> int:
 
 
 def tls_files(
-    tls: model.Tls | None, resolve: Callable[[str], str], problems: list[Problem]
+    tls: Tls | None, resolve: Callable[[str], str], problems: list[Problem]
 ) -> TlsFiles | None:
     """What a port shows and asks certificates by.
 
@@ -55,7 +54,7 @@ def tls_files(
 
 
 def client_memory(
-    memory: model.ClientMemory | None, problems: list[Problem]
+    memory: ClientMemory | None, problems: list[Problem]
 ) -> ClientMemoryConfig | None:
     """Which memory of clients requests may name, with its owner as a number.
 

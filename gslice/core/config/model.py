@@ -13,26 +13,19 @@ from pydantic import (
     model_validator,
 )
 
-from gslice.core.config.access import AccessSection, Insecure
 from gslice.core.config.engines import Engine, Shapes, check_engine, engine_of, is_exported
-from gslice.core.config.fetching import Location, ModelCache, Warmup, samples
+from gslice.core.config.fetching import Location, Warmup, samples
+from gslice.core.config.node import Device, Node
 from gslice.core.config.ranges import ReplicaRange, Replicas, Section, Share, ShareRange
-from gslice.core.config.telling import Logs, Tracing
 from gslice.core.config.tensors import Identity, ModelTensors
 from gslice.core.config.words import (
     NAME,
-    Address,
-    AddressOrOff,
     CountOrAuto,
     Duration,
     DurationOrAuto,
     DurationOrNone,
-    MemoryPrefix,
-    Percent,
     PositiveSize,
-    SizeOrAuto,
     SizeOrNone,
-    SpareCount,
     WebAddress,
     argument_texts,
     at_least,
@@ -46,128 +39,32 @@ from gslice.core.types import INSTANCES_MAX, QUEUE_MAX
 # The bounds of queue, front-ends, instances and lanes are the segment's: native/segment/layout.hpp.
 
 
-class Tls(Section):
-    """`node.tls`: the gRPC port is encrypted."""
-
-    certificate: str = Field(min_length=1, description="PEM: the server's, with its chain.")
-    key: str = Field(min_length=1, description="PEM, without a passphrase.")
-    client_authority: str = Field(
-        default="", description="PEM: who signs the certificates that clients must show."
-    )
-
-
-class ClientMemory(Section):
-    """`node.client_memory`: which memory of clients requests may name."""
-
-    prefix: MemoryPrefix
-    max: PositiveSize = Field(default=1 << 30, description="Of all regions together.")
-    owner: Annotated[
-        str | int | None, Field(description="Whose files: a user or its number. Default: our own.")
-    ] = None
-
-
-class Node(Section):
-    """`node`: the daemon."""
-
-    grpc: Address = "127.0.0.1:8001"
-    http: AddressOrOff = Field(
-        default="127.0.0.1:8000", description="KServe v2 over HTTP; off: not offered."
-    )
-    metrics: Address = "127.0.0.1:8002"
-    ui: Literal["on", "off"] = Field(default="on", description="The HTTP port has a web page.")
-    state_dir: str = Field(
-        default="", description="Default: $GSLICE_STATE_DIR, else the user's state."
-    )
-    orphan_grace: Duration = 60_000_000
-    hang_timeout: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
-    drain_timeout: Duration = 10_000_000
-    pinned_memory: SizeOrAuto = Field(
-        default=0, description="Budget of all requests' tensors together."
-    )
-    frontends: int = Field(default=1, ge=1, le=8)
-    frontend: Literal["auto", "native", "python"] = Field(
-        default="auto", description="What speaks gRPC; auto: native where it was built."
-    )
-    frontend_memory: SizeOrAuto = Field(
-        default=0, description="Of each front-end but python ones: for messages on their way."
-    )
-    connection_age: Annotated[Duration, at_least(100_000, "100ms")] = 30_000_000
-    request_max: PositiveSize = 64 << 20
-    tls: Tls | None = Field(default=None, description="Default: gRPC and HTTP are not encrypted.")
-    controller: Literal["auto", "off"] = Field(
-        default="auto", description="auto: shares and batches follow the SLOs."
-    )
-    packing: Literal["fewest", "headroom"] = Field(
-        default="headroom", description="Devices for `device: auto`: few, or with most room."
-    )
-    spares: SpareCount = None
-    client_memory: ClientMemory | None = Field(
-        default=None, description="Requests may name clients' shared memory. Default: they may not."
-    )
-    access: AccessSection | None = Field(
-        default=None, description="Who may do what. Default: whoever reaches a port, everything."
-    )
-    insecure: Insecure = Field(
-        default=False, description="Ports that others may reach although nothing encrypts them."
-    )
-    model_roots: list[str] = Field(
-        default_factory=list,
-        description="Directories and URLs of all that functions load. Default: anywhere.",
-    )
-    python_functions: bool = Field(
-        default=True, description="Functions may be `python`, and `torch` by a factory."
-    )
-    metrics_triton: bool = Field(
-        default=True, description="The metrics have the names that Triton uses, too."
-    )
-    logs: Logs = Logs()
-    tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
-    model_cache: ModelCache = ModelCache()
-
-
-class Limits(Section):
-    """`devices.<name>.limits`: up to where gslice manages the device."""
-
-    share: Percent = 100.0
-    memory: SizeOrNone = 0
-
-
-class Device(Section):
-    """`devices.<name>`."""
-
-    limiter: Literal["auto", "cgroup", "threads", "none", "mps", "green", "mps-static"] = "auto"
-    limits: Limits = Limits()
-    cpus: str | list[int] = Field(
-        default="",
-        description="Cores, as in 0-3,6. Default: all; of a GPU, for its workers: those near it.",
-    )
-    mps_pipe: str = Field(
-        default="",
-        description="Pipe directory of an MPS control daemon that somebody else runs.",
-    )
-    share_weights: bool = Field(
-        default=True, description="Of a GPU: workers of one model have its weights in common."
-    )
-
-
 class Slo(Section):
     """`slo`: the promise."""
 
-    p99: DurationOrNone = 0
+    p99: DurationOrNone = Field(
+        default=0, description="99 of 100 answers come within that time. none: nothing is promised."
+    )
 
 
 class Batch(Section):
     """`batch`: how requests are put together."""
 
-    max: CountOrAuto = 0
-    delay: DurationOrAuto = -1
+    max: CountOrAuto = Field(
+        default=0, description="Most rows of a batch; auto: as the model allows."
+    )
+    delay: DurationOrAuto = Field(
+        default=-1, description="How long to wait for more rows; auto: not at all in this release."
+    )
 
 
 class Queue(Section):
     """`queue`: how much may wait."""
 
-    max: int = Field(default=256, ge=1, le=QUEUE_MAX)
-    request_max: PositiveSize = 32 << 20
+    max: int = Field(default=256, ge=1, le=QUEUE_MAX, description="Requests that may wait or run.")
+    request_max: PositiveSize = Field(
+        default=32 << 20, description="Tensors of the largest request, and of its answer."
+    )
 
 
 Residency = Annotated[
@@ -181,15 +78,18 @@ class Resident(Section):
     """When a function is loaded."""
 
     residency: Residency = "warm"
-    idle_after: IdleAfter = 600_000_000
+    idle_after: IdleAfter = Field(
+        default=600_000_000,
+        description="Of a cold function: unloaded when no request came for that long.",
+    )
 
 
 class Defaults(Resident):
     """`defaults`: of every function."""
 
-    slo: Slo = Slo()
-    batch: Batch = Batch()
-    queue: Queue = Queue()
+    slo: Slo = Field(default=Slo(), description="The promise.")
+    batch: Batch = Field(default=Batch(), description="How requests are put together.")
+    queue: Queue = Field(default=Queue(), description="How much may wait.")
 
 
 class Versions(Section):
@@ -200,7 +100,7 @@ class Versions(Section):
         str,
         BeforeValidator(served_version),
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "latest"}]}),
-    ] = "latest"
+    ] = Field(default="latest", description="A number that was recorded; latest: what is declared.")
     number: int = Field(
         default=0,
         ge=0,
@@ -212,15 +112,21 @@ class Versions(Section):
 class Health(Section):
     """`health`: how a command is asked whether it serves."""
 
-    url: WebAddress
-    period: Annotated[Duration, at_least(10_000, "10ms")] = 1_000_000
-    timeout: Annotated[Duration, at_least(1_000, "1ms")] = 2_000_000
+    url: WebAddress = Field(description="Answers 2xx while the command serves.")
+    period: Annotated[Duration, at_least(10_000, "10ms")] = Field(
+        default=1_000_000, description="How often it is asked."
+    )
+    timeout: Annotated[Duration, at_least(1_000, "1ms")] = Field(
+        default=2_000_000, description="How long an answer may take."
+    )
 
 
 class Stop(Section):
     """`stop`: how a command is ended."""
 
-    signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = "SIGTERM"
+    signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = Field(
+        default="SIGTERM", description="What tells it to end."
+    )
     timeout: Annotated[Duration, Field(description="Then it is killed.")] = 30_000_000
 
 
@@ -260,7 +166,10 @@ class Function(Resident):
     python_path: str = Field(
         default="", description="Where its modules are. Default: beside the file."
     )
-    identity: Identity | None = None
+    identity: Identity | None = Field(
+        default=None,
+        description="Gives back what it gets; its tensors are said here.",
+    )
     tensors: ModelTensors | None = Field(
         default=None, description="What the model must take and give; it is checked at the load."
     )
@@ -279,30 +188,57 @@ class Function(Resident):
     health: Annotated[
         Health | None, BeforeValidator(_health), Field(json_schema_extra=_or_url_schema)
     ] = Field(default=None, description="A URL that answers 2xx while the command serves.")
-    stop: Stop = Stop()
-    args: dict[str, Any] = Field(default_factory=dict)
-    versions: Versions = Versions()
-    device: str = "auto"
-    replicas: Replicas = ReplicaRange(min=1, max=1)
+    stop: Stop = Field(default=Stop(), description="How a command is ended.")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="Of a Python class, a torch factory, or the ONNX engine."
+    )
+    versions: Versions = Field(
+        default=Versions(), description="Which models of it are held, and which one serves."
+    )
+    device: str = Field(
+        default="auto",
+        description="Pinned by a name; auto: any of the kind of the first device, and it may move.",
+    )
+    replicas: Replicas = Field(
+        default=ReplicaRange(min=1, max=1),
+        description="On how many devices at a time; auto: as its SLO needs.",
+    )
     isolation: Literal["shared", "exclusive"] = Field(
         default="shared", description="exclusive: no other function is on its devices."
     )
-    share: Share = ShareRange()
-    instances: int = Field(default=1, ge=1, le=INSTANCES_MAX)
-    priority: Literal["low", "normal", "high"] = "normal"
-    slo: Slo = Slo()
-    batch: Batch = Batch()
-    queue: Queue = Queue()
+    share: Share = Field(
+        default=ShareRange(),
+        description="Of each of its devices; auto and ranges are found by the controller.",
+    )
+    instances: int = Field(
+        default=1,
+        ge=1,
+        le=INSTANCES_MAX,
+        description="Loaded copies on each device, which divide the share.",
+    )
+    priority: Literal["low", "normal", "high"] = Field(
+        default="normal", description="Who comes first where a device is short."
+    )
+    slo: Slo = Field(default=Slo(), description="The promise.")
+    batch: Batch = Field(default=Batch(), description="How requests are put together.")
+    queue: Queue = Field(default=Queue(), description="How much may wait.")
     warmup: Annotated[
         Warmup | None, BeforeValidator(samples), Field(json_schema_extra=_or_url_schema)
-    ] = None
-    side_effects: bool = False
-    threads: CountOrAuto = 0
-    lanes: int = Field(default=2, ge=1, le=4)
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    channels_last: bool = False
+    ] = Field(default=None, description="Samples that run first: .npz or .json. Default: zeros.")
+    side_effects: bool = Field(
+        default=False, description="true: a request is never run twice, not even after a crash."
+    )
+    threads: CountOrAuto = Field(
+        default=0,
+        description="Of the engine, on a CPU device; auto: as many as the share is worth.",
+    )
+    lanes: int = Field(default=2, ge=1, le=4, description="Batches in flight in an instance.")
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        default="auto", description="What a torch model computes with; auto: as it is."
+    )
+    channels_last: bool = Field(default=False, description="How a torch model keeps images.")
     environment: Annotated[dict[str, str], BeforeValidator(environment_text)] = Field(
-        default_factory=dict
+        default_factory=dict, description="Variables of its worker or command."
     )
 
     @model_validator(mode="after")
@@ -379,12 +315,14 @@ def _or_auto_schema(schema: dict[str, Any]) -> None:
 class NodeFile(Section):
     """The whole of node.yaml."""
 
-    version: Literal[1]
-    node: Node = Node()
+    version: Literal[1] = Field(description="Of this format.")
+    node: Node = Field(default=Node(), description="The daemon.")
     devices: Annotated[
         dict[str, Device],
         BeforeValidator(lambda value: {} if value == "auto" else value),
         Field(json_schema_extra=_or_auto_schema),
     ] = Field(default_factory=dict, description="Default: auto, one CPU device of all cores.")
-    defaults: Defaults = Defaults()
-    functions: dict[FunctionName, Function] = Field(default_factory=dict)
+    defaults: Defaults = Field(default=Defaults(), description="Of every function, key by key.")
+    functions: dict[FunctionName, Function] = Field(
+        default_factory=dict, description="What is served, by name."
+    )

@@ -28,8 +28,8 @@ class Section(BaseModel):
 class ShareRange(Section):
     """`share: {min: 20%, max: 60%}`."""
 
-    min: Percent = 1.0
-    max: Percent = 100.0
+    min: Percent = Field(default=1.0, description="The least that it gets.")
+    max: Percent = Field(default=100.0, description="The most.")
 
     @model_validator(mode="after")
     def _ordered(self) -> ShareRange:
@@ -67,8 +67,8 @@ Share = Annotated[
 class ReplicaRange(Section):
     """`replicas: {min: 1, max: 4}`."""
 
-    min: int = Field(default=1, ge=1, le=INSTANCES_MAX)
-    max: int = Field(default=INSTANCES_MAX, ge=1, le=INSTANCES_MAX)
+    min: int = Field(default=1, ge=1, le=INSTANCES_MAX, description="The fewest.")
+    max: int = Field(default=INSTANCES_MAX, ge=1, le=INSTANCES_MAX, description="The most.")
 
     @model_validator(mode="after")
     def _ordered(self) -> ReplicaRange:

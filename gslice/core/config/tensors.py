@@ -15,9 +15,9 @@ from gslice.core.types import ELEMENT_BYTES
 class Tensor(Section):
     """A tensor as clients see it."""
 
-    name: str = Field(min_length=1)
-    dtype: str
-    dims: list[int]
+    name: str = Field(min_length=1, description="As clients say it.")
+    dtype: str = Field(description="KServe's: BOOL, INT8 ... FP32, BF16, BYTES.")
+    dims: list[int] = Field(description="-1 where any length goes.")
 
     @model_validator(mode="after")
     def _known(self) -> Tensor:
@@ -30,8 +30,10 @@ class Tensor(Section):
 class Identity(Section):
     """`identity`: output i is input i."""
 
-    inputs: list[Tensor] = Field(min_length=1)
-    outputs: list[Tensor] | None = None
+    inputs: list[Tensor] = Field(min_length=1, description="What it takes.")
+    outputs: list[Tensor] | None = Field(
+        default=None, description="What it gives. Default: its inputs."
+    )
     in_place: bool = Field(
         default=False, description="Answer with the input where it lies, not with a copy."
     )
@@ -77,7 +79,9 @@ class ModelTensors(Section):
     batched: bool | None = Field(
         default=None, description="Whether first dimensions are rows. Default: the model shows it."
     )
-    inputs: list[ModelTensor] = Field(default_factory=list)
+    inputs: list[ModelTensor] = Field(
+        default_factory=list, description="What it must take. Default: what it takes."
+    )
     outputs: list[ModelTensor] = Field(
         default_factory=list, description="Those that are served. Default: all that there are."
     )
