@@ -257,7 +257,7 @@ def test_how_many_spares(node_yaml: Path, text: str, spares: int | None) -> None
 def test_the_environment_overrides_the_file(node_yaml: Path) -> None:
     config = load(
         node_yaml,
-        GSLICE_NODE__GRPC="1.2.3.4:5",
+        GSLICE_NODE__GRPC="127.2.3.4:5",
         GSLICE_NODE__FRONTENDS="2",
         GSLICE_DEVICES__CPU__LIMITS__SHARE="50%",
         GSLICE_DEFAULTS__BATCH__MAX="4",
@@ -267,7 +267,7 @@ def test_the_environment_overrides_the_file(node_yaml: Path) -> None:
         GSLICE_STATE_DIR="/ignored",
         UNRELATED__X="1",
     )
-    assert config.node.grpc == "1.2.3.4:5"
+    assert config.node.grpc == "127.2.3.4:5"
     assert config.node.frontends == 2
     assert config.devices["cpu"].share_limit_percent == 50.0
     assert config.functions["detector"].share == ShareBounds(5.0, 10.0, auto=True)
@@ -314,9 +314,9 @@ def test_two_functions_under_one_variable(tmp_path: Path) -> None:
 
 
 def test_options_win_over_the_environment_and_are_named(node_yaml: Path) -> None:
-    option = Override(("node", "grpc"), "5.6.7.8:9", "--grpc")
+    option = Override(("node", "grpc"), "127.6.7.8:9", "--grpc")
     config = load_config(node_yaml, overrides=[option], environ={"GSLICE_NODE__GRPC": "a:1"})
-    assert config.node.grpc == "5.6.7.8:9"
+    assert config.node.grpc == "127.6.7.8:9"
     with pytest.raises(ConfigError) as caught:
         load_config(node_yaml, overrides=[dataclasses.replace(option, value="x")], environ={})
     assert caught.value.message.startswith("--grpc: node.grpc: 'x' is not an address")

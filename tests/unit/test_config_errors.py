@@ -31,7 +31,7 @@ def problems(path: Path, text: str) -> list[str]:
             "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
             " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
             " frontend, frontend_memory, connection_age, request_max, tls, controller, packing,"
-            " spares, client_memory",
+            " spares, client_memory, access, insecure, model_roots, python_functions",
         ),
         ("node: {}\n", "node.yaml:1: version: required, but not given; write `version: 1`"),
         ("version: 2\n", "node.yaml:1: version: 2 is not one of 1"),

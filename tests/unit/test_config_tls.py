@@ -133,7 +133,7 @@ def test_tls_needs_a_build_with_it(tmp_path: Path, server: Identity) -> None:
     assert node.frontend_kind(native=True, native_tls=False) == "python"
     assert node.frontend_kind(native=True, native_tls=True) == "native"
     asked = node_of(tmp_path, files, "  frontend: native\n")
-    with pytest.raises(ConfigError, match=r"without TLS in it .install libssl-dev"):
+    with pytest.raises(ConfigError, match=r"without TLS and API keys in it .install libssl-dev"):
         asked.frontend_kind(native=True, native_tls=False)
 
 
