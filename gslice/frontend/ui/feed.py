@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,14 @@ _EVENTS = 300
 _LINGER_S = 60.0  # so that a page that is loaded anew has its charts
 _QUIET_S = 5.0
 
+log = logging.getLogger("gslice.frontend")
+
 
 class Feed:
     """Follows the daemon while somebody looks, and shortly after.
 
-    A viewer that reads slowly misses statuses, never events, and holds nobody up: it takes the
-    newest status when it has written the one before.
+    A viewer that reads slowly misses statuses, not events unless it is far behind, and holds nobody
+    up: it takes the newest status when it has written the one before.
 
     Args:
         link: To the daemon.
@@ -100,7 +103,9 @@ class Feed:
             self._linger.cancel()
             self._linger = None
         if self._task is None:
+            self._away = ""
             self._task = asyncio.create_task(self._follow_daemon())
+            self._task.add_done_callback(self._ended)
 
     def _leave(self) -> None:
         if not self._viewers:
@@ -110,6 +115,13 @@ class Feed:
         if self._task is not None:
             self._task.cancel()
             self._task, self._status = None, None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """It follows until it is cancelled; else the next viewer has it begin anew."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the page cannot follow the daemon", exc_info=error)
+            self._away = "the front-end failed; its log says why"
+            self._task = None
 
     async def _wait(self, told: int, away: str, last: int) -> bool:
         """Waits for something that a viewer does not know; False: nothing came for a while."""

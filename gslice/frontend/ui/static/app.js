@@ -103,7 +103,7 @@ function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   localStorage.setItem('gslice-theme', theme);
   const names = { auto: 'System', light: 'Light', dark: 'Dark' };
-  $('theme').textContent = names[theme];
+  $('theme').textContent = `\u25d0 ${names[theme]}`;
   $('theme').setAttribute('aria-label', `Theme: ${names[theme].toLowerCase()}`);
 }
 

@@ -1,7 +1,7 @@
 // A profile: how long a batch takes at each share, measured and fitted, with the knees.
 
 import { h, s } from './dom.js';
-import { milliseconds, percent } from './format.js';
+import { milliseconds, percent, tickMilliseconds } from './format.js';
 
 const HEIGHT = 250;
 const PAD = { left: 52, right: 64, top: 12, bottom: 34 };
@@ -55,7 +55,7 @@ export class Curve {
     this.svg.replaceChildren(
       ...timeTicks(low, high).map((time) => s('g', { class: 'grid' },
         s('line', { x1: PAD.left, x2: width - PAD.right, y1: y(time), y2: y(time) }),
-        s('text', { x: PAD.left - 6, y: y(time) + 3.5, 'text-anchor': 'end' }, milliseconds(time)))),
+        s('text', { x: PAD.left - 6, y: y(time) + 3.5, 'text-anchor': 'end' }, tickMilliseconds(time)))),
       ...[0, 25, 50, 75, 100].map((share) => s('text', { class: 'time', x: x(share), y: HEIGHT - 18, 'text-anchor': 'middle' }, `${share}`)),
       s('text', { class: 'time', x: x(50), y: HEIGHT - 3, 'text-anchor': 'middle' }, `share of ${this.profile.device}, %`),
       ...(this.sharePercent ? [s('line', { class: 'here', x1: x(this.sharePercent), x2: x(this.sharePercent), y1: PAD.top, y2: HEIGHT - PAD.bottom })] : []),

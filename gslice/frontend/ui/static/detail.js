@@ -4,7 +4,7 @@ import { asked } from './asking.js';
 import { Charts } from './chart.js';
 import { Curve } from './curve.js';
 import { $, h, say, toggle } from './dom.js';
-import { bytes, count, milliseconds, percent, rate } from './format.js';
+import { bytes, count, milliseconds, percent, rate, tickMilliseconds } from './format.js';
 import { reasonOf } from './functions.js';
 import { get, order } from './net.js';
 import { Resize } from './resize.js';
@@ -50,12 +50,12 @@ class Detail {
     this.curve = new Curve();
     this.resize = new Resize(name, (share) => this.curve.mark(share));
     this.charts = new Charts(name, [
-      { title: 'Answers per second', lines: [{ figure: 'rate' }], least: 1, format: (value) => rate(value), read: rate },
+      { title: 'Answers per second', lines: [{ figure: 'rate' }], least: 1, format: count, read: rate },
       {
         title: 'Latency', lines: [{ figure: 'p99', label: 'p99' }, { figure: 'p50', label: 'p50' }], least: 100,
-        format: (value) => (value ? milliseconds(value) : '0'), read: milliseconds, limit: () => functionOf(name)?.slo_p99_us,
+        format: tickMilliseconds, read: milliseconds, limit: () => functionOf(name)?.slo_p99_us,
       },
-      { title: 'Share in force', lines: [{ figure: 'share' }], least: 100, steps: true, format: (value) => `${value}`, read: percent },
+      { title: 'Share in force', lines: [{ figure: 'share' }], least: 100, steps: true, format: count, read: percent },
     ]);
     this.tryIt = new TryIt(name);
     this.#build();

@@ -7,6 +7,11 @@ export function milliseconds(durationUs) {
   return `${value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3)} ms`;
 }
 
+// Likewise at an axis, where values are round.
+export function tickMilliseconds(durationUs) {
+  return durationUs ? `${Number((durationUs / 1000).toPrecision(3))} ms` : '0';
+}
+
 export function percent(value) {
   return `${value >= 10 || value === 0 ? Math.round(value * 10) / 10 : Number(value.toPrecision(2))}\u2009%`;
 }

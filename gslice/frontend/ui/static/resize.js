@@ -231,6 +231,5 @@ function updateStage(part, stage) {
 function took({ name, told, now }) {
   const ms = name === 'done' || name === 'failed' ? told.ms : told.ends - told.ms;
   if (now || !Number.isFinite(ms)) return '';
-  const text = ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms)} ms`;
-  return name === 'done' ? `in ${text}` : text;
+  return ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${Math.round(ms)} ms`;
 }
