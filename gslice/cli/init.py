@@ -65,7 +65,7 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a commented node.yaml for the models named, or for the ONNX models found here."""
+    """Write a commented node.yaml for the models named or found here."""
     if not directory.is_dir():
         raise NotFound(f"there is no directory {directory}")
     for model in models or []:
