@@ -24,12 +24,13 @@ _SECTIONS = {  # in the order in which one writes a node.yaml
 }
 _INTRODUCTION = """# Every setting of node.yaml
 
-Written from the models that check the file. `gslice config schema` prints the same as a JSON Schema, `gslice config check`
-names every mistake by its line, and [configs/node.yaml](../../configs/node.yaml) shows all settings in one file.
+Written from the models that check the file. `gslice config schema` prints the same as a JSON
+Schema, `gslice config check` names every mistake by its line, and
+[configs/node.yaml](../../configs/node.yaml) shows all settings in one file.
 
-Durations carry units (`us`, `ms`, `s`, `m`, `h`), sizes too (`KB` is 1000 bytes, `KiB` 1024), and shares are percentages of a
-device. Paths start from the file's directory. Every setting can come from the environment, as in
-`GSLICE_NODE__GRPC=0.0.0.0:8001` and `GSLICE_FUNCTIONS__DETECTOR__SHARE=40%`.
+Durations carry units (`us`, `ms`, `s`, `m`, `h`), sizes too (`KB` is 1000 bytes, `KiB` 1024), and
+shares are percentages of a device. Paths start from the file's directory. Every setting can come
+from the environment, as in `GSLICE_FUNCTIONS__DETECTOR__SHARE=40%`.
 """
 
 

@@ -14,6 +14,7 @@ from gslice.core.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gslice.core.config.node import ClientMemory, Node, Tls
 
 _MEMORY_BYTES = 256 << 20
 

@@ -95,7 +95,7 @@ class Node(Section):
     )
     spares: SpareCount = Field(
         default=None,
-        description="Workers kept waiting for a dead one's place; auto: an engine one, at most two.",
+        description="Workers that wait for a dead one's place; auto: one an engine, at most two.",
     )
     client_memory: ClientMemory | None = Field(
         default=None, description="Requests may name clients' shared memory. Default: they may not."
