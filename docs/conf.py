@@ -22,5 +22,4 @@ copybutton_only_copy_prompt_lines = True
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"gslice {release}"
-html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": True}

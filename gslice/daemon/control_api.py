@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import grpc.aio
 
+from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError, InvalidArgument, NotFound, Unavailable
 from gslice.core.events import EventKind
 from gslice.daemon.apply_api import apply_plan, setting_changes
@@ -130,7 +131,9 @@ class Servicer:
     async def Resize(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Changes the share of a function that serves, or says what that would do."""
         try:
-            plan = await self._daemon.plan_resize(request.name, request.share)
+            plan = await self._daemon.supervisor.plan_resize(
+                request.name, share_from_yaml(request.name, request.share)
+            )
         except GsliceError as error:
             await abort(context, error)
         if request.dry_run:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice import __version__
 from gslice.control.demand import Policy
-from gslice.control.isolation import by_claim
 from gslice.control.plan import Planner
 from gslice.core.config import share_from_yaml
 from gslice.core.errors import GsliceError
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
     from gslice.daemon.control_api import ControlServer
     from gslice.daemon.desired import Saved
     from gslice.daemon.store import Store
-    from gslice.supervise.resize import Resized, ResizePlan
+    from gslice.supervise.resize import Resized
 
 _SAMPLE_PERIOD_S = 1.0
 _STOP_GRACE_S = 1.0  # for calls of the control API
@@ -107,18 +105,11 @@ class Daemon:
         kept = (observations, self.profiles, self.sources)
         self._loads = Loads(self.supervisor, self.desired, *kept)
         self.moves = Moves(self.supervisor, store, self._loads.move)
-        policy = Policy(packing=config.node.packing, turns=True)
-        self.controller = Controller(
-            self.supervisor, self.profiles.model, Planner(policy), self.moves
-        )
+        planner = Planner(Policy(packing=config.node.packing, turns=True))
+        self.controller = Controller(self.supervisor, self.profiles.model, planner, self.moves)
         self._addresses = Addresses()
-        self.reader = StatusReader(
-            self.supervisor,
-            self._addresses,
-            self.events.counts,
-            self.controller.decisions,
-            self.controller.allotments,
-        )
+        decided = self.controller.decisions, self.controller.allotments
+        self.reader = StatusReader(self.supervisor, self._addresses, self.events.counts, *decided)
         self._drain_s = config.node.drain_timeout_us / 1e6
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -252,19 +243,9 @@ class Daemon:
 
     async def _load_wanted(self, wanted: dict[str, FunctionSpec]) -> None:
         """Loads what does not run as wanted already, side by side."""
-        running = self.supervisor.functions
-        expected = {name: self.versions.likely(spec) for name, spec in wanted.items()}
-        missing = [
-            wanted[n] for n, s in expected.items() if n not in running or not running[n].runs(s)
-        ]
-        await asyncio.gather(*(self._try_to_load(spec) for spec in by_claim(missing)))
+        await self._loads.load_missing(wanted.values(), self.versions.likely)
         self._loaded = True
         self.node.changes.notify()
-
-    async def _try_to_load(self, spec: FunctionSpec) -> None:
-        # Why it failed stands in the log and in the function's state.
-        with contextlib.suppress(GsliceError):
-            await self._loads.load(spec, unheard, lazily=True)
 
     async def _stop(self) -> None:
         """The staged stop, until somebody is in a hurry; then the end of what is left."""
@@ -285,11 +266,11 @@ class Daemon:
 
     async def _fail(self) -> None:
         """Ends what was begun; but what an earlier daemon left goes on, for the next one."""
-        await self._tasks.cancel()
         if self.supervisor.inherited:
+            await self._tasks.cancel()
             await self.supervisor.leave()
         else:
-            await self.supervisor.stop(self._drain_s)
+            await self._drain()
 
     async def _hand_over(self, handover: Handover) -> None:
         """Lets everything run on for the next daemon, which takes this one's place."""
@@ -334,10 +315,6 @@ class Daemon:
         """
         self.upgrade.begin(self.state, workers=workers)
         self.background(self._upgrade())
-
-    async def plan_resize(self, name: str, share: str) -> ResizePlan:
-        """What a resize would do: `Supervisor.plan_resize`, of a share as YAML."""
-        return await self.supervisor.plan_resize(name, share_from_yaml(name, share))
 
     async def resize(self, name: str, share: str, stage: Callable[[str, str], None]) -> Resized:
         """Changes a function's share on somebody's order; it stays wanted from then on.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from gslice.control.isolation import by_claim
 from gslice.core.config.policy import check_allowed
 from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
+from gslice.supervise.news import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from gslice.core.types import FunctionSpec
     from gslice.daemon.desired import Desired
@@ -72,6 +76,28 @@ class Loads:
         function = self._supervisor.function(spec.name)
         text = f"serves after {ready_us / 1e6:.2f} s" if function.serving else function.reason
         self._supervisor.node.event(spec.name, EventKind.LOAD, text)
+
+    async def load_missing(
+        self, wanted: Iterable[FunctionSpec], likely: Callable[[FunctionSpec], FunctionSpec]
+    ) -> None:
+        """Loads what does not run as wanted already, side by side.
+
+        Args:
+            wanted: The functions.
+            likely: What is expected to run for one: another version may serve.
+        """
+        running = self._supervisor.functions
+        missing = [
+            spec
+            for spec in wanted
+            if spec.name not in running or not running[spec.name].runs(likely(spec))
+        ]
+        await asyncio.gather(*(self._try_to_load(spec) for spec in by_claim(missing)))
+
+    async def _try_to_load(self, spec: FunctionSpec) -> None:
+        # Why it failed stands in the log and in the function's state.
+        with contextlib.suppress(GsliceError):
+            await self.load(spec, unheard, lazily=True)
 
     async def move(self, name: str, devices: Sequence[str], stage: Stage) -> None:
         """Moves a function: `Supervisor.move`.

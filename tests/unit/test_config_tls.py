@@ -163,6 +163,8 @@ def test_how_it_is_started(tmp_path: Path, authority: Authority, server: Identit
         "--certificate": str(server.certificate),
         "--key": str(server.key),
         "--client-authority": str(authority.certificate),
+        "--log-format": "text",
+        "--log-level": "info",
     }
 
 

@@ -91,8 +91,8 @@ Name = Annotated[str, AfterValidator(_name)]
 class KeyEntry(Section):
     """`node.access.keys.<name>`: an API key, by its hash."""
 
-    hash: Digest
-    roles: Annotated[Roles, Field(min_length=1)]
+    hash: Annotated[Digest, Field(description="As `gslice key new` prints it.")]
+    roles: Annotated[Roles, Field(min_length=1, description="infer, view, admin.")]
     tenant: str = Field(default="", description="Whose quotas hold. Default: nobody's.")
 
 
@@ -114,16 +114,18 @@ class TenantEntry(Section):
 class AccessSection(Section):
     """`node.access`: who may do what at the ports."""
 
-    keys: dict[Name, KeyEntry] = Field(default_factory=dict)
+    keys: dict[Name, KeyEntry] = Field(default_factory=dict, description="By their names.")
     key_file: str = Field(default="", description="YAML of more keys; read again when it changes.")
     anonymous: Anonymous = None
-    tenants: dict[Name, TenantEntry] = Field(default_factory=dict)
+    tenants: dict[Name, TenantEntry] = Field(
+        default_factory=dict, description="Whose keys have quotas in common."
+    )
 
 
 class KeyFile(Section):
     """What is in `node.access.key_file`."""
 
-    keys: dict[Name, KeyEntry] = Field(default_factory=dict)
+    keys: dict[Name, KeyEntry] = Field(default_factory=dict, description="By their names.")
 
 
 def present_access(config: AccessConfig) -> Access:

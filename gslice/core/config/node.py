@@ -116,9 +116,11 @@ class Node(Section):
     metrics_triton: bool = Field(
         default=True, description="The metrics have the names that Triton uses, too."
     )
-    logs: Logs = Logs()
+    logs: Logs = Field(default=Logs(), description="What is logged, and how much is kept.")
     tracing: Tracing | None = Field(default=None, description="Default: requests are not traced.")
-    model_cache: ModelCache = ModelCache()
+    model_cache: ModelCache = Field(
+        default=ModelCache(), description="Where what functions name by a URL is kept."
+    )
 
 
 class Limits(Section):
