@@ -28,8 +28,8 @@ def problems(path: Path, text: str) -> list[str]:
         ("version: 1\nnod: {}\n", "node.yaml:2: nod: unknown key; did you mean 'node'?"),
         (
             "version: 1\nnode: {zzzz: 1}\n",
-            "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, state_dir,"
-            " orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
+            "node.yaml:2: node.zzzz: unknown key; there is grpc, http, metrics, ui,"
+            " state_dir, orphan_grace, hang_timeout, drain_timeout, pinned_memory, frontends,"
             " frontend, frontend_memory, connection_age, request_max, tls, controller, packing,"
             " spares, client_memory, access, insecure, model_roots, python_functions",
         ),
