@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from gslice.core.config import ClientMemoryConfig
+from gslice.core.config.types import AccessConfig
 from gslice.core.errors import (
     AlreadyExists,
     ChannelClosed,
@@ -89,7 +91,13 @@ def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list
 
     async def run() -> None:
         node: Any = SimpleNamespace(
-            config=SimpleNamespace(grpc="127.0.0.1:0", http="", frontends=2, client_memory=config),
+            config=SimpleNamespace(
+                grpc="127.0.0.1:0",
+                http="",
+                frontends=2,
+                client_memory=config,
+                access=AccessConfig(),
+            ),
             event=lambda subject, kind, text: events.append(f"{subject} {kind}: {text}"),
         )
         frontends = Frontends(node, *[lambda *_: None] * 3)
@@ -101,6 +109,7 @@ def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list
         frontends.memory.close()
 
     asyncio.run(run())
+    gc.collect()  # the board of quotas goes with the front-ends
     return events
 
 
