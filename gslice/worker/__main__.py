@@ -8,11 +8,13 @@ import sys
 
 from gslice.core.errors import GsliceError
 from gslice.ipc.process import adopt_listener
+from gslice.worker.host import Host
+from gslice.worker.loop import ControlLoop
 from gslice.worker.worker import Worker
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a worker until it is told to exit. Returns the exit code."""
+    """Runs a worker, or a host, until it is told to exit. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="gslice.worker", description=__doc__)
     parser.add_argument(
         "--orphan-grace-us",
@@ -20,12 +22,18 @@ def main(arguments: list[str] | None = None) -> int:
         default=300_000_000,
         help="how long to serve without a daemon",
     )
+    parser.add_argument("--host", default="", metavar="DEVICE", help="be the host of a GPU")
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        Worker(adopt_listener(), options.orphan_grace_us / 1e6).run()
+        listener, grace_s = adopt_listener(), options.orphan_grace_us / 1e6
+        loop: ControlLoop = (
+            Host(listener, grace_s, options.host) if options.host else Worker(listener, grace_s)
+        )
+        loop.catch_signals()
+        loop.run()
     except GsliceError as error:
         print(f"gslice.worker: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gslice.core.types import Signature
     from gslice.ipc.messages import Attach, Load, Measure
     from gslice.worker.engines.base import Device
-    from gslice.worker.green import GreenShares
+    from gslice.worker.green import GreenGpu, GreenShare
     from gslice.worker.timing import Times
     from gslice.worker.weights import WeightStore
 
@@ -49,6 +50,7 @@ class ServedFunction:
             the pump and the control loop must have none.
         control_tids: Threads that were there before any engine: they compute nothing.
         weights_fd: Of the weights that the order tells of; stays the caller's.
+        green: The GPU that it shares with others of its process; None: it has the process alone.
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
@@ -58,7 +60,13 @@ class ServedFunction:
         LoadFailed: The engine's reason.
     """
 
-    def __init__(self, order: Load, control_tids: Collection[int], weights_fd: int = -1) -> None:
+    def __init__(
+        self,
+        order: Load,
+        control_tids: Collection[int],
+        weights_fd: int = -1,
+        green: GreenGpu | None = None,
+    ) -> None:
         self.order = order
         self.spec = order.spec
         self.index = -1
@@ -73,12 +81,15 @@ class ServedFunction:
         self._timing: Timing | None = None
         self.timed: list[Measured] = []
         self._niceness = lower() if order.gently else None
-        pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
-        self._gpu = WorkerGpu(order, order.gpu, weights_fd) if order.gpu else None
+        # Before the engine makes more threads, which inherit it.
+        pin(thread_ids() if green is None else {threading.get_native_id()}, self._cpus)
+        # What the process is of itself goes to its first function.
+        others_bytes = own_bytes() if green is not None and green.in_use else 0
+        self._gpu = WorkerGpu(order, order.gpu, weights_fd, green) if order.gpu else None
         self._control_tids = frozenset(control_tids)
         try:
             self._engine = make_engine(self.spec.engine)
-            self.memory = MemoryTaken(process_bytes=own_bytes())
+            self.memory = MemoryTaken(process_bytes=max(0, own_bytes() - others_bytes))
             with self._taking("model_bytes", "weights_bytes"):
                 self.signature: Signature = self._engine.load(
                     self.spec, self._device(), order.known
@@ -215,7 +226,7 @@ class ServedFunction:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
 
-    def _move(self, gpu: WorkerGpu, green: GreenShares, share_percent: float) -> float:
+    def _move(self, gpu: WorkerGpu, green: GreenShare, share_percent: float) -> float:
         """Goes on, between batches, on as many SMs as another share is worth."""
         if self._instance is None:
             raise FailedPrecondition(

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +34,8 @@ def find_object(spec: FunctionSpec, kind: str) -> Any:
         LoadFailed: The module cannot be imported, or has no such thing.
     """
     module_name, _, name = spec.python.partition(":")
-    if spec.python_path and spec.python_path not in sys.path:
-        sys.path.insert(0, spec.python_path)
+    if spec.python_path:
+        _look_first_in(spec.python_path, module_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -48,6 +50,25 @@ def find_object(spec: FunctionSpec, kind: str) -> Any:
     if found is None:
         raise LoadFailed(f"function {spec.name}: {module_name} has no {kind} {name!r}")
     return found
+
+
+def _look_first_in(folder: str, module_name: str) -> None:
+    """Has modules come from a folder, as they are there now.
+
+    In a process with several functions another one may have imported such modules already: they are
+    forgotten, not changed, so each load has the code that is there, and a state of its own.
+    """
+    with contextlib.suppress(ValueError):
+        sys.path.remove(folder)
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    if module_name not in sys.modules:
+        return
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        of_users = path.startswith(f"{folder}{os.sep}") and "-packages" not in path
+        if name == module_name or (of_users and path.endswith(".py")):
+            del sys.modules[name]
 
 
 def declared_signature(spec: FunctionSpec, owner: Any) -> Signature:
