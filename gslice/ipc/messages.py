@@ -246,6 +246,14 @@ class Wake:
     name: str
 
 
+@dataclass(frozen=True)
+class Left:
+    """A worker has given everything back and leaves its host; nothing follows.
+
+    One that has a process to itself just ends. When a host dies its workers say nothing.
+    """
+
+
 # ---- daemon -> worker ----------------------------------------------------------------------------
 
 
@@ -467,9 +475,17 @@ class SetShare:
 
 @dataclass(frozen=True)
 class ShareSet:
-    """The share as read back."""
+    """The share as read back.
+
+    Attributes:
+        share_effective_percent: In percent.
+        prepared_us: Under `green`: how long lanes were prepared on other SMs, while others served.
+        moved_us: Until all had moved there, each between two batches of its own.
+    """
 
     share_effective_percent: float
+    prepared_us: float = 0.0
+    moved_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -602,6 +618,7 @@ Message = (
     | Assign
     | TakeIn
     | Wake
+    | Left
     | Load
     | Loaded
     | Attach

@@ -29,7 +29,7 @@ async def care(node: Node, functions: Mapping[str, Function]) -> None:
         for function in list(functions.values()):
             function.kill_hung(now_ns)
             function.residency.look()
-        for name in (*functions, LOG_NAME, SPARES_LOG_NAME):
+        for name in (*functions, LOG_NAME, SPARES_LOG_NAME, *node.hosts.log_names):
             try:
                 rotate(node.log_path(name))
             except OSError as error:

@@ -7,11 +7,12 @@ runs. The daemon bounds the file from outside: it keeps a copy of the newest par
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 DAEMON_LOG_NAME = "daemon"
@@ -20,6 +21,16 @@ LOG_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10
 _FOLLOW_PERIOD_S = 0.1
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A log's descriptor, to append to."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -248,6 +248,8 @@ class Resizing:
             if not (old := [each for each in self._inherited() if each.device == device]):
                 return
             stage("worker", f"{name}: another for {old[0].pid}")
+            if old[0].hosted:  # code is the process's
+                self._node.hosts.renew(device)
             async with self._budget.promised([self.shadow_need(deployment, device)]):
                 tell = recorded(self._node.event, name)
                 await self._replace(deployment, old[0], Resized(), tell)

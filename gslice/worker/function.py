@@ -18,7 +18,7 @@ from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
 from gslice.device.tasks import pin, thread_ids
-from gslice.ipc.messages import Measured
+from gslice.ipc.messages import Measured, ShareSet
 from gslice.ipc.native import native_signature
 from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
@@ -174,11 +174,11 @@ class ServedFunction:
         timing = self._timing
         return self._under_limit(lambda: self._measured(timing.measure(order)))
 
-    def set_share(self, share_percent: float) -> float:
+    def set_share(self, share_percent: float) -> ShareSet:
         """Changes the share in place.
 
         Returns:
-            The effective share, read back.
+            The effective share, read back, and what it took.
 
         Raises:
             FailedPrecondition: Its limiter cannot do that while it serves.
@@ -188,10 +188,9 @@ class ServedFunction:
         if self._gpu is not None or not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
         self.share_percent = share_percent
-        if self._instance is None:
-            return self.share_effective_percent
-        self._limiter.apply(share_percent, self._compute_tids())
-        return self.share_effective_percent
+        if self._instance is not None:
+            self._limiter.apply(share_percent, self._compute_tids())
+        return ShareSet(self.share_effective_percent)
 
     def add_frontend(self, frontend: int, eventfd: int) -> None:
         """Lets a front-end be woken; the descriptor stays the caller's."""
@@ -226,20 +225,24 @@ class ServedFunction:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
 
-    def _move(self, gpu: WorkerGpu, green: GreenShare, share_percent: float) -> float:
+    def _move(self, gpu: WorkerGpu, green: GreenShare, share_percent: float) -> ShareSet:
         """Goes on, between batches, on as many SMs as another share is worth."""
         if self._instance is None:
             raise FailedPrecondition(
                 f"limiter {self.limiter} changes the share only of a function that serves"
             )
+        took_us = 0.0, 0.0
         with green.moving(share_percent, gpu.cuda) as spare:
             if spare:
-                self._move_to(spare, gpu.cuda, self._instance)
+                took_us = self._move_to(spare, gpu.cuda, self._instance)
         self.share_percent = share_percent
         _log.info("%g %% by %s", gpu.share_effective_percent, self.limiter)
-        return gpu.share_effective_percent
+        return ShareSet(gpu.share_effective_percent, *took_us)
 
-    def _move_to(self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance) -> None:
+    def _move_to(
+        self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance
+    ) -> tuple[float, float]:
+        """Returns how long the preparation took, and the move, in us."""
         left, gone = range(cuda.first_lane, cuda.first_lane + cuda.lanes), spare
         begun_s = time.monotonic()
         try:
@@ -251,8 +254,10 @@ class ServedFunction:
         finally:
             if isinstance(self._engine, KeepsLanes):
                 self._engine.forget(gone)
-        prepared_ms, moved_ms = (warm_s - begun_s) * 1e3, (time.monotonic() - warm_s) * 1e3
-        _log.info("prepared other lanes in %.0f ms, moved in %.2f ms", prepared_ms, moved_ms)
+        prepared_us, moved_us = (warm_s - begun_s) * 1e6, (time.monotonic() - warm_s) * 1e6
+        took_ms = prepared_us / 1e3, moved_us / 1e3
+        _log.info("prepared other lanes in %.0f ms, moved in %.2f ms", *took_ms)
+        return prepared_us, moved_us
 
     @contextlib.contextmanager
     def _taking(self, on_host: str, on_gpu: str) -> Iterator[None]:

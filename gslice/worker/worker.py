@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from gslice.core.errors import DeadlineExceeded, FailedPrecondition
+from gslice.core.errors import ChannelClosed, DeadlineExceeded, FailedPrecondition
 from gslice.device.tasks import thread_ids
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import (
@@ -22,6 +22,7 @@ from gslice.ipc.messages import (
     Drain,
     Exit,
     Hello,
+    Left,
     Load,
     Loaded,
     Measure,
@@ -31,7 +32,6 @@ from gslice.ipc.messages import (
     Ready,
     RemoveFrontend,
     SetShare,
-    ShareSet,
     WorkerState,
 )
 from gslice.ipc.process import hello
@@ -148,7 +148,7 @@ class Worker(ControlLoop):
         return Ok()
 
     def _on_set_share(self, order: SetShare, _received: Received) -> Message:
-        return ShareSet(self._loaded().set_share(order.share_percent))
+        return self._loaded().set_share(order.share_percent)
 
     def _on_drain(self, order: Drain, _received: Received) -> Message:
         self._state = "draining"
@@ -254,4 +254,8 @@ class Worker(ControlLoop):
             self._function.close()
         for index in list(self._eventfds):
             self._forget_frontend(index)
+        if self._green is not None:
+            for channel in self._channels.values():
+                with contextlib.suppress(ChannelClosed):
+                    channel.send(Left())
         super()._close()

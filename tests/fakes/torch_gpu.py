@@ -9,7 +9,7 @@ torch's own views, streams and captures do as gslice/worker/engines/torch_cuda.p
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -54,6 +54,9 @@ class FakeGpuMemory(HostMemory):
 
     def trim(self) -> None:
         """Nothing is kept."""
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """Nor for a lane."""
 
     def capture(self, batch: Any, call: Callable[[Any], None]) -> FakeGraph:
         if self._graphs == "refused":

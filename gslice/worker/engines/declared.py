@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import LoadFailed
@@ -62,12 +63,13 @@ def _look_first_in(folder: str, module_name: str) -> None:
         sys.path.remove(folder)
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
-    if module_name not in sys.modules:
+    top = module_name.partition(".")[0]
+    if top not in sys.modules or not (Path(folder, top).is_dir() or Path(folder, f"{top}.py").exists()):
         return
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None) or ""
-        of_users = path.startswith(f"{folder}{os.sep}") and "-packages" not in path
-        if name == module_name or (of_users and path.endswith(".py")):
+        is_there = path.startswith(f"{folder}{os.sep}") and path.endswith(".py")
+        if name.partition(".")[0] == top or (is_there and "-packages" not in path):
             del sys.modules[name]
 
 
