@@ -207,6 +207,7 @@ class Controller:
                 device.share_limit_percent,
                 rest_s=SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
                 changing=name in changing,
+                turns=device.limiter != "green",  # groups are somebody's, also while he waits
             )
             for name, device in node.devices.items()
         }

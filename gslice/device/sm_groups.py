@@ -102,7 +102,9 @@ class Allotment:
         order = sorted(users, key=lambda g: (g not in mine, users[g], g not in seats, g))
         return frozenset(order[: self._count(seat, share_percent)])
 
-    def take(self, holder: object, seat: Seat, share_percent: float, groups: frozenset[int]) -> None:
+    def take(
+        self, holder: object, seat: Seat, share_percent: float, groups: frozenset[int]
+    ) -> None:
         """A holder has these groups from now on, for that share."""
         self._held.pop(holder, None)
         self._held[holder] = _Held(seat, share_percent, groups)

@@ -16,8 +16,8 @@ from gslice.core.errors import FailedPrecondition
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Exit, Hello, HostState, Message, Ok, TakeIn
 from gslice.ipc.process import hello
-from gslice.worker.green import GreenGpu
 from gslice.worker.gpu import ORDINAL
+from gslice.worker.green import GreenGpu
 from gslice.worker.loop import ControlLoop
 from gslice.worker.worker import Worker
 
@@ -36,9 +36,7 @@ class Host(ControlLoop):
     """
 
     def __init__(self, listener: socket.socket, orphan_grace_s: float, device: str) -> None:
-        super().__init__(
-            listener, orphan_grace_s, {TakeIn: self._on_take_in, Exit: self._on_exit}
-        )
+        super().__init__(listener, orphan_grace_s, {TakeIn: self._on_take_in, Exit: self._on_exit})
         self._device = device
         self._gpu = GreenGpu(ORDINAL)
         self._workers: dict[str, tuple[Worker, threading.Thread]] = {}

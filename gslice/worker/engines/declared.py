@@ -64,7 +64,8 @@ def _look_first_in(folder: str, module_name: str) -> None:
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     top = module_name.partition(".")[0]
-    if top not in sys.modules or not (Path(folder, top).is_dir() or Path(folder, f"{top}.py").exists()):
+    is_users = Path(folder, top).is_dir() or Path(folder, f"{top}.py").exists()
+    if not is_users or top not in sys.modules:
         return
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None) or ""
