@@ -6,6 +6,8 @@ that fill no group are nobody's.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gslice.core.errors import ResourceExhausted
@@ -81,8 +83,9 @@ class Allotment:
     def planned(self, holder: object, seat: Seat, share_percent: float) -> frozenset[int]:
         """The groups that a share is worth now; nothing has happened yet.
 
-        First those that the holder has, then those of its seat, then free ones. What others have
-        is taken only where nothing else is left, which is while their shares and this one pass 100.
+        First those that the holder has, then those of its seat, then free ones, then such as only
+        editions at rest have. What others have is taken only where nothing else is left, which is
+        while their shares and this one pass 100.
 
         Raises:
             ResourceExhausted: There are more instances than groups.
@@ -94,12 +97,21 @@ class Allotment:
                 f" {self.split.group_sms} SMs",
                 hint="move functions to another GPU, or set `limiter: mps`",
             )
-        mine, seats = self.held(holder), self._groups_of(seat)
-        users = dict.fromkeys(range(self.split.groups), 0)
-        for other in others:
-            for group in self._groups_of(other):
-                users[group] += 1
-        order = sorted(users, key=lambda g: (g not in mine, users[g], g not in seats, g))
+        mine, seats = self.held(holder), self._groups_of({seat})
+        theirs, at_rest = Counter[int](), self._groups_of(others)
+        for held in self._others(seat):
+            theirs.update(held.groups)
+
+        def preference(group: int) -> tuple[bool, int, bool, bool, int]:
+            return (
+                group not in mine,
+                theirs[group],
+                group in at_rest,
+                group not in seats,
+                group,
+            )
+
+        order = sorted(range(self.split.groups), key=preference)
         return frozenset(order[: self._count(seat, share_percent)])
 
     def take(
@@ -135,5 +147,6 @@ class Allotment:
         last = {held.seat: held for held in self._held.values()}
         return [held for held in last.values() if held.seat != seat and held.seat.number != BESIDE]
 
-    def _groups_of(self, seat: Seat) -> frozenset[int]:
-        return frozenset().union(*(h.groups for h in self._held.values() if h.seat == seat))
+    def _groups_of(self, seats: Collection[Seat]) -> frozenset[int]:
+        """Of all that have these seats, those at rest too."""
+        return frozenset().union(*(h.groups for h in self._held.values() if h.seat in seats))

@@ -480,12 +480,10 @@ class ShareSet:
     Attributes:
         share_effective_percent: In percent.
         prepared_us: Under `green`: how long lanes were prepared on other SMs, while others served.
-        moved_us: Until all had moved there, each between two batches of its own.
     """
 
     share_effective_percent: float
     prepared_us: float = 0.0
-    moved_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -497,7 +495,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class Exit:
-    """End now, in order: stop the pump, close the engine, exit. One of several leaves its process."""
+    """End now, in order: stop the pump, close the engine, exit; one of a host leaves it."""
 
 
 # ---- daemon -> front-end -------------------------------------------------------------------------

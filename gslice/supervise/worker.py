@@ -69,8 +69,7 @@ class Worker:
         limiter: What enforces the share.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
         memory: What it takes, as it measured; of its context, as the daemon did.
-        prepared_us: How long its last move to other SMs was prepared, in place.
-        moved_us: Until all of its lanes had moved then.
+        prepared_us: How long its last change of share in place was prepared.
         inherited: An earlier daemon started it, perhaps with other code.
         weights: Those that it shares with others; None: it has a copy of its own, or none.
         own_weights: Why it has a copy of its own; empty: it has none, or none were asked for.
@@ -101,7 +100,7 @@ class Worker:
         self.own_weights = ""
         self.made_bytes = 0
         self.timed: list[Measured] = []
-        self.prepared_us = self.moved_us = 0.0
+        self.prepared_us = 0.0
         self.ready = False
         self.preparing = False
         self.draining = False
@@ -298,7 +297,7 @@ class Worker:
             self.share_percent = before
             raise
         self.share_effective_percent = reply.share_effective_percent
-        self.prepared_us, self.moved_us = reply.prepared_us, reply.moved_us
+        self.prepared_us = reply.prepared_us
 
     async def drain(self, timeout_s: float) -> bool:
         """Has it finish what it claimed.

@@ -231,18 +231,16 @@ class ServedFunction:
             raise FailedPrecondition(
                 f"limiter {self.limiter} changes the share only of a function that serves"
             )
-        took_us = 0.0, 0.0
+        prepared_us = 0.0
         with green.moving(share_percent, gpu.cuda) as spare:
             if spare:
-                took_us = self._move_to(spare, gpu.cuda, self._instance)
+                prepared_us = self._move_to(spare, gpu.cuda, self._instance)
         self.share_percent = share_percent
         _log.info("%g %% by %s", gpu.share_effective_percent, self.limiter)
-        return ShareSet(gpu.share_effective_percent, *took_us)
+        return ShareSet(gpu.share_effective_percent, prepared_us)
 
-    def _move_to(
-        self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance
-    ) -> tuple[float, float]:
-        """Returns how long the preparation took, and the move, in us."""
+    def _move_to(self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance) -> float:
+        """Returns how long the preparation took, in us."""
         left, gone = range(cuda.first_lane, cuda.first_lane + cuda.lanes), spare
         begun_s = time.monotonic()
         try:
@@ -254,10 +252,9 @@ class ServedFunction:
         finally:
             if isinstance(self._engine, KeepsLanes):
                 self._engine.forget(gone)
-        prepared_us, moved_us = (warm_s - begun_s) * 1e6, (time.monotonic() - warm_s) * 1e6
-        took_ms = prepared_us / 1e3, moved_us / 1e3
-        _log.info("prepared other lanes in %.0f ms, moved in %.2f ms", *took_ms)
-        return prepared_us, moved_us
+        prepared_ms, moved_ms = (warm_s - begun_s) * 1e3, (time.monotonic() - warm_s) * 1e3
+        _log.info("prepared other lanes in %.0f ms, moved in %.2f ms", prepared_ms, moved_ms)
+        return prepared_ms * 1e3
 
     @contextlib.contextmanager
     def _taking(self, on_host: str, on_gpu: str) -> Iterator[None]:
