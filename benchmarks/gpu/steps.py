@@ -34,6 +34,7 @@ STEPS = (
     Step("dispatch", 30, "What does gslice add to the same copies and a bare graph replay?"),
     Step("staging", 25, "Below which size is one staged copy faster than a copy a slot?"),
     Step("onnx_cuda", 30, "What does an ONNX model cost on a lane, and does its call wait there?"),
+    Step("swap", 60, "What does a client notice while shares change, by a shadow and in place?"),
     Step("curves", 90, "How does a model's latency depend on its share, by batch size?"),
     Step("mix", 80, "Four models on one GPU: MPS with shares, default MPS, time slicing?"),
 )

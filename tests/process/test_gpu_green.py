@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from pathlib import Path
 
 import pytest
 
@@ -74,7 +74,7 @@ def test_functions_come_change_and_go_in_one_process(start_gpu_node, gpu: FakeGp
         weighted = on_gpu("Weighted", args={"factor": 3}, share="40%")
         assert "swap" in load(node, "b", weighted)
         assert node.client().infer("b", numbers(4))["y"].tolist() == [[12]]
-        assert load(node, "c", on_gpu("Missing", share="1%"))[-1] == "failed"
+        assert load(node, "b", on_gpu("Missing", share="40%"))[-1] == "failed"
         found = node.function("b")
         assert found.share_effective_percent == percent(48)
         assert host_of(node, "a", "b") == host
@@ -86,7 +86,7 @@ def test_functions_come_change_and_go_in_one_process(start_gpu_node, gpu: FakeGp
     assert gpu.counters(host)["live.green_contexts"] == 1
     with node.control() as control:
         list(control.unload("a"))
-    node.wait_status(lambda _: not os.path.exists(f"/proc/{host}"))
+    node.wait_status(lambda _: not Path(f"/proc/{host}").exists())
     assert load(node, "a", on_gpu())[-1] == "done", events(node)
     assert host_of(node, "a") != host
 
@@ -159,7 +159,7 @@ def test_an_upgrade_brings_all_into_a_new_host(start_gpu_node, gpu: FakeGpu) -> 
     traffic.assert_each_answered_once()
     new = host_of(node, "a", "b")
     assert new != host
-    node.wait_status(lambda _: not os.path.exists(f"/proc/{host}"))
+    node.wait_status(lambda _: not Path(f"/proc/{host}").exists())
     check_sound(node, "a", "b")
 
 
