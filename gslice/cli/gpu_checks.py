@@ -159,7 +159,9 @@ def _devices(inventory: Inventory) -> list[Check]:
         checks = []
     try:
         for name, gpu in inventory.gpus.items():
-            checks += [_device(name, gpu, nvml), green_check(name, gpu)]
+            checks.append(_device(name, gpu, nvml))
+            if not gpu.is_instance:
+                checks.append(green_check(name, gpu))
     finally:
         if nvml is not None:
             nvml.close()

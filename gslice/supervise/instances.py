@@ -88,12 +88,11 @@ class Instances:
             GsliceError: it did not come up, or its device cannot be used.
         """
         environment: dict[str, str] = {}
-        start = Worker.start
         if self._gpu is not None:
             await self._gpu.ready()
             environment = self._gpu.environment(self._spec, share_percent)
-            if self._gpu.limiter_of(self._spec) == "green":
-                start = Worker.start_in_host
+        hosted = self._gpu is not None and self._gpu.limiter_of(self._spec) == "green"
+        start = Worker.start_in_host if hosted else Worker.start
         worker = await start(self._node, self._spec, environment)
         worker.share_percent = share_percent
         worker.seat = self._seat(worker)

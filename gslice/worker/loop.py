@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS_MAX = 4096
 
+Handler = Callable[[Any, Received], Message | None]
+"""Takes an order of the type that it is for; its answer, if it has one."""
+
 
 class ControlLoop:
     """See the module. Subclasses say what is here, what they obey, and how they end.
@@ -37,7 +40,7 @@ class ControlLoop:
         self,
         listener: socket.socket,
         orphan_grace_s: float,
-        handlers: dict[type, Callable[[Any, Received], Message | None]],
+        handlers: dict[type, Handler],
     ) -> None:
         self._listener = listener
         self._orphan_grace_s = orphan_grace_s

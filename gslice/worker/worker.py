@@ -38,7 +38,7 @@ from gslice.ipc.process import hello
 from gslice.worker.engines import preload
 from gslice.worker.function import ServedFunction
 from gslice.worker.green import GREEN, GreenGpu
-from gslice.worker.loop import ControlLoop
+from gslice.worker.loop import ControlLoop, Handler
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Worker(ControlLoop):
     def __init__(
         self, listener: socket.socket, orphan_grace_s: float, green: GreenGpu | None = None
     ) -> None:
-        handlers = {
+        handlers: dict[type, Handler] = {
             Prepare: self._on_prepare,
             Assign: self._on_assign,
             Load: self._on_load,
