@@ -178,7 +178,7 @@ def test_a_function_is_measured_beside_what_serves(start_gpu_node, gpu: FakeGpu)
     ("body", "said"),
     [
         (on_gpu(environment={"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"}), "has one environment"),
-        ({"command": ["sleep", "1"], "device": "cuda:0"}, "a program is a process of its own"),
+        ({"command": ["sleep", "1"], "device": "cuda:0", "share": "1%"}, "a program is a process"),
     ],
 )
 def test_what_needs_a_process_of_its_own_is_refused(
