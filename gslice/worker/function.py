@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from gslice.core.types import Signature
     from gslice.ipc.messages import Attach, Load, Measure
     from gslice.worker.engines.base import Device
-    from gslice.worker.green import GreenGpu, GreenShare
+    from gslice.worker.green import GreenShare
+    from gslice.worker.household import Household
     from gslice.worker.timing import Times
     from gslice.worker.weights import WeightStore
 
@@ -50,7 +51,7 @@ class ServedFunction:
             the pump and the control loop must have none.
         control_tids: Threads that were there before any engine: they compute nothing.
         weights_fd: Of the weights that the order tells of; stays the caller's.
-        green: The GPU that it shares with others of its process; None: it has the process alone.
+        household: What it shares with others of its process; None: it has the process alone.
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
@@ -65,7 +66,7 @@ class ServedFunction:
         order: Load,
         control_tids: Collection[int],
         weights_fd: int = -1,
-        green: GreenGpu | None = None,
+        household: Household | None = None,
     ) -> None:
         self.order = order
         self.spec = order.spec
@@ -82,15 +83,17 @@ class ServedFunction:
         self.timed: list[Measured] = []
         self._niceness = lower() if order.gently else None
         # Before the engine makes more threads, which inherit it.
-        pin(thread_ids() if green is None else {threading.get_native_id()}, self._cpus)
+        pin(thread_ids() if household is None else {threading.get_native_id()}, self._cpus)
         # What the process is of itself goes to its first function.
-        others_bytes = own_bytes() if green is not None and green.in_use else 0
-        self._gpu = WorkerGpu(order, order.gpu, weights_fd, green) if order.gpu else None
+        shared = household.gpu if household is not None else None
+        others_bytes = own_bytes() if shared is not None and shared.in_use else 0
+        self._gpu = WorkerGpu(order, order.gpu, weights_fd, shared) if order.gpu else None
         self._control_tids = frozenset(control_tids)
         try:
             self._engine = make_engine(self.spec.engine)
             self.memory = MemoryTaken(process_bytes=max(0, own_bytes() - others_bytes))
-            with self._taking("model_bytes", "weights_bytes"):
+            fresh = household.modules.fresh if household is not None else contextlib.nullcontext
+            with fresh(self.spec.python_path), self._taking("model_bytes", "weights_bytes"):
                 self.signature: Signature = self._engine.load(
                     self.spec, self._device(), order.known
                 )

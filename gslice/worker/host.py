@@ -16,8 +16,7 @@ from gslice.core.errors import FailedPrecondition
 from gslice.ipc.channel import Received
 from gslice.ipc.messages import Exit, Hello, HostState, Message, Ok, TakeIn
 from gslice.ipc.process import hello
-from gslice.worker.gpu import ORDINAL
-from gslice.worker.green import GreenGpu
+from gslice.worker.household import Household
 from gslice.worker.loop import ControlLoop
 from gslice.worker.worker import Worker
 
@@ -38,7 +37,7 @@ class Host(ControlLoop):
     def __init__(self, listener: socket.socket, orphan_grace_s: float, device: str) -> None:
         super().__init__(listener, orphan_grace_s, {TakeIn: self._on_take_in, Exit: self._on_exit})
         self._device = device
-        self._gpu = GreenGpu(ORDINAL)
+        self._household = Household()
         self._workers: dict[str, tuple[Worker, threading.Thread]] = {}
 
     # ---- orders ------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ class Host(ControlLoop):
             raise FailedPrecondition(f"worker {order.name} is here already")
         listener_fd, log_fd = received.take_fds(2)
         listener = socket.socket(fileno=listener_fd)
-        worker = Worker(listener, self._orphan_grace_s, self._gpu)
+        worker = Worker(listener, self._orphan_grace_s, self._household)
         thread = threading.Thread(
             target=self._live, args=(order.name, worker, log_fd), name=order.name, daemon=True
         )

@@ -37,7 +37,8 @@ from gslice.ipc.messages import (
 from gslice.ipc.process import hello
 from gslice.worker.engines import preload
 from gslice.worker.function import ServedFunction
-from gslice.worker.green import GREEN, GreenGpu
+from gslice.worker.green import GREEN
+from gslice.worker.household import Household
 from gslice.worker.loop import ControlLoop, Handler
 
 _log = logging.getLogger(__name__)
@@ -52,11 +53,11 @@ class Worker(ControlLoop):
     Args:
         listener: Where daemons connect.
         orphan_grace_s: How long to serve without a daemon.
-        green: The GPU that it shares with others of its host; None: the process is its own.
+        household: What it shares with others of its host; None: the process is its own.
     """
 
     def __init__(
-        self, listener: socket.socket, orphan_grace_s: float, green: GreenGpu | None = None
+        self, listener: socket.socket, orphan_grace_s: float, household: Household | None = None
     ) -> None:
         handlers: dict[type, Handler] = {
             Prepare: self._on_prepare,
@@ -71,7 +72,7 @@ class Worker(ControlLoop):
             Exit: self._on_exit,
         }
         super().__init__(listener, orphan_grace_s, handlers)
-        self._green = green
+        self._household = household
         self._function: ServedFunction | None = None
         self._eventfds: dict[int, int] = {}
         self._state = "empty"
@@ -86,7 +87,7 @@ class Worker(ControlLoop):
 
     def _on_assign(self, order: Assign, received: Received) -> Message:
         self._check_empty()
-        if self._green is not None:
+        if self._household is not None:
             raise FailedPrecondition("others are in this process; it cannot be assigned")
         log_fd = received.take_fd()
         try:
@@ -99,12 +100,12 @@ class Worker(ControlLoop):
 
     def _on_load(self, order: Load, received: Received) -> Message:
         self._check_empty()
-        if self._green is not None and order.limiter != GREEN:
+        if self._household is not None and order.limiter != GREEN:
             raise FailedPrecondition(f"limiter {order.limiter} needs a process of its own")
         self._state = "loading"
         weights_fd = received.fds[0] if order.weights is not None and received.fds else -1
         with self._passing_to("loaded"):
-            function = ServedFunction(order, self._control_tids, weights_fd, self._green)
+            function = ServedFunction(order, self._control_tids, weights_fd, self._household)
             self._function = function
         store = function.weights
         if store is None:
@@ -214,7 +215,7 @@ class Worker(ControlLoop):
     def _told(self) -> WorkerState:
         function = self._function
         if function is None:
-            return WorkerState(state=self._state, hosted=self._green is not None)
+            return WorkerState(state=self._state, hosted=self._household is not None)
         return WorkerState(
             spec=function.spec,
             signature=function.signature,
@@ -230,7 +231,7 @@ class Worker(ControlLoop):
             weights=function.weights.shared if function.weights else None,
             turn=function.turn,
             seat=function.order.seat,
-            hosted=self._green is not None,
+            hosted=self._household is not None,
         )
 
     def _lost(self) -> NoReturn:
@@ -254,7 +255,7 @@ class Worker(ControlLoop):
             self._function.close()
         for index in list(self._eventfds):
             self._forget_frontend(index)
-        if self._green is not None:
+        if self._household is not None:
             for channel in self._channels.values():
                 with contextlib.suppress(ChannelClosed):
                     channel.send(Left())

@@ -38,6 +38,7 @@ class FakeGpuMemory(HostMemory):
         self._graphs = graphs
         self.driver = Driver()
         self.ran: list[tuple[int, int]] = []  # lane and bucket, of warm-up
+        self.forgotten: list[int] = []
         self.captured: list[tuple[int, int]] = []  # likewise
 
     def running(self, batch: Any) -> AbstractContextManager[object]:
@@ -56,7 +57,7 @@ class FakeGpuMemory(HostMemory):
         """Nothing is kept."""
 
     def forget(self, lanes: Collection[int]) -> None:
-        """Nor for a lane."""
+        self.forgotten = sorted(lanes)
 
     def capture(self, batch: Any, call: Callable[[Any], None]) -> FakeGraph:
         if self._graphs == "refused":

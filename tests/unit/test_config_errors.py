@@ -277,7 +277,7 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\ndevices: {cuda:0: {limiter: green}}\nfunctions:\n"
-            "  f: {command: [sleep, '1'], device: cuda:0}\n",
+            "  f: {command: [sleep, '1'], device: cuda:0, share: 1%}\n",
             "node.yaml:4: functions.f.command: cuda:0 is under `limiter: green`: a program is a"
             " process of its own, which nothing limits there",
         ),

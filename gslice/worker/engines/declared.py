@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gslice.core.errors import LoadFailed
@@ -35,8 +32,8 @@ def find_object(spec: FunctionSpec, kind: str) -> Any:
         LoadFailed: The module cannot be imported, or has no such thing.
     """
     module_name, _, name = spec.python.partition(":")
-    if spec.python_path:
-        _look_first_in(spec.python_path, module_name)
+    if spec.python_path and spec.python_path not in sys.path:
+        sys.path.insert(0, spec.python_path)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -51,27 +48,6 @@ def find_object(spec: FunctionSpec, kind: str) -> Any:
     if found is None:
         raise LoadFailed(f"function {spec.name}: {module_name} has no {kind} {name!r}")
     return found
-
-
-def _look_first_in(folder: str, module_name: str) -> None:
-    """Has modules come from a folder, as they are there now.
-
-    In a process with several functions another one may have imported such modules already: they are
-    forgotten, not changed, so each load has the code that is there, and a state of its own.
-    """
-    with contextlib.suppress(ValueError):
-        sys.path.remove(folder)
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    top = module_name.partition(".")[0]
-    is_users = Path(folder, top).is_dir() or Path(folder, f"{top}.py").exists()
-    if not is_users or top not in sys.modules:
-        return
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None) or ""
-        is_there = path.startswith(f"{folder}{os.sep}") and path.endswith(".py")
-        if name.partition(".")[0] == top or (is_there and "-packages" not in path):
-            del sys.modules[name]
 
 
 def declared_signature(spec: FunctionSpec, owner: Any) -> Signature:
