@@ -44,6 +44,7 @@ LOAD_TIMEOUT_S = 600.0
 ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
 GPU_EXIT_TIMEOUT_S = 30.0  # it unpins GiBs, and destroys graphs and contexts
+HOSTED_EXIT_TIMEOUT_S = 120.0  # whoever is killed in a host takes all along
 SOCKET_PREFIX = "w-"
 MODULE = "gslice.worker"
 ENVIRONMENT = {
@@ -185,7 +186,8 @@ class Worker:
     def use_gpu(self, before_kill: Callable[[], Awaitable[None]]) -> None:
         """Has it treated as one that leaves disorder behind unless it ends in order."""
         self.before_kill = before_kill
-        self.exit_timeout_s = self.child.closed_timeout_s = GPU_EXIT_TIMEOUT_S
+        timeout_s = HOSTED_EXIT_TIMEOUT_S if self.hosted else GPU_EXIT_TIMEOUT_S
+        self.exit_timeout_s = self.child.closed_timeout_s = timeout_s
 
     async def load(
         self,

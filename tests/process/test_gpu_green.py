@@ -35,9 +35,13 @@ def check_sound(node: Node, *names: str) -> None:
         assert node.client().infer(name, numbers(3))["y"].tolist() == [[3]]
 
 
-def test_shares_change_while_both_serve(start_gpu_node, gpu: FakeGpu) -> None:
+def test_shares_change_while_both_serve(
+    start_gpu_node, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "10")  # the daemon's is not the host's
     node = start_gpu_node(TWO, devices=GREEN)
     host = host_of(node, "a", "b")
+    assert b"CUDA_MPS_ACTIVE" not in Path(f"/proc/{host}/environ").read_bytes()
     for name, sms in (("a", 72), ("b", 48)):
         found = node.function(name)
         assert (found.limiter, found.share_effective_percent) == ("green", percent(sms))
@@ -146,6 +150,25 @@ def test_the_next_daemon_adopts_all_of_a_host(start_gpu_node, gpu: FakeGpu) -> N
     kill_and_wait(host)
     check_sound(node, "a", "b")
     assert host_of(node, "a", "b") != host
+
+
+def test_a_daemon_that_dies_in_the_middle_of_a_load_leaves_the_others(
+    start_gpu_node, gpu: FakeGpu, gate, tmp_path: Path
+) -> None:
+    marker = tmp_path / "marker"
+    args = {"gate": str(gate.path), "marker": str(marker)}
+    slow = on_gpu("SlowSetup", args=args, share="40%")
+    node = start_gpu_node({"a": on_gpu(share="60%"), "b": slow}, devices=GREEN)
+    host = host_of(node, "a", "b")
+    marker.touch()
+    loading = in_background(lambda: load(node, "b", {**slow, "args": {**args, "weight_bytes": 1}}))
+    with gate.held():  # it is in its setup
+        marker.unlink()
+        node.kill_daemon()
+    assert loading.exception(WAIT_S) is not None
+    node.start()
+    check_sound(node, "a", "b")
+    assert host_of(node, "a", "b") == host
 
 
 def test_an_upgrade_brings_all_into_a_new_host(start_gpu_node, gpu: FakeGpu) -> None:
