@@ -22,6 +22,7 @@ from gslice.control.versions import where_it_is
 from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.core.events import EventKind
 from gslice.supervise.child import Child
+from gslice.supervise.hosts import LODGER_PREFIX
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.process import Process
@@ -247,7 +248,8 @@ async def _adopt(
     try:
         return await Child.adopt(node.run_dir, name, on_call, known)
     except GsliceError as error:
-        if await _end(node, name):
+        has_left = isinstance(error, NotFound) and name.startswith(LODGER_PREFIX)
+        if not has_left and await _end(node, name):
             text = f"{name}, a child of an earlier daemon, was ended: {error}"
             node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
         node.run_dir.remove(name)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOG_PREFIX = "host-"
 SOCKET_PREFIX = "h-"
+LODGER_PREFIX = "l-"
+"""Of the sockets of those in a host: its process may live though nobody listens at one."""
 EXIT_TIMEOUT_S = 30.0  # as of a worker on a GPU
 _OPTION = "--host"
 
@@ -86,7 +88,7 @@ class Hosts:
         Raises:
             GsliceError: it did not come up.
         """
-        name, log = f"w-{secrets.token_hex(4)}", self._node.log_path(function)
+        name, log = f"{LODGER_PREFIX}{secrets.token_hex(4)}", self._node.log_path(function)
         for _ in range(2):  # a host may be about to end when it is asked
             async with self._locks[device]:
                 host = self._open(device) or await self._start(device, environment)
