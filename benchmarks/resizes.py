@@ -58,6 +58,11 @@ class DispatchWaits:
         yield
         self._bins += self._read() - before
 
+    @property
+    def count(self) -> int:
+        """Of how many batches."""
+        return int(self._bins.sum())
+
     def percentile_us(self, percent: float) -> float:
         """Of all that counted so far."""
         return percentile_us(self._bins, histogram_bounds_us(), percent / 100)
@@ -99,6 +104,26 @@ def swap_figures(resizes: Sequence[Resize], usual_wait_us: float) -> Row:
         "prepare_ms_p50": round(statistics.median(r.resized.prepare_ms for r in resizes), 1),
         "extra_memory_mb": round(max(r.resized.extra_memory_bytes for r in resizes) / MIB, 1),
     }
+
+
+def in_place_figures(
+    resizes: Sequence[Resize], meanwhile: DispatchWaits, usual_wait_us: float
+) -> Row:
+    """What was claimed while shares changed in place; empty where workers were replaced.
+
+    Args:
+        resizes: All of one path.
+        meanwhile: Dispatch waits while they were under way.
+        usual_wait_us: The same at other moments; what is longer is the hole.
+    """
+    if any(resize.resized.path != "in place" for resize in resizes):
+        return {}
+    holes = {
+        f"hole_us_{name}": _rounded(meanwhile.percentile_us(percent) - usual_wait_us)
+        for name, percent in (("p50", 50), ("p99", 99), ("max", 100))
+    }
+    prepared_ms = round(statistics.median(r.resized.prepare_ms for r in resizes), 1)
+    return {"holes": meanwhile.count, **holes, "prepare_ms_p50": prepared_ms}
 
 
 def client_figures(resizes: Sequence[Resize], calls: Sequence[Call]) -> Row:

@@ -7,12 +7,17 @@ is sent, and a latency counts from when the request was due.
 `path` is how the share changed: a shadow took over, or the limit was set in place. A swap's
 `hole_us` is the dispatch wait of the first batch after the flip, minus the median dispatch wait
 between the resizes, `dispatch_us_p50`: time in which a request was queued and could have been
-claimed. `holes` says of how many swaps. `flip_us` is the flip itself: how long neither worker could
+claimed. `holes` says of how many swaps. In place nobody takes over: there the hole is that of every
+batch claimed during a resize, and `prepare_ms` how long lanes were prepared on other SMs, before
+they went on there (limiter green). `flip_us` is the flip itself: how long neither worker could
 claim, with the wait for the function's lock. `lost` requests got no answer, `errors` were answered
 with one (a queue that was full, above all: `waiting_max` is how many had no answer at a time).
 What is `during` is of requests that waited or ran at any moment of a resize, with all that loading
 a shadow takes from the cores; `steady` is of all others. Identity computes in the pump, which
 nothing limits: its share changes in the books, and its rows show what the change itself costs.
+
+With `--stand-ins` the arms of a GPU run over the tests' stand-ins of driver and MPS. They show that
+it works, and nothing else: a stand-in has no speed, so its rows are named so and are no figures.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ from benchmarks.resizes import (
     Resize,
     client_figures,
     first_wait_us,
+    in_place_figures,
     swap_figures,
 )
 from benchmarks.wire import infer_request, open_segment, raw_outputs
@@ -76,6 +82,7 @@ class Arm:
         body: The function in node.yaml, but for device and share.
         inputs: Of every request.
         shares_percent: To go through in random steps, ascending.
+        stand_in: Its device is none that figures could be of.
     """
 
     model: str
@@ -84,11 +91,12 @@ class Arm:
     body: Mapping[str, Any]
     inputs: Mapping[str, NDArray[Any]]
     shares_percent: Sequence[int]
+    stand_in: bool = False
 
     @property
     def name(self) -> str:
         """In the rows."""
-        return f"{self.model}, {self.limiter}"
+        return f"{self.model}, {self.limiter}" + ", stand-in: no figure" * self.stand_in
 
     @property
     def devices(self) -> dict[str, Any]:
@@ -134,8 +142,20 @@ def arms() -> list[Arm]:
         for limiter in limiters
         for model, (body, inputs) in models.items()
     ]
-    on_gpu = [Arm("timed kernel", "cuda:0", "mps", victim(), NUMBERS, list(range(30, 101, 10)))]
-    return [*on_cpu, *(on_gpu if mps.is_installed() else [])]
+    return [*on_cpu, *gpu_arms()]
+
+
+def gpu_arms(*, stand_in: bool = False) -> list[Arm]:
+    """What can be measured on the GPU that is here, or that is stood in for."""
+    shares, limiters = list(range(30, 101, 10)), []
+    if mps.is_installed():
+        limiters.append("mps")
+    if mps.has_green_contexts():
+        limiters.append("green")
+    return [
+        Arm("timed kernel", "cuda:0", limiter, victim(), NUMBERS, shares, stand_in)
+        for limiter in limiters
+    ]
 
 
 async def measure(arm: Arm, plan: Plan) -> Row:
@@ -153,9 +173,10 @@ async def measure(arm: Arm, plan: Plan) -> Row:
                 await resize(control, arm.shares_percent[0])
                 capacity = await closed_loop(connection, request, CONCURRENCY, plan.capacity_s)
                 rate_per_s = min(capacity.rps * plan.load_percent / 100, RATE_MAX_PER_S)
-                waits = DispatchWaits(open_segment(node.pid, FUNCTION))
+                segment = open_segment(node.pid, FUNCTION)
+                waits, meanwhile = DispatchWaits(segment), DispatchWaits(segment)
                 async with OpenLoop(connection, request, rate_per_s, plan.seed) as load:
-                    resizes = await go_through(arm, plan, control, waits)
+                    resizes = await go_through(arm, plan, control, waits, meanwhile)
     usual_wait_us = waits.percentile_us(50)
     return {
         "name": arm.name,
@@ -169,18 +190,30 @@ async def measure(arm: Arm, plan: Plan) -> Row:
         "dispatch_us_p50": round(usual_wait_us, 1),
         "dispatch_us_p99": round(waits.percentile_us(99), 1),
         **swap_figures(resizes, usual_wait_us),
+        **in_place_figures(resizes, meanwhile, usual_wait_us),
     }
 
 
-async def go_through(arm: Arm, plan: Plan, control: Control, waits: DispatchWaits) -> list[Resize]:
-    """Random steps through the shares, from the smallest on, with pauses of random length."""
+async def go_through(
+    arm: Arm, plan: Plan, control: Control, waits: DispatchWaits, meanwhile: DispatchWaits
+) -> list[Resize]:
+    """Random steps through the shares, from the smallest on, with pauses of random length.
+
+    Args:
+        arm: Whose shares.
+        plan: How many steps.
+        control: Of the node.
+        waits: Counts what is claimed between them.
+        meanwhile: Counts what is claimed in them.
+    """
     choice = random.Random(plan.seed)
     share = arm.shares_percent[0]
     resizes: list[Resize] = []
     await asyncio.sleep(plan.pause_s)
     for _ in range(plan.resizes):
         share = choice.choice([other for other in arm.shares_percent if other != share])
-        done = await resize(control, share)
+        with meanwhile.counted():
+            done = await resize(control, share)
         with waits.counted():
             await asyncio.sleep(plan.pause_s * choice.uniform(0.5, 1.5))
         if done.resized.swaps:
@@ -204,13 +237,23 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--resizes", type=int, default=250, help="in each arm")
     parser.add_argument("--load-percent", type=float, default=80, help="of the capacity")
+    parser.add_argument(
+        "--stand-ins", action="store_true", help="a GPU's arms over stand-ins: no figures"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of arrivals, steps and pauses")
     options = parser.parse_args()
     resizes, pause_s, capacity_s = (2, 0.2, 0.2) if options.quick else (options.resizes, 0.3, 5.0)
     plan = Plan(resizes, pause_s, capacity_s, options.load_percent, options.seed)
     settings = {**vars(plan), "repeats": 1, "concurrency_of_capacity": CONCURRENCY}
     report = Report(QUESTION, settings)
-    report.rows = [uvloop.run(measure(arm, plan)) for arm in arms()]
+    if options.stand_ins:
+        from tests.fakes.gpu import FakeGpu
+
+        with FakeGpu() as fake:
+            os.environ.update(fake.environment)
+            report.rows = [uvloop.run(measure(each, plan)) for each in gpu_arms(stand_in=True)]
+    else:
+        report.rows = [uvloop.run(measure(arm, plan)) for arm in arms()]
     finish(report, options.json, _SHOWN)
 
 

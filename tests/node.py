@@ -250,7 +250,7 @@ class Node:
         def met(_status: Any) -> bool:
             for pid in self.worker_pids(name):  # one that loads has none, one that ended neither
                 with contextlib.suppress(FileNotFoundError, PermissionError):
-                    found.extend(_segments_of(pid))
+                    found.extend(each for each in _segments_of(pid) if each.name == name)
             return bool(found)
 
         self.wait_status(met)

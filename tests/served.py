@@ -16,7 +16,7 @@ from gslice.device.cpu import CpuDevice
 from gslice.ipc.native import native_signature
 from gslice.protos import message
 from gslice.worker.engines import make_engine
-from gslice.worker.engines.base import Engine
+from gslice.worker.engines.base import Engine, KeepsLanes
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.warmup import warm_up
 from gslice.worker.weights import WeightStore
@@ -65,6 +65,8 @@ class Served:
             store = store or WeightStore(cuda)
             device = GpuDevice(cuda, (0,), store)
         self._store = store
+        self.spec = spec
+        self.cuda = cuda
         self.signature: Signature = self.engine.load(spec, device)
         if cuda is not None:
             warm_up(self.engine, spec, self.signature, cuda)
@@ -86,6 +88,18 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def move(self, groups: _native.SmGroups, chosen: Sequence[int]) -> None:
+        """Goes on on other SMs, as a worker does when its share changes in place."""
+        cuda = self.cuda
+        assert cuda is not None
+        assert isinstance(self.engine, KeepsLanes)
+        left = range(cuda.first_lane, cuda.first_lane + cuda.lanes)
+        cuda.prepare_move(groups, chosen)
+        spare = range(cuda.spare_lane, cuda.spare_lane + cuda.lanes)
+        warm_up(self.engine, self.spec, self.signature, cuda, spare)
+        self.pump.move()
+        self.engine.forget(left)
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """One request alone; a failure is raised."""

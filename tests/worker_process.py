@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -37,22 +37,15 @@ class WorkerProcess:
     """
 
     def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
         self._folder = tempfile.TemporaryDirectory(prefix="gs")  # socket paths must be short
         self._path = f"{self._folder.name}/w.sock"
         self.log = Path(self._folder.name, "log")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self._path)
             listener.listen(2)
-            self.pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-P", "-m", "gslice.worker", *arguments],
-                {**os.environ, **(environment or {})},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, listener.fileno(), messages.LISTEN_FD),
-                    (os.POSIX_SPAWN_OPEN, 2, str(self.log), flags, 0o600),
-                ],
-            )
+            self.pid = self._begin(listener)
         self._pidfd = os.pidfd_open(self.pid)
         self.exit_code: int | None = None
         self.channel: Channel | None = None
@@ -63,21 +56,37 @@ class WorkerProcess:
         self._frontend = _native.Frontend(0)
         self._seq = 0
 
-    def __enter__(self) -> WorkerProcess:
+    def _begin(self, listener: socket.socket) -> int:
+        """Starts it; its process id."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-P", "-m", "gslice.worker", *self._arguments],
+            self._environment,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, listener.fileno(), messages.LISTEN_FD),
+                (os.POSIX_SPAWN_OPEN, 2, str(self.log), flags, 0o600),
+            ],
+        )
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         if self.exit_code is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait_exit()
+            self._kill()
         self.disconnect()
         os.close(self._pidfd)
         os.close(self.eventfd)
         if kind is not None:
             print(self.log.read_text())
         self._folder.cleanup()
+
+    def _kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_exit()
 
     # ---- control -----------------------------------------------------------------------------
 
@@ -175,3 +184,33 @@ class WorkerProcess:
     def infer(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """One request."""
         return self.answer(self.submit(inputs))
+
+
+class HostedWorker(WorkerProcess):
+    """A worker in a host, which is connected; both are led by the test.
+
+    Args:
+        host: Where it is to live.
+        name: Of its socket, for the host.
+    """
+
+    def __init__(self, host: WorkerProcess, name: str) -> None:
+        self._host = host
+        self._name = name
+        super().__init__()
+
+    def _begin(self, listener: socket.socket) -> int:
+        with self.log.open("a") as log:
+            order = messages.TakeIn(self._name)
+            self._host.request(order, messages.Ok, [listener.fileno(), log.fileno()])
+        return self._host.pid
+
+    def _kill(self) -> None:
+        """It dies with its host."""
+
+    def leave(self) -> None:
+        """Has it end in order, and waits for its word."""
+        assert self.channel is not None
+        self.channel.send(messages.Exit())
+        assert isinstance(self.channel.recv().message, messages.Left)
+        self.disconnect()

@@ -20,6 +20,7 @@ from gslice.device.inventory import read_inventory
 from gslice.device.mps import find_control, pids_of
 
 _ANSWER_S = 30.0
+_GREEN_CONTEXTS = 12050  # CUDA 12.5
 
 
 def is_installed() -> bool:
@@ -29,6 +30,15 @@ def is_installed() -> bool:
     except GsliceError:
         return False
     return True
+
+
+def has_green_contexts() -> bool:
+    """Whether there are a GPU and a driver that can limit streams to a part of it."""
+    try:
+        inventory = read_inventory()
+    except GsliceError:
+        return False
+    return bool(inventory.gpus) and inventory.driver_version >= _GREEN_CONTEXTS
 
 
 class Mps:

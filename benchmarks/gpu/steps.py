@@ -34,6 +34,7 @@ STEPS = (
     Step("dispatch", 30, "What does gslice add to the same copies and a bare graph replay?"),
     Step("mix", 120, "Four models on one GPU: who answers most in time, by way of sharing it?"),
     Step("blast", 80, "A fault in one function: who stops, for how long, is all answered?"),
+    Step("swap", 60, "What does a client notice while shares change, by a shadow and in place?"),
     Step("overlap", 25, "Do two lanes overlap copies and compute under MPS?"),
     Step("weights", 70, "How much memory and load time do shared weights save?"),
     Step("curves", 90, "How does a model's latency depend on its share, by batch size?"),

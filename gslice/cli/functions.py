@@ -175,8 +175,11 @@ def _read(file: Path) -> str:
 
 def _resized_line(name: str, resized: Any) -> str:
     line = f"{name} has {resized.share_effective_percent:g}%"
+    if resized.path == "in place":
+        prepared = f", prepared for {resized.prepare_ms:.0f} ms" if resized.prepare_ms else ""
+        return f"{line}, changed in place{prepared}"
     if resized.path != "shadow":
-        return f"{line}, changed in place" if resized.path == "in place" else f"{line} already"
+        return f"{line} already"
     holes = [swap.hole_us for swap in resized.swaps if swap.hole_us >= 0]
     hole = f"; first request waited {max(holes):.0f} us" if holes else ""
     flip_us = max((swap.flip_us for swap in resized.swaps), default=0.0)

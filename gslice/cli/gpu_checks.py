@@ -87,6 +87,22 @@ def static_check(name: str, gpu: Gpu, library: str) -> Check:
     )
 
 
+def green_check(name: str, gpu: Gpu) -> Check:
+    """What shares under `limiter: green` are made of."""
+    what = f"{name} green"
+    if not gpu.sm_groups:
+        return Check(what, "note", "no green contexts", "limiter green takes CUDA 12.5 or newer")
+    left = gpu.sms - gpu.sm_groups * gpu.group_sms
+    rest = f", {left} of {gpu.sms} SMs in none" if left else ""
+    return Check(
+        what,
+        "note",
+        f"{gpu.sm_groups} groups of {gpu.group_sms} SMs{rest}",
+        "shares are so many groups under `limiter: green`, for functions that trust each other:"
+        " docs/green.md",
+    )
+
+
 def _tried(name: str, gpu: Gpu, trial: MpsTrial) -> list[Check]:
     found = []
     attached = []
@@ -144,6 +160,8 @@ def _devices(inventory: Inventory) -> list[Check]:
     try:
         for name, gpu in inventory.gpus.items():
             checks.append(_device(name, gpu, nvml))
+            if not gpu.is_instance:
+                checks.append(green_check(name, gpu))
     finally:
         if nvml is not None:
             nvml.close()

@@ -91,6 +91,7 @@ class DeviceShares:
         rest_s: Until it is divided anew although nobody needs it: changes are not free.
         changing: Shares on it are on their way to what was decided before. Until they are there it
             is not divided anew: decisions come faster than shadows.
+        turns: Whether its functions could take turns: their shares are worth the same beyond 100.
     """
 
     name: str
@@ -98,6 +99,7 @@ class DeviceShares:
     step_percent: float = 2.5
     rest_s: float = 10.0
     changing: bool = False
+    turns: bool = True
 
 
 @dataclass(frozen=True)

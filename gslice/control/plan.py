@@ -139,7 +139,8 @@ class Planner:
                 shares = self._shares(*args, "levelled")
             divided[device] = _Division(shares, {})
             # Replicas have the same share everywhere, so each device's turns would be all devices'.
-            if self.policy.turns and all(placed[part.demand.name] == 1 for part in parts):
+            turns = self.policy.turns and site.devices[device].turns
+            if turns and all(placed[part.demand.name] == 1 for part in parts):
                 divided[device] = self._in_turns_or(shares, *args)
             if divided[device].shares != before[device]:
                 self._changed_s[device] = now_s

@@ -263,6 +263,7 @@ class Servicer:
         """The last log lines of a process, then what follows."""
         line = message("gslice.v1.LogLine")
         known = {LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME, *self._daemon.supervisor.functions}
+        known.update(self._daemon.node.hosts.log_names)
         if request.name not in known:
             error = NotFound(
                 f"nothing called {request.name!r} keeps a log", hint=", ".join(sorted(known))

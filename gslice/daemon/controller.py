@@ -211,6 +211,7 @@ class Controller:
                 device.share_limit_percent,
                 rest_s=SHADOW_REST_S if self._replaces(name) else _IN_PLACE_REST_S,
                 changing=name in changing,
+                turns=device.limiter != "green",  # groups are somebody's, also while he waits
             )
             for name, device in node.devices.items()
         }
@@ -273,10 +274,10 @@ class Controller:
                 self._supervisor.node.event(name, EventKind.SHARE, text)
 
     def _replaces(self, device: str) -> bool:
-        """Whether another share means another worker there."""
+        """Whether another share means another worker there, or other graphs."""
         functions = self._supervisor.functions.values()
         deployments = (f.deployment for f in functions if device in f.spec.placed)
-        return any(d is not None and d.limiter in ("mps", "threads") for d in deployments)
+        return any(d is not None and d.limiter in ("mps", "green", "threads") for d in deployments)
 
 
 def _current(

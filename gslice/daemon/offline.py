@@ -95,7 +95,10 @@ def offline_plan(path: Path, changes: Sequence[str], overrides: Iterable[Overrid
         demands = what_if(
             (_demand(spec, profiles, observations) for spec in config.functions.values()), wanted
         )
-    devices = {n: DeviceShares(n, d.share_limit_percent) for n, d in config.devices.items()}
+    devices = {
+        n: DeviceShares(n, d.share_limit_percent, turns=d.limiter != "green")
+        for n, d in config.devices.items()
+    }
     planner = Planner(Policy(packing=config.node.packing, turns=True))
     return plan_reply(Proposal(demands, {}, planner.plan(0.0, demands, devices, {})))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from gslice.ipc.process import resident_bytes
 from gslice.supervise.resize import Resized
 from gslice.supervise.weights import added, saved_bytes, together
 from gslice.telemetry.metrics import FunctionReading, GpuFigures
@@ -65,7 +64,7 @@ def function_reading(
     segment = deployment.segment if deployment else None
     workers = list(deployment.workers) if deployment else []
     lives = deployment or program
-    rss_bytes = {w.pid: resident_bytes(w.pid) for w in workers}
+    rss_bytes = {w.pid: w.resident_bytes for w in workers}
     if program is not None:
         rss_bytes[program.pid] = program.resident_bytes
     return FunctionReading(

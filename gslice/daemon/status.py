@@ -199,7 +199,7 @@ class StatusReader:
             return
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         message.memory_bytes = device.memory_limit_bytes or total
-        message.memory_used_bytes = sum(resident_bytes(w.pid) for w in workers)
+        message.memory_used_bytes = sum(w.resident_bytes for w in workers)
         message.memory_used_bytes += sum(program.resident_bytes for program in programs)
 
     def _fill_gpu(self, message: Any, gpu: Gpu, workers: list[Worker]) -> None:
@@ -251,7 +251,7 @@ class StatusReader:
             message.kept.add(
                 version=kept.spec.version,
                 pids=[worker.pid for worker in kept.workers],
-                rss_bytes=sum(resident_bytes(worker.pid) for worker in kept.workers),
+                rss_bytes=sum(worker.resident_bytes for worker in kept.workers),
                 device_memory_bytes=together(kept.workers).device_bytes,
             )
         if decision := self._decisions.get(spec.name):
@@ -268,7 +268,7 @@ class StatusReader:
             message.workers.add(
                 pid=worker.pid,
                 state=_worker_state(worker),
-                rss_bytes=resident_bytes(worker.pid),
+                rss_bytes=worker.resident_bytes,
                 restarts=function.restarts.count,
                 device=worker.device,
             )

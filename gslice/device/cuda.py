@@ -5,6 +5,7 @@ Through ctypes, so that it works before anything is built. The data path is C++:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from gslice.device import burn
 
 LIBRARY = "libcuda.so.1"
 OLDEST_VERSION = 12_000
+GREEN_VERSION = 12_050  # has all that green contexts take
 
 # Of cuda.h.
 _OUT_OF_MEMORY = 2
@@ -23,6 +25,19 @@ _MULTIPROCESSOR_COUNT = 16
 _CAPABILITY_MAJOR = 75
 _CAPABILITY_MINOR = 76
 _STREAM_NON_BLOCKING = 1
+_SM_RESOURCE = 1
+
+
+class _SmResource(ctypes.Structure):
+    """CUdevResource, of SMs."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("_internal", ctypes.c_ubyte * 92),
+        ("sms", ctypes.c_uint),
+        ("least_sms", ctypes.c_uint),
+        ("_more", ctypes.c_ubyte * 40),
+    )
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,8 @@ class Gpu:
         sms: Streaming multiprocessors, as this process sees them.
         compute_capability: Major and minor.
         memory_bytes: All of its memory.
+        sm_groups: How many groups green contexts can be made of; 0: the driver has none.
+        group_sms: SMs of each.
     """
 
     uuid: str
@@ -42,6 +59,8 @@ class Gpu:
     sms: int
     compute_capability: tuple[int, int]
     memory_bytes: int
+    sm_groups: int = 0
+    group_sms: int = 0
 
     @property
     def is_instance(self) -> bool:
@@ -103,7 +122,24 @@ class Driver:
             self.sms(ordinal),
             (capability[0], capability[1]),
             memory.value,
+            *self._sm_groups(ordinal),
         )
+
+    def _sm_groups(self, ordinal: int) -> tuple[int, int]:
+        """Into how many groups its SMs can be split, and the SMs of each; see native/cuda/green."""
+        split = getattr(self._library, "cuDevSmResourceSplitByCount", None)
+        if split is None or self.version < GREEN_VERSION:
+            return 0, 0
+        whole, count = _SmResource(), ctypes.c_uint()
+        with contextlib.suppress(GsliceError):  # some devices have no such thing
+            self._call("cuDeviceGetDevResource", ordinal, ctypes.byref(whole), _SM_RESOURCE)
+            least = max(1, whole.least_sms)
+            arguments = (ctypes.byref(count), ctypes.byref(whole), None, 0, least)
+            self._call(split.__name__, None, *arguments)
+            groups = (_SmResource * count.value)()
+            self._call(split.__name__, groups, *arguments)
+            return count.value, groups[0].sms if count.value else 0
+        return 0, 0
 
     def _attribute(self, attribute: int, ordinal: int) -> int:
         value = ctypes.c_int()

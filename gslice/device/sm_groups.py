@@ -6,12 +6,16 @@ that fill no group are nobody's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gslice.core.errors import ResourceExhausted
 
 _ROUNDING = 1e-9  # of a group: shares are floats
+
+BESIDE = -1
+"""The seat of who is measured beside what serves: nobody's groups are fewer for it."""
 
 
 @dataclass(frozen=True)
@@ -32,50 +36,36 @@ class Split:
         """What so many groups are of the whole GPU."""
         return 100.0 * groups * self.group_sms / self.sms
 
+    def worth(self, share_percent: float) -> float:
+        """How many groups a share is, which are seldom whole ones."""
+        return self.groups * share_percent / 100.0
 
-def divide(
-    shares_percent: Mapping[str, float], split: Split, now: Mapping[str, int] | None = None
-) -> dict[str, int]:
-    """How many groups each share is worth: of all groups the share, to the next whole one.
 
-    Rounded so that shares which come to 100 take every group. Who has what a share may be rounded
-    to keeps it before others get more; beyond that, whoever is cut shortest comes first. Everybody
-    gets a group.
+@dataclass(frozen=True)
+class Seat:
+    """What has groups of its own: one instance of a function, whatever edition of it runs.
 
-    Args:
-        shares_percent: By name; together they may be more than 100, which then counts as all.
-        split: How the SMs were split.
-        now: Groups that each has at present.
+    The edition that is loaded to serve next, and one that is kept warm, are on the same groups as
+    the one that serves: at most one of them is given work.
 
-    Raises:
-        ResourceExhausted: there are more names than groups.
+    Attributes:
+        function: The function's name.
+        number: Of the instance; BESIDE: it is measured, and takes what there is.
     """
-    if len(shares_percent) > split.groups:
-        raise ResourceExhausted(
-            f"{len(shares_percent)} functions cannot share {split.groups} groups of"
-            f" {split.group_sms} SMs",
-            hint="move functions to another GPU, or set `limiter: mps`",
-        )
-    now = now or {}
-    whole = max(100.0, sum(shares_percent.values()))
-    exact = {name: split.groups * share / whole for name, share in shares_percent.items()}
-    counts = {name: max(1, int(groups + _ROUNDING)) for name, groups in exact.items()}
-    to_give = int(sum(exact.values()) + _ROUNDING) - sum(counts.values())
-    left = {name: exact[name] - counts[name] for name in exact}
 
-    def first(name: str) -> tuple[bool, float, str]:
-        return now.get(name, 0) <= counts[name], -left[name], name
+    function: str
+    number: int = 0
 
-    for name in sorted((n for n in left if left[n] > _ROUNDING), key=first)[: max(0, to_give)]:
-        counts[name] += 1
-    while sum(counts.values()) > split.groups:  # others got one for next to nothing
-        several = [name for name in counts if counts[name] > 1]
-        counts[max(several, key=lambda name: (counts[name] - exact[name], name))] -= 1
-    return counts
+
+@dataclass(frozen=True)
+class _Held:
+    seat: Seat
+    share_percent: float
+    groups: frozenset[int]
 
 
 class Allotment:
-    """Which groups each function has.
+    """Which groups everybody has. Only who asks gets others: nobody moves for somebody else.
 
     Args:
         split: How the SMs were split.
@@ -83,51 +73,80 @@ class Allotment:
 
     def __init__(self, split: Split) -> None:
         self.split = split
-        self._shares_percent: dict[str, float] = {}
-        self._held: dict[str, frozenset[int]] = {}
+        self._held: dict[object, _Held] = {}  # by holder; who took last comes last
 
-    def held(self, name: str) -> frozenset[int]:
-        """The groups of a function; none if it is not known."""
-        return self._held.get(name, frozenset())
+    def held(self, holder: object) -> frozenset[int]:
+        """The groups of a holder; none if it is not known."""
+        held = self._held.get(holder)
+        return held.groups if held is not None else frozenset()
 
-    def planned(self, name: str, share_percent: float) -> list[tuple[str, frozenset[int]]]:
-        """What changes when a function gets a share; nothing has happened yet.
+    def planned(self, holder: object, seat: Seat, share_percent: float) -> frozenset[int]:
+        """The groups that a share is worth now; nothing has happened yet.
 
-        Everybody keeps what it has of what it will have, so no group changes hands without need.
-
-        Returns:
-            Who gets which groups, the function itself even if it has them, in an order in which
-            every group is free when it is taken: those that give groups away come first.
+        First those that the holder has, then those of its seat, then free ones, then such as only
+        editions at rest have. What others have is taken only where nothing else is left, which is
+        while their shares and this one pass 100.
 
         Raises:
-            ResourceExhausted: there are more functions than groups.
+            ResourceExhausted: There are more instances than groups.
         """
-        shares = self._shares_percent | {name: share_percent}
-        counts = divide(shares, self.split, {n: len(groups) for n, groups in self._held.items()})
-        wanted = _placed(counts, self._held, self.split.groups)
-        changed = [(n, g) for n, g in wanted.items() if n == name or g != self.held(n)]
-        return sorted(changed, key=lambda change: len(change[1]) > len(self.held(change[0])))
+        others = {mine.seat for mine in self._held.values()} - {seat}
+        if len(others) >= self.split.groups:
+            raise ResourceExhausted(
+                f"{len(others) + 1} instances cannot share {self.split.groups} groups of"
+                f" {self.split.group_sms} SMs",
+                hint="move functions to another GPU, or set `limiter: mps`",
+            )
+        mine, seats = self.held(holder), self._groups_of({seat})
+        theirs, at_rest = Counter[int](), self._groups_of(others)
+        for held in self._others(seat):
+            theirs.update(held.groups)
 
-    def take(self, name: str, share_percent: float, groups: frozenset[int]) -> None:
-        """A function has these groups from now on, for that share."""
-        self._shares_percent[name] = share_percent
-        self._held[name] = groups
+        def preference(group: int) -> tuple[bool, int, bool, bool, int]:
+            return (
+                group not in mine,
+                theirs[group],
+                group in at_rest,
+                group not in seats,
+                group,
+            )
 
-    def give_back(self, name: str) -> None:
-        """A function has gone."""
-        self._shares_percent.pop(name, None)
-        self._held.pop(name, None)
+        order = sorted(range(self.split.groups), key=preference)
+        return frozenset(order[: self._count(seat, share_percent)])
 
+    def take(
+        self, holder: object, seat: Seat, share_percent: float, groups: frozenset[int]
+    ) -> None:
+        """A holder has these groups from now on, for that share."""
+        self._held.pop(holder, None)
+        self._held[holder] = _Held(seat, share_percent, groups)
 
-def _placed(
-    counts: Mapping[str, int], held: Mapping[str, frozenset[int]], groups: int
-) -> dict[str, frozenset[int]]:
-    """Which groups: those that are held, as far as they are due, then the lowest free ones."""
-    kept = {name: sorted(held.get(name, ()))[:count] for name, count in counts.items()}
-    free = sorted(set(range(groups)).difference(*kept.values()))
-    placed = {}
-    for name, count in counts.items():
-        missing = count - len(kept[name])
-        placed[name] = frozenset([*kept[name], *free[:missing]])
-        free = free[missing:]
-    return placed
+    def give_back(self, holder: object) -> None:
+        """A holder has gone."""
+        self._held.pop(holder, None)
+
+    def _count(self, seat: Seat, share_percent: float) -> int:
+        """How many groups: of all groups the share, to the next whole one.
+
+        Rounded so that shares which come to 100 take every group, if all asked with the shares that
+        they have now. Nobody gets a whole group more than its share but for the first one.
+        """
+        exact = self.split.worth(share_percent)
+        count = int(exact + _ROUNDING)
+        if seat.number == BESIDE:
+            return min(self.split.groups, max(1, count))
+        others = self._others(seat)
+        taken = sum(len(held.groups) for held in others)
+        due = exact + sum(self.split.worth(held.share_percent) for held in others)
+        if exact - count > _ROUNDING and taken + count + 1 <= int(due + _ROUNDING):
+            count += 1
+        return max(1, min(count, self.split.groups - taken))
+
+    def _others(self, seat: Seat) -> list[_Held]:
+        """What other seats have, each as it took it last."""
+        last = {held.seat: held for held in self._held.values()}
+        return [held for held in last.values() if held.seat != seat and held.seat.number != BESIDE]
+
+    def _groups_of(self, seats: Collection[Seat]) -> frozenset[int]:
+        """Of all that have these seats, those at rest too."""
+        return frozenset().union(*(h.groups for h in self._held.values() if h.seat in seats))

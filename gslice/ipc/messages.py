@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from gslice.core.access import ANONYMOUS, Access
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 LISTEN_FD = 3  # where a child finds its listening socket
 REST = "rest"  # the kind of front-end that speaks HTTP
 EXIT_DEVICE_LOST = 75
@@ -79,6 +79,7 @@ class Hello:
         started: Its start time in clock ticks since boot, from /proc, against pid reuse.
         worker: Present for workers.
         frontend: Present for front-ends.
+        host: Present for hosts, whose workers have sockets of their own.
     """
 
     protocol: int
@@ -86,6 +87,7 @@ class Hello:
     started: int
     worker: WorkerState | None = None
     frontend: FrontendState | None = None
+    host: HostState | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class WorkerState:
         threads: As in Ready.
         weights: As in Loaded.
         turn: As in Attach.
+        seat: As in Load.
+        hosted: It is one of several in its process, and ends without the process.
     """
 
     spec: FunctionSpec | None = None
@@ -121,6 +125,21 @@ class WorkerState:
     threads: int = 0
     weights: Weights | None = None
     turn: int = -1
+    seat: int = 0
+    hosted: bool = False
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What a host is for: the process in which all functions of a GPU are, under green contexts.
+
+    Attributes:
+        device: The GPU's name in node.yaml.
+        workers: The sockets of those that have not ended.
+    """
+
+    device: str
+    workers: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -237,6 +256,14 @@ class Wake:
     name: str
 
 
+@dataclass(frozen=True)
+class Left:
+    """A worker has given everything back and leaves its host; nothing follows.
+
+    One that has a process to itself just ends. When a host dies its workers say nothing.
+    """
+
+
 # ---- daemon -> worker ----------------------------------------------------------------------------
 
 
@@ -281,6 +308,19 @@ class Assign:
 
 
 @dataclass(frozen=True)
+class TakeIn:
+    """Have another worker in this process (request to a host; answered by Ok or Failed).
+
+    With the socket on which daemons reach it, and with its function's log.
+
+    Attributes:
+        name: Of the socket.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Load:
     """Load the model (request, with the descriptor of `weights`; answered by Loaded or Failed).
 
@@ -297,6 +337,8 @@ class Load:
             only a run shows need not be tried again.
         model: On a GPU: what weights that it makes are told as; empty: it keeps them to itself.
         weights: Those that another worker of the model has made; None: there are none.
+        seat: Under `green`, the instance whose SMs it gets: other editions of a function that have
+            the same are on the same ones; -1: it is measured beside what serves.
     """
 
     spec: FunctionSpec
@@ -308,6 +350,7 @@ class Load:
     known: Signature | None = None
     model: str = ""
     weights: Weights | None = None
+    seat: int = 0
 
 
 @dataclass(frozen=True)
@@ -442,9 +485,15 @@ class SetShare:
 
 @dataclass(frozen=True)
 class ShareSet:
-    """The share as read back."""
+    """The share as read back.
+
+    Attributes:
+        share_effective_percent: In percent.
+        prepared_us: Under `green`: how long lanes were prepared on other SMs, while others served.
+    """
 
     share_effective_percent: float
+    prepared_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -456,7 +505,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class Exit:
-    """End now, in order: stop the pump, close the engine, exit."""
+    """End now, in order: stop the pump, close the engine, exit; one of a host leaves it."""
 
 
 # ---- daemon -> front-end -------------------------------------------------------------------------
@@ -585,7 +634,9 @@ Message = (
     | KnownRegion
     | Prepare
     | Assign
+    | TakeIn
     | Wake
+    | Left
     | Load
     | Loaded
     | Attach

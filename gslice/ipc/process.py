@@ -13,6 +13,7 @@ from gslice.ipc.messages import (
     PROTOCOL_VERSION,
     FrontendState,
     Hello,
+    HostState,
     WorkerState,
 )
 
@@ -32,9 +33,13 @@ def start_ticks(pid: int | None = None) -> int:
         raise NotFound(f"there is no process {pid}") from None
 
 
-def hello(worker: WorkerState | None = None, frontend: FrontendState | None = None) -> Hello:
+def hello(
+    worker: WorkerState | None = None,
+    frontend: FrontendState | None = None,
+    host: HostState | None = None,
+) -> Hello:
     """What this process says first to a daemon."""
-    return Hello(PROTOCOL_VERSION, os.getpid(), start_ticks(), worker, frontend)
+    return Hello(PROTOCOL_VERSION, os.getpid(), start_ticks(), worker, frontend, host)
 
 
 def resident_bytes(pid: int | None = None) -> int:

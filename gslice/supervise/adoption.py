@@ -22,6 +22,7 @@ from gslice.control.versions import where_it_is
 from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.core.events import EventKind
 from gslice.supervise.child import Child
+from gslice.supervise.hosts import LODGER_PREFIX
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.process import Process
@@ -98,9 +99,11 @@ class Found:
         frontends: Front-ends.
         groups: Functions that are served, one group for each segment.
         useless: Workers that serve nothing yet, or no more, or on a device that is gone.
+        hosts: The processes of those workers that share one.
     """
 
     frontends: list[Child] = field(default_factory=list)
+    hosts: list[Child] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     useless: list[Child] = field(default_factory=list)
 
@@ -108,24 +111,40 @@ class Found:
     def children(self) -> list[Child]:
         """All."""
         workers = [worker.child for group in self.groups for worker in group.workers]
-        return [*self.frontends, *workers, *self.useless]
+        return [*self.frontends, *workers, *self.useless, *self.hosts]
 
 
 async def find_children(node: Node, on_call: Callable[[Child, Received], None]) -> Found:
     """Connects to every child whose socket is there; removes sockets that nobody serves."""
-    names = node.run_dir.names()
-    children = await asyncio.gather(*(_adopt(node, name, on_call) for name in names))
+    names, known = node.run_dir.names(), dict[tuple[int, int], Process]()
+    children = await asyncio.gather(*(_adopt(node, name, on_call, known) for name in names))
     found = Found()
     for child in children:
         if child is None:
             continue
         if child.hello.frontend is not None:
             found.frontends.append(child)
+        elif child.hello.host is not None:
+            found.hosts.append(child)
         elif not _join_group(node, found, child):
             found.useless.append(child)
     for group in found.groups:
         found.useless.extend(worker.child for worker in group.take_surplus())
     return found
+
+
+def adopt_hosts(node: Node, found: Found) -> None:
+    """Takes over the hosts, each with whoever is in it."""
+    for host in found.hosts:
+        assert host.hello.host is not None
+        there = [
+            (child, child.hello.worker.spec.name if child.hello.worker.spec else "")
+            for child in found.children
+            if child.hello.worker is not None
+            and child.is_lodger
+            and child.process.pid == host.process.pid
+        ]
+        node.hosts.adopt(host, host.hello.host.device, there)
 
 
 async def end_strays(node: Node) -> None:
@@ -220,11 +239,17 @@ def _segments_of(pid: int) -> Iterator[Segment]:
             yield segment
 
 
-async def _adopt(node: Node, name: str, on_call: Callable[[Child, Received], None]) -> Child | None:
+async def _adopt(
+    node: Node,
+    name: str,
+    on_call: Callable[[Child, Received], None],
+    known: dict[tuple[int, int], Process],
+) -> Child | None:
     try:
-        return await Child.adopt(node.run_dir, name, on_call)
+        return await Child.adopt(node.run_dir, name, on_call, known)
     except GsliceError as error:
-        if await _end(node, name):
+        has_left = isinstance(error, NotFound) and name.startswith(LODGER_PREFIX)
+        if not has_left and await _end(node, name):
             text = f"{name}, a child of an earlier daemon, was ended: {error}"
             node.event(DAEMON_LOG_NAME, EventKind.ADOPT, text)
         node.run_dir.remove(name)

@@ -30,7 +30,7 @@ async def care(node: Node, functions: Mapping[str, Function]) -> None:
         for function in list(functions.values()):
             function.kill_hung(now_ns)
             function.residency.look()
-        for name in (*functions, LOG_NAME, SPARES_LOG_NAME):
+        for name in (*functions, LOG_NAME, SPARES_LOG_NAME, *node.hosts.log_names):
             try:
                 rotate(node.log_path(name), logs.max_bytes, logs.keep)
             except OSError as error:

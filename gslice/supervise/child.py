@@ -22,14 +22,16 @@ from gslice.core.errors import (
 )
 from gslice.ipc.async_channel import AsyncChannel
 from gslice.ipc.channel import MAX_FDS, Received
-from gslice.ipc.messages import PROTOCOL_VERSION, Exit, Hello, Message
+from gslice.ipc.messages import PROTOCOL_VERSION, Exit, Hello, Left, Message, Ok, TakeIn
 from gslice.supervise import process
-from gslice.supervise.logs import last_line
+from gslice.supervise.logs import last_line, opened
+from gslice.supervise.process import Lodger, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from gslice.supervise.process import Launch, Process
+    from gslice.supervise.process import Launch
     from gslice.supervise.run_dir import RunDir
 
 HELLO_TIMEOUT_S = 30.0
@@ -54,7 +56,8 @@ class Child:
         self._on_call = on_call
         self._hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         self._fds: list[int] = []
-        self._process: Process | None = None
+        self._process: Process | Lodger | None = None
+        self._known: dict[tuple[int, int], Process] = {}
         self._channel: AsyncChannel | None = None
         self._reaper: asyncio.TimerHandle | None = None
 
@@ -106,10 +109,59 @@ class Child:
         return child
 
     @classmethod
+    async def lodge(
+        cls,
+        run_dir: RunDir,
+        name: str,
+        host: Child,
+        log: Path,
+        on_call: Callable[[Child, Received], None],
+    ) -> Child:
+        """Has a host take in one more, and shakes hands with it.
+
+        Args:
+            run_dir: Where its socket goes.
+            name: Of the socket; unique.
+            host: The process that it is to live in.
+            log: File that takes what it logs.
+            on_call: Takes what it says on its own account.
+
+        Raises:
+            ChannelClosed: the host ends, or has.
+            GsliceError: it did not come up.
+        """
+        child, lives_in = cls(run_dir, name, on_call), host.process
+        assert isinstance(lives_in, Process)
+        try:
+            with run_dir.listen(name) as listener, opened(log) as log_fd:
+                fds = (listener.fileno(), log_fd)
+                await host.request(TakeIn(name), Ok, fds=fds, timeout_s=HELLO_TIMEOUT_S)
+            child._process = Lodger(lives_in)
+            child._process.death.add_done_callback(child._gone)
+            run_dir.note(name, lives_in.pid, lives_in.started)
+            child._connect()
+            await child._shake_hands(HELLO_TIMEOUT_S)
+        except BaseException:  # without a daemon, and empty, it ends by itself
+            child.detach()
+            run_dir.remove(name)
+            raise
+        return child
+
+    @classmethod
     async def adopt(
-        cls, run_dir: RunDir, name: str, on_call: Callable[[Child, Received], None]
+        cls,
+        run_dir: RunDir,
+        name: str,
+        on_call: Callable[[Child, Received], None],
+        known: dict[tuple[int, int], Process] | None = None,
     ) -> Child:
         """Takes over a child that an earlier daemon started.
+
+        Args:
+            run_dir: Where its socket is.
+            name: Of the socket.
+            on_call: As of `start`.
+            known: The processes of those adopted before, by id and start; this one's is added.
 
         Raises:
             NotFound: it is gone.
@@ -117,6 +169,7 @@ class Child:
             DeadlineExceeded: it does not answer.
         """
         child = cls(run_dir, name, on_call)
+        child._known = {} if known is None else known
         child._connect()
         try:
             await child._shake_hands(ADOPT_TIMEOUT_S)
@@ -128,10 +181,25 @@ class Child:
         return child
 
     @property
-    def process(self) -> Process:
-        """The process itself."""
+    def process(self) -> Process | Lodger:
+        """The process itself, or this one's place in it."""
         assert self._process is not None
         return self._process
+
+    @property
+    def is_lodger(self) -> bool:
+        """Whether it is one of several in its process."""
+        return isinstance(self._process, Lodger)
+
+    @property
+    def is_blamed(self) -> bool:
+        """Whether its process may have died of what it did."""
+        return not isinstance(self._process, Lodger) or self._process.is_blamed
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can be told nothing any more."""
+        return self._channel is None or self._channel.closed
 
     @property
     def hello(self) -> Hello:
@@ -169,6 +237,10 @@ class Child:
         if not await self.process.wait(timeout_s):
             await self.kill()
 
+    async def dismiss(self, timeout_s: float) -> None:
+        """Ends one that serves nothing: at once, unless others are in its process."""
+        await (self.stop(timeout_s) if self.is_lodger else self.kill())
+
     def abort(self) -> None:
         """Kills it, and leaves the rest to those who wait for its death."""
         self.process.signal(signal.SIGKILL)
@@ -199,7 +271,7 @@ class Child:
                 f"the child {self.name} said nothing for {timeout_s:g} s"
             ) from None
         if self._process is None:
-            self._process = process.Process(hello.pid, hello.started)
+            self._process = self._found(hello)
             self._process.death.add_done_callback(self._gone)
         if hello.protocol != PROTOCOL_VERSION:
             raise FailedPrecondition(
@@ -209,8 +281,17 @@ class Child:
         if (hello.pid, hello.started) != (self._process.pid, self._process.started):
             raise FailedPrecondition(f"the child {self.name} says it is process {hello.pid}")
 
+    def _found(self, hello: Hello) -> Process | Lodger:
+        key = hello.pid, hello.started
+        if key not in self._known:
+            self._known[key] = Process(*key)
+        hosted = hello.worker is not None and hello.worker.hosted
+        return Lodger(self._known[key]) if hosted else self._known[key]
+
     def _on_message(self, received: Received) -> None:
-        if self._hello.done():
+        if isinstance(received.message, Left) and isinstance(self._process, Lodger):
+            self._process.left()
+        elif self._hello.done():
             self._on_call(self, received)
         elif isinstance(received.message, Hello):
             self._fds += received.fds

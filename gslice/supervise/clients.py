@@ -82,7 +82,7 @@ class Clients:
         Args:
             worker: It runs.
             function: Whose it is.
-            alone: It has the GPU to itself, and does without MPS.
+            alone: It does without MPS: it has the GPU to itself, or is in its host.
         """
         self.workers.add(worker)
         if alone:
@@ -127,7 +127,8 @@ class Clients:
             self._weights.drop(worker.weights.model)  # it may have died of what it read there
         if not self.shares(worker):
             self._alone.discard(worker)
-            return Burial()  # the kernel took its context down before it reported the death
+            # The kernel took its context down before it reported the death.
+            return Burial(blamed=worker.child.is_blamed)
         try:
             if worker.pid not in self._fates and await self._reached_all(worker, how):
                 self._fault(worker.pid)

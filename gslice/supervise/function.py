@@ -279,7 +279,7 @@ class Function:
         await self._halt()
         self.set_state("UNLOADING", "the daemon is stopping")
         if self._next is not None:
-            await self._next.kill()  # its load fails, and says so to whoever asked for it
+            await self._next.instances.discard_all()  # its load fails, and says so to who asked
         if self._deployment is not None:
             await self._deployment.drain(drain_s)
             await self._deployment.stop()

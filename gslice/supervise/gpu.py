@@ -60,7 +60,7 @@ class Gpu:
         found: What the probe found; None before `ready`.
         facts: What NVML knows of it.
         reading: What NVML saw last.
-        limiter: `mps` or `none`; as configured before `ready`.
+        limiter: `mps`, `green` or `none`; as configured before `ready`.
         problem: Why no function can be started on it; empty if they can.
         clients: Workers that use it.
         weights: What those of one model share.

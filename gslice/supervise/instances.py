@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from gslice.control.hang import HangWatch, Stamps
 from gslice.core.events import EventKind
 from gslice.device.cpu import CpuDevice
+from gslice.device.sm_groups import BESIDE
 from gslice.supervise.clients import Burial
 from gslice.supervise.news import tell_requeued
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks
 from gslice.supervise.weights import model_key
-from gslice.supervise.worker import Worker
+from gslice.supervise.worker import LOAD_TIMEOUT_S, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -44,6 +45,7 @@ class Instances:
         frontends: Who leases slots and takes answers.
         on_lost: Called after a death that nobody ordered, when its requests are queued again: how
             the worker died, whether it may be to blame itself, and when.
+        beside: They are measured beside what serves, and never attached.
 
     Attributes:
         segment: What they are attached to; None until their signature is known.
@@ -55,12 +57,15 @@ class Instances:
         spec: FunctionSpec,
         frontends: Frontends,
         on_lost: Callable[[str, bool, float], None],
+        *,
+        beside: bool = False,
     ) -> None:
         self.segment: Segment | None = None
         self._node = node
         self._spec = spec
         self._frontends = frontends
         self._on_lost = on_lost
+        self._is_stand = beside
         self._workers: list[Worker] = []
         self._watches: dict[Worker, HangWatch] = {}
         self._device = node.device(spec.device)
@@ -86,8 +91,11 @@ class Instances:
         if self._gpu is not None:
             await self._gpu.ready()
             environment = self._gpu.environment(self._spec, share_percent)
-        worker = await Worker.start(self._node, self._spec, environment)
+        hosted = self._gpu is not None and self._gpu.limiter_of(self._spec) == "green"
+        start = Worker.start_in_host if hosted else Worker.start
+        worker = await start(self._node, self._spec, environment)
         worker.share_percent = share_percent
+        worker.seat = self._seat(worker)
         self._add(worker)
         return worker
 
@@ -160,6 +168,8 @@ class Instances:
         """
         if worker.share_percent == share_percent:
             return "none"
+        if worker.hosted:  # what is measured is never attached, and there is nothing to move
+            return "in place" if worker.instance >= 0 else "shadow"
         if self._gpu is not None:
             if self._gpu.limiter_of(self._spec) == "none":
                 return "in place"
@@ -178,7 +188,7 @@ class Instances:
         if self.path(worker, share_percent) != "in place":
             return
         self._count_turn(worker, max(worker.share_percent, share_percent))
-        if self._gpu is not None:  # nothing limits it there: only the books change
+        if self._gpu is not None and not worker.hosted:  # nothing limits it: only the books change
             worker.share_percent = share_percent
         else:
             await worker.set_share(share_percent)
@@ -200,8 +210,13 @@ class Instances:
         await self._end(worker, worker.kill())
 
     async def discard(self, worker: Worker) -> None:
-        """Ends one that never served; on a GPU in order if it listens: neighbours feel a kill."""
-        at_once = self._gpu is None or worker.preparing
+        """Ends one that never served; on a GPU in order if it listens: neighbours feel a kill.
+
+        In a host that is as soon as it has loaded: nothing ends it sooner but the end of them all.
+        """
+        if worker.hosted and worker.preparing:
+            worker.exit_timeout_s = LOAD_TIMEOUT_S
+        at_once = not worker.hosted and (self._gpu is None or worker.preparing)
         await (self.kill(worker) if at_once else self.stop(worker))
 
     async def settle(self) -> None:
@@ -276,6 +291,14 @@ class Instances:
             else:
                 os.close(fd)
 
+    def _seat(self, worker: Worker) -> int:
+        """The first that nobody of this deployment has in its host."""
+        if self._is_stand:
+            return BESIDE
+        there = (w for w in self._workers if w.hosted and w.pid == worker.pid)
+        taken = {other.seat for other in there}
+        return next(seat for seat in range(len(taken) + 1) if seat not in taken)
+
     def _stamps(self, worker: Worker) -> Stamps:
         assert self.segment is not None
         return Stamps(**self.segment.instance_stamps(worker.instance))
@@ -285,7 +308,8 @@ class Instances:
         self._node.oom.watch(worker.pid, time.monotonic())
         worker.explain_death = functools.partial(self._explain, worker)
         if self._gpu is not None:
-            self._gpu.clients.add(worker, self._spec.name, alone=self._spec.exclusive)
+            alone = self._spec.exclusive or worker.hosted
+            self._gpu.clients.add(worker, self._spec.name, alone=alone)
             worker.use_gpu(functools.partial(self._gpu.clients.end, worker))
 
     def _watch(self, worker: Worker) -> None:
@@ -331,7 +355,8 @@ class Instances:
         if worker not in self._workers:
             return
         self._workers.remove(worker)
-        self._node.oom.forget(worker.pid)
+        if not worker.hosted:  # others may be in its process
+            self._node.oom.forget(worker.pid)
         self._watches.pop(worker, None)
         if worker.turn >= 0:
             self._board.remove(worker.turn)

@@ -10,6 +10,7 @@ from gslice.core.errors import FailedPrecondition, GsliceError, InvalidArgument,
 from gslice.ipc.channel import MAX_PACKET_BYTES
 from gslice.ipc.codec import to_json
 from gslice.supervise.fetching import fetching
+from gslice.supervise.hosts import LOG_PREFIX as HOST_LOG_PREFIX
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME
 from gslice.supervise.renewal import LOG_NAME
 from gslice.supervise.spreading import spread
@@ -159,7 +160,8 @@ def check_settings(spec: FunctionSpec) -> None:
         InvalidArgument: its name is a log's, or its settings do not fit into a message: every order
             about a function carries them.
     """
-    if spec.name in (LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME):
+    taken = spec.name in (LOG_NAME, DAEMON_LOG_NAME, SPARES_LOG_NAME)
+    if taken or spec.name.startswith(HOST_LOG_PREFIX):
         raise InvalidArgument(
             f"function {spec.name}: the name is taken by a log of gslice",
             hint="choose another name",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gslice.core.logs import FILE_MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 DAEMON_LOG_NAME = "daemon"
@@ -24,6 +24,16 @@ SPARES_LOG_NAME = "spares"
 TEXT_MAX_CHARS = 1000
 _TAIL_BYTES = 64 << 10
 _FOLLOW_PERIOD_S = 0.1
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A log's descriptor, to append to."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def last_lines(path: Path, count: int) -> list[str]:

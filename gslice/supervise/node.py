@@ -12,6 +12,7 @@ from gslice.core.errors import NotFound
 from gslice.device.limiter import resolved
 from gslice.supervise.gpu import Gpu
 from gslice.supervise.gpu_library import GpuLibrary
+from gslice.supervise.hosts import Hosts
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
@@ -74,6 +75,7 @@ class Node:
         turn_boards: By device: who may run a batch now, where shares over-commit it.
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
+        hosts: The processes of GPUs whose functions share one.
         stands: Workers that are measured, with the names of their functions; nothing else is begun
             beside them that can wait.
         drained: Devices on which nothing new is placed.
@@ -91,12 +93,14 @@ class Node:
     changes: Changes = field(default_factory=Changes)
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
+    hosts: Hosts = field(init=False)
     stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 
     def __post_init__(self) -> None:
         self.spares = Spares(self)
+        self.hosts = Hosts(self)
 
     @classmethod
     def open(

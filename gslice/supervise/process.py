@@ -58,6 +58,8 @@ class Process:
 
     def __init__(self, pid: int, started: int, *, ends_group: bool = True) -> None:
         self._ends_group = ends_group
+        self.culprit: object = None
+        """Of several that live in it, the one for which it was killed; None: nobody knows."""
         self.pid = pid
         self.started = started
         self._loop = asyncio.get_running_loop()
@@ -106,6 +108,57 @@ class Process:
         how = _reap(self.pid, self._pidfd, self._ends_group)
         os.close(self._pidfd)
         self.death.set_result(how)
+
+
+class Lodger:
+    """One of several that live in a process: it may end before it, and dies with it.
+
+    Seen from outside it is like a `Process`, but whoever kills it kills them all.
+
+    Args:
+        process: Where it lives.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.started = process.started
+        self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        process.death.add_done_callback(lambda death: self._ended(death.result()))
+
+    @property
+    def alive(self) -> bool:
+        """False once it has left, or the death of the process has been noticed."""
+        return not self.death.done()
+
+    @property
+    def is_blamed(self) -> bool:
+        """Whether the process may have died of what this one did."""
+        return self._process.culprit in (None, self)
+
+    def left(self) -> None:
+        """It has given everything back, and the process lives on."""
+        self._ended("ended")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process."""
+        if self.alive and self._process.alive:
+            self._process.culprit = self._process.culprit or self
+            self._process.signal(number)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """See `Process.wait`."""
+        await asyncio.wait([self.death], timeout=timeout_s)
+        return self.death.done()
+
+    async def kill(self) -> None:
+        """Kills the process, and waits until it is gone."""
+        self.signal(signal.SIGKILL)
+        await asyncio.shield(self.death)
+
+    def _ended(self, how: str) -> None:
+        if self.alive:
+            self.death.set_result(how)
 
 
 def start(launch: Launch, listener: socket.socket) -> Process:

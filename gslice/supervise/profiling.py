@@ -173,7 +173,7 @@ class Profiler:
             tuple(sorted(set(shares))) or self._usual_shares(spec, limit),
             tuple(sorted(set(buckets))) or signature.sizes,
             whole=bool(shares or buckets),
-            share_costs=self._node.limiter(spec.device, spec) in ("mps", "threads"),
+            share_costs=self._node.limiter(spec.device, spec) in ("mps", "green", "threads"),
         )
 
     def excess_percent(self, name: str, grid: Grid) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice.control.memory import sizes
-from gslice.core.errors import Cancelled, FailedPrecondition, GsliceError
+from gslice.core.errors import Cancelled, FailedPrecondition, GsliceError, Unavailable
 from gslice.core.events import EventKind
 from gslice.supervise.budget import Need
 from gslice.supervise.news import recorded
@@ -58,7 +58,8 @@ class Resized:
         share_granted_percent: The function's share of each of its devices.
         share_effective_percent: As read back.
         excess_percent: Share that a shadow took of the device beside what it replaced, at most.
-        prepare_ms: From the start of shadows until they were warm, together.
+        prepare_ms: From the start of shadows until they were warm, together; in place, the longest
+            preparation of an instance.
         extra_memory_bytes: Host memory of the largest shadow.
         extra_device_memory_bytes: What the largest one took of its GPU.
         swaps: One for each instance that was replaced.
@@ -202,6 +203,7 @@ class Resizing:
         """
         deployment, share = self._function.deployment, self._function.share_granted_percent
         assert deployment is not None
+        part = share / deployment.spec.instances
         resized = Resized(share_granted_percent=share)
         self.check_newest()
         self._newer.clear()
@@ -214,6 +216,14 @@ class Resizing:
         resized.share_effective_percent = deployment.share_effective_percent
         if resized.path == "shadow":
             self.last_shadow = resized
+            return resized
+        if any(w.ready and w.hosted and w.share_percent != part for w in deployment.workers):
+            raise Unavailable(
+                f"function {self._function.name} keeps its share of"
+                f" {resized.share_effective_percent:g}%: it could not be changed in place",
+                hint=f"gslice events {self._function.name} says why",
+            )
+        resized.prepare_ms = max((w.prepared_us for w in deployment.workers), default=0.0) / 1000
         return resized
 
     # ---- the renewal -------------------------------------------------------------------------
@@ -248,6 +258,8 @@ class Resizing:
             if not (old := [each for each in self._inherited() if each.device == device]):
                 return
             stage("worker", f"{name}: another for {old[0].pid}")
+            if old[0].hosted:  # code is the process's
+                self._node.hosts.renew(device)
             async with self._budget.promised([self.shadow_need(deployment, device)]):
                 tell = recorded(self._node.event, name)
                 await self._replace(deployment, old[0], Resized(), tell)

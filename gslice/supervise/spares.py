@@ -9,7 +9,6 @@ in the middle of a recovery.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from gslice.core.errors import GsliceError
 from gslice.core.events import EventKind
 from gslice.device.niceness import restore_child
 from gslice.ipc.messages import Assign, Ok, Prepare
-from gslice.supervise.logs import SPARES_LOG_NAME
+from gslice.supervise.logs import SPARES_LOG_NAME, opened
 from gslice.supervise.tasks import run_all
 from gslice.supervise.worker import start_process
 
@@ -159,13 +158,9 @@ class Spares:
         self, spare: Spare, spec: FunctionSpec, environment: Mapping[str, str]
     ) -> None:
         restore_child(spare.pid)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        log_fd = os.open(self._node.log_path(spec.name), flags, 0o600)
-        try:
-            order = Assign(dict(environment))
+        order = Assign(dict(environment))
+        with opened(self._node.log_path(spec.name)) as log_fd:
             await spare.child.request(order, Ok, fds=(log_fd,), timeout_s=ASSIGN_TIMEOUT_S)
-        finally:
-            os.close(log_fd)
 
     async def _end(self, spare: Spare) -> None:
         with contextlib.suppress(ValueError):  # it was taken, or has died
@@ -187,7 +182,10 @@ class Spares:
 
 
 def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | None:
-    """The engine of every worker that serves; None while any is on its way, or measured."""
+    """The engine of every worker that serves; None while any is on its way, or measured.
+
+    Those in a host are not counted: no spare can take their place in it.
+    """
     if node.stands:
         return None
     functions = list(functions)
@@ -196,7 +194,9 @@ def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | Non
     if any(loading) or not all(w.ready for w in workers):
         return None
     serving = [f.spec for f in functions if f.serving and f.spec.program is None]
-    return [spec.engine for spec in serving for _ in range(spec.instances * len(spec.placed))]
+    places = ((spec, device) for spec in serving for device in spec.placed)
+    alone = [spec for spec, device in places if node.limiter(device, spec) != "green"]
+    return [spec.engine for spec in alone for _ in range(spec.instances)]
 
 
 def wanted(engines: Sequence[str], limit: int | None) -> Counter[str]:

@@ -37,7 +37,11 @@ class Stand:
         self._signature = signature
         # Whoever asks for a measurement hears of a death by it.
         self._instances = Instances(
-            node, spec.placed_on((spec.device,)), frontends, lambda how, blamed, died_s: None
+            node,
+            spec.placed_on((spec.device,)),
+            frontends,
+            lambda how, blamed, died_s: None,
+            beside=True,
         )
         self._worker: Worker | None = None
 

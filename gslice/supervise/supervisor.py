@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, NotFound
 from gslice.core.events import EventKind
-from gslice.supervise.adoption import best, find_children, give_up, orphans, recover
+from gslice.supervise.adoption import (
+    adopt_hosts,
+    best,
+    find_children,
+    give_up,
+    orphans,
+    recover,
+)
 from gslice.supervise.budget import NodeBudget
 from gslice.supervise.care import care
 from gslice.supervise.command import Command
@@ -28,6 +35,7 @@ from gslice.supervise.sharing import Sharing
 from gslice.supervise.spares import engines_in_use
 from gslice.supervise.tasks import Tasks
 from gslice.supervise.versions import AsDeclared
+from gslice.supervise.worker import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -97,7 +105,8 @@ class Supervisor:
         self.found = found.children
         self.frontends.check_address([c.hello.frontend for c in found.frontends])
         # What they have claimed must be theirs no more when it is queued again.
-        await asyncio.gather(*(child.kill() for child in found.useless))
+        adopt_hosts(self.node, found)
+        await asyncio.gather(*(child.dismiss(LOAD_TIMEOUT_S) for child in found.useless))
         self.node.turn_boards.keep((w.device, w) for g in found.groups for w in g.workers)
         for child in found.frontends:
             assert child.hello.frontend is not None
@@ -339,6 +348,7 @@ class Supervisor:
         await asyncio.gather(*(f.stop(drain_s) for f in self.functions.values()))
         await self._tasks.cancel()
         self.functions.clear()
+        await self.node.hosts.close()
         await self._close_gpus()
 
     async def kill(self) -> None:
@@ -346,7 +356,9 @@ class Supervisor:
         self._loading.closed = True
         await self._tasks.cancel()
         ends = (self.node.spares.close(), self.frontends.kill())
+        self.node.hosts.expect_end()
         await asyncio.gather(*ends, *(f.kill() for f in self.functions.values()))
+        await self.node.hosts.kill()
         await self._close_gpus()
 
     async def leave(self) -> None:
@@ -355,6 +367,7 @@ class Supervisor:
         await self.node.spares.close()
         await self.frontends.leave()
         await asyncio.gather(*(f.leave() for f in self.functions.values()))
+        self.node.hosts.leave()
         await self._tasks.cancel()
         for child in self.found:
             child.detach()

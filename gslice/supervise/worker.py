@@ -23,6 +23,7 @@ from gslice.ipc.messages import (
     SetShare,
     ShareSet,
 )
+from gslice.ipc.process import resident_bytes
 from gslice.supervise.child import Child
 from gslice.supervise.logs import last_line, shortened
 from gslice.supervise.process import Launch
@@ -43,6 +44,7 @@ LOAD_TIMEOUT_S = 600.0
 ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
 GPU_EXIT_TIMEOUT_S = 30.0  # it unpins GiBs, and destroys graphs and contexts
+HOSTED_EXIT_TIMEOUT_S = 120.0  # whoever is killed in a host takes all along
 SOCKET_PREFIX = "w-"
 MODULE = "gslice.worker"
 ENVIRONMENT = {
@@ -60,6 +62,7 @@ class Worker:
 
     Attributes:
         device: The name of its device.
+        seat: As of `Load`, where it is in a host.
         instance: Its index in the segment's instance table; -1 before it is attached.
         turn: Its entry on its device's turn board; -1 before it is attached.
         share_percent: The share last ordered; before it is loaded, the one that it starts with.
@@ -67,6 +70,7 @@ class Worker:
         limiter: What enforces the share.
         threads: Most that its engine computes with at once; 0: as many as the user's code makes.
         memory: What it takes, as it measured; of its context, as the daemon did.
+        prepared_us: How long its last change of share in place was prepared.
         inherited: An earlier daemon started it, perhaps with other code.
         weights: Those that it shares with others; None: it has a copy of its own, or none.
         own_weights: Why it has a copy of its own; empty: it has none, or none were asked for.
@@ -86,6 +90,7 @@ class Worker:
         self.device = device
         self.log = log
         self.instance = self.turn = -1
+        self.seat = 0
         self.share_percent = 0.0
         self.share_effective_percent = 0.0
         self.limiter = "none"
@@ -96,6 +101,7 @@ class Worker:
         self.own_weights = ""
         self.made_bytes = 0
         self.timed: list[Measured] = []
+        self.prepared_us = 0.0
         self.ready = False
         self.preparing = False
         self.draining = False
@@ -125,6 +131,23 @@ class Worker:
         return cls(child, log, spec.device)
 
     @classmethod
+    async def start_in_host(
+        cls, node: Node, spec: FunctionSpec, environment: Mapping[str, str]
+    ) -> Worker:
+        """Has an empty worker in the host of the function's GPU.
+
+        Args:
+            node: The node.
+            spec: Of its function, on its device.
+            environment: What binds a host to the GPU.
+
+        Raises:
+            GsliceError: it did not come up.
+        """
+        child = await node.hosts.lodge(spec.device, spec.name, environment)
+        return cls(child, node.hosts.log_of(spec.device), spec.device)
+
+    @classmethod
     def adopted(cls, child: Child, state: WorkerState, log: Path) -> Worker:
         """A worker that was serving already."""
         assert state.spec is not None
@@ -136,6 +159,7 @@ class Worker:
         worker.threads = state.threads
         worker.memory = state.memory
         worker.weights = state.weights
+        worker.seat = state.seat
         worker.inherited = worker.ready = True
         return worker
 
@@ -145,6 +169,16 @@ class Worker:
         return self.child.process.pid
 
     @property
+    def hosted(self) -> bool:
+        """Whether it is one of several in its process, which its end leaves alone."""
+        return self.child.is_lodger
+
+    @property
+    def resident_bytes(self) -> int:
+        """Host memory that it takes now; of a process that is not its own, what it measured."""
+        return self.memory.host_bytes if self.hosted else resident_bytes(self.pid)
+
+    @property
     def death(self) -> asyncio.Future[str]:
         """Resolves when the process has died."""
         return self.child.process.death
@@ -152,7 +186,8 @@ class Worker:
     def use_gpu(self, before_kill: Callable[[], Awaitable[None]]) -> None:
         """Has it treated as one that leaves disorder behind unless it ends in order."""
         self.before_kill = before_kill
-        self.exit_timeout_s = self.child.closed_timeout_s = GPU_EXIT_TIMEOUT_S
+        timeout_s = HOSTED_EXIT_TIMEOUT_S if self.hosted else GPU_EXIT_TIMEOUT_S
+        self.exit_timeout_s = self.child.closed_timeout_s = timeout_s
 
     async def load(
         self,
@@ -182,7 +217,8 @@ class Worker:
             LoadFailed: the engine's reason, or that the process died over it.
         """
         offered, fds = (block.weights, (block.fd,)) if block is not None else (None, ())
-        order = Load(spec, self.share_percent, limiter, cpus, gpu, gently, known, model, offered)
+        share, seat = self.share_percent, self.seat
+        order = Load(spec, share, limiter, cpus, gpu, gently, known, model, offered, seat)
         loaded = await self._prepare(spec, "loading", order, Loaded, fds)
         self.memory = loaded.memory
         self.weights, self.own_weights = loaded.weights, loaded.own_weights
@@ -250,12 +286,20 @@ class Worker:
         self.child.send(RemoveFrontend(index))
 
     async def set_share(self, share_percent: float) -> None:
-        """Changes the share in place and reads it back."""
-        self.share_percent = share_percent
-        reply = await self.child.request(
-            SetShare(share_percent), ShareSet, timeout_s=ORDER_TIMEOUT_S
-        )
+        """Changes the share in place and reads it back.
+
+        Raises:
+            GsliceError: it has the share that it had.
+        """
+        before, self.share_percent = self.share_percent, share_percent
+        timeout_s = LOAD_TIMEOUT_S if self.hosted else ORDER_TIMEOUT_S  # it prepares graphs
+        try:
+            reply = await self.child.request(SetShare(share_percent), ShareSet, timeout_s=timeout_s)
+        except GsliceError:
+            self.share_percent = before
+            raise
         self.share_effective_percent = reply.share_effective_percent
+        self.prepared_us = reply.prepared_us
 
     async def drain(self, timeout_s: float) -> bool:
         """Has it finish what it claimed.

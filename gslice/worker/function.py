@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,7 @@ from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
 from gslice.device.tasks import pin, thread_ids
-from gslice.ipc.messages import Measured
+from gslice.ipc.messages import Measured, ShareSet
 from gslice.ipc.native import native_signature
 from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from gslice.core.types import Signature
     from gslice.ipc.messages import Attach, Load, Measure
     from gslice.worker.engines.base import Device
-    from gslice.worker.green import GreenShares
+    from gslice.worker.green import GreenShare
+    from gslice.worker.household import Household
     from gslice.worker.timing import Times
     from gslice.worker.weights import WeightStore
 
@@ -49,6 +51,7 @@ class ServedFunction:
             the pump and the control loop must have none.
         control_tids: Threads that were there before any engine: they compute nothing.
         weights_fd: Of the weights that the order tells of; stays the caller's.
+        household: What it shares with others of its process; None: it has the process alone.
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
@@ -58,7 +61,13 @@ class ServedFunction:
         LoadFailed: The engine's reason.
     """
 
-    def __init__(self, order: Load, control_tids: Collection[int], weights_fd: int = -1) -> None:
+    def __init__(
+        self,
+        order: Load,
+        control_tids: Collection[int],
+        weights_fd: int = -1,
+        household: Household | None = None,
+    ) -> None:
         self.order = order
         self.spec = order.spec
         self.index = -1
@@ -73,13 +82,18 @@ class ServedFunction:
         self._timing: Timing | None = None
         self.timed: list[Measured] = []
         self._niceness = lower() if order.gently else None
-        pin(thread_ids(), self._cpus)  # before the engine makes more threads, which inherit it
-        self._gpu = WorkerGpu(order, order.gpu, weights_fd) if order.gpu else None
+        # Before the engine makes more threads, which inherit it.
+        pin(thread_ids() if household is None else {threading.get_native_id()}, self._cpus)
+        # What the process is of itself goes to its first function.
+        shared = household.gpu if household is not None else None
+        others_bytes = own_bytes() if shared is not None and shared.in_use else 0
+        self._gpu = WorkerGpu(order, order.gpu, weights_fd, shared) if order.gpu else None
         self._control_tids = frozenset(control_tids)
         try:
             self._engine = make_engine(self.spec.engine)
-            self.memory = MemoryTaken(process_bytes=own_bytes())
-            with self._taking("model_bytes", "weights_bytes"):
+            self.memory = MemoryTaken(process_bytes=max(0, own_bytes() - others_bytes))
+            fresh = household.modules.fresh if household is not None else contextlib.nullcontext
+            with fresh(self.spec.python_path), self._taking("model_bytes", "weights_bytes"):
                 self.signature: Signature = self._engine.load(
                     self.spec, self._device(), order.known
                 )
@@ -163,11 +177,11 @@ class ServedFunction:
         timing = self._timing
         return self._under_limit(lambda: self._measured(timing.measure(order)))
 
-    def set_share(self, share_percent: float) -> float:
+    def set_share(self, share_percent: float) -> ShareSet:
         """Changes the share in place.
 
         Returns:
-            The effective share, read back.
+            The effective share, read back, and what it took.
 
         Raises:
             FailedPrecondition: Its limiter cannot do that while it serves.
@@ -177,10 +191,9 @@ class ServedFunction:
         if self._gpu is not None or not self._limiter.live_resize:
             raise FailedPrecondition(f"limiter {self.limiter} cannot change a share in place")
         self.share_percent = share_percent
-        if self._instance is None:
-            return self.share_effective_percent
-        self._limiter.apply(share_percent, self._compute_tids())
-        return self.share_effective_percent
+        if self._instance is not None:
+            self._limiter.apply(share_percent, self._compute_tids())
+        return ShareSet(self.share_effective_percent)
 
     def add_frontend(self, frontend: int, eventfd: int) -> None:
         """Lets a front-end be woken; the descriptor stays the caller's."""
@@ -215,20 +228,22 @@ class ServedFunction:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
 
-    def _move(self, gpu: WorkerGpu, green: GreenShares, share_percent: float) -> float:
+    def _move(self, gpu: WorkerGpu, green: GreenShare, share_percent: float) -> ShareSet:
         """Goes on, between batches, on as many SMs as another share is worth."""
         if self._instance is None:
             raise FailedPrecondition(
                 f"limiter {self.limiter} changes the share only of a function that serves"
             )
+        prepared_us = 0.0
         with green.moving(share_percent, gpu.cuda) as spare:
             if spare:
-                self._move_to(spare, gpu.cuda, self._instance)
+                prepared_us = self._move_to(spare, gpu.cuda, self._instance)
         self.share_percent = share_percent
         _log.info("%g %% by %s", gpu.share_effective_percent, self.limiter)
-        return gpu.share_effective_percent
+        return ShareSet(gpu.share_effective_percent, prepared_us)
 
-    def _move_to(self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance) -> None:
+    def _move_to(self, spare: range, cuda: _native.CudaDevice, instance: _native.Instance) -> float:
+        """Returns how long the preparation took, in us."""
         left, gone = range(cuda.first_lane, cuda.first_lane + cuda.lanes), spare
         begun_s = time.monotonic()
         try:
@@ -242,6 +257,7 @@ class ServedFunction:
                 self._engine.forget(gone)
         prepared_ms, moved_ms = (warm_s - begun_s) * 1e3, (time.monotonic() - warm_s) * 1e3
         _log.info("prepared other lanes in %.0f ms, moved in %.2f ms", prepared_ms, moved_ms)
+        return prepared_ms * 1e3
 
     @contextlib.contextmanager
     def _taking(self, on_host: str, on_gpu: str) -> Iterator[None]:

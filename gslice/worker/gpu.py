@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gslice import _native
 from gslice.core.errors import FailedPrecondition
-from gslice.worker.green import GREEN, GreenShares
+from gslice.device.sm_groups import Seat
+from gslice.worker.green import GREEN, GreenGpu, GreenShare
 from gslice.worker.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 LEGACY_STREAM = 1
 """The driver's handle of the default stream, which lanes' streams do not wait for."""
 
-_ORDINAL = 0  # the worker's environment hides all the others
+ORDINAL = 0  # the worker's environment hides all the others
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class WorkerGpu:
         order: What is to be loaded on it.
         grant: Which GPU, and how large all of it is.
         weights_fd: Of the weights that the order tells of; stays the caller's.
+        shared: The GPU as the functions of this process have it in common; None: it has one only.
 
     Attributes:
         limiter: `mps`, which the environment has set up, `green`, or `none`.
@@ -62,12 +64,15 @@ class WorkerGpu:
         ResourceExhausted: The GPU's memory is full.
     """
 
-    def __init__(self, order: Load, grant: GpuGrant, weights_fd: int = -1) -> None:
+    def __init__(
+        self, order: Load, grant: GpuGrant, weights_fd: int = -1, shared: GreenGpu | None = None
+    ) -> None:
         self._grant = grant
         self.limiter = order.limiter
-        self.green = (
-            GreenShares(_ORDINAL, grant.sms, order.spec.name) if order.limiter == GREEN else None
-        )
+        self.green: GreenShare | None = None
+        if order.limiter == GREEN:
+            seat = Seat(order.spec.name, order.seat)
+            self.green = GreenShare(shared or GreenGpu(ORDINAL), grant.sms, seat)
         try:
             self.cuda = self._opened(order)
         except BaseException:
@@ -96,7 +101,7 @@ class WorkerGpu:
     def _opened(self, order: Load) -> _native.CudaDevice:
         lanes = order.spec.lanes
         if self.green is None:
-            cuda = _native.CudaDevice(_ORDINAL, lanes)
+            cuda = _native.CudaDevice(ORDINAL, lanes)
         else:
             cuda = self.green.opened(order.share_percent, lanes)
         # The driver tells 16 bytes, whose prefix, GPU or MIG, nobody can see.

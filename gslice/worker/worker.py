@@ -1,8 +1,4 @@
-"""The worker's control loop: orders of the daemon in, answers out.
-
-One thread, one poll. It outlives its daemon: while no daemon is connected it serves on for the
-orphan grace, and whoever connects within is told everything by Hello, which is adoption.
-"""
+"""The worker: orders of the daemon about one instance of one function, and their answers."""
 
 from __future__ import annotations
 
@@ -10,23 +6,15 @@ import contextlib
 import logging
 import os
 import select
-import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import NoReturn
 
-from gslice.core.errors import (
-    ChannelClosed,
-    DeadlineExceeded,
-    FailedPrecondition,
-    GsliceError,
-    Internal,
-)
+from gslice.core.errors import ChannelClosed, DeadlineExceeded, FailedPrecondition
 from gslice.core.logs import JsonLines
 from gslice.device.tasks import thread_ids
-from gslice.ipc.channel import Channel, Received
+from gslice.ipc.channel import Received
 from gslice.ipc.messages import (
     EXIT_DEVICE_LOST,
     AddFrontend,
@@ -34,7 +22,8 @@ from gslice.ipc.messages import (
     Attach,
     Drain,
     Exit,
-    Failed,
+    Hello,
+    Left,
     Load,
     Loaded,
     Measure,
@@ -44,27 +33,28 @@ from gslice.ipc.messages import (
     Ready,
     RemoveFrontend,
     SetShare,
-    ShareSet,
     WorkerState,
 )
 from gslice.ipc.process import hello
 from gslice.worker.engines import preload
 from gslice.worker.function import ServedFunction
+from gslice.worker.green import GREEN
+from gslice.worker.household import Household
+from gslice.worker.loop import ControlLoop, Handler
 
 _log = logging.getLogger(__name__)
-
-_SIGNALS_MAX = 4096
 
 LAST_DRAIN_S = 10.0
 """How long requests in flight may take when no daemon says so."""
 
 
-class Worker:
-    """See the module.
+class Worker(ControlLoop):
+    """See the module. It has a process to itself, or a thread of a host.
 
     Args:
         listener: Where daemons connect.
         orphan_grace_s: How long to serve without a daemon.
+        household: What it shares with others of its host; None: the process is its own.
         lines: Makes the lines of its log; those of JSON name the function.
     """
 
@@ -72,21 +62,11 @@ class Worker:
         self,
         listener: socket.socket,
         orphan_grace_s: float,
+        household: Household | None = None,
         lines: logging.Formatter | None = None,
     ) -> None:
-        self._listener = listener
-        self._orphan_grace_s = orphan_grace_s
         self._lines = lines
-        self._channels: dict[int, Channel] = {}
-        self._function: ServedFunction | None = None
-        self._eventfds: dict[int, int] = {}
-        self._state = "empty"
-        self._met_daemon = False
-        self._running = True
-        self._control_tids = thread_ids()  # no engine has been imported yet
-        self._terminated, self._wakeup = socket.socketpair()
-        self._poll = select.poll()
-        self._handlers: dict[type, Callable[[Any, Received], Message | None]] = {
+        handlers: dict[type, Handler] = {
             Prepare: self._on_prepare,
             Assign: self._on_assign,
             Load: self._on_load,
@@ -98,103 +78,12 @@ class Worker:
             Drain: self._on_drain,
             Exit: self._on_exit,
         }
-
-    def run(self) -> None:
-        """Serves until it is told to exit, or nobody tells it anything for the orphan grace."""
-        self._catch_signals()
-        self._poll.register(self._listener, select.POLLIN)
-        self._poll.register(self._terminated, select.POLLIN)
-        try:
-            while self._running:
-                self._turn()
-        finally:
-            self._close()
-
-    # ---- the loop ----------------------------------------------------------------------------
-
-    def _turn(self) -> None:
-        for fd, _ in self._wait():
-            if fd == self._listener.fileno():
-                self._accept()
-            elif fd == self._terminated.fileno():
-                self._signalled()
-            elif fd in self._channels:
-                self._receive(self._channels[fd])
-            elif self._function is not None and fd == self._function.fault_fd:
-                self._lost()
-
-    def _wait(self) -> list[tuple[int, int]]:
-        if self._channels:
-            return self._poll.poll()
-        if self._met_daemon and self._state != "ready":
-            self._end("the daemon is gone and nothing is served")
-            return []
-        # Without a daemon: until one connects, or the grace ends.
-        deadline = time.monotonic() + self._orphan_grace_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            if events := self._poll.poll(left_s * 1000):
-                return events
-        self._end(f"no daemon for {self._orphan_grace_s:g} s")
-        return []
-
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        channel = Channel(connection)
-        try:
-            channel.send(hello(worker=self._told()), self._descriptors())
-        except ChannelClosed:
-            channel.close()
-            return
-        except Exception:  # whoever cannot be greeted must not end what serves
-            _log.exception("a daemon could not be told what is served here")
-            channel.close()
-            return
-        self._met_daemon = True
-        self._channels[channel.fileno()] = channel
-        self._poll.register(channel.fileno(), select.POLLIN)
-
-    def _receive(self, channel: Channel) -> None:
-        try:
-            received = channel.recv()
-        except GsliceError as error:
-            if not isinstance(error, ChannelClosed):
-                _log.error("a daemon that breaks the protocol is dropped: %s", error)
-            self._drop(channel)
-            return
-        try:
-            answer = self._handle(received)
-        finally:
-            received.close()
-        if received.seq and answer is not None:
-            try:
-                channel.send(answer, self._along(answer), seq=received.seq)
-            except ChannelClosed:
-                self._drop(channel)
-
-    def _handle(self, received: Received) -> Message | None:
-        name = type(received.message).__name__
-        handler = self._handlers.get(type(received.message))
-        try:
-            if handler is None:
-                raise FailedPrecondition(f"{name} is no order for a worker")
-            return handler(received.message, received)
-        except GsliceError as error:
-            _log.error("%s failed: %s", name, error)
-            return Failed(error.code, str(error))
-        except Exception as error:
-            _log.exception("%s failed", name)
-            return Failed(Internal.code, f"{name} failed: {type(error).__name__}: {error}")
-
-    def _along(self, answer: Message) -> list[int]:
-        """Whoever made weights hands them over."""
-        store = self._function.weights if self._function is not None else None
-        made = isinstance(answer, Loaded) and store is not None and store.made_bytes > 0
-        return [store.fd] if made and store is not None else []
-
-    def _drop(self, channel: Channel) -> None:
-        self._poll.unregister(channel.fileno())
-        del self._channels[channel.fileno()]
-        channel.close()
+        super().__init__(listener, orphan_grace_s, handlers)
+        self._household = household
+        self._function: ServedFunction | None = None
+        self._eventfds: dict[int, int] = {}
+        self._state = "empty"
+        self._control_tids = thread_ids()  # no engine has been imported yet
 
     # ---- orders ------------------------------------------------------------------------------
 
@@ -205,6 +94,8 @@ class Worker:
 
     def _on_assign(self, order: Assign, received: Received) -> Message:
         self._check_empty()
+        if self._household is not None:
+            raise FailedPrecondition("others are in this process; it cannot be assigned")
         log_fd = received.take_fd()
         try:
             for standard in (sys.stdout.fileno(), sys.stderr.fileno()):
@@ -216,12 +107,15 @@ class Worker:
 
     def _on_load(self, order: Load, received: Received) -> Message:
         self._check_empty()
+        if self._household is not None and order.limiter != GREEN:
+            raise FailedPrecondition(f"limiter {order.limiter} needs a process of its own")
         self._state = "loading"
         if isinstance(self._lines, JsonLines):
             self._lines.function = order.spec.name
         weights_fd = received.fds[0] if order.weights is not None and received.fds else -1
         with self._passing_to("loaded"):
-            function = self._function = ServedFunction(order, self._control_tids, weights_fd)
+            function = ServedFunction(order, self._control_tids, weights_fd, self._household)
+            self._function = function
         store = function.weights
         if store is None:
             return Loaded(function.signature, function.memory)
@@ -264,7 +158,7 @@ class Worker:
         return Ok()
 
     def _on_set_share(self, order: SetShare, _received: Received) -> Message:
-        return ShareSet(self._loaded().set_share(order.share_percent))
+        return self._loaded().set_share(order.share_percent)
 
     def _on_drain(self, order: Drain, _received: Received) -> Message:
         self._state = "draining"
@@ -300,6 +194,24 @@ class Worker:
 
     # ---- life --------------------------------------------------------------------------------
 
+    def _hello(self) -> tuple[Hello, list[int]]:
+        return hello(worker=self._told()), self._descriptors()
+
+    def _patience_s(self) -> float | None:
+        if self._channels:
+            return None
+        return 0.0 if self._met_daemon and self._state != "ready" else self._orphan_grace_s
+
+    def _other(self, fd: int) -> None:
+        if self._function is not None and fd == self._function.fault_fd:
+            self._lost()
+
+    def _along(self, answer: Message) -> list[int]:
+        """Whoever made weights hands them over."""
+        store = self._function.weights if self._function is not None else None
+        made = isinstance(answer, Loaded) and store is not None and store.made_bytes > 0
+        return [store.fd] if made and store is not None else []
+
     def _descriptors(self) -> list[int]:
         """What goes along with Hello: of the segment first, then of the turn board and weights."""
         function = self._function
@@ -312,7 +224,7 @@ class Worker:
     def _told(self) -> WorkerState:
         function = self._function
         if function is None:
-            return WorkerState(state=self._state)
+            return WorkerState(state=self._state, hosted=self._household is not None)
         return WorkerState(
             spec=function.spec,
             signature=function.signature,
@@ -327,19 +239,9 @@ class Worker:
             threads=function.threads,
             weights=function.weights.shared if function.weights else None,
             turn=function.turn,
+            seat=function.order.seat,
+            hosted=self._household is not None,
         )
-
-    def _catch_signals(self) -> None:
-        """Ctrl-C is the daemon's to handle; SIGTERM becomes readable in the poll."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        self._wakeup.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup.fileno())
-
-    def _signalled(self) -> None:
-        # The wake-up socket tells of every signal that has a handler, the user's included.
-        if signal.SIGTERM in self._terminated.recv(_SIGNALS_MAX):
-            self._end("SIGTERM")
 
     def _lost(self) -> NoReturn:
         """The device takes nothing more, so nothing can be given back in order.
@@ -360,10 +262,10 @@ class Worker:
     def _close(self) -> None:
         if self._function is not None:
             self._function.close()
-        signal.set_wakeup_fd(-1)
         for index in list(self._eventfds):
             self._forget_frontend(index)
-        for channel in list(self._channels.values()):
-            self._drop(channel)
-        for sock in (self._terminated, self._wakeup, self._listener):
-            sock.close()
+        if self._household is not None:
+            for channel in self._channels.values():
+                with contextlib.suppress(ChannelClosed):
+                    channel.send(Left())
+        super()._close()

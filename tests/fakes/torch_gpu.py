@@ -9,7 +9,7 @@ torch's own views, streams and captures do as gslice/worker/engines/torch_cuda.p
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -38,6 +38,7 @@ class FakeGpuMemory(HostMemory):
         self._graphs = graphs
         self.driver = Driver()
         self.ran: list[tuple[int, int]] = []  # lane and bucket, of warm-up
+        self.forgotten: list[int] = []
         self.captured: list[tuple[int, int]] = []  # likewise
 
     def running(self, batch: Any) -> AbstractContextManager[object]:
@@ -54,6 +55,9 @@ class FakeGpuMemory(HostMemory):
 
     def trim(self) -> None:
         """Nothing is kept."""
+
+    def forget(self, lanes: Collection[int]) -> None:
+        self.forgotten = sorted(lanes)
 
     def capture(self, batch: Any, call: Callable[[Any], None]) -> FakeGraph:
         if self._graphs == "refused":

@@ -46,12 +46,15 @@ def test_everybody_comes_back_from_a_fault(gpu: FakeGpu, tmp_path: Path) -> None
     assert list(tmp_path.glob("fault-*")) == []
 
 
-def test_shares_of_a_gpu_change_by_shadows(gpu: FakeGpu) -> None:
-    (found,) = (arm for arm in swap.arms() if arm.limiter == "mps")
+@pytest.mark.parametrize(("limiter", "path"), [("mps", "shadow"), ("green", "in place")])
+def test_shares_of_a_gpu_change(gpu: FakeGpu, limiter: str, path: str) -> None:
+    (found,) = (arm for arm in swap.gpu_arms(stand_in=True) if arm.limiter == limiter)
+    assert found.name == f"timed kernel, {limiter}, stand-in: no figure"
     plan = swap.Plan(resizes=2, pause_s=0.2, capacity_s=0.2, load_percent=50, seed=0)
     row = uvloop.run(swap.measure(found, plan))
-    assert (row["path"], row["resizes"], row["lost"], row["errors"]) == ("shadow", 2, 0, 0), row
-    assert row["flip_us_p50"] > 0
+    assert (row["path"], row["resizes"], row["lost"], row["errors"]) == (path, 2, 0, 0), row
+    assert row["prepare_ms_p50"] > 0
+    assert ("flip_us_p50" in row) == (limiter == "mps")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_quick_uses_no_gpu(fake_gpu: FakeGpu) -> None:
     code, checks = doctor(fake_gpu, "--quick")
     assert code == 0
     assert "cuda:0" in checks
-    assert not any(name.startswith("cuda:0 ") for name in checks)
+    assert [name for name in checks if name.startswith("cuda:0 ")] == ["cuda:0 green"]
+    assert checks["cuda:0 green"]["detail"] == "15 groups of 8 SMs, 12 of 132 SMs in none"
     assert fake_gpu.total("kernels") == 0
 
 

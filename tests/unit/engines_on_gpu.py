@@ -17,13 +17,11 @@ from gslice import _native
 from gslice.core.errors import FailedPrecondition, Internal, LoadFailed
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.ipc.messages import Measure
-from gslice.worker.engines.base import KeepsLanes
 from gslice.worker.engines.device_arrays import DeviceArray, device_output
 from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.timing import Timing
-from gslice.worker.warmup import warm_up
 from gslice.worker.weights import WeightStore
 from tests.served import Served
 
@@ -229,7 +227,6 @@ def test_graphs_are_made_anew_where_a_function_moves_to_while_it_serves() -> Non
     groups = _native.SmGroups(0)
     cuda = _native.CudaDevice(0, 2, groups=groups, chosen=[0, 1])
     spec, engine = FunctionSpec("f", engine="recorded", lanes=2), Recorded()
-    assert isinstance(engine, KeepsLanes)
     served = Served(spec, engine, cuda)
     answered, done = [0], threading.Event()
 
@@ -245,11 +242,8 @@ def test_graphs_are_made_anew_where_a_function_moves_to_while_it_serves() -> Non
         for chosen in ([0, 1, 2], [4], [2, 7]):
             left = range(cuda.first_lane, cuda.first_lane + 2)
             assert sorted(engine.executables) == list(left)
-            cuda.prepare_move(groups, chosen)
             spare = range(cuda.spare_lane, cuda.spare_lane + 2)
-            warm_up(engine, spec, served.signature, cuda, spare)
-            served.pump.move()
-            engine.forget(left)
+            served.move(groups, chosen)
             assert (cuda.first_lane, cuda.lane_sms) == (spare[0], 8 * len(chosen))
     finally:
         done.set()

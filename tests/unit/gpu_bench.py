@@ -19,6 +19,8 @@ FOUND = FoundGpu("GPU-1", "NVIDIA H100", 132, (9, 0), 80 << 30)
 
 
 class FakeChild:
+    is_blamed = True
+
     def __init__(self, worker: FakeWorker) -> None:
         self._worker = worker
 

@@ -65,6 +65,26 @@ def test_a_lane_has_a_session_on_its_stream(cuda: _native.CudaDevice, tmp_path: 
     assert len(sessions) == len({session for _, session in sessions}) == 2
 
 
+def test_a_lane_elsewhere_has_a_session_there_and_the_one_left_goes(tmp_path: Path) -> None:
+    groups = _native.SmGroups(0)
+    cuda = _native.CudaDevice(0, 2, groups=groups, chosen=[0])
+    path = models.affine(tmp_path)
+    served, provider = onnx_served(cuda, path, batch_max=8)
+    engine, x = served.engine, random(3, 8)
+    assert isinstance(engine, OnnxRuntimeEngine)
+    expected = models.reference(path, {"x": x})["y"]
+    with served:
+        for chosen in ([1, 2], [3]):
+            served.move(groups, chosen)
+            places = range(cuda.first_lane, cuda.first_lane + 2)
+            assert sorted(engine._sessions) == sorted(engine._calls) == list(places)
+            np.testing.assert_allclose(served.infer({"x": x})["y"], expected, rtol=1e-6)
+            assert provider.ran[-1][0] in places
+    assert len(provider.settings_seen) == 6
+    cuda.close()
+    groups.close()
+
+
 def test_what_the_provider_is_told(cuda: _native.CudaDevice) -> None:
     provider = CudaProvider(cuda)
     settings = provider.settings(FunctionSpec("f"), 1)

@@ -98,6 +98,27 @@ def test_it_answers_the_same_with_and_without_graphs(
     )
 
 
+def test_a_lane_elsewhere_has_contexts_and_graphs_there_and_those_left_go(
+    fake: FakeTensorRt, tmp_path: Path
+) -> None:
+    groups = _native.SmGroups(0)
+    cuda = _native.CudaDevice(0, 2, groups=groups, chosen=[0])
+    path, x = models.affine(tmp_path), random(3, 8)
+    expected = models.reference(path, {"x": x})["y"]
+    with served(fake, cuda, path, batch_max=4) as one:
+        engine = one.engine
+        assert isinstance(engine, TensorRtEngine)
+        for chosen in ([1, 2], [3]):
+            one.move(groups, chosen)
+            places = {cuda.first_lane, cuda.first_lane + 1}
+            assert {lane for lane, _ in engine._graphs} == places
+            assert {lane for lane, _ in engine._calls} == engine._lanes.keys() == places
+            np.testing.assert_allclose(one.infer({"x": x})["y"], expected, rtol=1e-6)
+        assert one.pump.counters()["python_calls"] == 0
+    cuda.close()
+    groups.close()
+
+
 def test_several_inputs_and_types(
     fake: FakeTensorRt, cuda: _native.CudaDevice, tmp_path: Path
 ) -> None:

@@ -82,8 +82,8 @@ def test_steps_are_modules_in_order_of_value():
 def test_steps_of_names_keep_the_order():
     assert [step.name for step in select(["mix", "probe"])] == ["probe", "mix"]
     assert select(None) == list(STEPS)
-    with pytest.raises(ValueError, match=r"no step 'swap'; the steps are probe, tests"):
-        select(["swap"])
+    with pytest.raises(ValueError, match=r"no step 'nothing'; the steps are probe, tests"):
+        select(["nothing"])
 
 
 def test_what_a_step_saves_goes_to_the_next():
@@ -139,7 +139,7 @@ def test_the_list_has_every_step_and_its_time(capsys: pytest.CaptureFixture[str]
     ("arguments", "words"),
     [
         ([], "--out DIR"),
-        (["--out", "x", "--only", "swap"], "there is no step 'swap'"),
+        (["--out", "x", "--only", "nothing"], "there is no step 'nothing'"),
         (["--out", "x", "--minutes", "0"], "--minutes must be above 0"),
     ],
 )

@@ -7,6 +7,7 @@ import math
 import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import uvloop
@@ -21,6 +22,7 @@ from benchmarks.resizes import (
     Resize,
     client_figures,
     first_wait_us,
+    in_place_figures,
     swap_figures,
 )
 from benchmarks.swap import arms
@@ -134,6 +136,7 @@ def test_a_broken_connection_refuses_calls() -> None:
 
 def resize(begun_s: float, ended_s: float, *flips_us: float, wait_us: float = math.nan) -> Resize:
     resized = SimpleNamespace(
+        path="shadow" if flips_us else "in place",
         swaps=[SimpleNamespace(flip_us=flip_us) for flip_us in flips_us],
         prepare_ms=10 * begun_s,
         extra_memory_bytes=int(begun_s) << 20,
@@ -155,8 +158,18 @@ def test_a_hole_is_what_a_wait_at_a_swap_is_longer_than_usual() -> None:
     }
 
 
-def test_without_a_swap_there_is_no_hole() -> None:
-    assert swap_figures([resize(1, 2)], usual_wait_us=1) == {}
+def test_without_a_swap_the_hole_is_that_of_what_was_claimed_meanwhile() -> None:
+    resizes, meanwhile = [resize(1, 2), resize(3, 4)], Mock(count=7)
+    meanwhile.percentile_us.side_effect = {50: 3.0, 99: 40.0, 100: 90.0}.__getitem__
+    assert swap_figures(resizes, usual_wait_us=1) == {}
+    assert in_place_figures(resizes, meanwhile, usual_wait_us=1) == {
+        "holes": 7,
+        "hole_us_p50": 2,
+        "hole_us_p99": 39,
+        "hole_us_max": 89,
+        "prepare_ms_p50": 20,
+    }
+    assert in_place_figures([*resizes, resize(5, 6, 1.0)], meanwhile, usual_wait_us=1) == {}
 
 
 def test_a_call_belongs_to_the_resize_that_it_met() -> None:

@@ -269,13 +269,35 @@ def problems(path: Path, text: str) -> list[str]:
         ),
         (
             "version: 1\ndevices: {cuda:0: {limiter: cgroup}}\n",
-            "node.yaml:2: devices.cuda:0.limiter: 'cgroup' limits cores; a GPU takes auto, mps or"
-            " none",
+            "node.yaml:2: devices.cuda:0.limiter: 'cgroup' limits cores; a GPU takes auto, mps,"
+            " green or none",
         ),
         (
-            "version: 1\ndevices: {cuda:0: {limiter: green}}\n",
-            "node.yaml:2: devices.cuda:0.limiter: 'green' is not there yet; a GPU takes auto, mps"
-            " or none",
+            "version: 1\ndevices: {cuda:0: {limiter: mps-static}}\n",
+            "node.yaml:2: devices.cuda:0.limiter: 'mps-static' is not there yet; a GPU takes auto,"
+            " mps, green or none",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: green, mps_pipe: /run/mps}}\n",
+            "node.yaml:2: devices.cuda:0.mps_pipe: says nothing with `limiter: green`",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: green}}\nfunctions:\n"
+            "  f: {python: m:C, environment: {CUDA_MPS_ACTIVE_THREAD_PERCENTAGE: 50}}\n",
+            "node.yaml:4: functions.f.environment: cuda:0 is under `limiter: green`: all its"
+            " functions are in one process, which has one environment",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: green}}\nfunctions:\n"
+            "  f: {command: [sleep, '1'], device: cuda:0, share: 1%}\n",
+            "node.yaml:4: functions.f.command: cuda:0 is under `limiter: green`: a program is a"
+            " process of its own, which nothing limits there",
+        ),
+        (
+            "version: 1\ndevices: {cuda:0: {limiter: green}}\nfunctions:\n"
+            "  f: {torch: m:f, threads: 2}\n",
+            "node.yaml:4: functions.f.threads: cuda:0 is under `limiter: green`: all its"
+            " functions are in one process, where torch has one number of them",
         ),
         (
             "version: 1\ndevices: {cuda:0: {limiter: none, mps_pipe: /run/mps}}\n",

@@ -126,3 +126,17 @@ def test_what_knows_no_gpu_stays_with_the_kind_of_the_first_device(tmp_path: Pat
     text = f"devices: {{cpu:{core}: {{}}, cuda:0: {{}}}}\nfunctions: {{f: {IDENTITY}}}\n"
     spec = loaded(tmp_path, text).functions["f"]
     assert (spec.device, spec.devices) == (f"cpu:{core}", ())
+
+
+def test_who_cannot_be_in_a_host_goes_elsewhere_or_is_alone(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        "devices: {cuda:0: {limiter: green}, cuda:1: {}}\nfunctions:\n"
+        "  f: {python: m:C, environment: {A: b}}\n"
+        "  g: {python: m:C}\n"
+        "  h: {python: m:C, environment: {A: b}, isolation: exclusive, device: cuda:0}\n",
+    )
+    assert config.functions["f"].device == "cuda:1"
+    assert config.functions["f"].devices == ()
+    assert config.functions["g"].devices == ("cuda:0", "cuda:1")
+    assert config.functions["h"].device == "cuda:0"

@@ -72,6 +72,8 @@ def test_instances_and_whole_gpus_beside_each_other(mixed: FakeGpu) -> None:
         "name": "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
         "sms": 26,
         "compute_capability": [9, 0],
+        "sm_groups": 0,  # CUDA tells of them, not NVML
+        "group_sms": 0,
         "memory_bytes": 10 * GIB,
     }
     assert (whole["uuid"], whole["sms"], whole["memory_bytes"]) == (SECOND, 132, 80 * GIB)

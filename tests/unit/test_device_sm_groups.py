@@ -1,4 +1,4 @@
-"""Groups of SMs: what shares are worth, who has which, and that nothing moves without need."""
+"""Groups of SMs: what shares are worth, who has which, and that nobody moves for somebody else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.core.errors import ResourceExhausted
-from gslice.device.sm_groups import Allotment, Split, divide
+from gslice.device.sm_groups import BESIDE, Allotment, Seat, Split
 
 H100 = Split(groups=15, group_sms=8, sms=132)
 NAMES = ("a", "b", "c", "d", "e")
@@ -16,88 +16,116 @@ splits = st.builds(
     lambda groups, each, rest: Split(groups, each, groups * each + rest),
     *(st.integers(len(NAMES), 80), st.integers(1, 16), st.integers(0, 40)),
 )
-shares = st.dictionaries(st.sampled_from(NAMES), st.floats(0.1, 100), min_size=1)
 orders = st.lists(
     st.tuples(st.sampled_from(NAMES), st.one_of(st.none(), st.floats(0.1, 100))), max_size=12
 )
 
 
+def ask(
+    allotment: Allotment, name: str, share: float, *, number: int = 0, edition: str = ""
+) -> int:
+    """Takes what a share is worth, as one holder for each edition; how many groups that is."""
+    seat, holder = Seat(name, number), f"{name}{number}{edition}"
+    groups = allotment.planned(holder, seat, share)
+    allotment.take(holder, seat, share, groups)
+    return len(groups)
+
+
 def test_shares_of_an_h100() -> None:
-    assert divide({"a": 100}, H100) == {"a": 15}
-    assert divide({"a": 40}, H100) == {"a": 6}
-    assert divide({"a": 0.1}, H100) == {"a": 1}
-    assert divide({"a": 50, "b": 50}, H100) == {"a": 8, "b": 7}
-    assert divide({"a": 100 / 3, "b": 100 / 3, "c": 100 / 3}, H100) == {"a": 5, "b": 5, "c": 5}
-    assert divide({"a": 98, "b": 1, "c": 1}, H100) == {"a": 13, "b": 1, "c": 1}
-    assert divide({"a": 100, "b": 50}, H100) == {"a": 10, "b": 5}  # they over-commit
+    for shares, counts in (
+        ([100], [15]),
+        ([40], [6]),
+        ([0.1], [1]),
+        ([50, 50], [7, 8]),
+        ([100 / 3, 100 / 3, 100 / 3], [5, 5, 5]),
+        ([30, 30, 40], [4, 5, 6]),
+        ([1, 1, 98], [1, 1, 13]),
+    ):
+        allotment = Allotment(H100)
+        assert [ask(allotment, n, s) for n, s in zip("abc", shares, strict=False)] == counts
     assert H100.effective_percent(15) == pytest.approx(90.909, abs=1e-3)
 
 
-def test_who_was_rounded_up_stays_so() -> None:
-    assert divide({"a": 50, "b": 50}, H100, {"a": 7, "b": 8}) == {"a": 7, "b": 8}
+def test_who_grows_gets_what_others_gave_back_and_keeps_its_own() -> None:
+    allotment = Allotment(H100)
+    ask(allotment, "a", 60)
+    ask(allotment, "b", 40)
+    before = allotment.held("a0"), allotment.held("b0")
+    assert ask(allotment, "a", 20) == 3
+    assert ask(allotment, "b", 80) == 12
+    assert allotment.held("a0") < before[0]
+    assert allotment.held("b0") > before[1]
 
 
-def test_more_functions_than_groups_are_refused() -> None:
-    message = "2 functions cannot share 1 groups of 8 SMs"
-    with pytest.raises(ResourceExhausted, match=message):
-        divide({"a": 1, "b": 1}, Split(1, 8, 8))
+def test_editions_of_a_function_are_on_the_same_groups() -> None:
+    allotment = Allotment(H100)
+    ask(allotment, "a", 60, edition="old")
+    ask(allotment, "b", 40)
+    assert ask(allotment, "a", 60, edition="new") == 9
+    assert allotment.held("a0new") == allotment.held("a0old")
+    assert ask(allotment, "a", 20, edition="new") == 3  # the old one counts no more, though there
+    assert ask(allotment, "b", 80) == 12
+    assert not allotment.held("b0") & allotment.held("a0new")
+    allotment.give_back("a0new")
+    assert ask(allotment, "a", 20, edition="old") == 3
 
 
-@given(splits, shares)
-def test_a_division_is_fair_and_fits(split: Split, shares: dict[str, float]) -> None:
-    counts = divide(shares, split)
-    together = sum(shares.values())
-    assert min(counts.values()) >= 1
-    assert sum(counts.values()) <= split.groups
-    exact = {name: split.groups * share / max(100, together) for name, share in shares.items()}
-    assert sum(counts.values()) >= int(sum(exact.values()) - 1e-6)
-    for name, count in counts.items():  # nobody gets a whole group more than it should
-        assert count < exact[name] + 1 + 1e-6
-    if all(groups >= 1 for groups in exact.values()):  # nor less, if nobody is raised to one
-        for name, count in counts.items():
-            assert count > exact[name] - 1 - 1e-6
+def test_instances_of_a_function_have_groups_of_their_own() -> None:
+    allotment = Allotment(H100)
+    ask(allotment, "a", 50, number=0)
+    ask(allotment, "a", 50, number=1)
+    assert not allotment.held("a0") & allotment.held("a1")
 
 
-@given(splits, shares)
-def test_a_division_is_stable(split: Split, shares: dict[str, float]) -> None:
-    counts = divide(shares, split)
-    assert divide(shares, split, counts) == counts
+def test_who_is_measured_takes_nothing_away() -> None:
+    allotment = Allotment(H100)
+    ask(allotment, "a", 100)
+    assert ask(allotment, "a", 40, number=BESIDE) == 6
+    assert ask(allotment, "a", 100) == 15
+    assert ask(allotment, "b", 100, number=BESIDE) == 15
+
+
+def test_more_instances_than_groups_are_refused() -> None:
+    allotment = Allotment(Split(1, 8, 8))
+    ask(allotment, "a", 1)
+    with pytest.raises(ResourceExhausted, match="2 instances cannot share 1 groups of 8 SMs"):
+        allotment.planned("b0", Seat("b"), 1)
 
 
 @given(splits, orders)
-def test_groups_change_hands_only_where_they_must(
+def test_only_who_asks_gets_others_and_they_are_free(
     split: Split, orders: list[tuple[str, float | None]]
 ) -> None:
+    """As the daemon orders: together they are never more than 100."""
     allotment = Allotment(split)
     shares: dict[str, float] = {}
     for name, share in orders:
         if share is None:
-            allotment.give_back(name)
+            allotment.give_back(f"{name}0")
             shares.pop(name, None)
-            assert allotment.held(name) == frozenset()
+            assert allotment.held(f"{name}0") == frozenset()
             continue
+        others = {n: allotment.held(f"{n}0") for n in shares if n != name}
+        left = 100 - sum(s for n, s in shares.items() if n != name)
+        if share > left:
+            continue
+        mine, exact = allotment.held(f"{name}0"), split.worth(share)
         shares[name] = share
-        before = {other: allotment.held(other) for other in NAMES}
-        counts = divide(shares, split, {n: len(held) for n, held in before.items() if held})
-        for changed, groups in allotment.planned(name, share):
-            assert changed == name or groups != before[changed]
-            assert groups <= frozenset(range(split.groups))
-            # In this order every group is free when it is taken.
-            others = [allotment.held(other) for other in NAMES if other != changed]
-            assert not any(groups & held for held in others)
-            assert groups <= before[changed] or groups >= before[changed]
-            allotment.take(changed, shares[changed], groups)
-        for other in shares:
-            assert len(allotment.held(other)) == counts[other]
-            if counts[other] == len(before[other]):
-                assert allotment.held(other) == before[other]
+        count = ask(allotment, name, share)
+        now = allotment.held(f"{name}0")
+        assert {n: allotment.held(f"{n}0") for n in others} == others
+        taken = frozenset().union(*others.values())
+        assert not now & taken or len(taken) == split.groups
+        assert now <= mine or mine <= now
+        assert 1 <= count < max(1, exact) + 1
+        assert allotment.planned(f"{name}0", Seat(name), share) == now
 
 
 def test_a_plan_alone_changes_nothing() -> None:
     allotment = Allotment(H100)
-    ((name, groups),) = allotment.planned("a", 20)
-    assert (name, groups) == ("a", frozenset({0, 1, 2}))
+    groups = allotment.planned("a", Seat("a"), 20)
+    assert groups == frozenset({0, 1, 2})
     assert allotment.held("a") == frozenset()
-    allotment.take("a", 20, groups)
-    assert allotment.planned("a", 21) == [("a", groups)]
-    assert allotment.planned("a", 7) == [("a", frozenset({0}))]
+    allotment.take("a", Seat("a"), 20, groups)
+    assert allotment.planned("a", Seat("a"), 21) == groups
+    assert allotment.planned("a", Seat("a"), 7) == frozenset({0})

@@ -20,7 +20,8 @@ SIGNATURE = Signature((), ())
 class FakeInstances:
     """Workers that are names; to end one takes until `ends` is set."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: Any, beside: bool) -> None:
+        assert beside
         self.ends = asyncio.Event()
         self.lives: list[float] = []
 

@@ -29,6 +29,7 @@ def worker(turn: int, share_percent: float = 0.0) -> Any:
         share_percent=share_percent,
         threads=0,
         limiter="cgroup",
+        hosted=False,
     )
 
 

@@ -217,6 +217,23 @@ def test_a_torch_without_cuda_says_so(cuda: _native.CudaDevice) -> None:
         make_engine("torch").load(spec, GpuDevice(cuda, (0,), WeightStore(cuda)))
 
 
+def test_a_lane_elsewhere_has_graphs_there_and_those_left_go() -> None:
+    groups = _native.SmGroups(0)
+    cuda = _native.CudaDevice(0, 2, groups=groups, chosen=[0])
+    x = np.random.default_rng(5).standard_normal((3, 8)).astype(np.float32)
+    served, memory = torch_served(cuda, "Affine", "handle", batch_max=4)
+    with served:
+        for chosen in ([1, 2], [3]):
+            left = range(cuda.first_lane, cuda.first_lane + 2)
+            served.move(groups, chosen)
+            assert memory.forgotten == list(left)
+            assert memory.captured[-1][0] == cuda.first_lane + 1
+            np.testing.assert_allclose(served.infer({"x": x})["y"], torch_affine(x), rtol=1e-5)
+        assert served.pump.counters()["python_calls"] == 0
+    cuda.close()
+    groups.close()
+
+
 def torch_affine(x: np.ndarray) -> np.ndarray:
     import torch
 

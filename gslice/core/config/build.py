@@ -12,7 +12,13 @@ from pydantic import BaseModel
 
 from gslice.core.config import model
 from gslice.core.config.access import PORTS, insecure_ports, node_access
-from gslice.core.config.devices import crowded, gpu_name, suitable_devices, unsuitable
+from gslice.core.config.devices import (
+    crowded,
+    gpu_name,
+    suitable_devices,
+    unfit_for_host,
+    unsuitable,
+)
 from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
 from gslice.core.config.fetching import Warmup, model_cache
@@ -44,7 +50,7 @@ from gslice.core.units import format_size
 
 _MIB = 1 << 20
 _CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
-_GPU_LIMITERS = ("auto", "mps", "none")
+_GPU_LIMITERS = ("auto", "mps", "green", "none")
 _Section = TypeVar("_Section", bound=BaseModel)
 
 
@@ -147,7 +153,7 @@ class Builder:
                 *("functions", name, "queue", "request_max"),
             )
         engine, module, python_path = self._engine(function)
-        suitable = self._suitable(name, function.device, engine, devices)
+        suitable = self._suitable(name, function, engine, devices)
         self._check_replicas(name, function, suitable, devices)
         return FunctionSpec(
             name=name,
@@ -206,7 +212,7 @@ class Builder:
         return FunctionSpec(
             name=name,
             engine="command",
-            device=self._suitable(name, function.device, "command", devices)[0],
+            device=self._suitable(name, function, "command", devices)[0],
             isolation=function.isolation,
             share=share_bounds(function.share),
             priority=function.priority,
@@ -273,13 +279,13 @@ class Builder:
 
     def _gpu(self, gpu: str, device: Device, path: tuple[str, ...]) -> DeviceConfig:
         if device.limiter not in _GPU_LIMITERS:
-            later = ("green", "mps-static")
-            text = "is not there yet" if device.limiter in later else "limits cores"
+            text = "is not there yet" if device.limiter == "mps-static" else "limits cores"
             self._problem(
-                f"{device.limiter!r} {text}; a GPU takes auto, mps or none", *path, "limiter"
+                f"{device.limiter!r} {text}; a GPU takes auto, mps, green or none",
+                *(*path, "limiter"),
             )
-        if device.mps_pipe and device.limiter == "none":
-            self._problem("says nothing with `limiter: none`", *path, "mps_pipe")
+        if device.mps_pipe and device.limiter in ("none", "green"):
+            self._problem(f"says nothing with `limiter: {device.limiter}`", *path, "mps_pipe")
         return DeviceConfig(
             kind="cuda",
             limiter=device.limiter,
@@ -323,19 +329,22 @@ class Builder:
         return engine, f"{source.stem}:{name}", str(source.parent)
 
     def _suitable(
-        self, name: str, device: str, engine: str, devices: Mapping[str, DeviceConfig]
+        self, name: str, function: model.Function, engine: str, devices: Mapping[str, DeviceConfig]
     ) -> tuple[str, ...]:
         """The devices that a function may run on, the best first."""
-        if device == "auto":
-            return suitable_devices(engine, devices)
-        if device not in devices:
-            self._problem(
-                f"{device!r} is not a device of this node" + nearest(device, devices),
-                *("functions", name, "device"),
-            )
-        elif problem := unsuitable(engine, devices[device]):
-            self._problem(problem, "functions", name, "device")
-        return (device,)
+        device, path = function.device, ("functions", name)
+        if device != "auto" and device not in devices:
+            text = f"{device!r} is not a device of this node" + nearest(device, devices)
+            self._problem(text, *path, "device")
+            return (device,)
+        if device != "auto" and (problem := unsuitable(engine, devices[device])):
+            self._problem(problem, *path, "device")
+        suitable = suitable_devices(engine, devices) if device == "auto" else (device,)
+        key, why_not = unfit_for_host(function, engine)
+        left = tuple(d for d in suitable if not key or devices[d].limiter != "green")
+        if not left:
+            self._problem(f"{suitable[0]} is under `limiter: green`: {why_not}", *path, key)
+        return left or suitable
 
     def _check_replicas(
         self,

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from gslice.core.config.model import Function
 from gslice.core.config.types import DeviceConfig
 from gslice.core.plans import LIBRARIES
 from gslice.core.types import FunctionSpec
@@ -47,6 +48,27 @@ def unsuitable(engine: str, device: DeviceConfig) -> str:
     if engine in _ONLY_GPU_ENGINES and device.kind != "cuda":
         return f"{engine} runs on GPUs only; write device: auto, or cuda:0"
     return ""
+
+
+def unfit_for_host(function: Function, engine: str) -> tuple[str, str]:
+    """Why a function cannot be in one process with others, as under `limiter: green`.
+
+    Args:
+        function: As written.
+        engine: Its own.
+
+    Returns:
+        The setting that is in the way, and why; empty: none is.
+    """
+    if function.command is not None:
+        return "command", "a program is a process of its own, which nothing limits there"
+    if function.isolation == "exclusive":
+        return "", ""  # it is alone there, in a process of its own
+    if function.environment:
+        return "environment", "all its functions are in one process, which has one environment"
+    if function.threads and engine == "torch":
+        return "threads", "all its functions are in one process, where torch has one number of them"
+    return "", ""
 
 
 def anywhere(spec: FunctionSpec, devices: Mapping[str, DeviceConfig]) -> FunctionSpec:

@@ -178,7 +178,8 @@ class DeviceConfig:
 
     Attributes:
         kind: `cpu` or `cuda`.
-        limiter: `auto`, `cgroup`, `threads` or `none`; of a GPU `auto`, `mps` or `none`.
+        limiter: `auto`, `cgroup`, `threads` or `none`; of a GPU `auto`, `mps`, `green` or
+            `none`.
         share_limit_percent: Most that all functions together may get.
         memory_limit_bytes: Most memory of the device that all workers together may take; 0: no
             limit.

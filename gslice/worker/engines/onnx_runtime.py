@@ -15,7 +15,8 @@ nodes run on the CPU, and `arena` bounds what ONNX Runtime takes of the memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,8 @@ class OnnxRuntimeEngine:
         self.threads = 0
         self._on_gpu = on_gpu
         self._provider: Provider | None = None
-        self._sessions: list[InferenceSession] = []  # by lane
+        self._open: Callable[[int], InferenceSession] | None = None  # of a lane
+        self._sessions: dict[int, InferenceSession] = {}  # by lane
         self._calls: dict[int, Call] = {}  # likewise
         self._signature: Signature | None = None
         self._stated: Stated | None = None
@@ -87,7 +89,8 @@ class OnnxRuntimeEngine:
         self.threads = options.intra_op_num_threads = spec.threads or provider.threads
         # A thread that spins for work burns the share that another batch needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = _opened(provider, spec, options, 0)
+        self._open = partial(_opened, provider, spec, options)
+        session = self._session(0)
         inputs = [Node.of(spec, "input", value) for value in session.get_inputs()]
         self._stated = stated = Stated(spec)
         values = stated.chosen(session.get_outputs(), lambda value: value.name)
@@ -95,8 +98,9 @@ class OnnxRuntimeEngine:
         if gpu is not None:
             refuse_text(spec, (node.spec() for node in (*inputs, *outputs)))
         provider.check(spec, session)
-        others = [_opened(provider, spec, options, lane) for lane in range(1, spec.lanes)]
-        self._provider, self._sessions = provider, [session, *others]
+        self._provider = provider
+        for lane in range(1, spec.lanes):  # all of their memory is known when it is loaded
+            self._session(lane)
         known = None if stated.names_tensors else known  # it may be narrower than the model
         found = signature(
             spec, inputs, outputs, lambda shapes: self._probe(inputs, outputs, shapes), known
@@ -116,7 +120,19 @@ class OnnxRuntimeEngine:
         """See `Engine.close`."""
         self._calls.clear()
         self._sessions.clear()
-        self._provider = None
+        self._provider = self._open = None
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """See `KeepsLanes.forget`."""
+        for lane in lanes:
+            self._calls.pop(lane, None)
+            self._sessions.pop(lane, None)
+
+    def _session(self, lane: int) -> InferenceSession:
+        if lane not in self._sessions:
+            assert self._open is not None
+            self._sessions[lane] = self._open(lane)
+        return self._sessions[lane]
 
     def _call(self, lane: int) -> Call:
         assert self._signature is not None
@@ -125,16 +141,16 @@ class OnnxRuntimeEngine:
         tensors = (*self._signature.inputs, *self._signature.outputs)
         call: Call
         if any(tensor.dtype == "BYTES" for tensor in tensors):
-            call = _ArrayCall(self._sessions[lane], self._signature)
+            call = _ArrayCall(self._session(lane), self._signature)
         else:
-            call = _BoundCall(self._sessions[lane], self._signature, self._provider)
+            call = _BoundCall(self._session(lane), self._signature, self._provider)
         return self._stated.seen_by_clients(call, self._signature)
 
     def _probe(
         self, inputs: Sequence[Node], outputs: Sequence[Node], shapes: Sequence[Shape]
     ) -> list[Shape]:
         """Runs zeros and tells the outputs' shapes."""
-        session = self._sessions[0]
+        session = self._session(0)
         if any(node.dtype == "BYTES" for node in inputs):
             feed = {
                 node.name: np.full(shape, "", object)

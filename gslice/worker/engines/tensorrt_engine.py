@@ -14,6 +14,7 @@ warm-up, which the pump replays without Python. Each worker has the weights in i
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from gslice._native import CudaGraph
@@ -109,6 +110,16 @@ class TensorRtEngine:
                 batch.bucket,
                 error.message,
             )
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """See `KeepsLanes.forget`."""
+        for lane, bucket in list(self._graphs):
+            if lane in lanes:
+                self._drop_graph(lane, bucket)
+        for key in [key for key in self._calls if key[0] in lanes]:
+            del self._calls[key]
+        for lane in set(lanes) & self._lanes.keys():
+            self._lanes.pop(lane).close()
 
     def close(self) -> None:
         """See `Engine.close`."""

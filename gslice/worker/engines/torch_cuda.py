@@ -16,7 +16,7 @@ from gslice.core.errors import LoadFailed
 from gslice.worker.engines.torch_types import TORCH_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from gslice.core.types import TensorSpec
     from gslice.worker.shapes import Shape
@@ -88,6 +88,11 @@ class CudaMemory:
         with torch.cuda.stream(stream):
             graph.finish()
         return graph
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """See `GpuMemory.forget`. A pool ends with its last graph, and takes no other then."""
+        for lane in lanes:
+            self._pools.pop(lane, None)
 
     def _stream(self, handle: int) -> torch.cuda.ExternalStream:
         if handle not in self._streams:

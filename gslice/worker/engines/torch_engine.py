@@ -125,6 +125,8 @@ class TorchEngine:
         """See `KeepsLanes.forget`."""
         for key in [key for key in self._graphs if key[0] in lanes]:
             del self._graphs[key]
+        if self._gpu is not None:
+            self._gpu.forget(lanes)
 
     def close(self) -> None:
         """See `Engine.close`."""

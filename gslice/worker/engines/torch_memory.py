@@ -12,7 +12,7 @@ import torch
 from gslice.worker.engines.torch_types import TORCH_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from gslice._native import Batch
     from gslice.core.types import TensorSpec
@@ -61,6 +61,9 @@ class GpuMemory(Memory, Protocol):
 
     def capture(self, batch: Batch, call: Callable[[Batch], None]) -> Graph:
         """Records what `call` enqueues for a batch, instead of running it."""
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """The graphs of these lanes are gone; others may come in their place."""
 
 
 class HostMemory:
