@@ -156,9 +156,8 @@ class Hosts:
 
     async def _start(self, device: str, environment: Mapping[str, str]) -> Host:
         grace = ("--orphan-grace-us", str(self._node.config.orphan_grace_us))
-        launch = Launch(
-            "gslice.worker", (*grace, _OPTION, device), self.log_of(device), environment
-        )
+        arguments = (*grace, *self._node.config.logs.style.arguments, _OPTION, device)
+        launch = Launch("gslice.worker", arguments, self.log_of(device), environment)
         name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
         child = await Child.start(self._node.run_dir, name, launch, _unheard)
         return self._watched(Host(child, device))

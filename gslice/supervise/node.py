@@ -154,6 +154,10 @@ class Node:
         gpu, config = self.gpus.get(device), self.device(device)
         return config.limiter_of(spec, gpu.limiter if gpu is not None else resolved(config.limiter))
 
+    async def close_gpus(self) -> None:
+        """Ends what was started for them."""
+        await asyncio.gather(*(gpu.close() for gpu in self.gpus.values()))
+
     def log_path(self, name: str) -> Path:
         """The log of a function's workers, of the front-ends or of the daemon."""
         return self.log_dir / f"{name}.log"

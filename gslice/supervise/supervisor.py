@@ -327,7 +327,7 @@ class Supervisor:
                     hint="wait until that is done: gslice status",
                 )
 
-    # ---- care ------------------------------------------------------------------------------
+    # ---- care, and end ---------------------------------------------------------------------
 
     async def care(self) -> None:
         """Until cancelled: looks after what no event tells of, which is hangs and log sizes."""
@@ -336,8 +336,6 @@ class Supervisor:
     async def keep_spares(self) -> None:
         """Until cancelled: has spares for the engines in use."""
         await self.node.spares.keep(lambda: engines_in_use(self.node, self.functions.values()))
-
-    # ---- end -------------------------------------------------------------------------------
 
     async def stop(self, drain_s: float) -> None:
         """Staged end: stop accepting and drain, then close everything."""
@@ -349,17 +347,17 @@ class Supervisor:
         await self._tasks.cancel()
         self.functions.clear()
         await self.node.hosts.close()
-        await self._close_gpus()
+        await self.node.close_gpus()
 
     async def kill(self) -> None:
         """The end without grace: every child is killed."""
         self._loading.closed = True
         await self._tasks.cancel()
-        ends = (self.node.spares.close(), self.frontends.kill())
         self.node.hosts.expect_end()
+        ends = [self.node.spares.close(), self.frontends.kill()]
         await asyncio.gather(*ends, *(f.kill() for f in self.functions.values()))
         await self.node.hosts.kill()
-        await self._close_gpus()
+        await self.node.close_gpus()
 
     async def leave(self) -> None:
         """Lets everything run on, for the next daemon."""
@@ -374,9 +372,6 @@ class Supervisor:
         self.functions.clear()
 
     # ---- parts -----------------------------------------------------------------------------
-
-    async def _close_gpus(self) -> None:
-        await asyncio.gather(*(gpu.close() for gpu in self.node.gpus.values()))
 
     def _check_possible(self, function: Function, spec: FunctionSpec) -> None:
         """What can be known before what serves is given up for it."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gslice.core.config import model
-from gslice.core.config.access import PORTS, insecure_ports, node_access
+from gslice.core.config.access import insecure_ports, node_access
 from gslice.core.config.devices import (
     crowded,
     gpu_name,
@@ -22,7 +22,13 @@ from gslice.core.config.devices import (
 from gslice.core.config.document import Problem
 from gslice.core.config.engines import engine_of
 from gslice.core.config.fetching import Warmup, model_cache
-from gslice.core.config.frontends import client_memory, frontend_memory, tls_files
+from gslice.core.config.frontends import (
+    check_ports,
+    client_memory,
+    frontend_memory,
+    pinned_memory,
+    tls_files,
+)
 from gslice.core.config.node import Device, Node
 from gslice.core.config.places import (
     check_state_dir,
@@ -48,7 +54,6 @@ from gslice.core.types import (
 )
 from gslice.core.units import format_size
 
-_MIB = 1 << 20
 _CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
 _GPU_LIMITERS = ("auto", "mps", "green", "none")
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -84,7 +89,7 @@ class Builder:
 
     def node(self, node: Node) -> NodeConfig:
         """The daemon's settings."""
-        self._check_ports(node)
+        check_ports(node, self.problems)
         return NodeConfig(
             grpc=node.grpc,
             http=node.http,
@@ -93,7 +98,7 @@ class Builder:
             orphan_grace_us=node.orphan_grace,
             hang_timeout_us=node.hang_timeout,
             drain_timeout_us=node.drain_timeout,
-            pinned_memory_bytes=node.pinned_memory or _quarter_of_memory(),
+            pinned_memory_bytes=pinned_memory(node),
             frontends=node.frontends,
             frontend=node.frontend,
             frontend_memory_bytes=frontend_memory(node, self.problems),
@@ -228,16 +233,6 @@ class Builder:
         if not path or is_remote(path):
             return path or ""
         return os.path.normpath(self.base / Path(path).expanduser())
-
-    def _check_ports(self, node: Node) -> None:
-        taken: dict[str, str] = {}
-        for key in PORTS:
-            address = getattr(node, key)
-            if not address or address.endswith(":0"):
-                continue
-            first = taken.setdefault(address, key)
-            if first != key:
-                self._problem(f"{address} is node.{first} already; use another port", "node", key)
 
     def _state_dir(self, given: str) -> Path:
         state_dir = Path(self._resolve(given)) if given else default_state_dir(self.environ)
@@ -401,8 +396,3 @@ def _arguments(function: model.Function) -> dict[str, object]:
     if function.shapes:
         args["shapes"] = {name: each.model_dump() for name, each in function.shapes.items()}
     return args | (function.tensors.arguments() if function.tensors is not None else {})
-
-
-def _quarter_of_memory() -> int:
-    quarter = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    return quarter & -_MIB

@@ -6,6 +6,7 @@ import os
 import pwd
 from typing import TYPE_CHECKING
 
+from gslice.core.config.access import PORTS
 from gslice.core.config.document import Problem
 from gslice.core.config.types import ClientMemoryConfig
 from gslice.core.tls import TlsFiles
@@ -16,7 +17,27 @@ if TYPE_CHECKING:
 
     from gslice.core.config.node import ClientMemory, Node, Tls
 
+_MIB = 1 << 20
 _MEMORY_BYTES = 256 << 20
+
+
+def check_ports(node: Node, problems: list[Problem]) -> None:
+    """Tells of ports that are to be used twice."""
+    taken: dict[str, str] = {}
+    for key in PORTS:
+        address = getattr(node, key)
+        if not address or address.endswith(":0"):
+            continue
+        first = taken.setdefault(address, key)
+        if first != key:
+            text = f"{address} is node.{first} already; use another port"
+            problems.append(Problem(("node", key), text))
+
+
+def pinned_memory(node: Node) -> int:
+    """Bytes of all functions' segments together; by default a quarter of the machine's."""
+    quarter = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return node.pinned_memory or quarter & -_MIB
 
 
 def frontend_memory(node: Node, problems: list[Problem]) -> int:
