@@ -185,7 +185,6 @@ class Daemon:
             self.upgrade.resume(self._before.upgrade)
         # First what can fail: a wrong port must not cost the children of an earlier daemon. But
         # where its sockets listen, whoever asks waits rather than being told that this one starts.
-        self._before.take_listener("http", "")  # up to 0.5 the daemon itself served that port
         if not self._before.listeners:
             self._start_http()
         wanted = self.desired.functions

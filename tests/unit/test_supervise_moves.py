@@ -115,7 +115,7 @@ def test_what_is_pinned_is_not_moved(supervisor: Supervisor) -> None:
 
 def test_a_move_brings_no_other_model_along(supervisor: Supervisor) -> None:
     class Edited(AsDeclared):
-        async def resolve(self, spec: FunctionSpec, is_warm: Any) -> Resolved:
+        async def resolve(self, spec: FunctionSpec, is_warm: Any, fetch: Any = None) -> Resolved:
             return Resolved(replace(spec, version="2"))
 
     supervisor._loading._numbers = Edited()

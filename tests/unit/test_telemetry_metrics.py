@@ -102,7 +102,9 @@ def test_what_is_needed_of_devices() -> None:
 
 
 def test_the_same_under_tritons_names() -> None:
-    gpu = GpuFigures("cuda:0", True, 132, 1 << 30, 1 << 20, 40.0, 250.0, 50.0, 0, "GPU-1", 700, 9)
+    gpu = GpuFigures(
+        "cuda:0", True, 132, 1 << 30, 1 << 20, 40.0, 250.0, 50.0, 0, 0, "GPU-1", 700, 9
+    )
     unknown = GpuFigures("cuda:1", False, 0, 0, 0, 0.0, 0.0, 0.0, 0)
     value = scrape(reading(gpus=[gpu, unknown]))
     model = {"model": "f", "version": "12"}
