@@ -56,7 +56,8 @@ def peers(process):
 
 
 def test_hello_and_serve(own):
-    assert own.hello == messages.FrontendState(index=0, state="starting", kind=own.kind)
+    told = messages.FrontendState(index=0, state="starting", kind=own.kind, asks=False)
+    assert own.hello == told
     address = own.serve()
     assert own.serve(address) == address  # the same order again changes nothing
     with pytest.raises(FailedPrecondition, match=address):

@@ -35,7 +35,7 @@ def test_a_node_serves_and_leaves_nothing(start_node, identity) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == mode
     node.stop()
     left = {path.name for path in node.state_dir.iterdir()}
-    assert left == {"daemon.lock", "gslice.db", "log", "run"}
+    assert left == {"audit.jsonl", "daemon.lock", "gslice.db", "log", "run"}
     assert list((node.state_dir / "run").iterdir()) == []
 
 

@@ -60,7 +60,7 @@ def test_a_line_counts_when_it_is_whole(printed: Path) -> None:
 def test_a_log_that_was_cut_is_read_from_its_start(
     printed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gslice.supervise.logs.rotate.__defaults__", (10,))
+    monkeypatch.setattr("gslice.supervise.logs.rotate.__defaults__", (10, 1))
     log = ServerLog(printed)
     add(printed, OTHER, SERVER)
     log.read(log.news())
