@@ -17,6 +17,12 @@ std::unique_ptr<Tenants> tenants_of(QuotaBoard& board, std::vector<Tenant> tenan
   return ok(Tenants::open(frontend, std::move(tenants), board.fd()));
 }
 
+Origin of(TenantId tenant) {
+  Origin origin;
+  origin.tenant = tenant;
+  return origin;
+}
+
 }  // namespace
 
 TEST(a_rate_lets_a_burst_in_and_then_one_each_interval) {
@@ -85,7 +91,7 @@ TEST(requests_of_a_tenant_hold_their_place_until_they_are_answered) {
   FrontendBench bench;
   bench.frontend.set_tenants(tenants_of(*board, {{"shop", {"echo"}, 0, 1, 2}, {"none", {"x"}}}));
   const auto submit = [&](TenantId tenant) {
-    return bench.frontend.submit(echo_request(1).bytes(), kNever, 0, tenant);
+    return bench.frontend.submit(echo_request(1).bytes(), kNever, 0, of(tenant));
   };
   CHECK(failed(submit(1), Code::kPermissionDenied, "function \"echo\": it is not one of tenant"));
   const TicketId first = ok(submit(0));
@@ -110,7 +116,7 @@ TEST(what_is_refused_for_anything_else_takes_nothing_of_the_rate) {
   FrontendBench bench;
   bench.frontend.set_tenants(tenants_of(*board, {{"shop", {"*"}, 3'600'000 * kMs, 1, 0}}));
   const auto submit = [&](const Proto& message) {
-    return bench.frontend.submit(message.bytes(), kNever, 0, 0);
+    return bench.frontend.submit(message.bytes(), kNever, 0, of(0));
   };
   CHECK(failed(submit(echo_request(99)), Code::kInvalidArgument, "rows"));
   const TicketId id = ok(submit(echo_request(1)));
@@ -128,8 +134,8 @@ TEST(requests_in_flight_count_for_their_tenant_when_tenants_change) {
   FrontendBench bench;
   const Tenant shop{"shop", {"*"}}, bank{"bank", {"*"}};
   bench.frontend.set_tenants(tenants_of(*board, {shop, bank}));
-  const TicketId first = ok(bench.frontend.submit(echo_request(1).bytes(), kNever, 0, 0));
-  const TicketId second = ok(bench.frontend.submit(echo_request(1).bytes(), kNever, 0, 1));
+  const TicketId first = ok(bench.frontend.submit(echo_request(1).bytes(), kNever, 0, of(0)));
+  const TicketId second = ok(bench.frontend.submit(echo_request(1).bytes(), kNever, 0, of(1)));
   bench.frontend.set_tenants(tenants_of(*board, {bank}));
   CHECK_EQ(board->under_way(0), 1u);  // the bank's; nobody knows the shop any more
   CHECK_EQ(board->under_way(1), 0u);
