@@ -174,8 +174,8 @@ void bind_grpc_server(nb::module_& module) {
           nb::arg("sample"), nb::arg("failures"))
       .def("take_records",
            [](PyServer& self) {
-             return page_tuple(in_loop(
-                 self, [](Service& service) { return service.frontend().take_records(); }));
+             return page_tuple(
+                 in_loop(self, [](Service& service) { return service.frontend().take_records(); }));
            })
       .def(
           "listen",

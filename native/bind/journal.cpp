@@ -20,12 +20,11 @@ nb::bytes id(const std::array<std::uint8_t, kBytes>& bytes) {
 
 nb::tuple record_tuple(const RequestRecord& record) {
   const RequestStamps& s = record.stamps;
-  return nb::make_tuple(
-      record.traced, id(record.context.trace), id(record.context.parent), text(record.function),
-      text(record.version), text(record.id), record.rows, static_cast<int>(record.status.code),
-      text(record.status.message),
-      nb::make_tuple(s.received_ns, s.queued_ns, s.claimed_ns, s.compute_ns, s.computed_ns,
-                     s.done_ns, s.answered_ns));
+  return nb::make_tuple(record.traced, id(record.context.trace), id(record.context.parent),
+                        text(record.function), text(record.version), text(record.id), record.rows,
+                        static_cast<int>(record.status.code), text(record.status.message),
+                        nb::make_tuple(s.received_ns, s.queued_ns, s.claimed_ns, s.compute_ns,
+                                       s.computed_ns, s.done_ns, s.answered_ns));
 }
 
 }  // namespace

@@ -205,7 +205,8 @@ Result<TicketId> Frontend::submit(wire::Bytes message, std::int64_t deadline_ns,
   }
   Function& function = *found->second;
   Ticket ticket;
-  Status status = parsed.ok() ? admit_and_lease(function, deadline_ns, origin.tenant, ticket) : parsed;
+  Status status =
+      parsed.ok() ? admit_and_lease(function, deadline_ns, origin.tenant, ticket) : parsed;
   if (status.ok()) {
     Pending& pending = function.pending(ticket.slot);
     pending.tag = tag;

@@ -1,5 +1,5 @@
-// What a front-end keeps of single requests, for whoever asked for it: of those that are traced, and
-// of those that failed. Used by the data path's thread.
+// What a front-end keeps of single requests, for whoever asked for it: of those that are traced,
+// and of those that failed. Used by the data path's thread.
 #pragma once
 
 #include <array>

@@ -358,9 +358,9 @@ Result<std::int64_t> Service::admit(std::uint64_t id, std::uint32_t number, wire
     return Status::Error(Code::kFailedPrecondition, "the call has ended");
   if (draining_) return draining();
   if (Status status = identify(*exchange->call); !status.ok()) return status;
-  auto submitted = frontend_.submit(message, exchange->call->deadline_ns,
-                                    reinterpret_cast<std::uintptr_t>(exchange),
-                                    origin(*exchange->call));
+  auto submitted =
+      frontend_.submit(message, exchange->call->deadline_ns,
+                       reinterpret_cast<std::uintptr_t>(exchange), origin(*exchange->call));
   if (exchange->call->kind == Kind::kStream) exchange->id = frontend_.last_id();
   if (!submitted.ok()) return submitted.status();
   bounds_.give(std::exchange(exchange->charged_bytes, 0));
