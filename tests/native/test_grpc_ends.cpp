@@ -49,7 +49,7 @@ TEST(other_methods_are_served_by_the_desk) {
   bench.server.run([&](Service& service) {
     service.send(opened.call, std::as_bytes(std::span(std::string_view("first"))));
     service.send(opened.call, std::as_bytes(std::span(large)));
-    service.finish(opened.call, Status::Error(Code::kUnavailable, "not\nnow \xc3\xa4"), 250);
+    service.finish(opened.call, {Code::kUnavailable, "not\nnow \xc3\xa4", 250});
     service.send(opened.call, {});  // it has ended
   });
   const auto& answer = client.answer(stream);
@@ -82,7 +82,7 @@ TEST(requests_that_are_unknown_come_back_from_the_desk) {
   const std::int32_t refused = client.call(Proto().text(1, "cold").str());
   const Note note = note_of(bench, client, Note::Kind::kUnknown);
   bench.server.run([&](Service& service) {
-    service.refuse(note.call, note.number, Status::Error(Code::kNotFound, "no"), -1);
+    service.refuse(note.call, note.number, Status::Error(Code::kNotFound, "no"));
   });
   CHECK_EQ(client.answer(refused).status(), 5);
   bench.expect_idle();
