@@ -39,10 +39,13 @@ class UserModules:
             sys.path.remove(folder)
         sys.path.insert(0, folder)
         importlib.invalidate_caches()
-        before = set(sys.modules)
+        before, writes = set(sys.modules), sys.dont_write_bytecode
+        # Bytecode is known by second and size of its source: an edit may have both in common.
+        sys.dont_write_bytecode = True
         try:
             yield
         finally:
+            sys.dont_write_bytecode = writes
             come = ((name, sys.modules[name]) for name in sys.modules.keys() - before)
             self._names.update(name for name, module in come if _lies_in(folder, module))
 
