@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gslice.frontend.readiness import Readiness
     from gslice.frontend.settings import Limits
 
+_PENDING_MAX = 1 << 16  # calls that came and that no Python has seen yet
+
 
 class AioServer(Server):
     """One of gRPC's own.
@@ -111,4 +113,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.request_max_bytes),
         ("grpc.max_connection_age_ms", limits.connection_age_ms),
         ("grpc.max_send_message_length", -1),  # what a model answers is bounded by its slots
+        # Above 1,000 of them gRPC draws lots, and answers anybody with CANCELLED.
+        ("grpc.server.max_pending_requests", _PENDING_MAX),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING_MAX),
     ]
