@@ -9,7 +9,7 @@ from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _MMAP_THRESHOLD_BYTES = 32 << 20  # the largest that glibc takes
-_KEPT_BYTES = 64 << 20
+KEPT_BYTES = 64 << 20
 _LOOK_S = 5.0
 
 
@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 async def bound_freed_memory() -> None:
@@ -48,7 +48,7 @@ class Heap:
 
     def look(self) -> None:
         """Gives free memory back if there is much more than at the last time."""
-        if self._trim is None or own_bytes() <= self._least_bytes + _KEPT_BYTES:
+        if self._trim is None or own_bytes() <= self._least_bytes + KEPT_BYTES:
             return
         self._trim(0)
         self._least_bytes = own_bytes()
