@@ -39,6 +39,7 @@ class FakeGpuMemory(HostMemory):
         self.driver = Driver()
         self.ran: list[tuple[int, int]] = []  # lane and bucket, of warm-up
         self.forgotten: list[int] = []
+        self.trimmed = 0
         self.captured: list[tuple[int, int]] = []  # likewise
 
     def running(self, batch: Any) -> AbstractContextManager[object]:
@@ -55,6 +56,7 @@ class FakeGpuMemory(HostMemory):
 
     def trim(self) -> None:
         """Nothing is kept."""
+        self.trimmed += 1
 
     def forget(self, lanes: Collection[int]) -> None:
         self.forgotten = sorted(lanes)
@@ -83,6 +85,9 @@ class FakeGraph:
         memory.driver.call("cuGraphDestroy", graph)
         self._executable = executable
         self.executable = executable.value if memory._graphs == "handle" else 0
+
+    def __del__(self) -> None:
+        self._memory.driver.call("cuGraphExecDestroy", self._executable)
 
     def replay(self) -> None:
         self._memory.driver.call("cuGraphLaunch", self._executable, self._stream)

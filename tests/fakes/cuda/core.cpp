@@ -206,7 +206,7 @@ CUresult cuCtxSynchronize_v2(CUcontext context) {
   Core& core = Core::get();
   core.count("synchronise");
   Lock lock(core.mutex);
-  if (const CUresult refused = refused_by_capture("cuCtxSynchronize")) return refused;
+  if (const CUresult refused = refused_by_any_capture("cuCtxSynchronize", context)) return refused;
   wait_all_idle(lock, context);
   return core.lost();
 }
