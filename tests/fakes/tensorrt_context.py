@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.fakes.driver import host_function
 from tests.fakes.tensorrt_types import refusable
 
 if TYPE_CHECKING:
     from tests.fakes.tensorrt import CudaEngine, NetworkTensor
 
-_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _ALIGNMENT = 256
 
 
@@ -100,7 +100,7 @@ class Context:
             for tensor, result in self._results(shapes, addresses):
                 ctypes.memmove(addresses[tensor.name], result.ctypes.data, result.nbytes)
 
-        function = _HostFunction(lambda _: run())
+        function = host_function(run)
         self._functions.append(function)
         capturing = ctypes.c_int()
         self._call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(capturing))

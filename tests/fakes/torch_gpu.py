@@ -19,9 +19,8 @@ from gslice import _native
 from gslice.core.types import TensorSpec
 from gslice.worker.engines.torch_memory import HostMemory
 from gslice.worker.shapes import Shape
-from tests.fakes.driver import Driver
+from tests.fakes.driver import Driver, host_function
 
-_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _THREAD_LOCAL = 1
 
 
@@ -74,7 +73,7 @@ class FakeGraph:
     def __init__(self, memory: FakeGpuMemory, batch: Any, call: Callable[[Any], None]) -> None:
         recorded = _Recorded(batch)
         call(recorded)  # what a capture would record of the batch
-        self._function = _HostFunction(lambda _: call(recorded))
+        self._function = host_function(lambda: call(recorded))
         self._memory = memory
         self._stream = ctypes.c_void_p(batch.stream)
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()

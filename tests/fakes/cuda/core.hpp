@@ -181,6 +181,7 @@ enum class Needs { kNothing, kInit, kContext };
 
 // What stands first in every entry point: counts the call, and says why it cannot go on.
 CUresult enter(const char* function, Needs needs = Needs::kContext);
+extern thread_local bool in_host_function;  // where CUDA must not be called
 CUcontext current_context();
 
 std::int64_t now_ns();
