@@ -100,6 +100,7 @@ class Served:
         warm_up(self.engine, self.spec, self.signature, cuda, spare)
         self.pump.move()
         self.engine.forget(left)
+        cuda.drop_spare()
 
     def infer(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """One request alone; a failure is raised."""

@@ -214,3 +214,30 @@ class HostedWorker(WorkerProcess):
         self.channel.send(messages.Exit())
         assert isinstance(self.channel.recv().message, messages.Left)
         self.disconnect()
+
+
+def scale_class(factor: int) -> str:
+    """A module with `Scale`, the user's class of a function of a GPU: x * factor, and a line."""
+    return _SCALE.replace("FACTOR", str(factor))
+
+
+_SCALE = """
+import ctypes
+import logging
+import numpy as np
+
+class Scale:
+    inputs = outputs = [("x", "FP32", [-1, 4])]
+    batch_max = 4
+
+    def setup(self):
+        self.driver = ctypes.CDLL("libcuda.so.1")
+
+    def infer(self, inputs):
+        logging.warning("scales by FACTOR")
+        x = inputs["x"]
+        assert self.driver.cuStreamSynchronize(ctypes.c_void_p(self.stream)) == 0
+        count = x.shape[0] * x.shape[1]
+        values = np.frombuffer((ctypes.c_float * count).from_address(x.pointer), np.float32)
+        return {"x": (values * FACTOR).reshape(x.shape)}
+"""

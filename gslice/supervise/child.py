@@ -197,6 +197,11 @@ class Child:
         return not isinstance(self._process, Lodger) or self._process.is_blamed
 
     @property
+    def works(self) -> bool:
+        """Of one of several in a process: whether it does something, or did when that died."""
+        return isinstance(self._process, Lodger) and self._process.works()
+
+    @property
     def closed(self) -> bool:
         """Whether it can be told nothing any more."""
         return self._channel is None or self._channel.closed

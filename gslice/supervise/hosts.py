@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from gslice.core.errors import ChannelClosed, Unavailable
 from gslice.core.events import EventKind
 from gslice.supervise.child import Child
-from gslice.supervise.process import Launch
+from gslice.supervise.process import Launch, Process
 from gslice.supervise.tasks import Tasks, run_all
 
 if TYPE_CHECKING:
@@ -182,14 +182,22 @@ class Hosts:
         self._left.discard(host)
         if host.ending or not host.lodgers:
             return
-        names, pid = ", ".join(sorted(set(host.lodgers.values()))), host.child.process.pid
+        process = host.child.process
+        assert isinstance(process, Process)
+        # Who did nothing is innocent: kernels, and what Python does with a batch, are of one that
+        # is under way.
+        process.suspects = process.suspects or [
+            lodger.process for lodger in host.lodgers if lodger.works
+        ]
+        names = _listed(host.lodgers.values())
+        suspects = _listed(n for child, n in host.lodgers.items() if child.is_blamed)
         if (gpu := self._node.gpus.get(host.device)) is not None:
             gpu.clients.faults += 1
         self._node.event(
             host.device,
             EventKind.FAULT,
-            f"its host, process {pid}, {how}: that reached every function there ({names}); they"
-            " are started again",
+            f"its host, process {process.pid}, {how}: that reached every function there ({names});"
+            f" they are started again, and the death counts for {suspects}",
         )
 
     def _end_if_empty(self, host: Host) -> None:
@@ -204,6 +212,10 @@ class Hosts:
         else:
             host.ending = True
             await host.child.stop(EXIT_TIMEOUT_S)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))
 
 
 def _unheard(child: Child, received: Received) -> None:

@@ -18,6 +18,7 @@ from gslice.device.cpu import CpuDevice
 from gslice.device.sm_groups import BESIDE
 from gslice.supervise.clients import Burial
 from gslice.supervise.news import tell_requeued
+from gslice.supervise.process import Lodger
 from gslice.supervise.reclaim import reclaim
 from gslice.supervise.tasks import Tasks
 from gslice.supervise.weights import model_key
@@ -311,6 +312,13 @@ class Instances:
             alone = self._spec.exclusive or worker.hosted
             self._gpu.clients.add(worker, self._spec.name, alone=alone)
             worker.use_gpu(functools.partial(self._gpu.clients.end, worker))
+        if isinstance(lodger := worker.child.process, Lodger):
+            lodger.works = functools.partial(self._works, worker)
+
+    def _works(self, worker: Worker) -> bool:
+        """Whether it loads, warms up or moves, or a batch is under way."""
+        attached = self.segment is not None and worker.instance >= 0
+        return worker.preparing or (attached and any(self._stamps(worker).lane_started_ns))
 
     def _watch(self, worker: Worker) -> None:
         self._watches[worker] = HangWatch(self._node.config.hang_timeout_us * 1000)

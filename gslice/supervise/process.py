@@ -21,7 +21,7 @@ from gslice.ipc.process import start_ticks
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
 
@@ -58,8 +58,8 @@ class Process:
 
     def __init__(self, pid: int, started: int, *, ends_group: bool = True) -> None:
         self._ends_group = ends_group
-        self.culprit: object = None
-        """Of several that live in it, the one for which it was killed; None: nobody knows."""
+        self.suspects: Collection[object] = ()
+        """Of several that live in it, those that it may have died of; empty: any of them."""
         self.pid = pid
         self.started = started
         self._loop = asyncio.get_running_loop()
@@ -117,9 +117,13 @@ class Lodger:
 
     Args:
         process: Where it lives.
+
+    Attributes:
+        works: Whether it is doing something now; also asked right after the process has died.
     """
 
     def __init__(self, process: Process) -> None:
+        self.works: Callable[[], bool] = lambda: False
         self._process = process
         self.pid = process.pid
         self.started = process.started
@@ -134,7 +138,7 @@ class Lodger:
     @property
     def is_blamed(self) -> bool:
         """Whether the process may have died of what this one did."""
-        return self._process.culprit in (None, self)
+        return not self._process.suspects or self in self._process.suspects
 
     def left(self) -> None:
         """It has given everything back, and the process lives on."""
@@ -143,7 +147,7 @@ class Lodger:
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process."""
         if self.alive and self._process.alive:
-            self._process.culprit = self._process.culprit or self
+            self._process.suspects = self._process.suspects or (self,)
             self._process.signal(number)
 
     async def wait(self, timeout_s: float) -> bool:

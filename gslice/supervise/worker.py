@@ -293,11 +293,14 @@ class Worker:
         """
         before, self.share_percent = self.share_percent, share_percent
         timeout_s = LOAD_TIMEOUT_S if self.hosted else ORDER_TIMEOUT_S  # it prepares graphs
+        self.preparing = self.hosted
         try:
             reply = await self.child.request(SetShare(share_percent), ShareSet, timeout_s=timeout_s)
-        except GsliceError:
+        except GsliceError as error:
+            self.preparing = isinstance(error, DeadlineExceeded | ChannelClosed)
             self.share_percent = before
             raise
+        self.preparing = False
         self.share_effective_percent = reply.share_effective_percent
         self.prepared_us = reply.prepared_us
 
@@ -346,11 +349,11 @@ class Worker:
         answer: type[_A],
         fds: tuple[int, ...] = (),
     ) -> _A:
-        self.preparing = True
+        self.preparing = True  # also for who asks what it died of
         try:
             prepared = await self.child.request(order, answer, fds=fds, timeout_s=LOAD_TIMEOUT_S)
         except GsliceError as error:
-            self.preparing = isinstance(error, DeadlineExceeded)
+            self.preparing = isinstance(error, DeadlineExceeded | ChannelClosed)
             raise await self._load_failed(spec, doing, error) from error
         self.preparing = False
         return prepared
@@ -361,13 +364,11 @@ class Worker:
             await self.child.process.wait(self.exit_timeout_s)
             died = self.death.done()
             how = self.explain_death(self.death.result()) if died else "closed its channel"
-            reason = f"its worker {how} while {doing}"
-            line = last_line(self.log)
-            return LoadFailed(
-                f"function {spec.name}: {reason}: {line}"
-                if line
-                else f"function {spec.name}: {reason}"
+            text, line = (
+                f"function {spec.name}: its worker {how} while {doing}",
+                last_line(self.log),
             )
+            return LoadFailed(f"{text}: {line}" if line else text)
         if isinstance(error, DeadlineExceeded):
             return LoadFailed(f"function {spec.name}: {doing} took over {LOAD_TIMEOUT_S:g} s")
         return LoadFailed(shortened(error.message), hint=error.hint)

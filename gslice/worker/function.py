@@ -55,6 +55,7 @@ class ServedFunction:
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
+        lane_tids: Of the threads that run its batches, once it is attached.
         timed: What was timed on the way to serving.
 
     Raises:
@@ -81,16 +82,17 @@ class ServedFunction:
         self._instance: _native.Instance | None = None
         self._timing: Timing | None = None
         self.timed: list[Measured] = []
+        self.lane_tids: frozenset[int] = frozenset()
         self._niceness = lower() if order.gently else None
         # Before the engine makes more threads, which inherit it.
         pin(thread_ids() if household is None else {threading.get_native_id()}, self._cpus)
         # What the process is of itself goes to its first function.
         shared = household.gpu if household is not None else None
         others_bytes = own_bytes() if shared is not None and shared.in_use else 0
-        self._gpu = WorkerGpu(order, order.gpu, weights_fd, shared) if order.gpu else None
         self._control_tids = frozenset(control_tids)
+        self._engine = make_engine(self.spec.engine)
+        self._gpu = WorkerGpu(order, order.gpu, weights_fd, shared) if order.gpu else None
         try:
-            self._engine = make_engine(self.spec.engine)
             self.memory = MemoryTaken(process_bytes=max(0, own_bytes() - others_bytes))
             fresh = household.modules.fresh if household is not None else contextlib.nullcontext
             with fresh(self.spec.python_path), self._taking("model_bytes", "weights_bytes"):
@@ -98,6 +100,7 @@ class ServedFunction:
                     self.spec, self._device(), order.known
                 )
         except BaseException:  # nobody else has it, to close it
+            self._engine.close()  # what it has on the GPU's streams goes before these
             if self._gpu is not None:
                 self._gpu.close()
             raise
@@ -251,6 +254,7 @@ class ServedFunction:
                 warm_up(self._engine, self.spec, self.signature, cuda, spare)
             warm_s = time.monotonic()
             instance.move()
+            self.lane_tids = frozenset(instance.lane_tids())
             gone = left
         finally:
             if isinstance(self._engine, KeepsLanes):
@@ -305,6 +309,7 @@ class ServedFunction:
         if self.board is not None:
             instance.take_turns(self.board, order.turn)
         instance.start()
+        self.lane_tids = frozenset(instance.lane_tids())
         return instance
 
     def _device(self) -> Device:

@@ -135,7 +135,8 @@ class GreenShare:
         """Around the preparation of spare lanes and the move to them.
 
         Inside are the spare lanes, on the groups of the new share; none where that is worth the
-        groups that the function has. What is raised inside leaves the function where it is.
+        groups that the function has. What is raised inside leaves the function where it is. Lanes
+        that do not serve go with the end of it, and so must all graphs of their streams before.
 
         Raises:
             GsliceError: The driver refused, or the GPU's memory is full.
@@ -152,6 +153,7 @@ class GreenShare:
             cuda.drop_spare()
             self._take(*before)
             raise
+        cuda.drop_spare()
         self._take(share_percent, groups)
 
     def close(self) -> None:

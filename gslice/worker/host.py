@@ -84,7 +84,7 @@ class Host(ControlLoop):
     def _live(self, name: str, worker: Worker, log_fd: int) -> None:
         """A worker's thread, from its beginning to its end."""
         try:
-            with _OwnLog(log_fd):
+            with _OwnLog(log_fd, worker):
                 worker.run()
         except BaseException:
             _log.exception("worker %s did not end in order, so all here end with it", name)
@@ -95,15 +95,20 @@ class Host(ControlLoop):
 
 
 class _OwnLog:
-    """Inside, what this thread logs goes to a log of its own; what is printed stays the host's.
+    """Inside, what this thread and a worker's lanes log goes to a log of the worker's own.
+
+    What is printed, and what is logged by threads that a library or the user's code starts, stays
+    the host's.
 
     Args:
         fd: Of the log; its own from now on.
+        worker: The worker, which lives in this thread.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, worker: Worker) -> None:
         self._handler = logging.StreamHandler(open(fd, "a", buffering=1))  # noqa: SIM115
-        self._thread = threading.get_ident()
+        self._worker = worker
+        self._tid = threading.get_native_id()
         self._others = list(logging.getLogger().handlers)
         if self._others:
             self._handler.setFormatter(self._others[0].formatter)
@@ -120,8 +125,9 @@ class _OwnLog:
             other.removeFilter(self._is_not_ours)
         self._handler.stream.close()
 
-    def _is_ours(self, record: logging.LogRecord) -> bool:
-        return record.thread == self._thread
+    def _is_ours(self, _record: logging.LogRecord) -> bool:
+        tid = threading.get_native_id()  # handlers run where the line is logged
+        return tid == self._tid or tid in self._worker.lane_tids
 
     def _is_not_ours(self, record: logging.LogRecord) -> bool:
-        return record.thread != self._thread
+        return not self._is_ours(record)

@@ -6,6 +6,7 @@ grace, and whoever connects within is told everything by Hello, which is adoptio
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import select
@@ -27,7 +28,7 @@ Handler = Callable[[Any, Received], Message | None]
 """Takes an order of the type that it is for; its answer, if it has one."""
 
 
-class ControlLoop:
+class ControlLoop(abc.ABC):
     """See the module. Subclasses say what is here, what they obey, and how they end.
 
     Args:
@@ -77,23 +78,23 @@ class ControlLoop:
 
     # ---- what subclasses say -------------------------------------------------------------------
 
+    @abc.abstractmethod
     def _hello(self) -> tuple[Hello, list[int]]:
         """What a daemon is told first, with which descriptors."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _patience_s(self) -> float | None:
         """How long to wait for a daemon; None: nobody has to come."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _end(self, reason: str) -> None:
         """Ends in order."""
-        raise NotImplementedError
 
     def _along(self, _answer: Message) -> list[int]:
         """The descriptors that go along with an answer."""
         return []
 
-    def _other(self, fd: int) -> None:
+    def _other(self, fd: int) -> None:  # noqa: B027
         """Something else that is polled is readable."""
 
     # ---- the loop ----------------------------------------------------------------------------

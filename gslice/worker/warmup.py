@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,10 @@ _log = logging.getLogger(__name__)
 
 
 _RUNS_BEFORE_CAPTURE = 2  # libraries choose kernels and allocate in the first
+
+_CAPTURING = threading.Lock()
+"""A process has one context of its GPU, and torch waits for all of that before it captures: that
+would break the capture of another function of a host, and fail itself."""
 
 
 def warm_up(
@@ -135,7 +140,8 @@ class _Run:
         for _ in range(_RUNS_BEFORE_CAPTURE if self._captures else 1):
             batch = self.once(inputs)
         if self._captures is not None:
-            self._captures.capture(batch)
+            with _CAPTURING:
+                self._captures.capture(batch)
 
     def once(self, inputs: Inputs) -> WarmBatch:
         """Runs it without a capture; returns what ran."""

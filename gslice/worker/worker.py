@@ -85,6 +85,11 @@ class Worker(ControlLoop):
         self._state = "empty"
         self._control_tids = thread_ids()  # no engine has been imported yet
 
+    @property
+    def lane_tids(self) -> frozenset[int]:
+        """Of the threads in which its function's batches run."""
+        return self._function.lane_tids if self._function is not None else frozenset()
+
     # ---- orders ------------------------------------------------------------------------------
 
     def _on_prepare(self, order: Prepare, _received: Received) -> Message:

@@ -104,6 +104,15 @@ std::uintptr_t lane_stream(CudaDevice& device, std::uint32_t lane) {
   return device.lane(lane)->handle();
 }
 
+std::vector<std::uintptr_t> side_streams(CudaDevice& device, std::uint32_t lane,
+                                         std::size_t count) {
+  check_device(device, {}, lane);
+  std::vector<std::uintptr_t> handles;
+  for (const cuda::CUstream stream : take_or_raise(device.lane(lane)->side_streams(count)))
+    handles.push_back(reinterpret_cast<std::uintptr_t>(stream));
+  return handles;
+}
+
 }  // namespace
 
 void check_device(const CudaDevice& device, const Signature& signature, std::uint32_t lane) {
@@ -167,6 +176,7 @@ void bind_cuda(nb::module_& module) {
              return take_or_raise(opened(self).context_of()->memory_free_bytes());
            })
       .def("lane_stream", &lane_stream, nb::arg("lane"))
+      .def("side_streams", &side_streams, nb::arg("lane"), nb::arg("count"))
       .def("order", &order_streams, nb::arg("before"), nb::arg("after"))
       .def("counters", &counters_of)
       .def("close", &close_device);

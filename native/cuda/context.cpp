@@ -115,7 +115,9 @@ Status Context::synchronise(CUstream stream) {
 
 Status Context::order(CUstream before, CUstream after) {
   CUevent event = nullptr;
-  Status status = check(driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+  Status status = enter();
+  if (status.ok())
+    status = check(driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
   if (!status.ok()) return status;
   status = check(driver_.cuEventRecord(event, before), "cuEventRecord");
   if (status.ok()) status = check(driver_.cuStreamWaitEvent(after, event, 0), "cuStreamWaitEvent");

@@ -165,7 +165,6 @@ void CudaDevice::move_lane(std::uint32_t lane) {
 void CudaDevice::end_move() {
   serving_ = other();
   for (const auto& left : sides_[other()].lanes) left->close();
-  drop_spare();
 }
 
 }  // namespace gslice::cuda

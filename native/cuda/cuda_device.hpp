@@ -47,7 +47,8 @@ class CudaDevice final : public DeviceTable {
   // Makes spare lanes on other SMs, for engines to prepare. kFailedPrecondition: it runs on no part
   // of the device, or has spare lanes already.
   Status prepare_move(std::shared_ptr<GreenContext> green);
-  // Takes the spare lanes away again, if there are any.
+  // Takes the lanes that do not serve away, if there are any: spare ones, and after a move those
+  // that were left. Graphs that were captured on their streams must have gone.
   void drop_spare();
   const std::shared_ptr<Context>& context_of() const { return context_; }  // null once closed
   const Counters& counters() const { return *counters_; }

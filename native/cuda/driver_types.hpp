@@ -64,10 +64,8 @@ struct CUdevSmResource {
 struct CUdevResource {
   int type;
   unsigned char internal_padding[92];
-  union {
-    CUdevSmResource sm;
-    unsigned char oversize[48];
-  };
+  CUdevSmResource sm;
+  unsigned char newer[36];  // no union, of which `{}` may leave a part unset: a pointer lies there
 };
 static_assert(sizeof(CUdevResource) == 144 && offsetof(CUdevResource, sm) == 96);
 

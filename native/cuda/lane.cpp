@@ -48,6 +48,7 @@ CudaLane::~CudaLane() {
   (void)context_->synchronise(stream_);  // as above
   for (const CUevent event : events_)
     if (event != nullptr) context_->driver().cuEventDestroy(event);
+  for (const CUstream side : side_streams_) context_->driver().cuStreamDestroy(side);
   context_->driver().cuStreamDestroy(stream_);
 }
 
@@ -264,6 +265,17 @@ void CudaLane::end(Batch& of) {
   batch = nullptr;
   kept_.clear();
   arena_.drop();  // what serving needs of it is less, and comes with the first batch
+}
+
+Result<std::span<const CUstream>> CudaLane::side_streams(std::size_t count) {
+  if (green_ == nullptr) return std::span<const CUstream>();
+  if (Status status = context_->enter(); !status.ok()) return status;
+  while (side_streams_.size() < count) {
+    const auto stream = green_->create_stream();
+    if (!stream.ok()) return stream.status();
+    side_streams_.push_back(stream.value());
+  }
+  return std::span<const CUstream>(side_streams_).first(count);
 }
 
 }  // namespace gslice::cuda

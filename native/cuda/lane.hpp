@@ -49,6 +49,9 @@ class CudaLane final : public DeviceStream {
   Status begin(Batch& of);
   Status finish(Batch& of);
   void end(Batch& of);
+  // Streams beside the lane's own, on the same SMs, for a library that forks and joins there: its
+  // own would run on all of the device. None where the lane does. They go with the lane.
+  Result<std::span<const CUstream>> side_streams(std::size_t count);
 
   std::uintptr_t handle() const override { return reinterpret_cast<std::uintptr_t>(stream_); }
   std::uint32_t place() const override { return place_; }
@@ -83,6 +86,7 @@ class CudaLane final : public DeviceStream {
   const std::shared_ptr<GreenContext> green_;  // of the stream; null: of no part of the device
   const std::uint32_t place_;
   const CUstream stream_;
+  std::vector<CUstream> side_streams_;
   std::array<CUevent, kMarks> events_{};
   LaneCopies copies_;
   PinnedArena arena_;  // of the running batch: outputs that come or go by value

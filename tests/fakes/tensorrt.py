@@ -71,6 +71,7 @@ class FakeTensorRt:
         self.captured: list[int] = []
         self.violations: list[str] = []
         self.contexts: list[Context] = []
+        self.aux_streams = 0  # that a context forks into
         self.host_tensors: set[str] = set()
         self.packed_tensors: set[str] = set()
         self.logger: ILogger | None = None
@@ -270,6 +271,10 @@ class CudaEngine:
     @property
     def num_io_tensors(self) -> int:
         return len(self._tensors)
+
+    @property
+    def num_aux_streams(self) -> int:
+        return self.api.aux_streams
 
     @property
     def num_optimization_profiles(self) -> int:

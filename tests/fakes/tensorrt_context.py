@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.fakes.driver import host_function
 from tests.fakes.tensorrt_types import refusable
 
 if TYPE_CHECKING:
     from tests.fakes.tensorrt import CudaEngine, NetworkTensor
 
-_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_ALIGNMENT = 256
 
 
 class Context:
@@ -25,6 +26,7 @@ class Context:
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, Any] = {}
         self._functions: list[Any] = []  # what graphs and streams still call
+        self.aux_streams: list[int] = []
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._is_captured = False
         if self.api.is_rtx:
@@ -41,6 +43,9 @@ class Context:
         if "set_device_memory" in self.api.refusals:
             self.api.refuse(self.api.refusals["set_device_memory"], None)
         self._work = memory, size
+
+    def set_aux_streams(self, streams: list[int]) -> None:
+        self.aux_streams = streams
 
     @refusable(False)
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
@@ -70,6 +75,8 @@ class Context:
 
     @refusable(False)
     def set_tensor_address(self, name: str, address: int) -> bool:
+        if address % _ALIGNMENT:
+            self.api.violations.append(f"{name}: an address that is no multiple of {_ALIGNMENT}")
         self._addresses[name] = address
         return True
 
@@ -83,6 +90,8 @@ class Context:
         address, size = self._work
         if not address or size < self._engine.get_device_memory_size_for_profile_v2(self.profile):
             return bool(self.api.refuse("the context has too little device memory", False))
+        if stream in self.aux_streams or len({*self.aux_streams}) < len(self.aux_streams):
+            self.api.violations.append("a stream that waits for itself")
         if self._allocators:
             return self._run_now(stream)
         shapes, addresses = dict(self._shapes), dict(self._addresses)
@@ -91,7 +100,7 @@ class Context:
             for tensor, result in self._results(shapes, addresses):
                 ctypes.memmove(addresses[tensor.name], result.ctypes.data, result.nbytes)
 
-        function = _HostFunction(lambda _: run())
+        function = host_function(run)
         self._functions.append(function)
         capturing = ctypes.c_int()
         self._call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(capturing))

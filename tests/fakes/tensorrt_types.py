@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import enum
 import functools
 from collections.abc import Callable
@@ -79,11 +80,11 @@ class BuilderFlag(enum.IntEnum):
     REQUIRE_USER_ALLOCATION = 20
 
 
-class ILogger:
+class ILogger(abc.ABC):
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
-    def log(self, severity: int, msg: str) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def log(self, severity: int, msg: str) -> None: ...
 
 
 class IOutputAllocator:

@@ -19,9 +19,8 @@ from gslice import _native
 from gslice.core.types import TensorSpec
 from gslice.worker.engines.torch_memory import HostMemory
 from gslice.worker.shapes import Shape
-from tests.fakes.driver import Driver
+from tests.fakes.driver import Driver, host_function
 
-_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _THREAD_LOCAL = 1
 
 
@@ -39,6 +38,7 @@ class FakeGpuMemory(HostMemory):
         self.driver = Driver()
         self.ran: list[tuple[int, int]] = []  # lane and bucket, of warm-up
         self.forgotten: list[int] = []
+        self.trimmed = 0
         self.captured: list[tuple[int, int]] = []  # likewise
 
     def running(self, batch: Any) -> AbstractContextManager[object]:
@@ -55,6 +55,7 @@ class FakeGpuMemory(HostMemory):
 
     def trim(self) -> None:
         """Nothing is kept."""
+        self.trimmed += 1
 
     def forget(self, lanes: Collection[int]) -> None:
         self.forgotten = sorted(lanes)
@@ -72,7 +73,7 @@ class FakeGraph:
     def __init__(self, memory: FakeGpuMemory, batch: Any, call: Callable[[Any], None]) -> None:
         recorded = _Recorded(batch)
         call(recorded)  # what a capture would record of the batch
-        self._function = _HostFunction(lambda _: call(recorded))
+        self._function = host_function(lambda: call(recorded))
         self._memory = memory
         self._stream = ctypes.c_void_p(batch.stream)
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
@@ -83,6 +84,9 @@ class FakeGraph:
         memory.driver.call("cuGraphDestroy", graph)
         self._executable = executable
         self.executable = executable.value if memory._graphs == "handle" else 0
+
+    def __del__(self) -> None:
+        self._memory.driver.call("cuGraphExecDestroy", self._executable)
 
     def replay(self) -> None:
         self._memory.driver.call("cuGraphLaunch", self._executable, self._stream)

@@ -112,7 +112,7 @@ def test_the_death_of_a_host_is_that_of_all_and_nothing_is_lost(
     assert segment.stats()["outcome"]["requeued"] == 1
     said = events(node)
     assert f"its host, process {host}, killed by SIGKILL: that reached every function" in said
-    assert "(a, waits)" in said
+    assert "(a, waits); they are started again, and the death counts for waits" in said
     _, page = node.http(node.status().metrics_address, "/metrics")
     assert 'gslice_gpu_faults_total{device="cuda:0"} 1.0' in page
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gslice.worker.engines.python import PythonEngine
 from gslice.worker.engines.python_gpu import GpuTensors
 from gslice.worker.gpu import GpuDevice
 from gslice.worker.timing import Timing
+from gslice.worker.warmup import warm_up
 from gslice.worker.weights import WeightStore
 from tests.served import Served
 
@@ -259,6 +261,26 @@ def test_graphs_are_made_anew_where_a_function_moves_to_while_it_serves() -> Non
         _native.CudaDevice(0, 1, groups=groups, chosen=[0])
 
 
+def test_functions_of_a_process_capture_one_after_the_other(cuda: _native.CudaDevice) -> None:
+    """Torch waits for all of the context before it captures, which would end another's capture."""
+    meeting = threading.Barrier(2)
+
+    class Meets(Recorded):
+        def capture(self, batch: _native.WarmBatch) -> None:
+            with pytest.raises(threading.BrokenBarrierError):
+                meeting.wait(0.2)
+            super().capture(batch)
+
+    def load(lane: int) -> None:
+        engine, spec = Meets(), FunctionSpec("f", engine="recorded")
+        warm_up(engine, spec, engine.load(spec, None), cuda, [lane])
+        engine.forget([lane])
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(load, lane) for lane in (0, 1)]:
+            done.result()
+
+
 def test_a_function_on_all_of_a_gpu_cannot_move(cuda: _native.CudaDevice, user: Path) -> None:
     groups = _native.SmGroups(0)
     with Served(python(user, "Scale"), cuda=cuda) as served:
@@ -288,14 +310,18 @@ def test_current_streams_of_libraries_are_the_lanes(
         def __exit__(self, *_: object) -> None:
             entered.append(-self.handle)
 
-    cupy = types.ModuleType("cupy")
-    cupy.cuda = types.SimpleNamespace(ExternalStream=ExternalStream)  # type: ignore[attr-defined]
+    freed: list[bool] = []
+    pool = types.SimpleNamespace(free_all_blocks=lambda: freed.append(True))
+    cupy: Any = types.ModuleType("cupy")
+    cupy.cuda = types.SimpleNamespace(ExternalStream=ExternalStream)
+    cupy.get_default_memory_pool = lambda: pool
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with Served(python(user, "Scale", lanes=1), cuda=cuda) as served:
         served.infer({"x": np.ones((1, 4), np.float32)})
     stream = cuda.lane_stream(0)
     assert entered == [stream, -stream] * 2  # warm-up, and the request
+    assert freed == [True]
 
 
 @pytest.mark.parametrize(

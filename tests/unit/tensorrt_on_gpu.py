@@ -5,6 +5,7 @@ Run by test_engines_gpu.py, in a process that finds only these.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 import types
@@ -117,6 +118,38 @@ def test_a_lane_elsewhere_has_contexts_and_graphs_there_and_those_left_go(
         assert one.pump.counters()["python_calls"] == 0
     cuda.close()
     groups.close()
+
+
+def test_branches_of_a_plan_keep_to_the_sms_of_their_lane(
+    fake: FakeTensorRt, cuda: _native.CudaDevice, tmp_path: Path
+) -> None:
+    path = models.affine(tmp_path)
+    fake.aux_streams = 2
+    groups = _native.SmGroups(0)
+    part = _native.CudaDevice(0, 2, groups=groups, chosen=[0])
+    with served(fake, part, path, batch_max=2) as one:
+        mains = [part.lane_stream(lane) for lane in (0, 1)]
+        for stream, of_lane in zip(mains, (fake.contexts[:2], fake.contexts[2:]), strict=True):
+            sides = {stream for context in of_lane for stream in context.aux_streams}
+            assert len(sides) == 2  # a lane runs one batch at a time
+            assert {green_of(side) for side in sides} == {green_of(stream)} != {None}
+        one.move(groups, [1, 2])
+        assert {green_of(side) for side in fake.contexts[-1].aux_streams} == {
+            green_of(part.lane_stream(part.first_lane))
+        }
+    part.close()
+    groups.close()
+    with served(fake, cuda, path, batch_max=1):  # where its own do
+        assert fake.contexts[-1].aux_streams == []
+
+
+def green_of(stream: int) -> int | None:
+    """The green context that a stream is of, as the driver has it."""
+    context, green = ctypes.c_void_p(), ctypes.c_void_p()
+    driver = ctypes.CDLL("libcuda.so.1")
+    arguments = ctypes.c_void_p(stream), ctypes.byref(context), ctypes.byref(green)
+    assert driver.cuStreamGetCtx_v2(*arguments) == 0
+    return green.value
 
 
 def test_several_inputs_and_types(

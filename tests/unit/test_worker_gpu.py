@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gslice.core.errors import FailedPrecondition, ResourceExhausted
+from gslice.core.errors import FailedPrecondition, LoadFailed, ResourceExhausted
 from gslice.core.types import FunctionSpec
 from gslice.ipc import messages
+from gslice.worker import function
 from tests.fakes.gpu import FakeGpu, Gpu
 from tests.worker_process import CPUS, WorkerProcess
 
@@ -116,6 +118,25 @@ def grant(gpu: Gpu, sms: int = 132) -> messages.GpuGrant:
 
 def load(worker: WorkerProcess, spec: FunctionSpec, gpu: messages.GpuGrant) -> messages.Loaded:
     return worker.request(messages.Load(spec, 100.0, "none", CPUS, gpu), messages.Loaded)
+
+
+def test_a_load_that_fails_ends_the_engine_before_the_streams_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+
+    def fail(*_: object) -> None:
+        raise LoadFailed("no such luck")
+
+    engine = types.SimpleNamespace(load=fail, close=lambda: ended.append("engine"))
+    cuda = types.SimpleNamespace(memory_free_bytes=lambda: 0)
+    gpu = types.SimpleNamespace(cuda=cuda, weights=None, close=lambda: ended.append("gpu"))
+    monkeypatch.setattr(function, "make_engine", lambda _: engine)
+    monkeypatch.setattr(function, "WorkerGpu", lambda *_: gpu)
+    order = messages.Load(FunctionSpec("f"), 100.0, "none", CPUS, messages.GpuGrant("", 132))
+    with pytest.raises(LoadFailed, match="no such luck"):
+        function.ServedFunction(order, [])
+    assert ended == ["engine", "gpu"]
 
 
 def test_from_the_first_word_to_the_last(

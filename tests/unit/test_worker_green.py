@@ -12,28 +12,9 @@ from gslice.core.errors import FailedPrecondition, GsliceError, ResourceExhauste
 from gslice.core.types import FunctionSpec
 from gslice.ipc import messages
 from tests.fakes.gpu import FakeGpu
-from tests.worker_process import CPUS, WorkerProcess
+from tests.worker_process import CPUS, WorkerProcess, scale_class
 
 OUT_OF_MEMORY = 2
-
-USER = """
-import ctypes
-import numpy as np
-
-class Scale:
-    inputs = outputs = [("x", "FP32", [-1, 4])]
-    batch_max = 4
-
-    def setup(self):
-        self.driver = ctypes.CDLL("libcuda.so.1")
-
-    def infer(self, inputs):
-        x = inputs["x"]
-        assert self.driver.cuStreamSynchronize(ctypes.c_void_p(self.stream)) == 0
-        count = x.shape[0] * x.shape[1]
-        values = np.frombuffer((ctypes.c_float * count).from_address(x.pointer), np.float32)
-        return {"x": (values * 2).reshape(x.shape)}
-"""
 
 X = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
 
@@ -47,7 +28,7 @@ def worker(fake_gpu: FakeGpu) -> Iterator[WorkerProcess]:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> FunctionSpec:
-    (tmp_path / "green_user.py").write_text(USER)
+    (tmp_path / "green_user.py").write_text(scale_class(2))
     return FunctionSpec(
         "scale", engine="python", python="green_user:Scale", python_path=str(tmp_path), lanes=2
     )

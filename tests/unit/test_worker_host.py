@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,30 +15,9 @@ from gslice.core.errors import FailedPrecondition
 from gslice.core.types import FunctionSpec
 from gslice.ipc import messages
 from tests.fakes.gpu import FakeGpu
-from tests.worker_process import CPUS, HostedWorker, WorkerProcess
+from tests.worker_process import CPUS, HostedWorker, WorkerProcess, scale_class
 
 X = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
-
-USER = """
-import ctypes
-import numpy as np
-
-FACTOR = {factor}
-
-class Scale:
-    inputs = outputs = [("x", "FP32", [-1, 4])]
-    batch_max = 4
-
-    def setup(self):
-        self.driver = ctypes.CDLL("libcuda.so.1")
-
-    def infer(self, inputs):
-        x = inputs["x"]
-        assert self.driver.cuStreamSynchronize(ctypes.c_void_p(self.stream)) == 0
-        count = x.shape[0] * x.shape[1]
-        values = np.frombuffer((ctypes.c_float * count).from_address(x.pointer), np.float32)
-        return {{"x": (values * FACTOR).reshape(x.shape)}}
-"""
 
 
 @pytest.fixture
@@ -51,7 +31,7 @@ def host(fake_gpu: FakeGpu) -> Iterator[WorkerProcess]:
 def scale(folder: Path, name: str, factor: int) -> FunctionSpec:
     """A function by a class in a folder of its own, in a module that others are called like."""
     (folder / name).mkdir(exist_ok=True)
-    (folder / name / "hosted_user.py").write_text(USER.format(factor=factor))
+    (folder / name / "hosted_user.py").write_text(scale_class(factor))
     place = str(folder / name)
     return FunctionSpec(name, engine="python", python="hosted_user:Scale", python_path=place)
 
@@ -103,11 +83,15 @@ def test_functions_share_a_process_and_not_their_sms(
         one.leave()
         check(other, 3)
         assert "moved in" in one.log.read_text()
+        for worker, factor in ((one, 2), (other, 3)):  # in their lanes, too
+            lines = set(re.findall("scales by .*", worker.log.read_text()))
+            assert lines == {f"scales by {factor}"}
         other.leave()
     counters = fake_gpu.counters(host.pid)
     left = {k: n for k, n in counters.items() if k.startswith(("live.", "leaked.")) and n}
     assert left == {}
     assert "moved in" not in host.log.read_text()
+    assert "scales by" not in host.log.read_text()
     assert host.channel is not None
     host.channel.send(messages.Exit())
     assert host.wait_exit() == 0

@@ -230,6 +230,8 @@ def test_a_lane_elsewhere_has_graphs_there_and_those_left_go() -> None:
             assert memory.captured[-1][0] == cuda.first_lane + 1
             np.testing.assert_allclose(served.infer({"x": x})["y"], torch_affine(x), rtol=1e-5)
         assert served.pump.counters()["python_calls"] == 0
+        assert memory.trimmed == 3  # after the load, and of what each move left
+    assert memory.trimmed == 4
     cuda.close()
     groups.close()
 

@@ -115,6 +115,9 @@ class PythonEngine:
     def close(self) -> None:
         """See `Engine.close`."""
         self._object = None
+        gpu, self._gpu = self._gpu, None
+        if gpu is not None:
+            gpu.close()
 
     def _run(self, batch: Batch) -> None:
         if self._gpu is None:

@@ -71,6 +71,15 @@ class GpuTensors:
             for lane in lanes:
                 self._kept.pop(lane, None)
 
+    def close(self) -> None:
+        """Gives everything back, and what libraries keep of it: a host's others may need it."""
+        self._kept.clear()
+        self._user = None
+        if (torch := _torch_on_gpu()) is not None:
+            torch.cuda.empty_cache()
+        if (cupy := sys.modules.get("cupy")) is not None:
+            cupy.get_default_memory_pool().free_all_blocks()
+
     def input(self, batch: Batch, index: int, tensor: TensorSpec) -> DeviceArray:
         """An input where it lies."""
         pointer, shape = batch.input_ptr(index), batch.input_shape(index)

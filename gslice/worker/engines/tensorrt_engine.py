@@ -148,7 +148,7 @@ class TensorRtEngine:
             raise FailedPrecondition("the engine is not loaded")
         if lane not in self._lanes:
             engine = self._loaded.engine
-            self._lanes[lane] = Lane(self._library, self._cuda, engine, self._settings)
+            self._lanes[lane] = Lane(self._library, self._cuda, lane, engine, self._settings)
         if (lane, bucket) not in self._calls:
             self._calls[lane, bucket] = BatchCall(self._lanes[lane], self._description)
         return self._calls[lane, bucket]

@@ -57,13 +57,17 @@ class Lane:
     Args:
         library: TensorRT.
         cuda: The device.
+        place: The lane's.
         engine: ICudaEngine.
         settings: What a context is made with.
     """
 
-    def __init__(self, library: TensorRt, cuda: CudaDevice, engine: Any, settings: Any) -> None:
+    def __init__(
+        self, library: TensorRt, cuda: CudaDevice, place: int, engine: Any, settings: Any
+    ) -> None:
         self.library = library
         self._cuda = cuda
+        self._place = place
         self._engine = engine
         self._settings = settings
         self._work = Memory(cuda)
@@ -89,6 +93,10 @@ class Lane:
         work_bytes = max(engine.get_device_memory_size_for_profile_v2(index) for index in indices)
         memory = self._work.of(work_bytes)  # never grows: contexts have its address
         library.do("giving memory", made.set_device_memory, memory, work_bytes)
+        # Where a plan has branches that run side by side; streams that it makes for them itself
+        # know no green context.
+        if streams := self._cuda.side_streams(self._place, engine.num_aux_streams):
+            library.do("giving streams", made.set_aux_streams, streams)
         return Context(self, made)
 
     def output(self, name: str) -> Memory:

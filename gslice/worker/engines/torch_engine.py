@@ -65,8 +65,8 @@ class TorchEngine:
         self._gpu_memory = gpu_memory
         self._outputs = 0
         self._call: _ModelCall | None = None
-        # Where graphs are made: on a GPU, until one fails, for torch cannot undo all of that.
         self._gpu: GpuMemory | None = None
+        self._captures = True  # until one fails, for torch cannot undo all of that
         self._graphs: dict[tuple[int, int], _Replay] = {}  # by lane and bucket
 
     def load(self, spec: FunctionSpec, device: Device, known: Signature | None = None) -> Signature:
@@ -106,12 +106,12 @@ class TorchEngine:
         """See `Captures.capture`."""
         call, gpu = self._call, self._gpu
         assert call is not None
-        if gpu is None:
+        if gpu is None or not self._captures:
             return
         try:
             graph = gpu.capture(batch, call)
         except Exception as error:
-            self._gpu = None
+            self._captures = False
             _log.warning(
                 "nothing more is captured, for a batch of %d rows cannot be: %s: %s",
                 batch.bucket,
@@ -127,11 +127,15 @@ class TorchEngine:
             del self._graphs[key]
         if self._gpu is not None:
             self._gpu.forget(lanes)
+            self._gpu.trim()
 
     def close(self) -> None:
-        """See `Engine.close`."""
+        """See `Engine.close`. In a host, what torch keeps of it would be lost to the others."""
         self._graphs.clear()
         self._call = None
+        gpu, self._gpu = self._gpu, None
+        if gpu is not None:
+            gpu.trim()
 
 
 def _torch_gpu_memory(cuda: CudaDevice) -> GpuMemory:

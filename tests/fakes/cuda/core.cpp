@@ -61,6 +61,8 @@ std::vector<const Gpu*> visible_gpus(const std::string& uuids) {
 
 }  // namespace
 
+thread_local bool in_host_function = false;
+
 std::int64_t now_ns() {
   timespec ts{};
   clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -122,6 +124,10 @@ CUresult Core::violation(const std::string& what) {
 CUresult enter(const char* function, Needs needs) {
   Core& core = Core::get();
   core.count(function);
+  if (in_host_function) {
+    core.violation(std::string(function) + ": in a host function");
+    return CUDA_ERROR_NOT_PERMITTED;
+  }
   if (const CUresult planned = core.plan.meet_call(function)) return planned;
   if (needs == Needs::kNothing) return CUDA_SUCCESS;
   if (!core.initialised) return CUDA_ERROR_NOT_INITIALIZED;
@@ -206,7 +212,7 @@ CUresult cuCtxSynchronize_v2(CUcontext context) {
   Core& core = Core::get();
   core.count("synchronise");
   Lock lock(core.mutex);
-  if (const CUresult refused = refused_by_capture("cuCtxSynchronize")) return refused;
+  if (const CUresult refused = refused_by_any_capture("cuCtxSynchronize", context)) return refused;
   wait_all_idle(lock, context);
   return core.lost();
 }

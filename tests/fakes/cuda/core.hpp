@@ -74,6 +74,7 @@ struct Capture {
   bool invalidated = false;
   // In the order they were issued, which keeps every order between forked streams too.
   std::vector<Operation> operations;
+  std::set<CUgreenCtx> greens;  // whose streams were given some
 };
 
 }  // namespace fake
@@ -116,10 +117,12 @@ struct CUstream_st {
 
 struct CUgraph_st {
   std::vector<fake::Operation> operations;
+  std::set<CUgreenCtx> greens;  // whose streams it was captured on
 };
 
 struct CUgraphExec_st {
   std::shared_ptr<const std::vector<fake::Operation>> operations;
+  std::set<CUgreenCtx> greens;
 };
 
 namespace fake {
@@ -178,6 +181,7 @@ enum class Needs { kNothing, kInit, kContext };
 
 // What stands first in every entry point: counts the call, and says why it cannot go on.
 CUresult enter(const char* function, Needs needs = Needs::kContext);
+extern thread_local bool in_host_function;  // where CUDA must not be called
 CUcontext current_context();
 
 std::int64_t now_ns();
@@ -192,6 +196,8 @@ void wait_all_idle(Lock& lock, CUcontext context);
 // The error for a call that a capture forbids now (CUDA_SUCCESS: none); such a call ends the
 // capture.
 CUresult refused_by_capture(const char* function);
+// The same for a call that waits for all of a context: whoever captures a stream of it, and how.
+CUresult refused_by_any_capture(const char* function, CUcontext context);
 void destroy_streams(Lock& lock, CUcontext context);
 
 // memory.cpp

@@ -4,13 +4,10 @@
 #include "core.hpp"
 
 namespace fake {
+namespace {
 
-CUresult refused_by_capture(const char* function) {
-  const auto forbids = [](const std::shared_ptr<Capture>& capture) {
-    return capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL ||
-           (capture->mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL &&
-            capture->thread == std::this_thread::get_id());
-  };
+template <typename Forbids>
+CUresult refused_by(const char* function, const Forbids& forbids) {
   CUresult result = CUDA_SUCCESS;
   for (const auto& capture : Core::get().captures) {
     if (!forbids(capture)) continue;
@@ -19,6 +16,22 @@ CUresult refused_by_capture(const char* function) {
     result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
   return result;
+}
+
+}  // namespace
+
+CUresult refused_by_capture(const char* function) {
+  return refused_by(function, [](const std::shared_ptr<Capture>& capture) {
+    return capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL ||
+           (capture->mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL &&
+            capture->thread == std::this_thread::get_id());
+  });
+}
+
+CUresult refused_by_any_capture(const char* function, CUcontext context) {
+  return refused_by(function, [&](const std::shared_ptr<Capture>& capture) {
+    return capture->origin->context == context;
+  });
 }
 
 }  // namespace fake
@@ -60,7 +73,7 @@ CUresult cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     if (other->capture == capture) other->capture = nullptr;
   std::erase(core.captures, capture);
   if (capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  *graph = new CUgraph_st{capture->operations};
+  *graph = new CUgraph_st{capture->operations, capture->greens};
   core.graphs.insert(*graph);
   core.count("live.graphs");
   return CUDA_SUCCESS;
@@ -84,8 +97,8 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph,
   Core& core = Core::get();
   const Lock lock(core.mutex);
   if (!core.graphs.contains(graph)) return CUDA_ERROR_INVALID_VALUE;
-  *executable =
-      new CUgraphExec_st{std::make_shared<const std::vector<Operation>>(graph->operations)};
+  *executable = new CUgraphExec_st{
+      std::make_shared<const std::vector<Operation>>(graph->operations), graph->greens};
   core.executables.insert(*executable);
   core.count("live.graph_executables");
   return CUDA_SUCCESS;

@@ -117,6 +117,10 @@ CUresult cuGreenCtxDestroy(CUgreenCtx green) {
     const auto of_it = [&](CUstream stream) { return stream->green == green; };
     if (std::ranges::any_of(core.streams, of_it))
       return core.violation("cuGreenCtxDestroy: streams of it are still there");
+    const auto captured_on_it = [&](const auto* graph) { return graph->greens.contains(green); };
+    if (std::ranges::any_of(core.graphs, captured_on_it) ||
+        std::ranges::any_of(core.executables, captured_on_it))
+      return core.violation("cuGreenCtxDestroy: graphs of its streams are still there");
     core.changed.wait(lock, [&] { return std::ranges::none_of(core.retired, of_it); });
     device = green->context->device;
     core.count("live.green_contexts", -1);

@@ -165,7 +165,9 @@ CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* user_data) {
   const CUstream stream = find_stream(handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   return enqueue(lock, stream, {.kind = "host", .run = [function, user_data] {
+                                  in_host_function = true;
                                   function(user_data);
+                                  in_host_function = false;
                                   return CUDA_SUCCESS;
                                 }});
 }

@@ -281,7 +281,9 @@ CUresult cuMemHostRegister_v2(void* host, std::size_t bytes, unsigned flags) {
   // ENOMEM says that some of it is not mapped at all.
   if (mincore(pointer(page), start + bytes - page, resident.data()) != 0)
     return CUDA_ERROR_INVALID_VALUE;
-  if (overlaps_host_range(start, bytes)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+  // Whole pages are registered: two ranges on one page are one too many.
+  if (overlaps_host_range(page, whole_pages(start + bytes - page)))
+    return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
   core.host_ranges.emplace(start, std::make_shared<HostRange>(
                                       HostRange{start, bytes, false, current_context()->device}));
   core.count("live.registered");

@@ -108,6 +108,7 @@ CUresult enqueue(Lock&, CUstream stream, Operation operation) {
   if (stream->capture) {
     if (stream->capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     stream->capture->operations.push_back(std::move(operation));
+    if (stream->green != nullptr) stream->capture->greens.insert(stream->green);
     return CUDA_SUCCESS;
   }
   order_with_legacy(stream);
