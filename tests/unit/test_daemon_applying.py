@@ -82,6 +82,8 @@ def test_what_is_only_planned_is_not_fetched(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="is not in the model cache"):
         plan(FunctionSpec("f", model=url))
     digest = keep(sources.cache, {"m.onnx": b"model"})
-    assert plan(FunctionSpec("f", model=f"{url}#sha256={digest}")).model.endswith(f"{digest}/m.onnx")
+    assert plan(FunctionSpec("f", model=f"{url}#sha256={digest}")).model.endswith(
+        f"{digest}/m.onnx"
+    )
     sources.settle()
     assert sources.cache.drop(digest)  # nobody keeps it
