@@ -153,26 +153,28 @@ class Prediction:
     def _mean_us(self, requests: float) -> float:
         return self._turn.mean_us + self._mean.time_us(requests * self._load.rows_per_request)
 
-    def _deviation_us(self, requests: float) -> float:
-        rows = requests * self._load.rows_per_request
-        own_us = max(0.0, self._tail.time_us(rows) - self._mean.time_us(rows))
-        if self._turn is NO_WAIT:
-            return own_us / _Z99
-        return hypot(own_us, self._turn.p99_us - self._turn.mean_us) / _Z99
+    def _mean_and_deviation_us(self, requests: float) -> tuple[float, float]:
+        rows, turn = requests * self._load.rows_per_request, self._turn
+        mean_us = self._mean.time_us(rows)
+        deviation_us = max(0.0, self._tail.time_us(rows) - mean_us)
+        if turn is not NO_WAIT:
+            deviation_us = hypot(deviation_us, turn.p99_us - turn.mean_us)
+        return turn.mean_us + mean_us, deviation_us / _Z99
 
     def _set_up(self) -> None:
         full, instances = self._full, self._load.instances
         delay_us = self._delay_us()
         typical = self._typical_batch()
-        self.batch_us = self._mean_us(typical) - self._turn.mean_us
+        typical_us = self._mean_us(typical)
+        self.batch_us = typical_us - self._turn.mean_us
         self.batches_per_s = self._load.rate_per_s / typical
-        claimed = min(full, self._rate * self._mean_us(typical) / instances)
-        busy = min(1.0, self._rate * self._mean_us(typical) / (instances * typical))
+        claimed = min(full, self._rate * typical_us / instances)
+        busy = min(1.0, self._rate * typical_us / (instances * typical))
         self._idle_cases = self._cases_of_idle(delay_us, busy)
         if not self._rate:
             return
         self._all_busy: float = busy ** (sqrt(2 * (instances + 1)) - 1)
-        slope_us, feedback = self._feedback(typical)
+        slope_us, feedback = self._feedback(typical, typical_us)
         self._busy_cases = self._cases_of_busy(typical, slope_us, feedback, delay_us)
         self._set_up_queue(claimed, feedback)
 
@@ -200,7 +202,7 @@ class Prediction:
         low, high = max(1.0, requests - 1), min(self._full, requests + 1)
         return (self._mean_us(high) - self._mean_us(low)) / (high - low) if high > low else 0.0
 
-    def _feedback(self, typical: float) -> tuple[float, float]:
+    def _feedback(self, typical: float, typical_us: float) -> tuple[float, float]:
         """What a request more adds to the batches of a bad moment, and how much that feeds back.
 
         A longer batch makes the next one longer; instances average it out. Small batches may cost
@@ -208,16 +210,20 @@ class Prediction:
         batch to one that is rarely exceeded, which is the longer the more feeds back.
         """
         slope_us = self._slope_us(typical)
-        arrived = self._load.burstiness * self._rate * self._mean_us(typical)
+        arrived = self._load.burstiness * self._rate * typical_us
         arrived /= self._load.instances
         feedback = 0.0
         for _ in range(_FEEDBACK_STEPS):
             feedback = self._rate * slope_us / self._load.instances**_AVERAGING
             feedback = min(_FEEDBACK_MAX, feedback)
             large = min(self._full, typical + _Z99 * sqrt(arrived / (1 - feedback**2)))
+            steeper_us = slope_us
             if large > typical:
-                longer_us = self._mean_us(large) - self._mean_us(typical)
-                slope_us = max(slope_us, longer_us / (large - typical))
+                longer_us = self._mean_us(large) - typical_us
+                steeper_us = max(slope_us, longer_us / (large - typical))
+            if steeper_us == slope_us:
+                break
+            slope_us = steeper_us
         return slope_us, feedback
 
     def _spread(self, requests: float, variance: float) -> float:
@@ -232,8 +238,8 @@ class Prediction:
         def case(weight: float, wait_us: float, requests: float) -> _Case:
             own = min(full, requests)
             spread_us = self._slope_us(own) * self._spread(own, self._load.burstiness * joining)
-            deviation_us = hypot(self._deviation_us(own), spread_us)
-            return _Case(weight, wait_us, self._mean_us(own), deviation_us)
+            own_us, deviation_us = self._mean_and_deviation_us(own)
+            return _Case(weight, wait_us, own_us, hypot(deviation_us, spread_us))
 
         if self._again <= 0:
             return [case(1.0, delay_us, 1 + joining)]
@@ -255,7 +261,7 @@ class Prediction:
         per_us = group * rate / (1 - feedback**2)  # variance of what arrives, feedback included
         stretch = per_us * slope_us / instances
         long = min(self._full, typical + stretch)
-        long_us, long_deviation_us = self._mean_us(long), self._deviation_us(long)
+        long_us, long_deviation_us = self._mean_and_deviation_us(long)
         before_us = slope_us * self._spread(long, per_us * long_us / instances)
         cases = []
         for low, high in pairwise(_LEVELS):
@@ -263,18 +269,19 @@ class Prediction:
             wait_us = max(rest * long_us, delay_us)
             since_us = wait_us + (1 - rest) * long_us / instances
             own = min(self._full, group + rate * since_us)
-            variance = self._deviation_us(own) ** 2 + (rest * long_deviation_us) ** 2
+            mean_us, deviation_us = self._mean_and_deviation_us(own)
+            variance = deviation_us**2 + (rest * long_deviation_us) ** 2
             own_us = slope_us * self._spread(own, per_us * since_us)
             variance += own_us**2 + (rest * before_us) ** 2
             variance += 2 * feedback * rest * own_us * before_us
-            cases.append(_Case(high - low, wait_us, self._mean_us(own), sqrt(variance)))
+            cases.append(_Case(high - low, wait_us, mean_us, sqrt(variance)))
         return cases
 
     def _set_up_queue(self, claimed: float, feedback: float) -> None:
         """How often more than a batch is queued, and how the wait for it falls off."""
         full, instances = self._full, self._load.instances
         arrived = self._rate * self._full_us / instances
-        service = (self._rate / instances * self._deviation_us(full)) ** 2
+        service = (self._rate / instances * self._mean_and_deviation_us(full)[1]) ** 2
         step = sqrt(self._load.burstiness * arrived + service) / sqrt(1 - feedback**2)
         beyond = _reach((full - claimed) / step)
         if full <= _SMALL_BATCH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,10 @@ def newest(state_dir: Path, count: int) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for path in files(state_dir):
-        if len(found) >= count or not path.exists():
+        if len(found) >= count:
             break
-        found = [*_entries(path), *found]
+        with contextlib.suppress(FileNotFoundError):  # also while files are put aside
+            found = [*_entries(path), *found]
     return found[-count:] if count else []
 
 

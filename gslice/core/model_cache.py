@@ -136,6 +136,8 @@ class ModelCache:
         Raises:
             ResourceExhausted: what is in use, or on its way, leaves too little.
         """
+        if size_bytes > max_bytes:  # nothing that goes would help
+            raise _no_room(size_bytes, max_bytes)
         taken = self.size_bytes()
         for entry in reversed(self.models()):
             if taken + size_bytes <= max_bytes:
@@ -143,17 +145,13 @@ class ModelCache:
             if self.drop(entry.digest):
                 taken -= entry.size_bytes
         if taken + size_bytes > max_bytes:
-            used = f", of which {megabytes(taken)} is in use" if taken else ""
-            raise ResourceExhausted(
-                f"the model cache takes {megabytes(max_bytes)}{used}: no room for"
-                f" {megabytes(size_bytes)}",
-                hint="raise node.model_cache.max, or unload what is not needed",
-            )
+            raise _no_room(size_bytes, max_bytes, taken)
 
     def size_bytes(self) -> int:
         """What entries, and downloads on their way, take."""
-        files = (path for path in self.directory.rglob("*") if path.suffix != _TOLD)
-        return sum(_size(path) for path in files)
+        walked = os.walk(self.directory)  # which minds nothing that goes meanwhile
+        next(walked, None)  # what lies beside the directories is small
+        return sum(_size(Path(place, name)) for place, _, names in walked for name in names)
 
     # ---- coming ----------------------------------------------------------------------------
 
@@ -203,7 +201,7 @@ class ModelCache:
             now_s = time.time()
             there = there or dataclasses.replace(entry, fetched_s=now_s)
             origins = {**there.origins, **entry.origins}
-            self._write(dataclasses.replace(there, origins=origins, states=self._states(entry)))
+            self._write(dataclasses.replace(there, origins=origins, states=self._states(there)))
 
     def sweep(self) -> None:
         """Takes away what downloads have left that were cut off."""
@@ -257,6 +255,14 @@ class ModelCache:
 
     def _states(self, entry: CachedModel) -> dict[str, list[int]]:
         return {name: _state(self.directory / entry.digest / name) for name in entry.files}
+
+
+def _no_room(size_bytes: int, max_bytes: int, used_bytes: int = 0) -> ResourceExhausted:
+    used = f", of which {megabytes(used_bytes)} is in use" if used_bytes else ""
+    return ResourceExhausted(
+        f"the model cache takes {megabytes(max_bytes)}{used}: no room for {megabytes(size_bytes)}",
+        hint="raise node.model_cache.max, or unload what is not needed",
+    )
 
 
 def digest_in(path: str) -> str:

@@ -119,7 +119,7 @@ class Applying:
         before = self._seen
         while True:
             await asyncio.sleep(_LOOK_PERIOD_S)
-            now = self._look()
+            now = await asyncio.to_thread(self._look)  # a network file system may hang
             # Twice the same: whoever writes it has most likely ended.
             if now and now == before != self._seen and self._daemon.state == "SERVING":
                 self._seen = now
@@ -171,11 +171,12 @@ class Applying:
         def about(passed: str, detail: str) -> None:
             stage(passed, detail, name)
 
-        if change.how == "unload":
-            await daemon.supervisor.unload(name, about)
+        wanted = daemon.desired.functions.get(name)  # an order may have come since it was planned
+        if wanted is not None:
+            await self._loads.load(wanted, about)
+        elif name in daemon.supervisor.functions:
+            await self._loads.unload(name, about)
             daemon.node.event(name, EventKind.UNLOAD, "unloaded: node.yaml has it no more")
-        else:
-            await self._loads.load(daemon.desired.functions[name], about)
         stage("done", "", name)
 
     def _switch(self, *, running: bool) -> None:

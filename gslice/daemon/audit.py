@@ -5,6 +5,7 @@ A line is on disk before whoever ordered the action hears that it is done.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime
@@ -12,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +21,19 @@ from gslice import __version__
 from gslice.core import audit
 from gslice.core.config import function_to_yaml
 from gslice.core.errors import GsliceError, NotFound
+from gslice.core.sources import redacted
+from gslice.supervise.logs import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from gslice.core.types import FunctionSpec
     from gslice.daemon.daemon import Daemon
 
 FILE_MAX_BYTES = 8 << 20
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+DETAIL_MAX_CHARS = 4000  # of what clients may send as much as they like
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 DAEMON = "daemon"  # as a subject
 _HIDDEN = "..."  # in place of what may be a secret
 _log = logging.getLogger("gslice")
@@ -61,16 +66,20 @@ class AuditLog:
         self._command = command
         self._look = look
         self._max_bytes = file_max_bytes
+        self._writing = threading.Lock()
         self._fd = self._open()
 
     def close(self) -> None:
         """Writes nothing more."""
-        os.close(self._fd)
-        self._fd = -1
+        with self._writing:
+            os.close(self._fd)
+            self._fd = -1
 
-    @contextlib.contextmanager
-    def action(self, who: Who, what: str, subject: str, detail: str = "") -> Iterator[None]:
-        """Around an action: however it ends, it gets its line.
+    @contextlib.asynccontextmanager
+    async def action(
+        self, who: Who, what: str, subject: str, detail: str = ""
+    ) -> AsyncIterator[None]:
+        """Around an action: however it ends, it gets its line, written by a thread: disks are slow.
 
         Args:
             who: Ordered it.
@@ -90,33 +99,40 @@ class AuditLog:
             outcome = f"failed: {type(error).__name__}: {error}"
             raise
         finally:
-            self.note(who, what, subject, detail, before, outcome)
+            line = self._line(who, what, subject, detail, before, outcome)
+            await asyncio.shield(asyncio.to_thread(self._write, line))
 
     def own(self, what: str) -> None:
         """Something that the daemon does by itself, or because a signal told it to."""
         who = {"name": f"uid {os.getuid()}", "uid": os.getuid(), "via": "process"}
-        self.note(who, what, DAEMON, " ".join(self._command), {}, "begun")
+        self._write(self._line(who, what, DAEMON, " ".join(self._command), {}, "begun"))
 
-    def note(
+    def _line(
         self, who: Who, what: str, subject: str, detail: str, before: dict[str, Any], outcome: str
-    ) -> None:
-        """Writes the line of an action that has ended; that it cannot be written is logged."""
+    ) -> bytes:
         entry = {
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
             "who": who,
             "what": what,
             "subject": subject,
-            "detail": detail,
+            "detail": shortened(redacted(detail), DETAIL_MAX_CHARS),
             "before": before,
             "after": self._look(subject),
             "outcome": outcome,
         }
-        line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+    def _write(self, line: bytes) -> None:
+        """Has a line on the disk; that it cannot be written is logged."""
         try:
-            if os.fstat(self._fd).st_size + len(line) > self._max_bytes:
-                self._rotate()
-            os.write(self._fd, line)
-            os.fdatasync(self._fd)
+            with self._writing:
+                size_bytes = os.fstat(self._fd).st_size
+                if size_bytes + len(line) > self._max_bytes:
+                    self._rotate()
+                elif size_bytes and os.pread(self._fd, 1, size_bytes - 1) != b"\n":
+                    line = b"\n" + line  # the machine died, or the disk was full, within the last
+                os.write(self._fd, line)
+                os.fdatasync(self._fd)
         except OSError as error:
             _log.error("the audit log lacks a line, for %s: %s", error, line.decode())
 
@@ -128,8 +144,8 @@ class AuditLog:
         for newer, older in reversed(list(itertools.pairwise(names))):
             with contextlib.suppress(FileNotFoundError):
                 newer.rename(older)
-        os.close(self._fd)
-        self._fd = self._open()
+        full, self._fd = self._fd, self._open()
+        os.close(full)
 
 
 def look(daemon: Daemon, subject: str) -> dict[str, Any]:
@@ -150,5 +166,8 @@ def look(daemon: Daemon, subject: str) -> dict[str, Any]:
 
 
 def _discreet(spec: FunctionSpec) -> FunctionSpec:
-    """Environments have passwords in them."""
-    return dataclasses.replace(spec, environment=dict.fromkeys(spec.environment, _HIDDEN))
+    """Environments have passwords in them, and URLs signatures."""
+    hidden = dict.fromkeys(spec.environment, _HIDDEN)
+    spec = spec.as_declared
+    model, warmup = redacted(spec.model), redacted(spec.warmup)
+    return dataclasses.replace(spec, environment=hidden, model=model, warmup=warmup)

@@ -30,7 +30,7 @@ from gslice.supervise.resize import Resized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from gslice.control.versions import Version
@@ -282,7 +282,7 @@ class Servicer:
         upgrade = self._daemon.upgrade
         if not request.follow:
             try:
-                with self._audited(context, "upgrade", DAEMON):
+                async with self._audited(context, "upgrade", DAEMON):
                     self._daemon.begin_upgrade(workers=request.workers)
             except GsliceError as error:
                 await abort(context, error)
@@ -292,7 +292,7 @@ class Servicer:
     async def Shutdown(self, request: Any, context: Any) -> Any:
         """Asks for the staged stop, and answers before it ends."""
         drain_s = request.drain_timeout_ms / 1000 if request.drain_timeout_ms else None
-        with self._audited(context, "stop", DAEMON):
+        async with self._audited(context, "stop", DAEMON):
             self._daemon.stop(drain_s)
         return message("gslice.v1.ShutdownReply")()
 
@@ -321,7 +321,7 @@ class Servicer:
 
     def _audited(
         self, context: Any, what: str, subject: str, detail: str = ""
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractAsyncContextManager[None]:
         frontends = [each.child.process.pid for each in self._daemon.supervisor.frontends.all()]
         who = caller(self._path, context, frontends)
         return self._daemon.audit.action(who, what, subject, detail)
@@ -329,21 +329,24 @@ class Servicer:
     async def _stages(
         self,
         order: Callable[[Callable[..., None]], Coroutine[None, None, None]],
-        audited: AbstractContextManager[None],
+        audited: AbstractAsyncContextManager[None],
     ) -> AsyncIterator[Any]:
         """Carries an order out and yields its stages; it goes on if the caller leaves."""
         stage = message("gslice.v1.Stage")
         begun_s = time.monotonic()
         passed: asyncio.Queue[Any] = asyncio.Queue()
+        done: list[Any] = []  # told when it stands in the audit log
 
         def pass_on(name: str, detail: str, subject: str = "") -> None:
             elapsed_ms = (time.monotonic() - begun_s) * 1000
             told = stage(name=name, detail=detail, elapsed_ms=elapsed_ms, subject=subject)
-            passed.put_nowait(told)
+            (done.append if name == "done" and not subject else passed.put_nowait)(told)
 
         async def carry_out() -> None:
             try:
                 await _within(audited, order(pass_on))
+                for told in done:
+                    passed.put_nowait(told)
             except GsliceError as error:
                 pass_on("failed", str(error))
             except asyncio.CancelledError:
@@ -360,8 +363,10 @@ class Servicer:
             yield item
 
 
-async def _within(audited: AbstractContextManager[None], order: Coroutine[None, None, _T]) -> _T:
-    with audited:
+async def _within(
+    audited: AbstractAsyncContextManager[None], order: Coroutine[None, None, _T]
+) -> _T:
+    async with audited:
         return await order
 
 

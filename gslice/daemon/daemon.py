@@ -345,9 +345,8 @@ class Daemon:
         Raises:
             NotFound: there is none of that name.
         """
-        await self.supervisor.unload(name, stage)
+        await self._loads.unload(name, stage)
         self.desired.remove(name)
-        self.sources.settle(name)
         self.node.event(name, EventKind.UNLOAD, "unloaded")
         stage("done", "")
 
@@ -378,7 +377,7 @@ class Daemon:
         """Of these functions, unloads what is not wanted and loads what does not run as wanted."""
         wanted = self.desired.functions
         for name in self.supervisor.functions.keys() & names - wanted.keys():
-            await self.supervisor.unload(name, unheard)
+            await self._loads.unload(name, unheard)
         await self._load_wanted({name: wanted[name] for name in wanted.keys() & names})
 
     async def _upgrade(self) -> None:

@@ -12,6 +12,7 @@ from gslice.control.versions import where_it_is
 from gslice.core.config import diff_functions, diff_node
 from gslice.core.config.devices import anywhere
 from gslice.core.errors import GsliceError
+from gslice.supervise.versions import Fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -160,8 +161,8 @@ async def _difference(
 async def _resolved(wanted: FunctionSpec, versions: Versions) -> FunctionSpec:
     """With the version that it would be: another one if the files of its model have changed."""
     try:
-        return (await versions.resolve(wanted, lambda _spec: True)).spec
-    except GsliceError:  # the version that it is pinned to is not there; its load will say so
+        return (await versions.resolve(wanted, lambda _spec: True, Fetch(planned=True))).spec
+    except GsliceError:  # it must be fetched, or the version that it is pinned to is not there
         return versions.likely(wanted)
 
 

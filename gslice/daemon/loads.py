@@ -99,6 +99,15 @@ class Loads:
         with contextlib.suppress(GsliceError):
             await self.load(spec, unheard, lazily=True)
 
+    async def unload(self, name: str, stage: Stage) -> None:
+        """Unloads a function: `Supervisor.unload`.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        await self._supervisor.unload(name, stage)
+        self._sources.settle(name)
+
     async def move(self, name: str, devices: Sequence[str], stage: Stage) -> None:
         """Moves a function: `Supervisor.move`.
 

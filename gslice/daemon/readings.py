@@ -86,7 +86,7 @@ def function_reading(
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=together(workers).device_bytes,
         memory_bytes=_by_device(function, deployment) if deployment else {},
-        slo_us=function.spec.slo_p99_us,
+        slo_us=(deployment or function).spec.slo_p99_us,  # what the counters are read by
         demand_per_s=decision.rate_per_s if decision else 0.0,
         capacity_per_s=decision.capacity_per_s if decision else 0.0,
         gpu_uuid=gpu_uuid,

@@ -69,7 +69,7 @@ class Repository:
 
     async def _obey(self, call: RepositoryCall) -> None:
         who = {"name": call.who, "via": "data port"}
-        with self._daemon.audit.action(who, call.call, call.name, call.config):
+        async with self._daemon.audit.action(who, call.call, call.name, call.config):
             await self._carry_out(call)
 
     async def _carry_out(self, call: RepositoryCall) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from gslice.core.config import NodeConfig
     from gslice.core.types import FunctionSpec
+    from gslice.supervise.versions import Fetch
 
     Tell = Callable[[str], None]
 
@@ -58,26 +59,28 @@ class Sources:
         self._running: dict[FetchOrder, _Running] = {}
 
     async def fetched(
-        self, spec: FunctionSpec, known: FunctionSpec | None, tell: Tell
+        self, spec: FunctionSpec, known: FunctionSpec | None, fetch: Fetch
     ) -> FunctionSpec:
         """A function with files in place of its URLs.
 
         Args:
             spec: As declared, or as it came from here before.
             known: As it was fetched before, which it is again; None: as it is there now.
-            tell: Told how far it is.
+            fetch: How.
 
         Raises:
             GsliceError: it cannot be had, or is not what it must be.
         """
         declared = spec.as_declared
         paths = {}
-        coming = self._coming[spec.name] = set[str]()
+        coming = set[str]()
+        if not fetch.planned:
+            self._coming[spec.name] = coming
         for setting in _SETTINGS:
             url = getattr(declared, setting)
             if is_remote(url):
                 before = getattr(known, setting) if known and setting in known.sources else ""
-                paths[setting] = await self._path(declared, setting, before, tell)
+                paths[setting] = await self._path(declared, setting, before, fetch)
                 coming.add(digest_in(str(paths[setting])))
         sources = {setting: getattr(declared, setting) for setting in paths}
         files: dict[str, Any] = {setting: str(path) for setting, path in paths.items()}
@@ -100,13 +103,15 @@ class Sources:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    async def _path(self, spec: FunctionSpec, setting: str, before: str, tell: Tell) -> Path:
+    async def _path(self, spec: FunctionSpec, setting: str, before: str, fetch: Fetch) -> Path:
         source = Source.parse(getattr(spec, setting))
         wanted = source.digest or (digest_in(before) if before else "")
         if not wanted and source.scheme == "oci" and source.oci.fixed:
             wanted = await asyncio.to_thread(self.cache.from_source, source.key)
         if wanted and (path := await self._take(wanted)):
             return path
+        if fetch.planned:
+            raise Unavailable(f"{source.shown} is not in the model cache")
         order = FetchOrder(
             url=source.url,
             digest=wanted,
@@ -115,9 +120,9 @@ class Sources:
             directory=str(self.cache.directory),
             max_bytes=self._max_bytes,
         )
-        tell(source.shown)
+        fetch.tell(source.shown)
         self._hold_in_use()
-        done = await self._shared(order, tell)
+        done = await self._shared(order, fetch.tell)
         if path := await self._take(done.digest):
             return path
         raise Unavailable(f"{source.shown} was taken out of the model cache", hint="try again")
@@ -125,13 +130,9 @@ class Sources:
     async def _take(self, digest: str) -> Path | None:
         """The model of an entry, which stays from now on."""
         if digest not in self._held:
-            held = await asyncio.to_thread(self.cache.hold, digest)
-            if held is None:
+            if (held := self.cache.hold(digest)) is None:
                 return None
-            if digest in self._held:  # another load was faster
-                os.close(held)
-            else:
-                self._held[digest] = held
+            self._held[digest] = held
         path = await asyncio.to_thread(self.cache.find, digest)
         if path is None and digest in self._held:  # what comes in its place is another directory
             os.close(self._held.pop(digest))
@@ -209,7 +210,7 @@ class _Running:
                 self._tell(from_json(FetchNews, message["news"]))
         except TimeoutError:
             raise Unavailable(f"{self._url}: nothing came for {SILENT_S:.0f} s") from None
-        except ConnectionError:
+        except (ConnectionError, ValueError):  # it broke, perhaps in the middle of a line
             pass
         raise Internal(f"{self._url}: the process that fetches it broke", hint=f"see {self.log}")
 

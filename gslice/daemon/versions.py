@@ -148,7 +148,7 @@ class Versions:
     ) -> FunctionSpec:
         if self._sources is None:
             return spec
-        return await self._sources.fetched(spec, known, fetch.tell)
+        return await self._sources.fetched(spec, known, fetch)
 
     async def _check_same(self, version: Version, spec: FunctionSpec) -> None:
         now = await self._fingerprints.of(spec)

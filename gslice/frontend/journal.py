@@ -107,10 +107,10 @@ def _log_failures(records: Sequence[Record]) -> None:
     for each in records[:_LINES_MAX]:
         log.debug(
             "request %s to %s failed with %d: %s",
-            each.request_id or "without id",
+            _printable(each.request_id) or "without id",
             each.function,
             each.code,
-            each.message,
+            _printable(each.message),
             extra={
                 "function": each.function,
                 "request_id": each.request_id,
@@ -120,3 +120,8 @@ def _log_failures(records: Sequence[Record]) -> None:
         )
     if len(records) > _LINES_MAX:
         log.debug("%d more requests failed within a second", len(records) - _LINES_MAX)
+
+
+def _printable(text: str) -> str:
+    """What clients sent, without what would make another line of the log, or steer a terminal."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)

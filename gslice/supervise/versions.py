@@ -41,10 +41,12 @@ class Fetch:
     Attributes:
         anew: As it is there now; else as it was fetched before, if it was.
         tell: Told how far it is.
+        planned: Nothing is fetched, nor kept: it is only asked what would be.
     """
 
     anew: bool = False
     tell: Callable[[str], None] = lambda text: None
+    planned: bool = False
 
 
 FETCH = Fetch()
@@ -67,7 +69,8 @@ class Numbers(Protocol):
             fetch: How what it names by a URL is fetched.
 
         Raises:
-            GsliceError: there is no such version, or it cannot be loaded any more.
+            GsliceError: there is no such version, or it cannot be loaded any more; or, if that is
+                planned, it would have to be fetched.
         """
 
     def likely(self, spec: FunctionSpec) -> FunctionSpec:

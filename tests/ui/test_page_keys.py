@@ -25,6 +25,8 @@ expect.set_options(timeout=WAIT_MS)
 class Keyed:
     """A front-end's HTTP server in a thread of the test's, which asks for keys."""
 
+    daemon: ControlDaemon
+
     def __init__(self, control: Path) -> None:
         self.gate = SimpleNamespace()
         self.gate.access = Access(
@@ -68,13 +70,20 @@ class Keyed:
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     daemon = ControlDaemon(tmp_path_factory.mktemp("ui") / "control.sock").start()
-    told = status("detector")
-    told.devices.add(name="cpu", kind="cpu", limiter="none", share_limit_percent=100)
-    daemon.tell(told)
+    daemon.tell(node())
     server = Keyed(daemon.path)
+    server.daemon = daemon
     yield server
     server.close()
     daemon.stop()
+
+
+def node(problem: str = "") -> Any:
+    told = status("detector")
+    told.devices.add(
+        name="cpu", kind="cpu", limiter="none", share_limit_percent=100, problem=problem
+    )
+    return told
 
 
 def give(page: Any, key: str) -> None:
@@ -113,3 +122,34 @@ def test_a_key_that_is_taken_back(browser, keyed) -> None:
         keyed.gate.access = Access(before.keys[:1], anonymous=())
         expect(page.locator("#key-text")).to_contain_text("the API key is not known here")
         keyed.gate.access = before
+
+
+def test_a_page_that_stays_open_gets_over_what_it_meets(browser, keyed) -> None:
+    with opened(browser, keyed.url) as page:
+        give(page, "own")
+        expect(page.locator("tr[data-function=detector]")).to_be_visible()
+        problem = page.locator(".device .problem")
+        keyed.daemon.tell(node("it fell off the bus"))
+        expect(problem).to_have_text("it fell off the bus")
+        keyed.daemon.tell(node())
+        expect(problem).to_be_hidden()
+        page.evaluate("location.hash = '#/f/100%'")
+        expect(page.get_by_text("There is no such function now.")).to_be_visible()
+        page.evaluate("location.hash = '#/'")
+        page.route("**/api/session", lambda route: route.fulfill(body="<html>a proxy's</html>"))
+        page.reload()
+        expect(page.locator("#banner")).to_contain_text("Not connected")
+        page.unroute("**/api/session")
+        expect(page.locator("tr[data-function=detector]")).to_be_visible()
+
+
+def test_scores_of_many_classes(browser, keyed) -> None:
+    script = """async () => {
+        const { showTensor } = await import('./answers.js');
+        const [shape, numbers] = [[1, 300_000], new Float64Array(300_000).fill(-1)];
+        numbers[7] = 3;
+        return showTensor({ name: 'y', datatype: 'FP32', shape, numbers }).textContent;
+    }"""
+    with opened(browser, keyed.url) as page:
+        give(page, "own")
+        assert "from -1 to 3, mean " in page.evaluate(script)

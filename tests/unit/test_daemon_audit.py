@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import os
 import stat
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,7 +18,8 @@ import pytest
 
 from gslice.core import audit
 from gslice.core.errors import NotFound
-from gslice.daemon.audit import AuditLog
+from gslice.core.types import FunctionSpec
+from gslice.daemon.audit import DETAIL_MAX_CHARS, AuditLog, look
 from gslice.daemon.peers import Peer, identify, peers
 
 WHO = {"name": "ann", "via": "data port"}
@@ -42,10 +47,20 @@ def log(tmp_path: Path, subject: Subject):
     opened.close()
 
 
+def act(log: AuditLog, *order: Any, does: Callable[[], None] = lambda: None) -> None:
+    async def action() -> None:
+        async with log.action(*order):
+            does()
+
+    asyncio.run(action())
+
+
 def test_an_action_has_a_line_with_what_it_changed(tmp_path, log, subject):
-    with log.action(WHO, "resize", "detector", "40%"):
+    def resize() -> None:
         subject.share = 40
         assert audit.newest(tmp_path, 10) == []  # it has not ended
+
+    act(log, WHO, "resize", "detector", "40%", does=resize)
     (entry,) = audit.newest(tmp_path, 10)
     assert entry.pop("at").endswith("+00:00")
     assert entry == {
@@ -65,12 +80,15 @@ def test_an_action_has_a_line_with_what_it_changed(tmp_path, log, subject):
     [
         (NotFound("no such device"), "failed: no such device"),
         (RuntimeError("oops"), "failed: RuntimeError: oops"),
-        (KeyboardInterrupt(), "interrupted"),
+        (asyncio.CancelledError(), "interrupted"),
     ],
 )
 def test_an_action_that_fails_has_its_line_too(tmp_path, log, error, outcome):
-    with pytest.raises(type(error)), log.action(WHO, "drain", "cpu"):
+    def fail() -> None:
         raise error
+
+    with pytest.raises(type(error)):
+        act(log, WHO, "drain", "cpu", does=fail)
     (entry,) = audit.newest(tmp_path, 10)
     assert entry["outcome"] == outcome
 
@@ -117,8 +135,10 @@ def test_a_link_in_its_place_is_not_followed(tmp_path, subject):
 def test_a_line_that_was_cut_off_hides_no_other(tmp_path, log):
     log.own("start")
     with (tmp_path / audit.FILE).open("ab") as stream:
-        stream.write(b'{"at": "2026-\n')
-    log.own("stops")
+        stream.write(b'{"at": "2026-')
+    again = AuditLog(tmp_path, lambda _subject: {})
+    again.own("stops")
+    again.close()
     assert [entry.get("what") for entry in audit.newest(tmp_path, 9)] == ["start", None, "stops"]
 
 
@@ -127,6 +147,42 @@ def test_what_cannot_be_written_is_logged(tmp_path, subject, caplog):
     log.close()
     log.own("start")
     assert "the audit log lacks a line" in caplog.text
+
+
+def test_a_file_that_cannot_be_put_aside_costs_a_line_and_no_other_file(
+    tmp_path, subject, caplog, monkeypatch
+):
+    log = AuditLog(tmp_path, subject.look, file_max_bytes=300)
+    log.own("first")
+    with monkeypatch.context() as short:
+        short.setattr(os, "open", failing_open)
+        log.own("lost")
+    assert "the audit log lacks a line, for [Errno 24]" in caplog.text
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)  # it may get the same number
+    log.own("last")
+    log.close()
+    assert os.pread(other, 1, 0) == b""
+    os.close(other)
+    assert [entry["what"] for entry in audit.newest(tmp_path, 9)] == ["first", "last"]
+
+
+def failing_open(*args: Any) -> int:
+    raise OSError(errno.EMFILE, "too many open files")
+
+
+def test_what_is_secret_or_without_end_is_not_told(tmp_path, log):
+    act(log, WHO, "load", "x", "https://ann:pw@h/m.onnx?sig=abc " + "y" * 100_000)
+    (entry,) = audit.newest(tmp_path, 1)
+    assert entry["detail"].startswith("https://...@h/m.onnx?... yyy")
+    assert len(entry["detail"]) == DETAIL_MAX_CHARS
+    spec = FunctionSpec("x", model="/m", sources={"model": "https://h/m.onnx?sig=abc"})
+    desired = SimpleNamespace(declared=lambda name: spec, changed=[])
+    running = SimpleNamespace(functions={})
+    daemon: Any = SimpleNamespace(
+        desired=desired, supervisor=running, node=SimpleNamespace(devices={})
+    )
+    told = look(daemon, "x")["function"]
+    assert ("https://h/m.onnx?..." in told, "abc" in told) == (True, False)
 
 
 # ---- who ---------------------------------------------------------------------------------------
@@ -168,7 +224,6 @@ def test_the_connections_of_a_grpc_server_have_peers(tmp_path):
 
 
 def test_entries_are_one_line_each(tmp_path, log):
-    with log.action({"name": "a\nb"}, "load", "x", "two\nlines"):
-        pass
+    act(log, {"name": "a\nb"}, "load", "x", "two\nlines")
     (line,) = (tmp_path / audit.FILE).read_text().splitlines()
     assert json.loads(line)["detail"] == "two\nlines"

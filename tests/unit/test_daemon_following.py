@@ -17,6 +17,7 @@ from gslice.daemon.desired import Desired
 from gslice.daemon.following import ApplyPlan, plan_apply
 from gslice.daemon.store import Store
 from gslice.supervise.function import Function
+from gslice.supervise.versions import Fetch
 
 BODY = "{identity: {inputs: [{name: x, dtype: FP32, dims: [-1, 4]}]}"
 NODE = f"""\
@@ -64,7 +65,8 @@ class World:
             raise ResourceExhausted("it does not fit")
         return SimpleNamespace(text=f"in place: to {share.min_percent:g}%")
 
-    async def resolve(self, spec: FunctionSpec, is_warm: Callable[..., bool]) -> Any:
+    async def resolve(self, spec: FunctionSpec, is_warm: Callable[..., bool], fetch: Fetch) -> Any:
+        assert fetch.planned
         if spec.versions.serve == "9":
             raise NotFound("there is no version 9")
         number = "2" if spec.name in self.model_changed or spec.args.get("x", 1) != 1 else "1"

@@ -408,6 +408,23 @@ def test_what_changes_on_the_way_is_begun_anew(tmp_path: Path) -> None:
     assert starts == [0, 0]
 
 
+def test_what_comes_is_of_one_content(tmp_path: Path) -> None:
+    starts = []
+
+    def read(start: int) -> Iterator[bytes]:
+        starts.append(start)
+        if len(starts) > 1:
+            yield DATA
+            return
+        yield bytes(5000)
+        remote.file = RemoteFile("m.bin", len(DATA), "2")  # its reader does not notice
+        yield DATA[5000:]
+
+    remote = Here(read, len(DATA))
+    assert download(tmp_path, remote).digest == DIGEST
+    assert starts == [0, 0]
+
+
 @pytest.mark.parametrize("size", [100, None])
 def test_more_than_was_said_is_refused(tmp_path: Path, size: int | None) -> None:
     def read(start: int) -> Iterator[bytes]:

@@ -52,6 +52,14 @@ def test_an_entry_is_found_by_its_content(cache: ModelCache) -> None:
     assert (entry.size_bytes, list(entry.files)) == (12, ["m.onnx", "w/a.bin"])
 
 
+def test_the_same_content_may_have_two_names(cache: ModelCache) -> None:
+    digest = keep(cache, {"m.onnx": b"model"})
+    assert keep(cache, {"other.onnx": b"model"}) == digest
+    path = cache.find(digest)
+    assert path is not None
+    assert path.read_bytes() == b"model"
+
+
 def test_a_damaged_entry_is_none(cache: ModelCache) -> None:
     digest = keep(cache, {"m.onnx": b"model"})
     path = cache.find(digest)
@@ -109,9 +117,17 @@ def test_room_is_made_of_what_was_used_longest_ago(cache: ModelCache) -> None:
         assert {entry.digest for entry in cache.models()} == {old, older_but_used, new}
         cache.make_room(40, 100)
         assert {entry.digest for entry in cache.models()} == {older_but_used, new}
+        with pytest.raises(ResourceExhausted, match="takes 100 B: no room for 101 B"):
+            cache.make_room(101, 100)
+        assert {entry.digest for entry in cache.models()} == {older_but_used, new}
         with pytest.raises(ResourceExhausted, match="of which 40 B is in use: no room for 61 B"):
             cache.make_room(61, 100)
     os.close(held)
+
+
+def test_every_file_of_an_entry_counts(cache: ModelCache) -> None:
+    keep(cache, {"samples.json": b"s" * 40, "w/more.json": b"m" * 5})
+    assert cache.size_bytes() == 45
 
 
 def test_downloads_count_and_leave_nothing(cache: ModelCache) -> None:

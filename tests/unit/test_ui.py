@@ -14,6 +14,7 @@ from gslice.core.config import load_config
 from gslice.core.errors import PermissionDenied, Unauthenticated
 from gslice.frontend.ui import assets as assets_module
 from gslice.frontend.ui.assets import assets
+from gslice.frontend.ui.feed import Feed
 from gslice.frontend.ui.guard import HEADER, Guard
 from gslice.frontend.ui.page import Page
 from gslice.frontend.ui.routes import routes_of
@@ -134,3 +135,10 @@ def test_node_ui(tmp_path: Path) -> None:
     assert "--control" not in launch_of(off, REST, 1, tmp_path / "log").arguments
     assert offer_of(node, REST) != offer_of(off, REST)
     assert offer_of(node, "native") == offer_of(off, "native")
+
+
+def test_charts_go_on_when_the_clock_is_put_back() -> None:
+    feed = Feed(None)  # type: ignore[arg-type]
+    for at_s in (100.0, 200.0, 150.0, 151.0):
+        feed._sample(at_s, [])
+    assert [sample["at_s"] for sample in feed._samples] == [100.0, 150.0, 151.0]

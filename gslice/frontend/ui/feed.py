@@ -199,6 +199,8 @@ class Feed:
 
     def _sample(self, at_s: float, functions: list[dict[str, Any]]) -> None:
         """What the charts show; a page goes on with it by the same rule (static/store.js)."""
+        while self._samples and self._samples[-1]["at_s"] > at_s:  # the clock was put back
+            self._samples.pop()
         if self._samples and at_s - self._samples[-1]["at_s"] < _SAMPLE_S:
             return
         figures = {

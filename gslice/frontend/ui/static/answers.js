@@ -46,9 +46,8 @@ function isScores({ datatype, shape }) {
 
 function showTop(numbers) {
   const order = Array.from(numbers.keys()).sort((one, other) => numbers[other] - numbers[one]).slice(0, TOP);
-  const values = Array.from(numbers);
-  const [least, most] = [Math.min(...values), Math.max(...values)];
-  const isPart = least >= 0 && Math.abs(values.reduce((sum, value) => sum + value, 0) - 1) < 0.01;
+  const { least, most, sum } = spread(numbers);
+  const isPart = least >= 0 && Math.abs(sum - 1) < 0.01;
   return h('table', { class: 'top' }, h('caption', { class: 'unseen' }, 'Highest scores'), h('tbody', {}, order.map((index) => {
     const part = isPart ? numbers[index] : (numbers[index] - least) / (most - least || 1);
     const text = isPart ? `${(numbers[index] * 100).toFixed(1)}\u2009%` : short(numbers[index]);
@@ -61,11 +60,7 @@ function showMap(numbers, height, width) {
   const canvas = h('canvas', { width, height, class: 'map-image', role: 'img', 'aria-label': `The first ${height} × ${width} numbers as a picture` });
   const context = canvas.getContext('2d');
   const image = context.createImageData(width, height);
-  let [least, most] = [Infinity, -Infinity];
-  for (let place = 0; place < width * height; place += 1) {
-    least = Math.min(least, numbers[place]);
-    most = Math.max(most, numbers[place]);
-  }
+  const { least, most } = spread(numbers.subarray(0, width * height));
   for (let place = 0; place < width * height; place += 1) {
     const value = (255 * (numbers[place] - least)) / (most - least || 1);
     image.data.set([value, value, value, 255], place * 4);
@@ -74,13 +69,18 @@ function showMap(numbers, height, width) {
   return canvas;
 }
 
-function summary(numbers) {
+function spread(numbers) {
   let [least, most, sum] = [Infinity, -Infinity, 0];
   for (const value of numbers) {
     least = Math.min(least, value);
     most = Math.max(most, value);
     sum += value;
   }
+  return { least, most, sum };
+}
+
+function summary(numbers) {
+  const { least, most, sum } = spread(numbers);
   return `from ${short(least)} to ${short(most)}, mean ${short(sum / numbers.length)}`;
 }
 

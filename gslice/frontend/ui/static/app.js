@@ -7,7 +7,7 @@ import { showEvents } from './events.js';
 import { uptime } from './format.js';
 import { showFunctions } from './functions.js';
 import { Failure, follow, get, key } from './net.js';
-import { change, store, take, watch } from './store.js';
+import { change, nameInAddress, store, take, watch } from './store.js';
 
 const SILENT_MS = 12_000; // the node says something every few seconds
 const BACKOFF_MS = [500, 1000, 2000, 4000, 8000];
@@ -20,14 +20,14 @@ let hurry = () => {};
 async function stayConnected() {
   for (let failed = 0; ; failed += 1) {
     try {
-      const session = await get('api/session');
+      const session = await get('api/session', AbortSignal.timeout(SILENT_MS));
       if (store.session.version && session.version !== store.session.version) location.reload(); // upgraded
       change({ session });
       $('sign-out').hidden = !key.get();
       await listen(() => { failed = 0; });
       failed = 0; // the node has ended it: it will be back at once
     } catch (error) {
-      if (!(error instanceof Failure)) throw error;
+      if (!(error instanceof Failure)) console.info(error); // such as a proxy's page in place of an answer
       if (error.status === 401 || (error.status === 403 && key.get())) {
         await askForKey(error.message);
         continue;
@@ -124,7 +124,7 @@ function onKey(event) {
   if (event.key === 'Escape' && !event.target.closest('dialog')) {
     if (document.activeElement === search && search.value) setSearch('');
     else if (isTyping(event.target)) event.target.blur();
-    else if (location.hash.startsWith('#/f/')) leaveFunction();
+    else if (nameInAddress()) leaveFunction();
     return;
   }
   if (isTyping(event.target)) return;
@@ -136,7 +136,7 @@ function onKey(event) {
 }
 
 function leaveFunction() {
-  const name = decodeURIComponent(location.hash.slice(4));
+  const name = nameInAddress();
   const focus = () => document.querySelector(`tr[data-function="${CSS.escape(name)}"] a.name`)?.focus();
   addEventListener('hashchange', focus, { once: true }); // after the one that shows the table
   location.hash = '#/';

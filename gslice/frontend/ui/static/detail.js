@@ -8,7 +8,7 @@ import { bytes, count, milliseconds, percent, rate, tickMilliseconds } from './f
 import { reasonOf } from './functions.js';
 import { get, order } from './net.js';
 import { Resize } from './resize.js';
-import { functionOf, hueOf, store, watch } from './store.js';
+import { functionOf, hueOf, nameInAddress, store, watch } from './store.js';
 import { TryIt } from './tryit.js';
 
 const PROFILE_AGAIN = new Set(['profile', 'load', 'move', 'version']);
@@ -25,7 +25,7 @@ export function showDetail() {
 }
 
 function follow() {
-  const name = location.hash.startsWith('#/f/') ? decodeURIComponent(location.hash.slice(4)) : '';
+  const name = nameInAddress();
   if ((open?.name ?? '') === name) return;
   const place = $('detail');
   open?.close();

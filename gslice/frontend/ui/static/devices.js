@@ -21,17 +21,27 @@ function makeDevice(device) {
   const map = h('ul', { class: 'map', 'aria-label': `Shares of ${device.name}` });
   const scale = h('div', { class: 'scale', 'aria-hidden': 'true' });
   const problem = h('p', { class: 'problem', hidden: true });
+  const part = { refused: '' }; // why the last drain was not, or not wholly, done
   const drain = asked('Drain', {
     question: () => `Have every function leave ${device.name}?`,
-    act: async () => orderDrain(device.name, problem),
+    act: async () => {
+      part.refused = await orderDrain(device.name);
+      showProblem(part, store.status.devices.find((each) => each.name === device.name));
+    },
   });
   const head = h('div', { class: 'device-head' }, name, about, marks, given, drain.node);
   const node = h('div', { class: 'device', 'data-device': device.name }, head, map, scale, problem);
   const segments = new Keyed(map, makeSegment, updateSegment);
-  return { node, about, given, marks, map, scale, segments, drain, problem };
+  return Object.assign(part, { node, about, given, marks, map, scale, segments, drain, problem });
 }
 
-async function orderDrain(device, problem) {
+function showProblem(part, device) {
+  const text = [device?.problem, part.refused].filter(Boolean).join('; ');
+  say(part.problem, text);
+  part.problem.hidden = !text;
+}
+
+async function orderDrain(device) {
   const undo = store.status.devices.find((each) => each.name === device)?.drained ?? false;
   const told = [];
   try {
@@ -41,8 +51,7 @@ async function orderDrain(device, problem) {
   } catch (error) {
     told.push(error.message);
   }
-  problem.textContent = told.join('; ');
-  problem.hidden = !told.length;
+  return told.join('; ');
 }
 
 function updateDevice(part, device) {
@@ -64,10 +73,7 @@ function updateDevice(part, device) {
   part.drain.node.hidden = !store.session.may_change;
   part.drain.name(device.drained ? 'Undrain' : 'Drain');
   part.drain.ask(!device.drained);
-  if (device.problem) {
-    part.problem.textContent = device.problem;
-    part.problem.hidden = false;
-  }
+  showProblem(part, device);
 }
 
 function about(device) {

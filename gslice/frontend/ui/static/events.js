@@ -2,7 +2,7 @@
 
 import { $, h, Keyed, s, say } from './dom.js';
 import { clock } from './format.js';
-import { hueOf, SPAN_S, store, watch } from './store.js';
+import { hueOf, nameInAddress, SPAN_S, store, watch } from './store.js';
 
 const SHOWN = 120;
 const STRIP = { height: 30, pad: 4 };
@@ -20,7 +20,7 @@ export function showEvents() {
   $('events').append(h('div', { class: 'title-line' }, title, only), strip, list, none);
   const items = new Keyed(list, makeEvent, () => {});
   const show = () => {
-    const function_ = openFunction();
+    const function_ = nameInAddress();
     say(title, function_ ? `Events of ${function_}` : 'Events');
     const shown = store.events.filter((event) => passes(event, only.value, function_));
     items.show(shown.slice(-SHOWN).reverse(), (event) => event.id);
@@ -30,10 +30,6 @@ export function showEvents() {
   only.addEventListener('change', show);
   addEventListener('hashchange', show);
   watch(show);
-}
-
-function openFunction() {
-  return location.hash.startsWith('#/f/') ? decodeURIComponent(location.hash.slice(4)) : '';
 }
 
 function passes(event, only, function_) {

@@ -58,6 +58,7 @@ export function take(name, data) {
 
 function addSample(status) {
   const { samples } = store;
+  while (samples.length && samples.at(-1).at_s > status.at_s) samples.pop(); // the clock was put back
   if (samples.length && status.at_s - samples.at(-1).at_s < SAMPLE_S) return;
   const functions = {};
   for (const each of status.functions) {
@@ -75,6 +76,17 @@ export function series(name, figure) {
     const value = sample.functions[name]?.[place];
     return [sample.at_s, value === undefined || (!gapless && value === 0) ? null : value];
   });
+}
+
+// The function that the address is about; empty: none. Addresses are written by people, too.
+export function nameInAddress() {
+  if (!location.hash.startsWith('#/f/')) return '';
+  const name = location.hash.slice(4);
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
 }
 
 export function functionOf(name) {
