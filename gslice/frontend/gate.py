@@ -78,8 +78,7 @@ class Gate:
             )
             for tenant in access.tenants
         ]
-        self._native.set_tenants(tenants, board_fd)
-        if set_callers := getattr(self._native, "set_callers", None):
+        if set_access := getattr(self._native, "set_access", None):
             keys = [
                 (
                     key.name,
@@ -89,7 +88,10 @@ class Gate:
                 )
                 for key in access.keys
             ]
-            set_callers(keys, Caller("", access.anonymous).may(Role.INFER))
+            anonymous_infers = Caller("", access.anonymous).may(Role.INFER)
+            set_access(keys, anonymous_infers, tenants, board_fd)
+        else:
+            self._native.set_tenants(tenants, board_fd)
         self._access = access
 
     def admit(self, method: str, context: Context) -> None:
