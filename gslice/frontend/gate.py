@@ -78,7 +78,9 @@ class Gate:
             )
             for tenant in access.tenants
         ]
-        if set_access := getattr(self._native, "set_access", None):
+        if hasattr(self._native, "set_tenants"):
+            self._native.set_tenants(tenants, board_fd)
+        else:
             keys = [
                 (
                     key.name,
@@ -89,9 +91,7 @@ class Gate:
                 for key in access.keys
             ]
             anonymous_infers = Caller("", access.anonymous).may(Role.INFER)
-            set_access(keys, anonymous_infers, tenants, board_fd)
-        else:
-            self._native.set_tenants(tenants, board_fd)
+            self._native.set_access(keys, anonymous_infers, tenants, board_fd)
         self._access = access
 
     def admit(self, method: str, context: Context) -> None:
