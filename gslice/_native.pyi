@@ -245,15 +245,22 @@ class GrpcServer:
     def offer_client_memory(self) -> None: ...
     def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
     def remove_region(self, name: str) -> None: ...
-    def set_tenants(
-        self, tenants: list[tuple[str, list[str], int, int, int]], board_fd: int
-    ) -> None: ...  # as of Frontend
-    def set_callers(self, keys: list[tuple[str, bytes, bool, int]], anonymous_infers: bool) -> None:
-        """Takes requests only from callers that may send them; replaces what was told before.
+    def set_access(
+        self,
+        keys: list[tuple[str, bytes, bool, int]],
+        anonymous_infers: bool,
+        tenants: list[tuple[str, list[str], int, int, int]],
+        board_fd: int,
+    ) -> None:
+        """Takes requests only from callers that may send them, and holds tenants to their quotas.
+
+        Replaces what was told before, all of it between two requests.
 
         Args:
             keys: Each (name, SHA-256, whether its holder may, its tenant's place or -1).
             anonymous_infers: Whoever shows no key may; without keys, nobody is asked for one.
+            tenants: As of `Frontend.set_tenants`, and so is `board_fd`.
+            board_fd: Stays the caller's.
 
         Raises:
             Unimplemented: the build has no OpenSSL.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
 from collections.abc import Callable
@@ -171,6 +172,17 @@ class Access:
 
     def _tenant(self, name: str) -> Tenant | None:
         return next((each for each in self.tenants if each.name == name), None)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches host:port."""
+    host = address.rpartition(":")[0].strip("[]").lower()
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def new_key() -> str:

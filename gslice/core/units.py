@@ -75,10 +75,10 @@ def format_percent(percent: float) -> str:
 
 
 def parse_rate(text: str) -> float:
-    """How many a second, of `200/s`, `30/m` or `0.5/h`; above 0.
+    """How many a second, of `200/s`, `30/m` or `5/h`.
 
     Raises:
-        InvalidArgument: no number, another unit, or 0.
+        InvalidArgument: no number, another unit, or out of range.
     """
     match = _RATE.fullmatch(text.strip())
     if match is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 _REQUEST_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 1.0
+_OPEN_MAX = 64  # requests at a time, a thread each; whoever comes then is left at once
 
 
 class HttpServer:
@@ -214,16 +215,27 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._ended:
-            self._open += 1
-        super().process_request(request, client_address)
+            is_full = self._open >= _OPEN_MAX
+            self._open += not is_full
+        if is_full:
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no more threads, for one
+            self._end_one()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._ended:
-                self._open -= 1
-                self._ended.notify_all()
+            self._end_one()
+
+    def _end_one(self) -> None:
+        with self._ended:
+            self._open -= 1
+            self._ended.notify_all()
 
     def server_bind(self) -> None:
         # The base class looks its own name up, which may ask a DNS server.

@@ -78,8 +78,9 @@ class Gate:
             )
             for tenant in access.tenants
         ]
-        self._native.set_tenants(tenants, board_fd)
-        if set_callers := getattr(self._native, "set_callers", None):
+        if hasattr(self._native, "set_tenants"):
+            self._native.set_tenants(tenants, board_fd)
+        else:
             keys = [
                 (
                     key.name,
@@ -89,7 +90,8 @@ class Gate:
                 )
                 for key in access.keys
             ]
-            set_callers(keys, Caller("", access.anonymous).may(Role.INFER))
+            anonymous_infers = Caller("", access.anonymous).may(Role.INFER)
+            self._native.set_access(keys, anonymous_infers, tenants, board_fd)
         self._access = access
 
     def admit(self, method: str, context: Context) -> None:

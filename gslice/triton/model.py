@@ -6,6 +6,7 @@ keys of the function and notes of what it could not say in them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ def _source(reading: Reading) -> Body:
         arguments = {"args": parameters} if parameters else {}
         return {"python": f"{path}:{served_class(path)}", **arguments, **body}
     threads = parameters.pop(_THREADS, "0") if reading.engine == "onnxruntime" else "0"
-    if not threads.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,9}", threads):
         raise InvalidArgument(f"parameters: {_THREADS} is {threads!r}, no number")
     if int(threads):
         body["threads"] = int(threads)

@@ -20,7 +20,7 @@ def served_class(path: Path) -> str:
     """
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # nested too deeply
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{path}:{line}: no Python that can be read: {error}") from error
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]

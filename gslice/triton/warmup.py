@@ -13,6 +13,7 @@ import numpy as np
 from gslice.core.elements import decode_elements
 from gslice.core.errors import ConfigError
 from gslice.core.files import replace_file
+from gslice.core.units import format_size
 from gslice.triton.tensors import data_type
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Sample = dict[str, np.ndarray]
 
 _FOLDER = "warmup"  # in the model's directory, for input_data_file
+_BYTES_MAX = 1 << 30  # of a sample's tensor
 _NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BF16": "uint16"}
 
 
@@ -63,11 +65,16 @@ def _array(reading: Reading, name: str, given: Any) -> np.ndarray:
         raise ConfigError(
             f"{place}: sample of {name!r}: needs a data_type, and dims that are known"
         )
+    if math.prod(shape) * _element_bytes(dtype) > _BYTES_MAX:
+        raise ConfigError(
+            f"{place}: sample of {name!r}: dims {list(shape)} are more than"
+            f" {format_size(_BYTES_MAX)}"
+        )
     if given.input_data_file:
         return _from_file(reading, name, dtype, shape, given.input_data_file)
     if dtype == "BYTES":
         return np.full(shape, b"", "S1")
-    kind = np.dtype(_NUMPY.get(dtype, dtype.lower()))
+    kind = _kind(dtype)
     if not given.random_data:
         return np.zeros(shape, kind)
     random = np.random.default_rng(0)
@@ -82,16 +89,26 @@ def _array(reading: Reading, name: str, given: Any) -> np.ndarray:
     return values.astype(kind)
 
 
+def _kind(dtype: str) -> np.dtype:
+    return np.dtype(_NUMPY.get(dtype, dtype.lower()))
+
+
+def _element_bytes(dtype: str) -> int:
+    return 1 if dtype == "BYTES" else _kind(dtype).itemsize
+
+
 def _from_file(
     reading: Reading, name: str, dtype: str, shape: tuple[int, ...], file: str
 ) -> np.ndarray:
     path = reading.model.path / _FOLDER / file
+    if Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ConfigError(f"sample of {name!r}: input_data_file: {file!r} is not in {_FOLDER}")
     try:
         data = path.read_bytes()
         if dtype == "BYTES":
             array = np.array(decode_elements(data))
         else:
-            array = np.frombuffer(data, _NUMPY.get(dtype, dtype.lower()))
+            array = np.frombuffer(data, _kind(dtype))
     except OSError as error:
         raise ConfigError(f"sample of {name!r}: {path}: {error.strerror}") from error
     except ValueError as error:

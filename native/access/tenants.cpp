@@ -24,9 +24,7 @@ bool matches(std::string_view pattern, std::string_view name) {
 
 Tenants::Tenants(std::uint16_t frontend, std::vector<Tenant> tenants,
                  std::shared_ptr<QuotaBoard> board)
-    : frontend_(frontend), tenants_(std::move(tenants)), board_(std::move(board)) {
-  board_->clear(frontend_);
-}
+    : frontend_(frontend), tenants_(std::move(tenants)), board_(std::move(board)) {}
 
 Result<std::unique_ptr<Tenants>> Tenants::open(std::uint16_t frontend, std::vector<Tenant> tenants,
                                                int board_fd) {
@@ -72,6 +70,8 @@ Status Tenants::begin(TenantId tenant, std::int64_t now) {
 }
 
 void Tenants::end(TenantId tenant) { board_->end(static_cast<std::size_t>(tenant), frontend_); }
+
+void Tenants::begin_anew() { board_->clear(frontend_); }
 
 void Tenants::go_on(TenantId tenant) {
   board_->begin(static_cast<std::size_t>(tenant), frontend_, kAny);

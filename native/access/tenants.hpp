@@ -43,7 +43,9 @@ class Tenants {
   // used up; says when to come again, if that is known.
   Status begin(TenantId tenant, std::int64_t now);
   void end(TenantId tenant);
-  // Likewise for one that began when these were not yet the tenants.
+  // Nothing is under way at this front-end, as of now; what is goes on: it began when these were
+  // not yet the tenants.
+  void begin_anew();
   void go_on(TenantId tenant);
 
  private:

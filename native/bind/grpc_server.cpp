@@ -92,16 +92,14 @@ std::vector<grpc::KnownKey> known_keys(const nb::list& given) {
   return keys;
 }
 
-void set_callers(PyServer& self, const nb::list& keys, bool anonymous_infers) {
+void set_access(PyServer& self, const nb::list& keys, bool anonymous_infers,
+                const nb::list& tenants, int board_fd) {
   std::optional<grpc::Callers> callers;
   if (keys.size() != 0 || !anonymous_infers)
     callers = take_or_raise(grpc::Callers::open(known_keys(keys), anonymous_infers));
-  in_loop(self, [&](Service& service) { service.set_callers(std::move(callers)); });
-}
-
-void set_tenants(PyServer& self, const nb::list& tenants, int board_fd) {
   auto opened = open_tenants(self.index, tenants, board_fd);
-  in_loop(self, [&](Service& service) { service.frontend().set_tenants(std::move(opened)); });
+  in_loop(self,
+          [&](Service& service) { service.set_access(std::move(callers), std::move(opened)); });
 }
 
 nb::list take_notes(PyServer& self) {
@@ -142,8 +140,8 @@ void bind_grpc_server(nb::module_& module) {
             in_loop(self, [&](Service& service) { service.frontend().remove_function(name); });
           },
           nb::arg("name"))
-      .def("set_callers", &set_callers, nb::arg("keys"), nb::arg("anonymous_infers"))
-      .def("set_tenants", &set_tenants, nb::arg("tenants"), nb::arg("board_fd"))
+      .def("set_access", &set_access, nb::arg("keys"), nb::arg("anonymous_infers"),
+           nb::arg("tenants"), nb::arg("board_fd"))
       .def("offer_client_memory",
            [](PyServer& self) {
              in_loop(self, [](Service& service) { service.frontend().offer_client_memory(); });

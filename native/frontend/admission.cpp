@@ -330,6 +330,9 @@ Status admit(const Signature& signature, const Request& request, const Regions* 
   admission.timeout_us = 0;
   for (std::size_t i = 0; i < signature.inputs.size(); ++i) admission.inputs[i].view = nullptr;
 
+  if (request.id.size() > kIdBytesMax)
+    return invalid(concat("the request's id has ", request.id.size(), " bytes; at most ",
+                          kIdBytesMax, " are taken"));
   if (Status status = check_parameters(request, admission.timeout_us); !status.ok()) return status;
   if (Status status = check_transport(request); !status.ok()) return status;
   std::size_t next_raw = 0;

@@ -13,6 +13,9 @@
 
 namespace gslice {
 
+// Of a request's id, which is kept outside of its slot until it is answered.
+inline constexpr std::size_t kIdBytesMax = 4 << 10;
+
 struct AdmittedInput {
   const wire::InputView* view = nullptr;
   wire::Bytes raw;           // unless typed

@@ -135,6 +135,7 @@ void Frontend::remove_region(std::string_view name) {
 // ---- tenants ---------------------------------------------------------------------------------
 
 void Frontend::set_tenants(std::unique_ptr<Tenants> tenants) {
+  if (tenants) tenants->begin_anew();
   for (auto& function : functions_) {
     for (std::uint32_t slot = 0; slot < function->segment().slot_count(); ++slot) {
       Pending& pending = function->pending(slot);

@@ -75,8 +75,9 @@ class Frontend {
                            std::vector<std::span<std::byte>>& areas, TenantId tenant = kNoTenant);
   // All tensors of a reserved request are there: queues it. An error gives it up.
   Status commit(TicketId id, std::uint64_t tag, const Origin& origin = {});
-  // The client's id of the request that was submitted last, as long as its message is there.
-  std::string_view last_id() const { return request_.id; }
+  // The client's id of the request that was submitted last, as long as its message is there; of one
+  // that is longer than may be, what may.
+  std::string_view last_id() const { return request_.id.substr(0, kIdBytesMax); }
   // Likewise: whether its function is served here, whatever else was wrong.
   bool knows_last() const { return by_name_.contains(request_.model_name); }
   // Wakes the pumps for what was queued since the last call.

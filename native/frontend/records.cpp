@@ -50,7 +50,7 @@ void Frontend::record_refused(Function& function, const Status& status, const Or
                  .context = context.value_or(TraceContext{}),
                  .function = std::string(function.name()),
                  .version = std::string(function.version()),
-                 .id = std::string(request_.id),
+                 .id = std::string(last_id()),
                  .status = status,
                  .stamps = {.received_ns = received_ns, .answered_ns = now}});
 }

@@ -78,6 +78,7 @@ struct Call {
   std::size_t backlog_taken = 0;   // of it
 
   std::size_t charged_bytes = 0;  // of Intake::Bounds::memory_bytes, for what the desk answers
+  bool at_desk = false;           // a message is, and has not been answered
 
   std::vector<std::unique_ptr<Exchange>> exchanges;  // oldest first
   std::vector<std::unique_ptr<Outgoing>> out;
@@ -91,9 +92,11 @@ inline bool is_request(const Call& call) {
   return call.kind == Call::Kind::kInfer || call.kind == Call::Kind::kStream;
 }
 
-// Whether more of it is read: of a stream's requests and answers under way there are not too many.
+// Whether more of it is read: of a stream's requests and answers under way there are not too many,
+// and the desk has one message of a call at a time.
 inline bool has_room(const Call& call) {
   constexpr std::size_t kInFlight = 64;
+  if (call.kind == Call::Kind::kDesk) return !call.at_desk && call.out.empty();
   return call.kind != Call::Kind::kStream || call.exchanges.size() + call.out.size() < kInFlight;
 }
 

@@ -12,6 +12,7 @@ using wire::concat;
 using Event = Intake::Event;
 using Kind = Call::Kind;
 
+constexpr std::size_t kSmallBytes = 4 << 10;  // an answer of the desk that is not counted
 constexpr std::string_view kInferPath = "/inference.GRPCInferenceService/ModelInfer";
 constexpr std::string_view kStreamPath = "/inference.GRPCInferenceService/ModelStreamInfer";
 
@@ -100,7 +101,8 @@ Status Service::identify(Call& call) {
   return Status::Ok();
 }
 
-void Service::set_callers(std::optional<Callers> callers) {
+void Service::set_access(std::optional<Callers> callers, std::unique_ptr<Tenants> tenants) {
+  frontend_.set_tenants(std::move(tenants));
   callers_ = std::move(callers);
   ++callers_set_;
 }
@@ -124,7 +126,7 @@ void Service::closed(Call& call) {
   call.identified = 0;
   call.traceparent.clear();
   call.header_bytes = 0;
-  call.half_closed = call.headers_sent = call.finished = false;
+  call.half_closed = call.headers_sent = call.finished = call.at_desk = false;
   call.status = Status::Ok();
 
   const std::size_t place = call.place;
@@ -289,6 +291,7 @@ void Service::fail(Exchange& exchange, Status status) {
 void Service::hand_over(Call& call, wire::Bytes message) {
   if (!bounds_.take(message.size())) return finish(call, no_memory(message.size()));
   call.charged_bytes += message.size();
+  call.at_desk = true;
   desk_.put({.kind = Note::Kind::kMessage,
              .call = call.id,
              .compressed = call.intake.compressed(),
@@ -318,8 +321,10 @@ void Service::half_closed(Call& call) {
     give_up(call);
     return finish(call, Status::Error(Code::kInternal, "the call ended within a message"));
   }
-  if (call.kind == Kind::kDesk)
-    return desk_.put({.kind = Note::Kind::kHalfClosed, .call = call.id, .text = {}, .bytes = {}});
+  if (call.kind == Kind::kDesk) {
+    if (call.backlog.empty()) end_messages(call);
+    return;
+  }
   if (call.kind == Kind::kInfer && call.next_number == 0)
     return finish(call, Status::Error(Code::kInternal, "the call has no request"));
   deliver(call);
@@ -344,7 +349,10 @@ void Service::send(std::uint64_t id, wire::Bytes message) {
   Call* call = find(id);
   if (call == nullptr) return;
   bounds_.give(std::exchange(call->charged_bytes, 0));
-  add_message(*call, message);
+  call->at_desk = false;
+  const std::size_t charged = message.size() > kSmallBytes ? message.size() : 0;
+  if (!bounds_.take(charged)) return finish(*call, no_memory(message.size()));
+  add_message(*call, message, charged);
   call->connection->answer(*call);
 }
 

@@ -65,8 +65,9 @@ class Service {
   // Requests are refused from now on, streams end when what they took is answered.
   void drain();
 
-  // Who may call from now on, requests of streams that are open included; none: everybody.
-  void set_callers(std::optional<Callers> callers);
+  // Who may call from now on, requests of streams that are open included; none: everybody. And the
+  // tenants whose places they have: in one step, for a place among others is somebody else's.
+  void set_access(std::optional<Callers> callers, std::unique_ptr<Tenants> tenants);
 
   // ---- from the desk: a call that has ended meanwhile is none ----
   void send(std::uint64_t call, wire::Bytes message);
@@ -98,7 +99,7 @@ class Service {
   void deliver(Call& call);
   void answer(Call& call, Exchange& exchange);
   Status add_answer(Call& call, Exchange& exchange);
-  void add_message(Call& call, wire::Bytes message);
+  void add_message(Call& call, wire::Bytes message, std::size_t charged_bytes = 0);
   void finish(Call& call, Status status);
   void give_up(Call& call);
   void abandon(Call& call);
@@ -106,6 +107,7 @@ class Service {
   void drop_first(Call& call);
   void read_on(Call& call);
   void end_stream(Call& call);
+  void end_messages(Call& call);
   void due(std::int64_t at_ns) { next_due_ns_ = std::min(next_due_ns_, at_ns); }
   std::int64_t slowest_ns(std::size_t message_bytes) const;
   std::int64_t expire(Call& call, std::int64_t now_ns);

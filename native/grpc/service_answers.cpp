@@ -43,10 +43,11 @@ void Service::deliver(Call& call) {
       drop_first(call);
     }
     if (call.finished) return give_up(call);
-    if (call.kind != Kind::kStream || call.backlog.empty() || draining_ || !has_room(call)) break;
+    if (call.backlog.empty() || !has_room(call) || (draining_ && is_request(call))) break;
     read_on(call);
   }
   if (call.kind == Kind::kStream) end_stream(call);
+  if (call.kind == Kind::kDesk && call.half_closed && call.backlog.empty()) end_messages(call);
 }
 
 void Service::read_on(Call& call) {
@@ -72,6 +73,14 @@ void Service::end_stream(Call& call) {
     finish(call, call.intake.within()
                      ? Status::Error(Code::kInternal, "the call ended within a message")
                      : Status::Ok());
+}
+
+// All that a client sent to the desk has been read, and no more comes.
+void Service::end_messages(Call& call) {
+  if (!call.intake.within())
+    return desk_.put({.kind = Note::Kind::kHalfClosed, .call = call.id, .text = {}, .bytes = {}});
+  give_up(call);
+  finish(call, Status::Error(Code::kInternal, "the call ended within a message"));
 }
 
 void Service::answer(Call& call, Exchange& exchange) {
@@ -104,8 +113,9 @@ Status Service::add_answer(Call& call, Exchange& exchange) {
   return Status::Ok();
 }
 
-void Service::add_message(Call& call, wire::Bytes message) {
+void Service::add_message(Call& call, wire::Bytes message, std::size_t charged_bytes) {
   auto outgoing = spare_outgoings_.take();
+  outgoing->charged_bytes = charged_bytes;
   outgoing->text.resize(kPrefixBytes);
   write_prefix(outgoing->text, message.size());
   outgoing->text.insert(outgoing->text.end(), message.begin(), message.end());

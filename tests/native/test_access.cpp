@@ -145,3 +145,19 @@ TEST(requests_in_flight_count_for_their_tenant_when_tenants_change) {
   bench.frontend.cancel(second);
   CHECK(bench.idle());
 }
+
+TEST(a_request_that_ends_before_new_tenants_are_the_tenants_is_counted_once) {
+  auto board = ok(QuotaBoard::create());
+  FrontendBench bench;
+  bench.frontend.set_tenants(tenants_of(*board, {{"shop", {"*"}}}));
+  const TicketId first = ok(bench.frontend.submit(echo_request(1).bytes(), kNever, 0, of(0)));
+  const TicketId second = ok(bench.frontend.submit(echo_request(1).bytes(), kNever, 0, of(0)));
+  auto next = tenants_of(*board, {{"shop", {"*"}}});  // another thread opens them
+  bench.frontend.cancel(first);
+  CHECK_EQ(board->under_way(0), 1u);
+  bench.frontend.set_tenants(std::move(next));
+  CHECK_EQ(board->under_way(0), 1u);
+  bench.frontend.cancel(second);
+  CHECK_EQ(board->under_way(0), 0u);
+  CHECK(bench.idle());
+}

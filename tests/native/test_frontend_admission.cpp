@@ -45,6 +45,15 @@ std::string invalid(std::string_view words) { return "3 function \"echo\": " + s
 
 }  // namespace
 
+TEST(an_id_is_kept_outside_of_slots_and_so_it_is_short) {
+  CHECK_EQ(refusal(good().text(3, std::string(4097, 'i'))),
+           "3 function \"echo\": the request's id has 4097 bytes; at most 4096 are taken");
+  FrontendBench bench(two_inputs());
+  CHECK(bench.submit(good().text(3, std::string(4096, 'i'))).ok());
+  CHECK(!bench.submit(good().text(3, std::string(1 << 20, 'i'))).ok());
+  CHECK_EQ(bench.frontend.last_id().size(), 4096u);
+}
+
 TEST(good_requests) {
   FrontendBench bench(two_inputs());
   CHECK(bench.submit(good()).ok());

@@ -22,9 +22,11 @@ KnownKey known(std::string name, std::string_view key, bool infers, TenantId ten
   return out;
 }
 
-void set_callers(ServerBench& bench, std::vector<KnownKey> keys) {
+void set_callers(ServerBench& bench, std::vector<KnownKey> keys,
+                 std::unique_ptr<Tenants> tenants = nullptr) {
   auto callers = ok(Callers::open(std::move(keys), false));
-  bench.server.run([&](Service& service) { service.set_callers(std::move(callers)); });
+  bench.server.run(
+      [&](Service& service) { service.set_access(std::move(callers), std::move(tenants)); });
 }
 
 GrpcClient::Fields bearer(const std::string& key) { return {{"authorization", "Bearer " + key}}; }
@@ -95,7 +97,7 @@ TEST(a_stream_is_asked_again_when_keys_change) {
   client.until([&] { return answers() == 3; });
   for (std::size_t i : {1u, 2u})
     CHECK(client.seen(stream).messages()[i].find("not known") != std::string::npos);
-  bench.server.run([](Service& service) { service.set_callers(std::nullopt); });
+  bench.server.run([](Service& service) { service.set_access(std::nullopt, nullptr); });
   client.send(stream, framed(wide_request(1)), true);
   CHECK_EQ(client.answer(stream).status(), 0);
   CHECK_EQ(answers(), 4u);
@@ -122,8 +124,7 @@ TEST(a_tenant_that_is_over_its_rate_hears_when_to_come_again) {
   ServerBench bench;
   auto board = ok(QuotaBoard::create());
   auto tenants = ok(Tenants::open(0, {{"shop", {"*"}, 3'600'000'000'000, 2, 0}}, board->fd()));
-  bench.server.run([&](Service& service) { service.frontend().set_tenants(std::move(tenants)); });
-  set_callers(bench, {known("ann", "a-key", true, 0)});
+  set_callers(bench, {known("ann", "a-key", true, 0)}, std::move(tenants));
   GrpcClient client = bench.client();
   for (const std::int64_t rows : {1, 33})
     CHECK_EQ(client.answer(client.call(wide_request(rows), bearer("a-key"))).status(), 0);
@@ -133,6 +134,33 @@ TEST(a_tenant_that_is_over_its_rate_hears_when_to_come_again) {
     CHECK(std::stoll(refused.headers.at("grpc-retry-pushback-ms")) > 3'000'000);
   }
   CHECK_EQ(board->under_way(0), 0u);
+  bench.expect_idle();
+}
+
+TEST(a_stream_has_its_tenants_place_among_others_when_tenants_change) {
+  ServerBench bench;
+  auto board = ok(QuotaBoard::create());
+  const auto open = [&](std::vector<Tenant> tenants) {
+    return ok(Tenants::open(0, std::move(tenants), board->fd()));
+  };
+  set_callers(bench, {known("ann", "a-key", true, 1)}, open({{"bank", {}}, {"shop", {"*"}}}));
+  GrpcClient client = bench.client();
+  const std::int32_t stream = client.begin(kStreamPath, bearer("a-key"));
+  const auto answers = [&] { return client.seen(stream).messages().size(); };
+  const auto sent_with_rows = [&](std::int64_t rows) {
+    const std::size_t before = answers();
+    client.send(stream, framed(wide_request(rows)));
+    client.until([&] { return answers() == before + 1; });
+    return bench.worker.served();
+  };
+  CHECK_EQ(sent_with_rows(1), 1u);
+  set_callers(bench, {known("ann", "a-key", true, 0)}, open({{"shop", {"*"}}}));
+  CHECK_EQ(sent_with_rows(33), 2u);
+  set_callers(bench, {known("ann", "a-key", true)});
+  CHECK_EQ(sent_with_rows(1), 3u);
+  CHECK_EQ(board->under_way(0), 0u);
+  client.send(stream, "", true);
+  CHECK_EQ(client.answer(stream).status(), 0);
   bench.expect_idle();
 }
 

@@ -43,11 +43,17 @@ TEST(other_methods_are_served_by_the_desk) {
   CHECK(opened.deadline_ns != kNever);
   client.send(stream, framed("one") + framed(""));
   CHECK_EQ(text_of(note_of(bench, client, Note::Kind::kMessage)), "one");
+  const auto send = [&](std::string_view text) {
+    bench.server.run(
+        [&](Service& service) { service.send(opened.call, std::as_bytes(std::span(text))); });
+  };
+  send("first");
+  CHECK_EQ(text_of(note_of(bench, client, Note::Kind::kMessage)), "");
+  send("second");
   client.send(stream, framed("three", true), true);
   note_of(bench, client, Note::Kind::kHalfClosed);
   const std::string large(100'000, 'z');
   bench.server.run([&](Service& service) {
-    service.send(opened.call, std::as_bytes(std::span(std::string_view("first"))));
     service.send(opened.call, std::as_bytes(std::span(large)));
     service.finish(opened.call, {Code::kUnavailable, "not\nnow \xc3\xa4", 250});
     service.send(opened.call, {});  // it has ended
@@ -56,8 +62,8 @@ TEST(other_methods_are_served_by_the_desk) {
   CHECK_EQ(answer.status(), kUnavailable);
   CHECK_EQ(answer.headers.at("grpc-message"), "not%0Anow %C3%A4");
   CHECK_EQ(answer.headers.at("grpc-retry-pushback-ms"), "250");
-  CHECK_EQ(answer.messages().size(), 2u);
-  CHECK(answer.messages()[1] == large);
+  CHECK_EQ(answer.messages().size(), 3u);
+  CHECK(answer.messages()[2] == large);
   CHECK_EQ(note_of(bench, client, Note::Kind::kClosed).call, opened.call);
   bench.expect_idle();
 }
@@ -114,6 +120,58 @@ TEST(what_the_desk_has_dealt_with_takes_no_memory) {
   }
   client.reset(stream);
   client.reset(listed);
+  bench.expect_idle();
+}
+
+// Whoever reads nothing has it answer nothing more: neither what was asked nor what is told piles
+// up.
+TEST(the_desk_has_one_message_of_a_call_at_a_time) {
+  ServerBench bench;
+  GrpcClient client = bench.client();
+  const std::int32_t stream = client.begin("/some.Service/Stream");
+  const Note opened = note_of(bench, client, Note::Kind::kOpened);
+  constexpr std::size_t kCount = 20;
+  std::string all;
+  for (std::size_t i = 0; i < kCount; ++i)
+    all += framed(std::string(100'000, static_cast<char>('a' + i)));
+  client.send(stream, all, true);
+  std::vector<Note> notes;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const std::size_t told = i + 1 + (i + 1 == kCount);  // that it was the last, with the last
+    bench.until([&] {
+      client.step();
+      for (Note& note : bench.server.desk().take()) notes.push_back(std::move(note));
+      return notes.size() >= told;
+    });
+    CHECK_EQ(notes.size(), told);
+    CHECK(notes[i].kind == Note::Kind::kMessage);
+    CHECK(text_of(notes[i]) == std::string(100'000, static_cast<char>('a' + i)));
+    bench.server.run([&](Service& service) { service.send(opened.call, notes[i].bytes); });
+  }
+  CHECK(notes.back().kind == Note::Kind::kHalfClosed);
+  bench.server.run([&](Service& service) { service.finish(opened.call, Status::Ok()); });
+  CHECK_EQ(client.answer(stream).status(), 0);
+  CHECK_EQ(client.seen(stream).messages().size(), kCount);
+  bench.expect_idle();
+}
+
+TEST(answers_of_the_desk_that_nobody_reads_take_memory_that_is_counted) {
+  ServerBench bench(wide_segment(8, 64), {1 << 20, 1 << 20});
+  GrpcClient client = bench.client(1 << 10);  // so much of an answer it lets come
+  const std::string large(400'000, 'z');
+  std::vector<std::int32_t> streams;
+  for (int i = 0; i < 3; ++i) {
+    streams.push_back(client.begin("/some.Service/Method"));
+    client.send(streams.back(), framed("one"), true);
+    const Note note = note_of(bench, client, Note::Kind::kMessage);
+    bench.server.run([&](Service& service) {
+      service.send(note.call, std::as_bytes(std::span(large)));
+      service.finish(note.call, Status::Ok());
+    });
+  }
+  CHECK_EQ(client.answer(streams[2]).status(), kResourceExhausted);
+  CHECK_EQ(bench.memory_bytes(), 800'000u);
+  for (const std::int32_t stream : streams) client.reset(stream);
   bench.expect_idle();
 }
 

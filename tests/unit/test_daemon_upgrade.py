@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -147,6 +148,24 @@ def test_a_page_is_asked_for_between_two_servers() -> None:
     with urllib.request.urlopen(f"http://{second.address}/healthz") as reply:
         assert reply.read() == b"alive\n"
     second.close()
+
+
+def test_connections_that_say_nothing_take_no_more_threads_than_there_may_be() -> None:
+    server = HttpServer(ANY_PORT, health(lambda: True))
+    host, port = server.address.split(":")
+    with contextlib.ExitStack() as silent:
+        for _ in range(64):
+            silent.enter_context(socket.create_connection((host, int(port))))
+        with socket.create_connection((host, int(port))) as late:
+            assert late.recv(1) == b""
+    while True:  # the threads end, one after the other
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://{server.address}/healthz") as reply,
+        ):
+            assert reply.read() == b"alive\n"
+            break
+    server.close()
 
 
 def test_a_socket_of_another_address_is_closed() -> None:

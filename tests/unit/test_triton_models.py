@@ -195,9 +195,10 @@ parameters { key: "execution_mode" value { string_value: "1" } }"""
     ]
 
 
-def test_threads_must_be_a_number(tmp_path: Path) -> None:
-    config = 'parameters { key: "intra_op_thread_count" value { string_value: "all" } }'
-    assert "'all', no number" in refused(tmp_path, config).message
+@pytest.mark.parametrize("threads", ["all", "9" * 5000])
+def test_threads_must_be_a_number(tmp_path: Path, threads: str) -> None:
+    config = f'parameters {{ key: "intra_op_thread_count" value {{ string_value: "{threads}" }} }}'
+    assert f"{threads!r}, no number" in refused(tmp_path, config).message
 
 
 # ---- versions and files --------------------------------------------------------------------------
@@ -339,6 +340,11 @@ def test_other_python_is_refused(tmp_path: Path, source: str, reason: str) -> No
     assert caught.value.hint
 
 
+def test_python_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.py:1: no Python"):
+        python(tmp_path, "x = " + "-" * 20_000 + "1")
+
+
 def test_broken_python_is_refused_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.py:2: no Python"):
         python(tmp_path, "x = 1\ndef\n")
@@ -476,6 +482,10 @@ def test_text_of_a_file(tmp_path: Path) -> None:
         (f'{FP32} input_data_file: "odd"', "multiple of element size"),
         ("data_type: TYPE_FP32 dims: [ -1 ] zero_data: true", "dims that are known"),
         ("dims: [ 1 ] zero_data: true", "needs a data_type"),
+        (f"data_type: TYPE_FP32 dims: [ 1, {1 << 28}, 2 ] zero_data: true", "more than 1GiB"),
+        (f"data_type: TYPE_FP32 dims: [ {(1 << 63) - 1} ] zero_data: true", "more than 1GiB"),
+        (f'{FP32} input_data_file: "../config.pbtxt"', "'../config.pbtxt' is not in warmup"),
+        (f'{FP32} input_data_file: "/etc/hostname"', "'/etc/hostname' is not in warmup"),
     ],
 )
 def test_samples_that_are_refused(tmp_path: Path, value: str, reason: str) -> None:

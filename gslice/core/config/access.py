@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import stat
 from dataclasses import replace
@@ -11,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema
 
-from gslice.core.access import ALL, ANONYMOUS, TENANTS_MAX, Access, Key, Role, Tenant, parse_digest
+from gslice.core.access import (
+    ALL,
+    ANONYMOUS,
+    TENANTS_MAX,
+    Access,
+    Key,
+    Role,
+    Tenant,
+    is_loopback,
+    parse_digest,
+)
 from gslice.core.config.body import nested, to_text
 from gslice.core.config.document import Document, Problem, parse_document
 from gslice.core.config.problems import nearest, problems_of
@@ -214,7 +223,7 @@ def insecure_ports(insecure: Insecure) -> tuple[str, ...]:
 
 
 def _exposed_ports(addresses: Mapping[str, str]) -> list[str]:
-    return [role for role, address in addresses.items() if address and not _is_loopback(address)]
+    return [role for role, address in addresses.items() if address and not is_loopback(address)]
 
 
 def _exposure_problems(
@@ -233,16 +242,6 @@ def _exposure_problems(
         )
         problems.append(Problem(("node", role), text))
     return problems
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _keys(entries: Mapping[str, KeyEntry]) -> tuple[Key, ...]:

@@ -78,9 +78,9 @@ class Feed:
                 elif self._away and self._away != away:
                     away = self._away
                     yield item("away", {"text": away})
-                elif self._status is not None and told != self._told and not self._away:
+                elif (status := self._status_after(told)) is not None:
                     told, away = self._told, ""
-                    yield self._status
+                    yield status
                 elif not await self._wait(told, away, last):
                     yield item("quiet", {})
         finally:
@@ -123,13 +123,17 @@ class Feed:
             self._away = "the front-end failed; its log says why"
             self._task = None
 
+    def _status_after(self, told: int) -> Item | None:
+        """The newest status, if a viewer who has been told so many has not been told that one."""
+        return self._status if told != self._told and not self._away else None
+
     async def _wait(self, told: int, away: str, last: int) -> bool:
         """Waits for something that a viewer does not know; False: nothing came for a while."""
 
         def new() -> bool:
             newest = self._events[-1]["id"] if self._events else 0
-            status = self._told != told and not self._away
-            return status or self._away not in ("", away) or newest > last
+            status = self._status_after(told)
+            return status is not None or self._away not in ("", away) or newest > last
 
         async with self._news:
             try:

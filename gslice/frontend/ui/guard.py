@@ -11,7 +11,7 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
-from gslice.core.access import ANONYMOUS, Role, credential_of
+from gslice.core.access import ANONYMOUS, Role, credential_of, is_loopback
 from gslice.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
@@ -130,12 +130,6 @@ def _check_ours(request: web.Request) -> None:
         raise PermissionDenied("calls that change the node are taken from its own page only")
     if request.content_type != "application/json":
         raise InvalidArgument("the body must be JSON", hint="Content-Type: application/json")
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches host:port."""
-    name = address.rpartition(":")[0].strip("[]").lower()
-    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
 def _is_address(name: str) -> bool:
