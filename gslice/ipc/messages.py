@@ -202,6 +202,7 @@ class ClientRegion:
         size_bytes: Of the region.
         pid: Whose memfd it is: the region ends with that process; 0: it is in /dev/shm.
         started: Its start time, as in Hello.
+        tenant: Whose callers alone know it, by the key that registered it; empty: no tenant's.
     """
 
     name: str
@@ -210,6 +211,12 @@ class ClientRegion:
     size_bytes: int
     pid: int = 0
     started: int = 0
+    tenant: str = ""
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """No other region has it: its tenant and its name there."""
+        return self.tenant, self.name
 
 
 @dataclass(frozen=True)
@@ -229,9 +236,11 @@ class UnregisterMemory:
 
     Attributes:
         name: Of the region; empty: all that are in /dev/shm.
+        tenant: Whose it is.
     """
 
     name: str
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -571,7 +580,7 @@ class AddRegion:
     """Requests may name this memory of a client (request, with its descriptor; Ok or Failed).
 
     Attributes:
-        region: What it is; replaces one of the same name.
+        region: What it is; replaces the tenant's of the same name.
     """
 
     region: ClientRegion
@@ -583,9 +592,11 @@ class RemoveRegion:
 
     Attributes:
         name: Of the region.
+        tenant: Whose it is.
     """
 
     name: str
+    tenant: str = ""
 
 
 @dataclass(frozen=True)

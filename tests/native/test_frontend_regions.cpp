@@ -327,8 +327,8 @@ TEST(a_region_that_is_removed_serves_what_was_taken) {
   bench.add("mine", file, 0, kPageBytes);
   file.put(0, kX);
   const auto id = ok(bench.submit(shared(in_region("mine", 16), out_region("mine", 16, 64))));
-  bench.frontend.remove_region("mine");
-  bench.frontend.remove_region("mine");
+  bench.frontend.remove_region("", "mine");
+  bench.frontend.remove_region("", "mine");
   CHECK_EQ(open_descriptors(), before + 1);
   CHECK(failed(bench.submit(shared(in_region("mine", 16), out_region("mine", 16))), Code::kNotFound,
                "no region \"mine\""));
