@@ -2,7 +2,7 @@
 
 import { $, h, Keyed, s, say, toggle } from './dom.js';
 import { milliseconds, percent, rate, requestedShare } from './format.js';
-import { hueOf, series, SPAN_S, store, watch } from './store.js';
+import { hueOf, series, spanS, store, watch } from './store.js';
 
 const COLUMNS = [
   ['Function', ''],
@@ -15,7 +15,7 @@ const COLUMNS = [
   ['Batch', 'number wide'],
   ['Device', 'wide'],
 ];
-const SPARK = { width: 72, height: 18, spanS: SPAN_S / 2 };
+const SPARK = { width: 72, height: 18 };
 
 export function showFunctions() {
   const body = h('tbody');
@@ -106,12 +106,13 @@ export function reasonOf(each) {
 }
 
 function sparkPath(name) {
-  const points = series(name, 'rate').filter(([atS]) => store.atS - atS <= SPARK.spanS);
+  const span = Math.min(spanS(), 120);
+  const points = series(name, 'rate').filter(([atS]) => store.atS - atS <= span);
   const most = Math.max(...points.map(([, value]) => value ?? 0), 1e-9);
   let path = '';
   for (const [atS, value] of points) {
     if (value === null) continue;
-    const x = SPARK.width * (1 - (store.atS - atS) / SPARK.spanS);
+    const x = SPARK.width * (1 - (store.atS - atS) / span);
     const y = SPARK.height - 2 - (SPARK.height - 4) * (value / most);
     path += `${path ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
   }

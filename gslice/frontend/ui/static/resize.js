@@ -7,8 +7,8 @@ import { store } from './store.js';
 
 const SHADOW = ['plan', 'start', 'load', 'warm', 'swap', 'drain', 'exit', 'done'];
 const WORDS = {
-  plan: 'Plan', start: 'Start shadow', load: 'Load', warm: 'Warm', swap: 'Swap', drain: 'Drain old',
-  exit: 'Old one ends', done: 'Done', failed: 'Failed',
+  plan: 'Plan', start: 'Start', load: 'Load', warm: 'Warm', swap: 'Swap', drain: 'Drain', exit: 'Exit', done: 'Done',
+  failed: 'Failed',
 };
 const STAGE = /^(\w+) after ([\d.]+) ms(?:: (.*))?$/;
 const GRANTED = /granted \(/;
@@ -21,6 +21,8 @@ export class Resize {
     this.name = name;
     this.onShare = onShare;
     this.touched = false; // by the user, since the last order
+    this.can = false; // an order would be taken
+    this.pinned = null; // the share that was asked for, if it is a fixed one
     this.ordering = null;
     this.mine = false; // events that come now are of the order that was given here
     this.seen = 0; // the newest event that was looked at
@@ -73,7 +75,8 @@ export class Resize {
     const why = store.session.may_change ? (each.state === 'READY' ? '' : `It is ${each.state.toLowerCase()}; only a function that serves is resized.`) : store.session.why_not;
     this.slider.disabled = !can;
     this.auto.disabled = !can || Boolean(this.ordering) || asked === 'auto';
-    this.go.disabled = !can || Boolean(this.ordering);
+    this.can = can;
+    this.pinned = each.share_min_percent === each.share_max_percent ? each.share_max_percent : null;
     if (!can && why) say(this.preview, why);
     this.#wish();
     this.#follow();
@@ -89,6 +92,7 @@ export class Resize {
   }
 
   #wish() {
+    this.go.disabled = !this.can || Boolean(this.ordering) || Math.abs(this.slider.value - this.pinned) < 0.05;
     say(this.output, percent(Number(this.slider.value)));
     say(this.go, this.ordering ? 'Resizing …' : `Resize to ${percent(Number(this.slider.value))}`);
     this.slider.setAttribute('aria-valuetext', percent(Number(this.slider.value)));
@@ -120,7 +124,7 @@ export class Resize {
     this.trouble.hidden = true;
     say(this.result, '');
     say(this.preview, '');
-    this.go.disabled = this.auto.disabled = true;
+    this.auto.disabled = true;
     this.#wish();
     try {
       for await (const stage of order(this.#path(), { share })) this.#pass(stage);
