@@ -17,6 +17,7 @@ from tests.node import ANY_PORT, Node
 from tests.process.gpu import MPS, meet, on_gpu
 from tests.ui.pages import how_to_launch, opened
 
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium of this machine, driven by Playwright."""

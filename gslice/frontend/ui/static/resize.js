@@ -27,6 +27,7 @@ export class Resize {
     this.mine = false; // events that come now are of the order that was given here
     this.seen = 0; // the newest event that was looked at
     this.path = [];
+    this.begunS = NaN; // when what others ordered was begun
     this.now = h('p', { class: 'share-now' });
     this.slider = h('input', { type: 'range', id: 'share', min: 1, max: 100, step: 1, list: 'share-marks' });
     this.marks = h('datalist', { id: 'share-marks' });
@@ -177,7 +178,8 @@ export class Resize {
         this.path = [];
         say(this.result, '');
       }
-      this.#step(stage.name, stage.ms, stage.detail);
+      if (stage.name === 'plan') this.begunS = event.at_s - stage.ms / 1000;
+      this.#step(stage.name, Number.isFinite(stage.ms) ? stage.ms : (event.at_s - this.begunS) * 1000, stage.detail);
       this.#show();
     }
   }
