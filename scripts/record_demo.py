@@ -36,8 +36,8 @@ from gslice.demo.node import FREE_PORT, ServedNode
 from tests.ui.pages import how_to_launch
 
 FUNCTIONS = {
-    "detector": ("45%", "250ms", ("x", np.zeros((1, 3, 128, 128), np.float32))),
-    "filetype": ("25%", "250ms", ("bytes", np.zeros((1, 2048), np.int32))),
+    "detector": ("45%", "400ms", ("x", np.zeros((1, 3, 128, 128), np.float32))),
+    "filetype": ("25%", "400ms", ("bytes", np.zeros((1, 2048), np.int32))),
 }
 LOAD_S, STEP_AT_S, RESIZE_AT_S, TOP_AFTER_S = 110, 35, 70, 20
 TO_DETECTOR = "gslice bench detector --shape x=1,3,128,128"
@@ -49,7 +49,7 @@ STEP = f"{TO_DETECTOR} --rate 20 --duration {LOAD_S - STEP_AT_S}s"
 RESIZE = "gslice resize detector 70% --wait"
 
 WIDTH, PAGE_HEIGHT = 980, 778
-TERMINAL_LINES, TERMINAL_COLUMNS = 9, 120
+TERMINAL_LINES, TERMINAL_COLUMNS = 10, 120
 SLOW_S, FAST_S = 2.0, 0.25  # between frames: as a rule, and while a resize is on its way
 SHOWN_MS = {SLOW_S: 160, FAST_S: 250}
 LAST_MS = 5000
@@ -215,7 +215,7 @@ async def _show_top(directory: Path, page: Page, path: Path) -> None:
     try:
         screen = ""
         async with asyncio.timeout(TOP_WITHIN_S):
-            while "RATE/S" not in screen:  # noqa: ASYNC110 -- a terminal tells nobody
+            while "RATE/S" not in screen:
                 await asyncio.sleep(SLOW_S)
                 screen = await _output(*tmux, "capture-pane", "-e", "-p")
     finally:

@@ -52,7 +52,7 @@ _EXAMPLE = """\
 def init(
     directory: Annotated[
         Path,
-        typer.Argument(help="Where to write it. Default: here.", metavar="DIR", file_okay=False),
+        typer.Argument(help="Where to write it.", metavar="DIR", file_okay=False),
     ] = Path(),
     models: Annotated[
         list[Path] | None,

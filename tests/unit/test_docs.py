@@ -70,7 +70,7 @@ def test_messages_that_are_explained_exist() -> None:
 
 
 def commands_told(page: Path) -> list[str]:
-    """What follows `gslice` where a page has it in backticks, or at the start of a line of a console."""
+    """What follows `gslice` where a page has it in backticks, or as a line of a console."""
     text = page.read_text()
     inline = re.findall(r"`gslice ([a-z][^`]*)`", re.sub(r"\s*\n\s*", " ", text))
     typed = re.findall(r"^ *\$ gslice (.*)$", text, re.MULTILINE)
