@@ -3,7 +3,7 @@
 python -m scripts.record_demo docs/images
 
 Everything in the pictures is of one run and of the commands that stand in them; nothing is drawn
-in. Writes `resize.webp`, which moves, and `top.png`, and prints the line that belongs under them.
+in. Writes `resize.webp`, which moves, `top.png`, `ui-overview.png` and `ui-resize.png`.
 Needs chromium, tmux and gslice[dev].
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
@@ -39,7 +39,7 @@ FUNCTIONS = {
     "detector": ("45%", "400ms", ("x", np.zeros((1, 3, 128, 128), np.float32))),
     "filetype": ("25%", "400ms", ("bytes", np.zeros((1, 2048), np.int32))),
 }
-LOAD_S, STEP_AT_S, RESIZE_AT_S, TOP_AFTER_S = 110, 35, 70, 20
+LOAD_S, STEP_AT_S, RESIZE_AT_S, STILLS_AFTER_S = 110, 35, 70, 15
 TO_DETECTOR = "gslice bench detector --shape x=1,3,128,128"
 LOAD = (
     f"gslice bench filetype --rate 8 --duration {LOAD_S}s",
@@ -54,6 +54,7 @@ SLOW_S, FAST_S = 2.0, 0.25  # between frames: as a rule, and while a resize is o
 SHOWN_MS = {SLOW_S: 160, FAST_S: 250}
 LAST_MS = 5000
 TOP_LINES, TOP_WITHIN_S = 20, 30.0
+WIDE, PAGE_WITHIN_MS = (1280, 800), 2500
 
 THEME = TerminalTheme(
     (21, 23, 26),
@@ -168,7 +169,7 @@ async def record(out: Path) -> None:
         height = TERMINAL_LINES * 19 + 24
         below = await browser.new_page(viewport={"width": WIDTH, "height": height})
         camera = Camera(page, below, Terminal(directory))
-        await _story(camera, await browser.new_page(viewport={"width": WIDTH, "height": 400}), out)
+        await _story(camera, browser, out)
         status = await node.refresh()
         await browser.close()
         camera.write(out / "resize.webp")
@@ -187,7 +188,7 @@ def _function(name: str, directory: Path) -> dict[str, Any]:
     return {**body, "warmup": f"./{name}.npz", "priority": "high"}
 
 
-async def _story(camera: Camera, top: Page, out: Path) -> None:
+async def _story(camera: Camera, browser: Browser, out: Path) -> None:
     """The load, a step of it, the resize, and how the load ended."""
     terminal = camera.terminal
     rolling = asyncio.ensure_future(camera.roll())
@@ -198,8 +199,17 @@ async def _story(camera: Camera, top: Page, out: Path) -> None:
     camera.every_s = FAST_S
     await terminal.run(RESIZE)
     camera.every_s = SLOW_S
-    await asyncio.sleep(TOP_AFTER_S)
-    await _show_top(terminal.directory, top, out / "top.png")
+    await asyncio.sleep(STILLS_AFTER_S)
+    await _show_top(terminal.directory, await browser.new_page(), out / "top.png")
+    wide = await browser.new_page(viewport={"width": WIDE[0], "height": WIDE[1]})
+    for address, name in (
+        (camera.page.url, "ui-resize"),
+        (camera.page.url.partition("#")[0], "ui-overview"),
+    ):
+        await wide.goto(address)
+        await wide.locator(".devices .segment").first.wait_for()
+        await wide.wait_for_timeout(PAGE_WITHIN_MS)
+        await wide.screenshot(path=out / f"{name}.png")
     await asyncio.gather(*loads)
     rolling.cancel()
     await camera.shoot()

@@ -21,7 +21,8 @@ export function showFunctions() {
   const body = h('tbody');
   const head = h('tr', {}, COLUMNS.map(([text, kind]) => h('th', { scope: 'col', class: kind }, text)));
   const none = h('p', { class: 'empty', hidden: true });
-  $('functions').append(h('table', { class: 'functions' }, h('thead', {}, head), body), none);
+  const table = h('table', { class: 'functions' }, h('thead', {}, head), body);
+  $('functions').append(table, none);
   const rows = new Keyed(body, makeRow, updateRow);
   watch(() => {
     if (!store.status) return;
@@ -29,7 +30,8 @@ export function showFunctions() {
     const shown = store.status.functions.filter((each) => each.name.toLowerCase().includes(search));
     rows.show(shown, (each) => each.name);
     none.hidden = shown.length > 0;
-    say(none, store.search ? `No function has “${store.search}” in its name.` : 'No functions. Add one with gslice load.');
+    say(none, store.search ? `No function has “${store.search}” in its name.` : 'No functions: gslice load NAME MODEL adds one.');
+    table.hidden = !shown.length;
   });
   body.addEventListener('keydown', (event) => move(event, body));
 }

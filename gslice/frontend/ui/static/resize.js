@@ -10,7 +10,7 @@ const WORDS = {
   plan: 'Plan', start: 'Start', load: 'Load', warm: 'Warm', swap: 'Swap', drain: 'Drain', exit: 'Exit', done: 'Done',
   failed: 'Failed',
 };
-const STAGE = /^(\w+) after ([\d.]+) ms(?:: (.*))?$/;
+const STAGE = /^(\w+) after ([\d.]+) (m?s)(?:: (.*))?$/;
 const GRANTED = /granted \(/;
 const REFUSED = /^not resized/;
 const PREVIEW_MS = 200;
@@ -73,7 +73,7 @@ export class Resize {
     const asked = requestedShare(each.share_min_percent, each.share_max_percent);
     say(this.now, `${percent(each.share_effective_percent)} in force, ${percent(each.share_granted_percent)} granted, ${asked} asked for`);
     const can = store.session.may_change && each.state === 'READY' && each.engine !== 'command' && store.connection === 'live';
-    const why = store.session.may_change ? (each.state === 'READY' ? '' : `It is ${each.state.toLowerCase()}; only a function that serves is resized.`) : store.session.why_not;
+    const why = store.session.may_change ? (each.state === 'READY' ? '' : `Its state is ${each.state.toLowerCase()}: only a function that serves is resized.`) : store.session.why_not;
     this.slider.disabled = !can;
     this.auto.disabled = !can || Boolean(this.ordering) || asked === 'auto';
     this.can = can;
@@ -207,7 +207,7 @@ function stageOf(event) {
   if (ended) return { name: 'done', ms: NaN, detail: event.text };
   if (event.kind === 'failed' && REFUSED.test(event.text)) return { name: 'failed', ms: NaN, detail: event.text };
   const found = event.kind === 'stage' || event.kind === 'swap' ? STAGE.exec(event.text) : null;
-  return found && { name: found[1], ms: Number(found[2]), detail: found[3] ?? '' };
+  return found && { name: found[1], ms: Number(found[2]) * (found[3] === 's' ? 1000 : 1), detail: found[4] ?? '' };
 }
 
 function resultOf(resized) {
