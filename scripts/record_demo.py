@@ -18,7 +18,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ FUNCTIONS = {
     "detector": ("45%", "400ms", ("x", np.zeros((1, 3, 128, 128), np.float32))),
     "filetype": ("25%", "400ms", ("bytes", np.zeros((1, 2048), np.int32))),
 }
-LOAD_S, STEP_AT_S, RESIZE_AT_S, STILLS_AFTER_S = 110, 35, 70, 15
+LOAD_S, STEP_AT_S, RESIZE_AT_S, STILLS_AFTER_S = 110, 35, 70, 3
 TO_DETECTOR = "gslice bench detector --shape x=1,3,128,128"
 LOAD = (
     f"gslice bench filetype --rate 8 --duration {LOAD_S}s",
@@ -165,7 +165,6 @@ async def record(out: Path) -> None:
         page = await browser.new_page(viewport={"width": WIDTH, "height": PAGE_HEIGHT})
         await page.goto(f"http://{(await node.refresh()).http_address}/ui/#/f/detector")
         await page.locator(".charts").wait_for()
-        await page.evaluate("scrollTo(0, 0)")
         height = TERMINAL_LINES * 19 + 24
         below = await browser.new_page(viewport={"width": WIDTH, "height": height})
         camera = Camera(page, below, Terminal(directory))
@@ -200,19 +199,26 @@ async def _story(camera: Camera, browser: Browser, out: Path) -> None:
     await terminal.run(RESIZE)
     camera.every_s = SLOW_S
     await asyncio.sleep(STILLS_AFTER_S)
-    await _show_top(terminal.directory, await browser.new_page(), out / "top.png")
-    wide = await browser.new_page(viewport={"width": WIDE[0], "height": WIDE[1]})
-    for address, name in (
-        (camera.page.url, "ui-resize"),
-        (camera.page.url.partition("#")[0], "ui-overview"),
-    ):
-        await wide.goto(address)
-        await wide.locator(".devices .segment").first.wait_for()
-        await wide.wait_for_timeout(PAGE_WITHIN_MS)
-        await wide.screenshot(path=out / f"{name}.png")
+    below = await browser.new_page(viewport=camera.below.viewport_size)
+    await asyncio.gather(
+        _show_page(browser, camera.page.url, out),
+        _show_top(terminal.directory, below, out / "top.png"),
+    )
     await asyncio.gather(*loads)
     rolling.cancel()
+    with suppress(asyncio.CancelledError):
+        await rolling
     await camera.shoot()
+
+
+async def _show_page(browser: Browser, address: str, out: Path) -> None:
+    """One function, and the overview, as a wide window has them."""
+    page = await browser.new_page(viewport={"width": WIDE[0], "height": WIDE[1]})
+    for shown, name in ((address, "ui-resize"), (address.partition("#")[0], "ui-overview")):
+        await page.goto(shown)
+        await page.locator(".devices .segment").first.wait_for()
+        await page.wait_for_timeout(PAGE_WITHIN_MS)
+        await page.screenshot(path=out / f"{name}.png")
 
 
 async def _show_top(directory: Path, page: Page, path: Path) -> None:
