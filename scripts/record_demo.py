@@ -181,7 +181,7 @@ def _function(name: str, directory: Path) -> dict[str, Any]:
     """`functions.<name>` of node.yaml; its files are put beside that."""
     shutil.copy(getattr(assets.find(), name), directory / f"{name}.onnx")
     share, p99, (tensor, zeros) = FUNCTIONS[name]
-    np.savez(directory / f"{name}.npz", **{tensor: zeros})
+    np.savez(directory / f"{name}.npz", **{tensor: zeros})  # type: ignore[arg-type]
     body = {"model": f"./{name}.onnx", "share": share, "slo": {"p99": p99}}
     # A shadow is warm for what comes; what else this machine does is not what is shown here.
     return {**body, "warmup": f"./{name}.npz", "priority": "high"}

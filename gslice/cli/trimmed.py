@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich.segment import Segment
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console, ConsoleOptions, RenderResult
 
 
@@ -16,7 +18,8 @@ class TrimmedTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table's own lines, each without the blanks at its end."""
-        for line in Segment.split_lines(super().__rich_console__(console, options)):
+        drawn = cast("Iterable[Segment]", super().__rich_console__(console, options))
+        for line in Segment.split_lines(drawn):
             while line and not line[-1].text.strip():
                 line.pop()
             if line:
