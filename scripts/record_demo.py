@@ -36,8 +36,8 @@ from gslice.demo.node import FREE_PORT, ServedNode
 from tests.ui.pages import how_to_launch
 
 FUNCTIONS = {
-    "detector": ("45%", "400ms", ("x", np.zeros((1, 3, 128, 128), np.float32))),
-    "filetype": ("25%", "400ms", ("bytes", np.zeros((1, 2048), np.int32))),
+    "detector": ("45%", "600ms", ("x", np.zeros((1, 3, 128, 128), np.float32))),
+    "filetype": ("25%", "600ms", ("bytes", np.zeros((1, 2048), np.int32))),
 }
 LOAD_S, STEP_AT_S, RESIZE_AT_S, STILLS_AFTER_S = 110, 35, 70, 3
 TO_DETECTOR = "gslice bench detector --shape x=1,3,128,128"
