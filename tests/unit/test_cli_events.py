@@ -38,7 +38,7 @@ def control(state_dir: Path) -> Iterator[FakeControl]:
         servicer.events = [
             event(0, 90_000_000, "crash", "worker 9 killed by SIGKILL"),
             event(1, 90_012_345, "requeue", "2 requeued", subject="a-long-name"),
-            event(2, 17, "adopt", "adopted [bold]1 of 1[/bold] worker(s)", subject="frontend"),
+            event(2, 17, "adopt", "adopted [bold]1 of 1[/bold] workers", subject="frontend"),
         ]
         yield servicer
 
@@ -48,7 +48,7 @@ def test_a_line_an_event(control: FakeControl) -> None:
         "TIME              SINCE  SUBJECT   KIND       TEXT",
         "14:03:07.250             a         crash      worker 9 killed by SIGKILL",
         "14:03:08.250     +0.012  a-long-name  requeue    2 requeued",
-        "14:03:09.250             frontend     adopt      adopted [bold]1 of 1[/bold] worker(s)",
+        "14:03:09.250             frontend     adopt      adopted [bold]1 of 1[/bold] workers",
     ]
     (asked,) = control.asked
     assert (asked.limit, asked.follow, asked.subject, list(asked.kinds)) == (100, False, "", [])

@@ -360,7 +360,9 @@ MIXED = {**GPUS, "cpu": DeviceConfig(cpus=(0, 1))}
     ("config", "file", "devices", "expected"),
     [
         ("", "model.onnx", CPU, {}),
-        ("", "model.onnx", MIXED, {"device": "cpu"}),
+        ("", "model.onnx", MIXED, {}),
+        (GROUP.format(1, "KIND_GPU"), "model.onnx", MIXED, {"replicas": 2}),
+        (GROUP.format(1, "KIND_CPU"), "model.onnx", MIXED, {"device": "cpu"}),
         ("", "model.pt2", MIXED, {}),
         (GROUP.format(2, "KIND_CPU"), "model.onnx", CPU, {"instances": 2}),
         (GROUP.format(1, "KIND_CPU"), "model.pt2", MIXED, {"device": "cpu"}),
@@ -380,12 +382,13 @@ def test_instances(
     assert body(tmp_path, config, devices, file=file) == expected
 
 
-def test_an_onnx_model_for_a_gpu_is_served_on_the_cpu_and_told_of(tmp_path: Path) -> None:
-    found = read(tmp_path, "\n" + GROUP.format(2, "KIND_GPU"), MIXED)
-    assert (found.body["device"], found.body["instances"]) == ("cpu", 2)
+def test_an_onnx_model_for_a_gpu_is_served_on_the_cpu_where_there_is_none(tmp_path: Path) -> None:
+    found = read(tmp_path, "\n" + GROUP.format(2, "KIND_GPU"), CPU)
+    assert found.body["instances"] == 2
+    assert "device" not in found.body
     (note,) = found.notes
     assert (note.place, note.setting) == ("m/config.pbtxt:2", "instance_group")
-    assert note.text.startswith("on the CPU")
+    assert note.text == "on the CPU: this node has no GPU"
 
 
 def test_more_instances_than_there_may_be(tmp_path: Path) -> None:
@@ -411,7 +414,6 @@ def test_some_of_the_gpus_are_any_as_many(tmp_path: Path) -> None:
         (GROUP.format(1, "KIND_GPU"), "model.pt2", CPU, "m/config.pbtxt:1: it is for a GPU"),
         ("instance_group { gpus: 5 }", "model.pt2", MIXED, "it is for cuda:5"),
         (GROUP.format(1, "KIND_CPU"), "model.pt2", GPUS, "no CPU device"),
-        ("", "model.onnx", GPUS, "no CPU device"),
     ],
 )
 def test_devices_that_are_not_there(
