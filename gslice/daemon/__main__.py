@@ -2,7 +2,10 @@
 
 import sys
 
-from gslice.daemon.main import main
+from gslice.core.imports import lasting_imports
+
+with lasting_imports():
+    from gslice.daemon.main import main
 
 if __name__ == "__main__":
     sys.exit(main())
