@@ -186,8 +186,9 @@ test-tensorrt: $(VENV)/.dev $(VENV)/.built  ## install TensorRT for RTX, and run
 	$(BIN)/python -m pytest tests/unit/test_engine_tensorrt_rtx.py
 
 .PHONY: soak
-soak: $(VENV)/.dev $(VENV)/.built  ## long drills
+soak: $(VENV)/.dev $(VENV)/.built  ## long drills, and properties over many more examples
 	$(BIN)/python -m pytest -m soak --timeout 3600
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile long --timeout 3600 tests/unit tests/contract
 
 .PHONY: bench
 bench: $(VENV)/.dev $(VENV)/.built  ## what gslice adds to a request; OUT=file.json

@@ -187,7 +187,7 @@ class FakeGpu:
         self._write("settings", [settings])
         self.libraries = [built / name for name, there in (("cuda", cuda), ("nvml", nvml)) if there]
         # Beside it, the Python that runs it: what is found elsewhere may be slow to start.
-        paths = [os.fspath(FAKES / "mps"), os.path.dirname(sys.executable)] if mps else []
+        paths = [os.fspath(FAKES / "mps"), os.fspath(Path(sys.executable).parent)] if mps else []
         self.environment = {
             "GSLICE_FAKE_GPU": os.fspath(self.directory),
             "LD_LIBRARY_PATH": _joined(map(os.fspath, self.libraries), "LD_LIBRARY_PATH"),
