@@ -103,7 +103,7 @@ demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and s
 test: $(VENV)/.dev $(VENV)/.built  ## lint, C++ under both sanitizers, pytest
 	@echo "linters, C++ tests and stand-ins, side by side: each is shown when it has ended"
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(BESIDE)
-	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone $$(grep -rl 'mark.alone' tests)
 
 # ---- parts of `make test` --------------------------------------------------------------------
