@@ -9,6 +9,7 @@ import pytest
 
 from gslice.core.config import Override, load_config
 from gslice.core.errors import ConfigError
+from gslice.core.types import ShareBounds
 from tests.unit.conftest import load
 
 
