@@ -186,8 +186,10 @@ test-tensorrt: $(VENV)/.dev $(VENV)/.built  ## install TensorRT for RTX, and run
 	$(BIN)/python -m pytest tests/unit/test_engine_tensorrt_rtx.py
 
 .PHONY: soak
-soak: $(VENV)/.dev $(VENV)/.built  ## long drills, and properties over many more examples
+soak: $(VENV)/.dev $(VENV)/.built native-asan  ## long drills, and properties over many more examples
 	$(BIN)/python -m pytest -m soak --timeout 3600
+	build/asan/tests/fuzz_request 5000000
+	[ ! -x build/asan/tests/fuzz_grpc ] || build/asan/tests/fuzz_grpc 20000
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile long --timeout 3600 tests/unit tests/contract
 
 .PHONY: bench
