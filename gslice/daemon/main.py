@@ -106,18 +106,19 @@ def _run(
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_serve(lambda: make(store), on_ready))
         finally:
+            gc.unfreeze()
             for handler in handlers:
                 logging.getLogger().removeHandler(handler)
                 handler.close()
 
 
 async def _serve(make: Callable[[], Daemon], on_ready: Callable[[Daemon], None]) -> Handover | None:
-    gc.freeze()  # what was imported lives as long as the process
     daemon = make()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, daemon.stop)
     release_signals()
+    gc.freeze()  # what start-up made lives as long as the process
     await daemon.run(on_ready)
     return daemon.handover
 

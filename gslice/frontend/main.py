@@ -6,6 +6,7 @@ Descriptor 3 is the listening control socket that the daemon left (gslice.ipc.me
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 
@@ -86,6 +87,7 @@ async def run(settings: Settings) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    gc.freeze()  # what start-up made lives as long as the process
     # The native one has its messages in a pool, and a thread that would wait for the allocator.
     bounding = None if settings.kind == "native" else asyncio.create_task(bound_freed_memory())
 
@@ -97,3 +99,4 @@ async def run(settings: Settings) -> None:
     if journal is not None:
         await journal.close()
     parts.close()
+    gc.unfreeze()

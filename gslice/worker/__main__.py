@@ -2,7 +2,7 @@
 
 import sys
 
-from gslice.core.imports import lasting_imports
+from gslice.core.lifetime import lasting_imports
 
 with lasting_imports():
     from gslice.worker.main import main
