@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc)
-TESTERS ?= $(shell echo $$(($(JOBS) + 1)))  # tests side by side: each waits every now and then
+TESTERS ?= $(shell echo $$(($(JOBS) + 2)))  # tests side by side: each waits every now and then
 # Tests start thousands of processes: each would compile gslice again.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import subprocess
 import sys
 
@@ -10,9 +11,11 @@ from gslice.core.lifetime import lasting_imports
 
 
 def test_garbage_is_looked_for_again_after_imports() -> None:
-    with pytest.raises(ImportError), lasting_imports():
+    with lasting_imports():
         assert not gc.isenabled()
-        raise ImportError
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError), lasting_imports():
+        importlib.import_module("nowhere")
     assert gc.isenabled()
 
 
