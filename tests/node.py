@@ -185,7 +185,8 @@ class Node:
                 return Control(self.state_dir)
             except Unavailable:
                 assert time.monotonic() < deadline, f"no daemon came up: {self.output()}"
-                assert not wait_pidfd(self._pidfd, _START_POLL_S), f"the daemon ended: {self.output()}"
+                ended = wait_pidfd(self._pidfd, _START_POLL_S)
+                assert not ended, f"the daemon ended: {self.output()}"
 
     def status(self) -> Any:
         """The `gslice.v1.Status` of now."""
