@@ -13,8 +13,10 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from gslice.core.users import User
 
 CONTROL = "nvidia-cuda-mps-control"
 SHARE_VARIABLE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
@@ -150,11 +152,13 @@ class MpsControl:
     Args:
         program: The control program.
         paths: Where the daemon is.
+        user: Whose daemon it is; None: our own user's, or not for us to say.
     """
 
-    def __init__(self, program: str, paths: MpsPaths) -> None:
+    def __init__(self, program: str, paths: MpsPaths, user: User | None = None) -> None:
         self.program = program
         self._paths = paths
+        self._identity = {} if user is None else _identity(user)
 
     def environment(self) -> dict[str, str]:
         """Of the control program: nothing of MPS but where to meet."""
@@ -184,6 +188,7 @@ class MpsControl:
                 errors="replace",
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
+                **self._identity,
             )
         except subprocess.TimeoutExpired:
             raise DeadlineExceeded(
@@ -221,6 +226,11 @@ class MpsControl:
     def quit(self) -> None:
         """Ends the daemon and its servers, once the clients have gone."""
         self.ask("quit")
+
+
+def _identity(user: User) -> dict[str, Any]:
+    """A daemon obeys its own user; root it might not."""
+    return {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
 
 
 def pids_of(text: str) -> list[int]:

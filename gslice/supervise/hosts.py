@@ -16,6 +16,7 @@ from gslice.core.events import EventKind
 from gslice.supervise.child import Child
 from gslice.supervise.process import Launch
 from gslice.supervise.tasks import Tasks, run_all
+from gslice.supervise.worker_launch import MODULE, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -155,9 +156,9 @@ class Hosts:
         return next((host for host in there if host not in self._left), None)
 
     async def _start(self, device: str, environment: Mapping[str, str]) -> Host:
-        grace = ("--orphan-grace-us", str(self._node.config.orphan_grace_us))
-        arguments = (*grace, *self._node.config.logs.style.arguments, _OPTION, device)
-        launch = Launch("gslice.worker", arguments, self.log_of(device), environment)
+        user = self._node.users.get(device)
+        arguments = (*options(self._node, user), _OPTION, device)
+        launch = Launch(MODULE, arguments, self.log_of(device), environment, user=user)
         name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
         child = await Child.start(self._node.run_dir, name, launch, _unheard)
         return self._watched(Host(child, device))

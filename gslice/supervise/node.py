@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
 from gslice.device.limiter import resolved
+from gslice.device.users import prepare, worker_users
+from gslice.supervise.broker import ThreadBroker
 from gslice.supervise.gpu import Gpu
 from gslice.supervise.gpu_library import GpuLibrary
 from gslice.supervise.hosts import Hosts
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from gslice.core.config import DeviceConfig, NodeConfig
     from gslice.core.events import EventKind, Record
     from gslice.core.types import FunctionSpec
+    from gslice.core.users import User
     from gslice.supervise.worker import Worker
 
 
@@ -79,6 +82,8 @@ class Node:
         stands: Workers that are measured, with the names of their functions; nothing else is begun
             beside them that can wait.
         drained: Devices on which nothing new is placed.
+        users: Whom workers run as, by device; those of others run as this process does.
+        broker: Holds threads to shares where workers may not do so themselves.
         times_wanted: Whether a function's batches should be timed at its load.
     """
 
@@ -96,6 +101,8 @@ class Node:
     hosts: Hosts = field(init=False)
     stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
+    users: dict[str, User] = field(default_factory=dict)
+    broker: ThreadBroker = field(default_factory=ThreadBroker)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 
     def __post_init__(self) -> None:
@@ -109,10 +116,15 @@ class Node:
         devices: dict[str, DeviceConfig],
         event: Record | None = None,
     ) -> Node:
-        """Makes the directories of a node's state."""
+        """Makes the directories of a node's state.
+
+        Raises:
+            FailedPrecondition: workers cannot run as whom node.yaml names.
+        """
         log_dir = config.state_dir / "log"
         log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         event = event or _log_event
+        users = prepare(config.state_dir, worker_users(devices))
         library, home = GpuLibrary(), config.state_dir / "mps"
         gpus = {
             name: Gpu(
@@ -122,11 +134,13 @@ class Node:
                 home / mps_key(device.gpu),
                 log_dir / f"mps-{mps_key(device.gpu)}.log",
                 event,
+                users.get(name),
             )
             for name, device in devices.items()
             if device.kind == "cuda"
         }
-        return cls(config, devices, RunDir(config.state_dir / "run"), log_dir, event, gpus)
+        run_dir = RunDir(config.state_dir / "run")
+        return cls(config, devices, run_dir, log_dir, event, gpus, users=users)
 
     def device(self, name: str) -> DeviceConfig:
         """A device by name.

@@ -21,7 +21,7 @@ from gslice.device.niceness import restore_child
 from gslice.ipc.messages import Assign, Ok, Prepare
 from gslice.supervise.logs import SPARES_LOG_NAME, opened
 from gslice.supervise.tasks import run_all
-from gslice.supervise.worker import start_process
+from gslice.supervise.worker_launch import start_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -158,7 +158,7 @@ class Spares:
         self, spare: Spare, spec: FunctionSpec, environment: Mapping[str, str]
     ) -> None:
         restore_child(spare.pid)
-        order = Assign(dict(environment))
+        order = Assign(dict(environment), self._node.users.get(spec.device))
         with opened(self._node.log_path(spec.name)) as log_fd:
             await spare.child.request(order, Ok, fds=(log_fd,), timeout_s=ASSIGN_TIMEOUT_S)
 
