@@ -45,7 +45,9 @@ def harden(files_max: int | None = None, *, secluded: bool = False) -> None:
         OSError: the kernel refuses.
     """
     # 0 keeps files from being written, but not what core_pattern pipes to; 1 keeps both (core(5)).
-    _limit(resource.RLIMIT_CORE, 1)
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    core = 1 if hard == resource.RLIM_INFINITY else min(hard, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (core, core))
     if files_max is not None:
         _limit(resource.RLIMIT_NOFILE, files_max)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from gslice.core.hardening import inherited
 from gslice.core.users import User
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -158,11 +159,13 @@ class MpsControl:
     def __init__(self, program: str, paths: MpsPaths, user: User | None = None) -> None:
         self.program = program
         self._paths = paths
-        self._identity = {} if user is None else _identity(user)
+        self._user = user
 
     def environment(self) -> dict[str, str]:
         """Of the control program: nothing of MPS but where to meet."""
         mine = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+        if self._user is not None:
+            mine = inherited(mine) | self._user.environment
         folder = str(Path(self.program).parent)  # it starts the server from the PATH
         return {
             **mine,
@@ -179,7 +182,7 @@ class MpsControl:
             DeadlineExceeded: it did not answer.
         """
         try:
-            done = subprocess.run(
+            done: subprocess.CompletedProcess[str] = subprocess.run(
                 [self.program],
                 input=f"{command}\n",
                 env=self.environment(),
@@ -188,7 +191,7 @@ class MpsControl:
                 errors="replace",
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
-                **self._identity,
+                **_identity(self._user),
             )
         except subprocess.TimeoutExpired:
             raise DeadlineExceeded(
@@ -228,8 +231,10 @@ class MpsControl:
         self.ask("quit")
 
 
-def _identity(user: User) -> dict[str, Any]:
+def _identity(user: User | None) -> dict[str, Any]:
     """A daemon obeys its own user; root it might not."""
+    if user is None:
+        return {}
     return {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
 
 

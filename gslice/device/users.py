@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition
 from gslice.core.hardening import entrance, inherited
-from gslice.core.users import User, let_in
+from gslice.core.users import READ, User, let_in
 
 if TYPE_CHECKING:
-    from gslice.core.config.types import DeviceConfig
+    from gslice.core.config.types import DeviceConfig, NodeConfig
 
 AUTO, NONE = "auto", "none"
 PREFIX = "gslice-"
@@ -28,7 +29,12 @@ _SHARED = ("mps", FOLDER, "warmup")  # in the state directory: what workers must
 _DEV = Path("/dev")
 _GPU_FILES = ("nvidia*", "nvidia-caps/*", "nvhost*", "nvmap")
 _CAPABILITIES = {0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER", 5: "KILL", 6: "SETGID", 7: "SETUID"}
-_TRIAL = "import os, gslice.core.errors, gslice._native; os.chdir(os.environ['HOME'])"
+_TRIAL = """
+import os, sys, gslice.core.errors, gslice._native
+os.chdir(os.environ["HOME"])
+open_to_it = [path for path in sys.argv[1:] if os.access(path, os.R_OK)]
+sys.exit(f"it may read {open_to_it[0]}" if open_to_it else 0)
+"""
 _TRIAL_TIMEOUT_S = 60.0
 
 
@@ -77,8 +83,12 @@ def lacking_capabilities() -> list[str]:
     return [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
 
 
-def prepare(state_dir: Path, users: Mapping[str, User]) -> dict[str, User]:
+def prepare(node: NodeConfig, users: Mapping[str, User]) -> dict[str, User]:
     """Gives users what they need of the state directory, and keeps them from the rest.
+
+    Args:
+        node: Settings of the daemon.
+        users: As of `worker_users`.
 
     Returns:
         The users, each with a home.
@@ -88,6 +98,7 @@ def prepare(state_dir: Path, users: Mapping[str, User]) -> dict[str, User]:
     """
     if not users:
         return {}
+    state_dir = node.state_dir
     for entry in state_dir.iterdir():
         if entry.name not in _SHARED and not entry.is_symlink():
             entry.chmod(stat.S_IMODE(entry.stat().st_mode) & 0o700)
@@ -102,8 +113,19 @@ def prepare(state_dir: Path, users: Mapping[str, User]) -> dict[str, User]:
         (state_dir / name).mkdir(exist_ok=True)
         (state_dir / name).chmod(0o711)
     housed = {name: _housed(state_dir / FOLDER, user) for name, user in users.items()}
-    _try({user.uid: user for user in housed.values()})
+    secrets = [node.tls.key] if node.tls is not None else []
+    secrets += [str(node.access.key_file)] if node.access.key_file is not None else []
+    _try({user.uid: user for user in housed.values()}, secrets)
     return housed
+
+
+def let_read_models(user: User, cache: Path, paths: Iterable[str]) -> None:
+    """Lets a user read those entries of the model cache in which these files are, and no others."""
+    for entry in {Path(path).parent for path in paths if path}:
+        if entry.parent == cache:
+            with contextlib.suppress(OSError):  # what it may not read its load will tell
+                let_in(cache, {user.uid})
+                let_in(entry, {user.uid}, READ)
 
 
 def owned_by(directory: Path, user: User | None) -> Path:
@@ -153,8 +175,12 @@ def gpu_groups() -> tuple[int, ...]:
     return tuple(sorted(groups - {0}))
 
 
-def _try(users: Mapping[int, User]) -> None:
-    """Has each user import gslice and enter its home: what is closed to it shows now.
+def _try(users: Mapping[int, User], secrets: Sequence[str]) -> None:
+    """Has each user import gslice and enter its home: what is closed to it, or open, shows now.
+
+    Args:
+        users: By number.
+        secrets: Files that none may read.
 
     Raises:
         FailedPrecondition: one cannot.
@@ -162,7 +188,7 @@ def _try(users: Mapping[int, User]) -> None:
     trials = []
     for user in users.values():
         wanted = inherited(os.environ) | user.environment
-        command = [sys.executable, "-P", "-c", _TRIAL]
+        command = [sys.executable, "-P", "-c", _TRIAL, *secrets]
         line, environment = entrance(user.uid, user.gid, user.groups, command, wanted)
         trials.append(
             subprocess.Popen(
@@ -181,5 +207,5 @@ def _try(users: Mapping[int, User]) -> None:
             raise FailedPrecondition(
                 f"workers cannot run as {user.name}: {reason}",
                 hint="gslice and node.state_dir must be where it may go, as /opt/gslice and"
-                " /var/lib/gslice are",
+                " /var/lib/gslice are, and keys where it may not",
             )

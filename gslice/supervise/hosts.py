@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import ChannelClosed, Unavailable
 from gslice.core.events import EventKind
+from gslice.ipc.process import owner_of
 from gslice.supervise.child import Child
 from gslice.supervise.process import Launch
 from gslice.supervise.tasks import Tasks, run_all
@@ -71,7 +72,7 @@ class Hosts:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._hosts: list[Host] = []
-        self._left: set[Host] = set()  # where nobody goes any more, for they have older code
+        self._left: set[Host] = set()  # nobody goes there any more: of older code, or another user
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks = Tasks("hosts", node.event)
 
@@ -109,6 +110,8 @@ class Hosts:
     def adopt(self, child: Child, device: str, lodgers: Iterable[tuple[Child, str]]) -> None:
         """Takes over one that an earlier daemon started, with whom it found there."""
         host = self._watched(Host(child, device, inherited=True))
+        if owner_of(child.process.pid) != self._node.uid_of(device):
+            self._left.add(host)
         for lodger, function in lodgers:
             self._add(host, lodger, function)
         self._end_if_empty(host)

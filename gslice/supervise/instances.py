@@ -112,6 +112,7 @@ class Instances:
         Raises:
             LoadFailed: the reason.
         """
+        self._node.let_read(self._spec)
         device, gpu = self._device, self._gpu
         if gpu is None:
             limiter, cpus, brokered = device.limiter, list(device.cpus), self._brokers(worker)

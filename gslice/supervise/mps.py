@@ -167,8 +167,9 @@ class Mps:
         assert self.paths.log is not None
         shutil.rmtree(self.paths.pipe, ignore_errors=True)
         for directory in (self.paths.pipe, self.paths.log):
-            directory.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
             owned_by(directory, self._user)
+        if self._user is not None:
+            self.paths.pipe.parent.chmod(0o711)
         for log in (self.log, *self.paths.log.glob("*.log")):
             rotate(log)
 

@@ -100,7 +100,8 @@ class Program:
             known = {**user.environment, **environment}
             command, environment = entrance(user.uid, user.gid, user.groups, command, known)
         ordered = node.device(spec.device).limiter if on_host else limiter
-        note = Note(spec, mark, group, limiter, ordered, cpus, share_percent)
+        uid = node.uid_of(spec.device)
+        note = Note(spec, mark, group, limiter, ordered, cpus, share_percent, uid=uid)
         try:
             if limiter == "cgroup":
                 group.set_share(len(cpus), share_percent)
