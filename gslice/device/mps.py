@@ -13,10 +13,9 @@ import subprocess
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
-from gslice.core.hardening import inherited
+from gslice.core.hardening import entrance, inherited
 from gslice.core.users import User
 
 CONTROL = "nvidia-cuda-mps-control"
@@ -181,17 +180,19 @@ class MpsControl:
             FailedPrecondition: the daemon refused; the message has its words.
             DeadlineExceeded: it did not answer.
         """
+        line, environment = [self.program], self.environment()
+        if (user := self._user) is not None:  # a daemon obeys its own user; root it might not
+            line, environment = entrance(user.uid, user.gid, user.groups, line, environment)
         try:
-            done: subprocess.CompletedProcess[str] = subprocess.run(
-                [self.program],
+            done = subprocess.run(
+                line,
                 input=f"{command}\n",
-                env=self.environment(),
+                env=environment,
                 capture_output=True,
                 text=True,
                 errors="replace",
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
-                **_identity(self._user),
             )
         except subprocess.TimeoutExpired:
             raise DeadlineExceeded(
@@ -229,13 +230,6 @@ class MpsControl:
     def quit(self) -> None:
         """Ends the daemon and its servers, once the clients have gone."""
         self.ask("quit")
-
-
-def _identity(user: User | None) -> dict[str, Any]:
-    """A daemon obeys its own user; root it might not."""
-    if user is None:
-        return {}
-    return {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
 
 
 def pids_of(text: str) -> list[int]:
