@@ -25,7 +25,8 @@ AUTO, NONE = "auto", "none"
 PREFIX = "gslice-"
 FOLDER = "users"
 """In the state directory: the homes of users."""
-_SHARED = ("mps", FOLDER, "warmup")  # in the state directory: what workers must get through
+_SAMPLES = "warmup"
+_SHARED = ("mps", FOLDER, _SAMPLES)  # in the state directory: what workers must get through
 _DEV = Path("/dev")
 _GPU_FILES = ("nvidia*", "nvidia-caps/*", "nvhost*", "nvmap")
 _CAPABILITIES = {0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER", 5: "KILL", 6: "SETGID", 7: "SETUID"}
@@ -112,6 +113,9 @@ def prepare(node: NodeConfig, users: Mapping[str, User]) -> dict[str, User]:
     for name in ("mps", FOLDER):
         (state_dir / name).mkdir(exist_ok=True)
         (state_dir / name).chmod(0o711)
+    for path in (state_dir / _SAMPLES, *(state_dir / _SAMPLES).rglob("*")):
+        if path.exists():
+            path.chmod(0o755 if path.is_dir() else 0o644)
     housed = {name: _housed(state_dir / FOLDER, user) for name, user in users.items()}
     secrets = [node.tls.key] if node.tls is not None else []
     secrets += [str(node.access.key_file)] if node.access.key_file is not None else []
@@ -125,7 +129,8 @@ def let_read_models(user: User, cache: Path, paths: Iterable[str]) -> None:
         if entry.parent == cache:
             with contextlib.suppress(OSError):  # what it may not read its load will tell
                 let_in(cache, {user.uid})
-                let_in(entry, {user.uid}, READ)
+                for directory in (entry, *(path for path in entry.rglob("*") if path.is_dir())):
+                    let_in(directory, {user.uid}, READ)
 
 
 def owned_by(directory: Path, user: User | None) -> Path:

@@ -130,8 +130,10 @@ def test_what_a_worker_of_another_user_is_and_cannot_do(
 def test_a_node_goes_on_as_ever(start_node, zoo, other_python) -> None:
     body = zoo("Signed", share="60%")
     rests = zoo("Echo", residency="cold", idle_after="300ms", share="20%")
+    told = "id -u; id -G; exec sleep 600"
+    job = {"command": ["/bin/sh", "-c", told], "share": "10%", "environment": {"LD_X": "1"}}
     node = start_node(
-        {"a": body, "rests": rests},
+        {"a": body, "rests": rests, "job": job},
         devices={"cpu": {"user": FIRST}},
         node={"spares": 1},
         interpreter=other_python,
@@ -160,6 +162,13 @@ def test_a_node_goes_on_as_ever(start_node, zoo, other_python) -> None:
     assert done.resized.path == "in place"
     check_share(40)
 
+    # A program, too.
+    (program,) = node.worker_pids("job")
+    with node.control() as control:
+        control_log = control.logs("job", 10, follow=True)
+        assert [next(control_log), next(control_log)] == [str(FIRST)] * 2
+    assert uid_of(program) == FIRST
+
     # Evicted and woken: a spare becomes the user when it becomes the function's.
     node.wait_function("rests", lambda f: f.state == "COLD" and not f.workers)
     (spare,) = node.wait_status(lambda status: len(status.spares) == 1).spares
@@ -174,6 +183,7 @@ def test_a_node_goes_on_as_ever(start_node, zoo, other_python) -> None:
     node.kill_daemon()
     node.start()
     assert node.worker_pids("a") == [second]
+    assert node.worker_pids("job") == [program]
     with node.control() as control:
         *_, done = control.resize("a", "30%")
     assert done.resized.path == "in place"
