@@ -98,7 +98,7 @@ class Spares:
         Returns:
             None: a process has to be started.
         """
-        if not fits(spec, environment):
+        if not (fits(spec, environment) and may_become(self._node, spec.device)):
             return None
         while spare := next((s for s in self.idle if s.engine == spec.engine), None):
             self.idle.remove(spare)
@@ -195,8 +195,20 @@ def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | Non
         return None
     serving = [f.spec for f in functions if f.serving and f.spec.program is None]
     places = ((spec, device) for spec in serving for device in spec.placed)
-    alone = [spec for spec, device in places if node.limiter(device, spec) != "green"]
+    alone = [
+        spec
+        for spec, device in places
+        if node.limiter(device, spec) != "green" and may_become(node, device)
+    ]
     return [spec.engine for spec in alone for _ in range(spec.instances)]
+
+
+def may_become(node: Node, device: str) -> bool:
+    """Whether a spare can be a worker of a device: all are started to become other users, or none.
+
+    Of the daemon's environment they know as much as those may.
+    """
+    return not node.users or device in node.users
 
 
 def wanted(engines: Sequence[str], limit: int | None) -> Counter[str]:

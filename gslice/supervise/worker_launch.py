@@ -41,13 +41,14 @@ async def start_process(
         log: Takes what it prints.
         environment: Beside that of all workers.
         user: Whom it runs as; None: whom we run as, and it may become another.
-        lowered: At low CPU priority.
+        lowered: At low CPU priority: it is a spare.
 
     Raises:
         Unavailable: it did not come up.
     """
     environment = {**ENVIRONMENT, **environment}
-    launch = Launch(MODULE, options(node, user), log, environment, lowered, user, bool(node.users))
+    closed = lowered and bool(node.users)
+    launch = Launch(MODULE, options(node, user), log, environment, lowered, user, closed)
     name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
     return await Child.start(node.run_dir, name, launch, node.broker.heard)
 

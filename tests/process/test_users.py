@@ -128,7 +128,7 @@ def test_what_a_worker_of_another_user_is_and_cannot_do(
 
 
 def test_a_node_goes_on_as_ever(start_node, zoo, other_python) -> None:
-    body = zoo("Signed", share="60%")
+    body = zoo("Signed", share="60%", slo={"p99": "10s"})  # so that its batches are timed
     rests = zoo("Echo", residency="cold", idle_after="300ms", share="20%")
     told = "id -u; id -G; exec sleep 600"
     job = {"command": ["/bin/sh", "-c", told], "share": "10%", "environment": {"LD_X": "1"}}
@@ -139,12 +139,12 @@ def test_a_node_goes_on_as_ever(start_node, zoo, other_python) -> None:
         interpreter=other_python,
     )
 
-    def served_by(before: int = 0) -> int:
+    def served_by(before: int = 0, uid: int = FIRST) -> int:
         """The one worker of `a`, once it is another one; it serves as the device's user."""
         found = node.wait_function("a", lambda f: is_other(f, before))
         pid = found.workers[0].pid
         assert node.client().infer("a", numbers(3))["tag"].tolist() == [[pid]]
-        assert uid_of(pid) == FIRST
+        assert uid_of(pid) == uid
         return int(pid)
 
     def check_share(percent: float) -> None:
@@ -196,7 +196,16 @@ def test_a_node_goes_on_as_ever(start_node, zoo, other_python) -> None:
     check_share(30)
     with node.control() as control:
         list(control.load("a", json.dumps({**body, "share": "30%", "lanes": 1})))
-    served_by(third)
+    fourth = served_by(third)
+    check_share(30)
+
+    # Another user: what an earlier daemon left as somebody else is loaded anew.
+    node.kill_daemon()
+    text = node.config_path.read_text()
+    node.config_path.write_text(text.replace(f"user: {FIRST}", f"user: {SECOND}"))
+    node.start()
+    served_by(fourth, SECOND)
+    node.wait_function("job", lambda f: f.state == "READY" and f.workers[0].pid != program)
     check_share(30)
 
 

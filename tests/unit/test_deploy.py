@@ -206,7 +206,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert all("DelegateSubgroup" in line for line in told)  # older ones do not know it yet
 
 
-# ---- workers as users of their own -----------------------------------------------------------------
+# ---- workers as users of their own ---------------------------------------------------------------
 
 
 def test_users_that_come_along_are_those_of_devices() -> None:
