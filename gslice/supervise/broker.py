@@ -7,6 +7,8 @@ share. It names its compute threads, while it carries out an order, and hears wh
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +54,12 @@ class ThreadBroker:
 
     def __init__(self) -> None:
         self._held: dict[Child, _Held] = {}
+
+    @functools.cached_property
+    def may_hold(self) -> bool:
+        """Whether we may move another user's threads: version 1 asks for root, whatever we hold."""
+        root, _ = find_root()
+        return root is not None and (root.version == 2 or os.geteuid() == 0)
 
     def add(self, worker: Worker, spec: FunctionSpec, cpus: Sequence[int]) -> None:
         """From now on a worker's threads are held to its share, whenever it names them.

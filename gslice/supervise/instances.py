@@ -256,7 +256,8 @@ class Instances:
     def _brokers(self, worker: Worker) -> bool:
         """Whether its threads are held to its share by us: its user may not touch the groups."""
         limiter = self._node.limiter(self._spec.device, self._spec)
-        brokers = limiter == "cgroup" and self._spec.device in self._node.users
+        of_another_user = self._spec.device in self._node.users
+        brokers = limiter == "cgroup" and of_another_user and self._node.broker.may_hold
         if brokers:
             self._node.broker.add(worker, self._spec, self._device.cpus)
         return brokers
