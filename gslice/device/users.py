@@ -102,7 +102,8 @@ def prepare(node: NodeConfig, users: Mapping[str, User]) -> dict[str, User]:
     state_dir = node.state_dir
     for entry in state_dir.iterdir():
         if entry.name not in _SHARED and not entry.is_symlink():
-            entry.chmod(stat.S_IMODE(entry.stat().st_mode) & 0o700)
+            with contextlib.suppress(FileNotFoundError):  # the database's own files come and go
+                entry.chmod(stat.S_IMODE(entry.stat().st_mode) & 0o700)
     try:
         let_in(state_dir, {user.uid for user in users.values()})
     except OSError as error:
@@ -205,7 +206,7 @@ def _try(users: Mapping[int, User], secrets: Sequence[str]) -> None:
                 text=True,
             )
         )
-    said = [trial.communicate(timeout=_TRIAL_TIMEOUT_S)[1] for trial in trials]
+    said = [_said(trial) for trial in trials]
     for user, trial, text in zip(users.values(), trials, said, strict=True):
         if trial.returncode != 0:
             reason = (text.strip().splitlines() or ["it said nothing"])[-1]
@@ -214,3 +215,13 @@ def _try(users: Mapping[int, User], secrets: Sequence[str]) -> None:
                 hint="gslice and node.state_dir must be where it may go, as /opt/gslice and"
                 " /var/lib/gslice are, and keys where it may not",
             )
+
+
+def _said(trial: subprocess.Popen[str]) -> str:
+    """What a trial wrote, once it has ended; one that hangs is ended."""
+    try:
+        return trial.communicate(timeout=_TRIAL_TIMEOUT_S)[1]
+    except subprocess.TimeoutExpired:
+        trial.kill()
+        trial.communicate()
+        return f"it did not start within {_TRIAL_TIMEOUT_S:g} s"
