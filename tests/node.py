@@ -45,6 +45,7 @@ class Node:
         devices: What goes under `devices`.
         defaults: What goes under `defaults`.
         options: More of the daemon's command line.
+        interpreter: What runs it.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Node:
         devices: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
         options: Sequence[str] = (),
+        interpreter: str = sys.executable,
     ) -> None:
         self._options = options
+        self._interpreter = interpreter
         self.directory = directory
         self.config_path = directory / "node.yaml"
         self.state_dir = directory / "state"
@@ -104,7 +107,7 @@ class Node:
         with (self.directory / "daemon.out").open("ab") as output:
             self._daemon = subprocess.Popen(
                 [
-                    sys.executable,
+                    self._interpreter,
                     "-m",
                     "gslice.daemon",
                     "-c",

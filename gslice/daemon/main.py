@@ -24,6 +24,7 @@ from gslice.daemon.notify import Notifier
 from gslice.daemon.store import Store
 from gslice.daemon.successor import CHECK_OPTION, Versions, own_command
 from gslice.device.inventory import find_gpus
+from gslice.device.users import worker_users
 from gslice.supervise.frontend_launch import kind_of
 from gslice.supervise.logs import DAEMON_LOG_NAME
 
@@ -84,12 +85,14 @@ def check(config: Config) -> None:
 
     Raises:
         ConfigError: it was built without what node.yaml asks for.
+        FailedPrecondition: workers cannot run as whom it names.
     """
     from gslice.daemon import control_api  # what is imported late elsewhere must be there, too
     from gslice.telemetry import metrics
 
     del control_api, metrics
     kind_of(config.node)
+    worker_users(config.devices)
     print(Versions.own(config.node.state_dir).to_json())
 
 

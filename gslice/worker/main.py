@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gslice.core.errors import GsliceError
-from gslice.core.hardening import harden
+from gslice.core.hardening import FILES_MAX, harden
 from gslice.core.logs import LogStyle
 from gslice.ipc.process import adopt_listener
 from gslice.worker.host import Host
@@ -25,10 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     LogStyle.options(parser)
     parser.add_argument("--host", default="", metavar="DEVICE", help="be the host of a GPU")
+    parser.add_argument("--secluded", action="store_true", help="only root may look into it")
     options = parser.parse_args(arguments)
     lines = LogStyle.of(options).set_up("worker", "%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        harden()
+        harden(FILES_MAX, secluded=options.secluded)
         listener, grace_s = adopt_listener(), options.orphan_grace_us / 1e6
         loop: ControlLoop = (
             Host(listener, grace_s, options.host)

@@ -25,6 +25,7 @@ def started_nodes() -> Iterator[StartNode]:
     """Starts nodes; at the end every slot is FREE, they stop, and nothing is left."""
     nodes: list[Node] = []
     with tempfile.TemporaryDirectory(prefix="gs") as directory:
+        Path(directory).chmod(0o711)  # workers may be other users
 
         def start(functions: dict[str, Any], **settings: Any) -> Node:
             ready = settings.pop("ready", True)

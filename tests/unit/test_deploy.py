@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from gslice import __version__
 from gslice.core.config import load_config
 from gslice.daemon.http import HEALTH_PAGES
+from gslice.device.users import _CAPABILITIES, user_name
 from tests.cli import gslice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,3 +204,22 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     told = [line for line in done.stderr.splitlines() if str(path) in line]
     assert done.returncode == 0, done.stderr
     assert all("DelegateSubgroup" in line for line in told)  # older ones do not know it yet
+
+
+# ---- workers as users of their own ---------------------------------------------------------------
+
+
+def test_users_that_come_along_are_those_of_devices() -> None:
+    lines = (DEPLOY / "systemd/gslice.sysusers.conf").read_text().splitlines()
+    made = {line.split()[1] for line in lines if line.startswith("u ")}
+    assert made >= {user_name(device) for device in ("cpu", *(f"cuda:{n}" for n in range(8)))}
+
+
+def test_a_service_that_changes_users_has_the_rights_that_it_takes() -> None:
+    settings = (DEPLOY / "systemd/gslice-users.conf").read_text()
+    granted = set(re.findall(r"CAP_(\w+)", settings))
+    assert granted >= set(_CAPABILITIES.values())
+    assert "User=root" in settings
+    in_pods = re.search(r"add: \[([\w, ]+)\]", (ROOT / "docs/running.md").read_text())
+    assert in_pods is not None
+    assert set(in_pods[1].split(", ")) == set(_CAPABILITIES.values())
