@@ -82,7 +82,7 @@ def _prove_pages() -> None:
     listed = re.findall(r"^  ([a-z]+) ", _output("--help").partition("Commands:")[2], re.MULTILINE)
     pages = Path(sys.prefix, "share/man/man1")
     lacking = [name for name in listed if not (pages / f"gslice-{name}.1").is_file()]
-    expect(bool(listed) and not lacking, f"man pages of {len(listed)} commands {lacking or ''}")
+    expect(bool(listed) and not lacking, f"man pages of {len(listed)} commands{lacking or ''}")
 
 
 def _prove_doctor(folder: str) -> None:

@@ -3,7 +3,7 @@
 #
 #   scripts/wheels.sh [PYTHON ...]      default: each of python3.11 to python3.14 that is here
 #
-# They come to dist/: a wheel for Python 3.11, and one for 3.12 and all later ones, with man pages,
+# They come to dist/: a wheel for Python 3.11 and one for 3.12 and later, with man pages,
 # nghttp2 and OpenSSL in them. They install where glibc is as new as their names say; in a manylinux
 # image the script makes wheels for older systems, too. Needs g++, libnghttp2-dev and libssl-dev.
 # Why so: docs/decisions/0033-running.md.
