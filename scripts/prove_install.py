@@ -37,14 +37,14 @@ class Broken(Exception):
     """A promise that is not kept."""
 
 
-def expect(kept: bool, promise: str) -> None:
+def expect(kept: bool, promise: str, found: object = "") -> None:
     """Tells of a promise that is kept.
 
     Raises:
-        Broken: It is not.
+        Broken: It is not; with what was found instead.
     """
     if not kept:
-        raise Broken(promise)
+        raise Broken(f"{promise}: {found}")
     print(f"  {promise}", flush=True)
 
 
@@ -82,13 +82,13 @@ def _prove_pages() -> None:
     listed = re.findall(r"^  ([a-z]+) ", _output("--help").partition("Commands:")[2], re.MULTILINE)
     pages = Path(sys.prefix, "share/man/man1")
     lacking = [name for name in listed if not (pages / f"gslice-{name}.1").is_file()]
-    expect(bool(listed) and not lacking, f"man pages of {len(listed)} commands{lacking or ''}")
+    expect(bool(listed) and not lacking, f"man pages of {len(listed)} commands", lacking)
 
 
 def _prove_doctor(folder: str) -> None:
     told = json.loads(_output("doctor", "--json", "-c", f"{folder}/node.yaml"))
     found = {check["name"]: check["detail"] for check in told["checks"]}
-    expect(told["ok"], "gslice doctor finds nothing that must be fixed")
+    expect(told["ok"], "gslice doctor finds nothing that must be fixed", found)
     expect(found["front-end"] == "native, with TLS", f"front-end: {found['front-end']}")
 
 
@@ -109,7 +109,8 @@ def _prove_serving(folder: Path, model: Path) -> None:
         serving.send_signal(signal.SIGTERM)
         serving.communicate(timeout=_WAIT_S)
         expect(serving.returncode == 0, "SIGTERM ends gslice serve with status 0")
-        expect(not traces.left(), "nothing is left behind")
+        left = traces.left()
+        expect(not left, "nothing is left behind", left)
     finally:
         serving.kill()
         serving.wait()
@@ -123,7 +124,8 @@ def _wait_ready(serving: subprocess.Popen[str]) -> dict[str, str]:
         lines.append(line)
         if line.startswith("ready: "):
             break
-    expect(lines[-1:] != [] and lines[-1].startswith("ready: 1 of 1"), "gslice serve is ready")
+    ready = bool(lines) and lines[-1].startswith("ready: 1 of 1")
+    expect(ready, "gslice serve is ready", lines)
     return dict(filter(None, map(announced, lines)))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
@@ -17,6 +20,7 @@ from gslice import __version__
 from gslice.core.config import load_config
 from gslice.daemon.http import HEALTH_PAGES
 from tests.cli import gslice
+from tests.node import in_background
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "configs" / "deploy"
@@ -79,9 +83,28 @@ def test_the_image_installs_extras_that_there_are() -> None:
 
 
 def test_the_image_is_healthy_when_the_daemon_answers() -> None:
-    checked = re.search(r"^HEALTHCHECK .*CMD gslice (\w+) >/dev/null$", CONTAINERFILE, re.MULTILINE)
-    assert checked is not None
-    gslice(checked[1], "--help")
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +(\".*\")\]$", CONTAINERFILE, re.MULTILINE)
+    asked: list[bytes] = []
+
+    def answer(listener: socket.socket, status: bytes) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(1024))
+            connection.sendall(b"HTTP/1.0 " + status + b"\r\n\r\n")
+
+    for status, healthy in ((b"200 OK", True), (b"503 Service Unavailable", False)):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            answering = in_background(lambda: answer(listener, status))  # noqa: B023
+            metrics = f"0.0.0.0:{listener.getsockname()[1]}"
+            done = subprocess.run(
+                ["bash", "-c", json.loads(command)],
+                env={**os.environ, "GSLICE_NODE__METRICS": metrics},
+            )
+            answering.result()
+        assert (done.returncode == 0) is healthy
+    path = asked[0].split()[1].decode()
+    assert path in HEALTH_PAGES
+    assert path == container()["livenessProbe"]["httpGet"]["path"]
 
 
 # ---- Kubernetes ----------------------------------------------------------------------------------

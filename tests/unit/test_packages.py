@@ -87,5 +87,5 @@ def test_the_proof_reads_what_serve_says() -> None:
 def test_the_proof_ends_at_a_broken_promise(capsys: pytest.CaptureFixture[str]) -> None:
     prove_install.expect(True, "it serves")
     assert capsys.readouterr().out == "  it serves\n"
-    with pytest.raises(prove_install.Broken, match="it drains"):
-        prove_install.expect(False, "it drains")
+    with pytest.raises(prove_install.Broken, match="it drains: 2 left"):
+        prove_install.expect(False, "it drains", "2 left")
