@@ -5,7 +5,7 @@
 #
 # They come to dist/: a wheel for Python 3.11 and one for 3.12 and later, with man pages,
 # nghttp2 and OpenSSL in them. They install where glibc is as new as their names say; in a manylinux
-# image the script makes wheels for older systems, too. Needs g++, libnghttp2-dev and libssl-dev.
+# image the script makes wheels for older systems, too. Needs git, g++, libnghttp2-dev, libssl-dev.
 # Why so: docs/decisions/0033-running.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
