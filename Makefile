@@ -202,7 +202,7 @@ man: $(VENV)/.dev $(VENV)/.built  ## a man page for each command, into build/man
 	$(BIN)/python scripts/man_pages.py build/man
 
 .PHONY: wheels
-wheels: check  ## wheels for each Python that is here, into dist
+wheels: check  ## packages for each Python that is here, into dist, each proven to serve
 	scripts/wheels.sh
 
 .PHONY: docs

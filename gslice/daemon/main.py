@@ -7,7 +7,6 @@ import asyncio
 import gc
 import logging
 import logging.handlers
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from gslice.core.config import load_config
 from gslice.core.errors import GsliceError
 from gslice.daemon.applying import ConfigSource
 from gslice.daemon.daemon import Daemon
-from gslice.daemon.handover import Handover, release_signals
+from gslice.daemon.handover import STOP_SIGNALS, Handover, release_signals
 from gslice.daemon.lock import StateLock
 from gslice.daemon.notify import Notifier
 from gslice.daemon.store import Store
@@ -118,11 +117,13 @@ def _run(
 async def _serve(make: Callable[[], Daemon], on_ready: Callable[[Daemon], None]) -> Handover | None:
     daemon = make()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, daemon.stop)
     release_signals()
     gc.freeze()  # what start-up made lives as long as the process
     await daemon.run(on_ready)
+    for number in STOP_SIGNALS:  # gRPC keeps the loop for ever, and that would keep the daemon
+        loop.remove_signal_handler(number)
     return daemon.handover
 
 
