@@ -122,8 +122,9 @@ async def _serve(make: Callable[[], Daemon], on_ready: Callable[[Daemon], None])
     release_signals()
     gc.freeze()  # what start-up made lives as long as the process
     await daemon.run(on_ready)
-    for number in STOP_SIGNALS:  # gRPC keeps the loop for ever, and that would keep the daemon
-        loop.remove_signal_handler(number)
+    if daemon.handover is None:  # gRPC keeps the loop for ever, and that would keep the daemon
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
     return daemon.handover
 
 
