@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= $(shell nproc)
-TESTERS ?= $(shell echo $$(($(JOBS) + 1)))  # tests side by side: each waits every now and then
+TESTERS ?= $(shell echo $$(($(JOBS) + 2)))  # tests side by side: each waits every now and then
 # Tests start thousands of processes: each would compile gslice again.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -103,7 +103,7 @@ demo: $(VENV)/.demo $(VENV)/.built  ## serve OCR and file types over gRPC, and s
 test: $(VENV)/.dev $(VENV)/.built  ## lint, C++ under both sanitizers, pytest
 	@echo "linters, C++ tests and stand-ins, side by side: each is shown when it has ended"
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(BESIDE)
-	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not soak and not gpu and not alone' -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone $$(grep -rl 'mark.alone' tests)
 
 # ---- parts of `make test` --------------------------------------------------------------------
@@ -186,8 +186,11 @@ test-tensorrt: $(VENV)/.dev $(VENV)/.built  ## install TensorRT for RTX, and run
 	$(BIN)/python -m pytest tests/unit/test_engine_tensorrt_rtx.py
 
 .PHONY: soak
-soak: $(VENV)/.dev $(VENV)/.built  ## long drills
+soak: $(VENV)/.dev $(VENV)/.built native-asan  ## long drills, and properties over many more examples
 	$(BIN)/python -m pytest -m soak --timeout 3600
+	build/asan/tests/fuzz_request 5000000
+	[ ! -x build/asan/tests/fuzz_grpc ] || build/asan/tests/fuzz_grpc 20000
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile long --timeout 3600 tests/unit tests/contract
 
 .PHONY: bench
 bench: $(VENV)/.dev $(VENV)/.built  ## what gslice adds to a request; OUT=file.json
@@ -199,7 +202,7 @@ man: $(VENV)/.dev $(VENV)/.built  ## a man page for each command, into build/man
 	$(BIN)/python scripts/man_pages.py build/man
 
 .PHONY: wheels
-wheels: check  ## wheels for each Python that is here, into dist
+wheels: check  ## packages for each Python that is here, into dist, each proven to serve
 	scripts/wheels.sh
 
 .PHONY: docs

@@ -43,9 +43,10 @@ def configuration() -> str:
     lines = [_INTRODUCTION, "## The file", "", *_table(schema)]
     for name in known + rest:
         title = _SECTIONS.get(name, "")
-        about = definitions[name].get("description", "").removeprefix(f"`{title}`: ").splitlines()
+        about = definitions[name].get("description", "").removeprefix(f"`{title}`: ")
+        about = about[:1].upper() + about[1:]
         lines += ["", f"({_anchor(name)})=", f"## {f'`{title}`' if title else name}", ""]
-        lines += [*about, "", *_table(definitions[name])]
+        lines += [about, "", *_table(definitions[name])]
     return "\n".join(lines) + "\n"
 
 

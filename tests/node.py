@@ -31,6 +31,7 @@ from gslice.demo.leftovers import Traces
 
 WAIT_S = 60.0
 _POLL_S = 0.002
+_START_POLL_S = 0.02  # a daemon's start takes a second, and every look takes from it
 ANY_PORT = "127.0.0.1:0"
 
 
@@ -44,6 +45,7 @@ class Node:
         devices: What goes under `devices`.
         defaults: What goes under `defaults`.
         options: More of the daemon's command line.
+        interpreter: What runs it.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Node:
         devices: Mapping[str, Any] | None = None,
         defaults: Mapping[str, Any] | None = None,
         options: Sequence[str] = (),
+        interpreter: str = sys.executable,
     ) -> None:
         self._options = options
+        self._interpreter = interpreter
         self.directory = directory
         self.config_path = directory / "node.yaml"
         self.state_dir = directory / "state"
@@ -103,7 +107,7 @@ class Node:
         with (self.directory / "daemon.out").open("ab") as output:
             self._daemon = subprocess.Popen(
                 [
-                    sys.executable,
+                    self._interpreter,
                     "-m",
                     "gslice.daemon",
                     "-c",
@@ -184,7 +188,8 @@ class Node:
                 return Control(self.state_dir)
             except Unavailable:
                 assert time.monotonic() < deadline, f"no daemon came up: {self.output()}"
-                assert not wait_pidfd(self._pidfd, _POLL_S), f"the daemon ended: {self.output()}"
+                ended = wait_pidfd(self._pidfd, _START_POLL_S)
+                assert not ended, f"the daemon ended: {self.output()}"
 
     def status(self) -> Any:
         """The `gslice.v1.Status` of now."""
@@ -200,7 +205,7 @@ class Node:
         """The first status of the Watch stream that meets a condition."""
         deadline = time.monotonic() + timeout_s
         with self.control() as control:
-            for status in map(self._noted, control.watch(interval_ms=50)):
+            for status in map(self._noted, control.watch(interval_ms=100)):
                 if condition(status):
                     self.grpc_address = status.grpc_address
                     return status

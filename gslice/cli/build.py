@@ -27,11 +27,11 @@ def build(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Functions of node.yaml. Default: all that TensorRT runs.", metavar="NAME..."
+            help="Functions of node.yaml. Default: all that TensorRT runs.", metavar="NAME"
         ),
     ] = None,
     file: Annotated[
-        Path, typer.Option("--file", "-f", help="Default: node.yaml here.", metavar="FILE")
+        Path, typer.Option("--config", "-c", help="The node.yaml.", metavar="FILE")
     ] = options.NODE_FILE,
     device: Annotated[
         str,

@@ -30,9 +30,9 @@ app = typer.Typer(
 File = Annotated[
     Path | None,
     typer.Option(
-        "--file",
-        "-f",
-        help="Whose models. Default: node.yaml here, else the user's.",
+        "--config",
+        "-c",
+        help="The node.yaml whose models are meant. Default: the one here, else the user's.",
         metavar="FILE",
     ),
 ]
@@ -40,7 +40,7 @@ File = Annotated[
 
 @app.command("ls")
 def list_cached(file: File = None, as_json: options.Json = False) -> None:
-    """List the plans and the models that are kept, the one used last first."""
+    """List the plans and models that are kept, the last used first."""
     from gslice.core.figures import megabytes
     from gslice.core.plans import PlanCache
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.metadata
 import importlib.util
 import os
@@ -54,6 +55,7 @@ def machine_checks(node_file: Path | None = None) -> list[Check]:
         check_frontend(),
         check_engines(),
         *onnxruntime_checks(node_file),
+        check_workers(node_file),
         check_cores(),
         check_shared_memory(),
         check_locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]),
@@ -152,6 +154,34 @@ def check_onnxruntime(packages: OnnxRuntimePackages, wanting: Sequence[str]) -> 
     if not packages.cpu and not packages.gpu:
         return Check("ONNX Runtime", "note", "not installed")
     return Check("ONNX Runtime", "ok", str(packages))
+
+
+def check_workers(node_file: Path | None) -> Check:
+    """Whom models run as.
+
+    Args:
+        node_file: As of `machine_checks`.
+    """
+    from gslice.core.config import DeviceConfig, load_config
+    from gslice.device.inventory import find_gpus
+    from gslice.device.users import lacking_capabilities, making, user_name, worker_users
+
+    devices = {"cpu": DeviceConfig()}
+    try:
+        if node_file is not None:
+            devices = load_config(node_file, find_gpus=find_gpus).devices
+        users = worker_users(devices)
+    except GsliceError as error:
+        return Check("workers", "fail", error.message.partition("\n")[0], error.hint)
+    if users:
+        told = ", ".join(f"{device}: {user.name} ({user.uid})" for device, user in users.items())
+        return Check("workers", "ok", f"run as users of their own: {told}")
+    own = f"run as the daemon's user; of this one: {getpass.getuser()}"
+    if lacking_capabilities():
+        hint = "a daemon of root can give each device's workers a user: docs/security.md"
+        return Check("workers", "note", own, hint)
+    makes = "; ".join(making(user_name(name)) for name in devices)
+    return Check("workers", "warn", own, f"models have all of its rights; {makes}")
 
 
 def check_cores() -> Check:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Check and show node.yaml.", no_args_is_help=True, rich_markup_mode=None)
 
-File = Annotated[Path, typer.Argument(help="The file. Default: node.yaml here.", metavar="FILE")]
+File = Annotated[Path, typer.Argument(help="The file.", metavar="FILE")]
 
 
 @app.command()

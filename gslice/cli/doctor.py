@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gslice.cli import options
-from gslice.cli.output import console, print_json, table
+from gslice.cli.output import console, print_json, print_prose, table
 
 if TYPE_CHECKING:
     from gslice.cli.checks import Check
@@ -83,4 +83,4 @@ def _show(checks: list[Check]) -> None:
             shown.add_row("", "", Text(check.hint, "italic"))
     screen = console()
     screen.print(shown)
-    screen.print(f"\n{FAULT_DOMAIN}")
+    print_prose(screen, f"\n{FAULT_DOMAIN}")

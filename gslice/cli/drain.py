@@ -14,7 +14,11 @@ _MORE = "gslice events --kind move"
 
 Device = Annotated[
     str,
-    typer.Argument(help="As in node.yaml, such as cuda:0.", autocompletion=options.complete_device),
+    typer.Argument(
+        help="As in node.yaml, such as cuda:0.",
+        metavar="DEVICE",
+        autocompletion=options.complete_device,
+    ),
 ]
 
 

@@ -55,7 +55,9 @@ def load(
 
 def resize(
     name: Name,
-    share: Annotated[str, typer.Argument(help="Such as 40%, auto or '{min: 20%, max: 60%}'.")],
+    share: Annotated[
+        str, typer.Argument(help="Such as 40%, auto or '{min: 20%, max: 60%}'.", metavar="SHARE")
+    ],
     wait: Annotated[
         bool, typer.Option("--wait", help="Show each stage, until the new share is in force.")
     ] = False,

@@ -27,11 +27,9 @@ def _import() -> None:
     """Turn another server's configuration into a node.yaml."""
 
 
-@app.command()
+@app.command(short_help="Make a node.yaml of Triton's model repositories.")
 def triton(
-    repositories: Annotated[
-        list[Path], typer.Argument(help="Model repositories.", metavar="DIR...")
-    ],
+    repositories: Annotated[list[Path], typer.Argument(help="Model repositories.", metavar="DIR")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write it.", metavar="FILE")
     ] = options.NODE_FILE,

@@ -26,7 +26,8 @@ node:
   metrics: 127.0.0.1:8002  # Prometheus
   state_dir: ./state       # sockets, logs, what was learned
 
-# devices:               # default: the CPU with all its cores
+# devices:               # default: the CPU with all its cores, and after it every GPU
+#   cuda:0: {}           # ONNX models go to the kind of device that is named first
 #   cpu:0-1:             # cores 0 and 1
 #     limiter: auto      # auto | cgroup | threads | none
 #     limits: {share: 80%, memory: 8GiB}
@@ -52,7 +53,7 @@ _EXAMPLE = """\
 def init(
     directory: Annotated[
         Path,
-        typer.Argument(help="Where to write it. Default: here.", metavar="DIR", file_okay=False),
+        typer.Argument(help="Where to write it.", metavar="DIR", file_okay=False),
     ] = Path(),
     models: Annotated[
         list[Path] | None,

@@ -13,7 +13,7 @@ from gslice.core.access import Role, digest_text, new_key
 app = typer.Typer(help="Make API keys.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("new")
+@app.command("new", short_help="Make a key; it is shown once.")
 def new(
     name: Annotated[str, typer.Argument(help="Who will have it.", metavar="NAME")],
     role: Annotated[

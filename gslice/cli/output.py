@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # A file has no width, and a narrow terminal folds lines, which loses nothing; a cut column does.
 _TABLE_WIDTH = 200
+_WIDE = 100  # below, cells are closer together
 
 
 def console(stream: TextIO | None = None, *, crop: bool = False) -> Console:
@@ -45,13 +47,23 @@ def table(*columns: str, right: str = "") -> Table:
         columns: Their titles.
         right: Titles of those with numbers, separated by spaces.
     """
-    from rich.table import Table
+    from gslice.cli.trimmed import TrimmedTable
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    gap = 2 if _columns() >= _WIDE else 1
+    made = TrimmedTable(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for column in columns:
         is_number = column in right.split()
         made.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     return made
+
+
+def print_prose(screen: Console, text: str) -> None:
+    """Sentences, folded between words where the screen is a terminal."""
+    screen.print(text, width=_columns(), soft_wrap=not screen.is_terminal)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((_TABLE_WIDTH, 0)).columns
 
 
 def print_json(data: Any) -> None:

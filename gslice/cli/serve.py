@@ -24,7 +24,9 @@ _PATIENCE_S = 3600.0  # a change of state ends each wait; this only bounds it
 def serve(
     model: Annotated[
         str | None,
-        typer.Argument(help="An ONNX model, or its URL, to be served without a node.yaml."),
+        typer.Argument(
+            help="A model file, or its URL, to be served without a node.yaml.", metavar="MODEL"
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -39,12 +41,18 @@ def serve(
         ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Of MODEL. Default: the file's.")] = "",
-    share: Annotated[str, typer.Option("--share", help="Of MODEL: auto or 40%.")] = "",
-    slo: Annotated[str, typer.Option("--slo", help="Of MODEL: the p99 to keep, as 30ms.")] = "",
-    device: Annotated[str, typer.Option("--device", help="Such as cpu, cpu:0-1 or cuda:0.")] = "",
-    grpc: Annotated[str, typer.Option("--grpc", help="KServe v2.", metavar="HOST:PORT")] = "",
+    share: Annotated[str, typer.Option("--share", help="Of MODEL: auto, or such as 40%.")] = "",
+    slo: Annotated[
+        str, typer.Option("--slo", help="Of MODEL: the p99 to keep, such as 30ms.")
+    ] = "",
+    device: Annotated[
+        str, typer.Option("--device", help="Of MODEL: such as cpu, cpu:0-1 or cuda:0.")
+    ] = "",
+    grpc: Annotated[
+        str, typer.Option("--grpc", help="KServe v2 over gRPC.", metavar="HOST:PORT")
+    ] = "",
     http: Annotated[
-        str, typer.Option("--http", help="KServe v2; or off.", metavar="HOST:PORT")
+        str, typer.Option("--http", help="KServe v2 over HTTP; or off.", metavar="HOST:PORT")
     ] = "",
     metrics: Annotated[
         str, typer.Option("--metrics", help="Prometheus.", metavar="HOST:PORT")

@@ -94,8 +94,8 @@ def count_table(functions: Any) -> Table:
     """What each function is and what it has done."""
     shown = table(
         *("FUNCTION", "VERSION", "ENGINE", "DEVICE", "LIMITER"),
-        *("OK", "FAILED", "QUEUED", "RUNNING", "ROWS/BATCH", "FROM"),
-        right="VERSION OK FAILED QUEUED RUNNING ROWS/BATCH",
+        *("OK", "FAILED", "QUEUED", "RUNNING", "BATCH", "FROM"),
+        right="VERSION OK FAILED QUEUED RUNNING BATCH",
     )
     for function in functions:
         shown.add_row(

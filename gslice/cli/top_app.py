@@ -38,10 +38,13 @@ class Top(App[None]):
     """
 
     CSS = """
-    #node, #devices, #function, #events { height: auto; padding: 0 1; }
+    #node, #devices, #function, #order, #events { height: auto; padding: 0 1; }
+    #node, #devices, #order, #events { text-wrap: nowrap; text-overflow: ellipsis; }
     #devices { margin: 1 0; }
+    #function { max-height: 3; }
+    #order { height: 1; }
     DataTable { height: 1fr; }
-    #order { height: 1; padding: 0 1; }
+    DataTable > .datatable--header { color: ansi_default; background: ansi_default; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         ("r", "resize", "Resize"),
@@ -121,9 +124,7 @@ class Top(App[None]):
     def _take(self, status: Any) -> None:
         self._status = status
         for event in status.events:
-            line = self._lines.line(event)
-            line.no_wrap, line.overflow = True, "ellipsis"
-            self._events.append(line)
+            self._events.append(self._lines.line(event))
         self._show()
 
     def _lost(self, reason: str) -> None:
@@ -135,9 +136,7 @@ class Top(App[None]):
         if status is None:
             return
         width, height = self.size
-        node = top_view.node_line(status)
-        node.no_wrap, node.overflow = True, "ellipsis"
-        self._base.query_one("#node", Static).update(node)
+        self._base.query_one("#node", Static).update(top_view.node_line(status))
         bars = top_view.device_lines(status, width - 2)
         self._base.query_one("#devices", Static).update(Text("\n").join(bars))
         self._show_table(width - 2)
@@ -168,7 +167,6 @@ class Top(App[None]):
     def _show_function(self) -> None:
         function = self._chosen()
         line = top_view.function_line(function) if function is not None else Text("no functions")
-        line.no_wrap, line.overflow = True, "ellipsis"
         self._base.query_one("#function", Static).update(line)
 
     def _chosen(self) -> Any:
@@ -247,7 +245,7 @@ class Top(App[None]):
         self.run_worker(work, thread=True)
 
     def _tell(self, text: str, *, failed: bool = False) -> None:
-        line = Text(text, style="bold red" if failed else "", no_wrap=True, overflow="ellipsis")
+        line = Text(text, style="bold red" if failed else "")
         self._base.query_one("#order", Static).update(line)
 
 

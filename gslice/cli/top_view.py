@@ -94,7 +94,6 @@ def device_lines(status: Any, width: int) -> list[Text]:
         tail = Text(f"  {_device_text(device, sum(map(_share, there)))}")
         room = max(_BAR_MIN, width - head.cell_len - tail.cell_len - 2)
         lines.append(Text.assemble(head, "[", _bar(device, there, room), "]", tail))
-        lines[-1].no_wrap, lines[-1].overflow = True, "ellipsis"
         if device.problem:
             lines.append(Text(f"{'':{name_width}}  {device.problem}", style="red"))
     return lines

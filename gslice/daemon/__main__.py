@@ -1,8 +1,9 @@
 """`python -m gslice.daemon`."""
 
-import sys
+from gslice.core.lifetime import lasting_imports, leave
 
-from gslice.daemon.main import main
+with lasting_imports():
+    from gslice.daemon.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VARIABLE = "GSLICE_HANDOVER"
-_STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Handover:
         Raises:
             Unavailable: the command cannot be run.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         for fd in self._fds:
             os.set_inheritable(fd, True)
         environment = {**os.environ, VARIABLE: json.dumps(asdict(self))}
@@ -84,4 +84,4 @@ class Handover:
 
 def release_signals() -> None:
     """Handlers are in place: what waited since `replace_process` comes now."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -7,7 +7,6 @@ import asyncio
 import gc
 import logging
 import logging.handlers
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,13 @@ from gslice.core.config import load_config
 from gslice.core.errors import GsliceError
 from gslice.daemon.applying import ConfigSource
 from gslice.daemon.daemon import Daemon
-from gslice.daemon.handover import Handover, release_signals
+from gslice.daemon.handover import STOP_SIGNALS, Handover, release_signals
 from gslice.daemon.lock import StateLock
 from gslice.daemon.notify import Notifier
 from gslice.daemon.store import Store
 from gslice.daemon.successor import CHECK_OPTION, Versions, own_command
 from gslice.device.inventory import find_gpus
+from gslice.device.users import worker_users
 from gslice.supervise.frontend_launch import kind_of
 from gslice.supervise.logs import DAEMON_LOG_NAME
 
@@ -84,12 +84,14 @@ def check(config: Config) -> None:
 
     Raises:
         ConfigError: it was built without what node.yaml asks for.
+        FailedPrecondition: workers cannot run as whom it names.
     """
     from gslice.daemon import control_api  # what is imported late elsewhere must be there, too
     from gslice.telemetry import metrics
 
     del control_api, metrics
     kind_of(config.node)
+    worker_users(config.devices)
     print(Versions.own(config.node.state_dir).to_json())
 
 
@@ -115,11 +117,14 @@ def _run(
 async def _serve(make: Callable[[], Daemon], on_ready: Callable[[Daemon], None]) -> Handover | None:
     daemon = make()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, daemon.stop)
     release_signals()
     gc.freeze()  # what start-up made lives as long as the process
     await daemon.run(on_ready)
+    if daemon.handover is None:  # gRPC keeps the loop for ever, and that would keep the daemon
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
     return daemon.handover
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gslice import __version__
 from gslice.core.errors import FailedPrecondition, GsliceError
 from gslice.core.events import EventKind
+from gslice.core.figures import milliseconds
 from gslice.daemon.successor import check_command
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.node import Changes
@@ -149,7 +150,7 @@ class Upgrade:
     def _stage(self, name: str, detail: str = "") -> None:
         passed = Passed(name, detail, (time.monotonic() - self._begun_s) * 1000)
         self._passed.append(passed)
-        text = f"{name} after {passed.elapsed_ms:.0f} ms"
+        text = f"{name} after {milliseconds(passed.elapsed_ms * 1000)}"
         kind = EventKind.FAILED if name == "failed" else EventKind.UPGRADE
         self._node.event(DAEMON_LOG_NAME, kind, f"{text}: {detail}" if detail else text)
         self._changes.notify()

@@ -233,6 +233,7 @@ class CgroupLimiter:
         cpus: The device's cores.
         group: What to call the function in the group's name.
         weight: Against other groups, where cores are contended; 1 is the kernel's default.
+        pid: Whose threads they are; None: this process's.
 
     Attributes:
         period_us: Of the quota; 0: there is none.
@@ -245,13 +246,18 @@ class CgroupLimiter:
     live_resize = True
 
     def __init__(
-        self, root: CgroupRoot, cpus: Sequence[int], group: str, weight: float = 1.0
+        self,
+        root: CgroupRoot,
+        cpus: Sequence[int],
+        group: str,
+        weight: float = 1.0,
+        pid: int | None = None,
     ) -> None:
         self.period_us = 0
         self._root = root
         self._cpus = set(cpus)
         remove_stale(root)  # a killed worker's group is left to the next one
-        path = root.path / group_name(group, str(os.getpid()))
+        path = root.path / group_name(group, str(pid or os.getpid()))
         try:
             self._group: Path | None = make_group(root, path)
             write_weight(root.version, path, weight)
@@ -260,10 +266,14 @@ class CgroupLimiter:
 
     def apply(self, share_percent: float, compute_tids: Sequence[int]) -> float:
         """See `Limiter.apply`. A share of 100 % lifts the quota: the cores are the limit."""
+        pin(compute_tids, self._cpus)
+        return self.hold(share_percent, compute_tids)
+
+    def hold(self, share_percent: float, compute_tids: Sequence[int]) -> float:
+        """Likewise, of threads that are on the device's cores already."""
         group = self._open_group()
         try:
             period_us = write_share(self._root.version, group, len(self._cpus), share_percent)
-            pin(compute_tids, self._cpus)
             for tid in compute_tids:
                 self._move(group, tid)
         except OSError as error:

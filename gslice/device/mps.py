@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gslice.core.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from gslice.core.hardening import entrance, inherited
+from gslice.core.users import User
 
 CONTROL = "nvidia-cuda-mps-control"
 SHARE_VARIABLE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
@@ -150,15 +152,19 @@ class MpsControl:
     Args:
         program: The control program.
         paths: Where the daemon is.
+        user: Whose daemon it is; None: our own user's, or not for us to say.
     """
 
-    def __init__(self, program: str, paths: MpsPaths) -> None:
+    def __init__(self, program: str, paths: MpsPaths, user: User | None = None) -> None:
         self.program = program
         self._paths = paths
+        self._user = user
 
     def environment(self) -> dict[str, str]:
         """Of the control program: nothing of MPS but where to meet."""
         mine = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+        if self._user is not None:
+            mine = inherited(mine) | self._user.environment
         folder = str(Path(self.program).parent)  # it starts the server from the PATH
         return {
             **mine,
@@ -174,11 +180,14 @@ class MpsControl:
             FailedPrecondition: the daemon refused; the message has its words.
             DeadlineExceeded: it did not answer.
         """
+        line, environment = [self.program], self.environment()
+        if (user := self._user) is not None:  # a daemon obeys its own user; root it might not
+            line, environment = entrance(user.uid, user.gid, user.groups, line, environment)
         try:
             done = subprocess.run(
-                [self.program],
+                line,
                 input=f"{command}\n",
-                env=self.environment(),
+                env=environment,
                 capture_output=True,
                 text=True,
                 errors="replace",

@@ -1,4 +1,4 @@
-"""The threads of this process, by kernel id."""
+"""The threads of a process, by kernel id."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 
-def thread_ids() -> set[int]:
-    """All threads that exist now."""
-    return {int(entry.name) for entry in Path("/proc/self/task").iterdir()}
+def thread_ids(pid: int | None = None) -> set[int]:
+    """All threads that exist now.
+
+    Args:
+        pid: A process id; None: this process.
+
+    Raises:
+        FileNotFoundError: it has ended.
+    """
+    return {int(entry.name) for entry in Path(f"/proc/{pid or 'self'}/task").iterdir()}
 
 
 def pin(tids: Iterable[int], cpus: Collection[int]) -> None:

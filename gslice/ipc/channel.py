@@ -31,6 +31,7 @@ ANSWERS = (
     messages.Ready,
     messages.Measured,
     messages.ShareSet,
+    messages.ThreadsHeld,
     messages.Serving,
 )
 """What answers a request. All other types are calls, so both sides may number theirs from 1."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from gslice.core.access import ANONYMOUS, Access
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
+from gslice.core.users import User
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 11
 LISTEN_FD = 3  # where a child finds its listening socket
 REST = "rest"  # the kind of front-end that speaks HTTP
 EXIT_DEVICE_LOST = 75
@@ -273,6 +274,32 @@ class Left:
     """
 
 
+@dataclass(frozen=True)
+class HoldThreads:
+    """Put these threads under the function's share (request; answered by ThreadsHeld or Failed).
+
+    From a worker whose user may not do so itself, while it carries out an order.
+
+    Attributes:
+        tids: Kernel ids of all its compute threads.
+    """
+
+    tids: list[int]
+
+
+@dataclass(frozen=True)
+class ThreadsHeld:
+    """They are under it.
+
+    Attributes:
+        share_effective_percent: Read back.
+        period_us: How often the share is given anew; 0: the threads always run.
+    """
+
+    share_effective_percent: float
+    period_us: int
+
+
 # ---- daemon -> worker ----------------------------------------------------------------------------
 
 
@@ -311,9 +338,11 @@ class Assign:
     Attributes:
         environment: Added to its own. Only what is read later than at its start can be in it, such
             as what binds it to its GPU, which CUDA reads when it starts.
+        user: Whom it becomes first; None: it stays who it is.
     """
 
     environment: dict[str, str]
+    user: User | None = None
 
 
 @dataclass(frozen=True)
@@ -348,6 +377,7 @@ class Load:
         weights: Those that another worker of the model has made; None: there are none.
         seat: Under `green`, the instance whose SMs it gets: other editions of a function that have
             the same are on the same ones; -1: it is measured beside what serves.
+        brokered: The daemon holds its threads to the share: `HoldThreads`.
     """
 
     spec: FunctionSpec
@@ -360,6 +390,7 @@ class Load:
     model: str = ""
     weights: Weights | None = None
     seat: int = 0
+    brokered: bool = False
 
 
 @dataclass(frozen=True)
@@ -648,6 +679,8 @@ Message = (
     | TakeIn
     | Wake
     | Left
+    | HoldThreads
+    | ThreadsHeld
     | Load
     | Loaded
     | Attach

@@ -42,6 +42,15 @@ def hello(
     return Hello(PROTOCOL_VERSION, os.getpid(), start_ticks(), worker, frontend, host)
 
 
+def owner_of(pid: int) -> int:
+    """The user that a process runs as; -1 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+    return next((int(line.split()[1]) for line in lines if line.startswith("Uid:")), -1)
+
+
 def resident_bytes(pid: int | None = None) -> int:
     """Resident memory of a process; 0 when it is gone.
 

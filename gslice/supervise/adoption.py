@@ -21,6 +21,8 @@ from gslice._native import MAX_FRONTENDS, MAX_INSTANCES, Segment
 from gslice.control.versions import where_it_is
 from gslice.core.errors import GsliceError, NotFound, Unavailable
 from gslice.core.events import EventKind
+from gslice.ipc.messages import HoldThreads
+from gslice.ipc.process import owner_of
 from gslice.supervise.child import Child
 from gslice.supervise.hosts import LODGER_PREFIX
 from gslice.supervise.logs import DAEMON_LOG_NAME
@@ -51,8 +53,8 @@ class Group:
         spec: What they loaded.
         signature: Of it.
         workers: Ready ones.
-        outdated: They were loaded for other cores, or for another limiter, than their device has
-            now.
+        outdated: They were loaded for other cores, for another limiter or as another user than
+            their device has now.
     """
 
     segment: Segment
@@ -117,7 +119,12 @@ class Found:
 async def find_children(node: Node, on_call: Callable[[Child, Received], None]) -> Found:
     """Connects to every child whose socket is there; removes sockets that nobody serves."""
     names, known = node.run_dir.names(), dict[tuple[int, int], Process]()
-    children = await asyncio.gather(*(_adopt(node, name, on_call, known) for name in names))
+
+    def heard(child: Child, received: Received) -> None:
+        of_worker = isinstance(received.message, HoldThreads)
+        (node.broker.heard if of_worker else on_call)(child, received)
+
+    children = await asyncio.gather(*(_adopt(node, name, heard, known) for name in names))
     found = Found()
     for child in children:
         if child is None:
@@ -299,6 +306,7 @@ def _join_group(node: Node, found: Found, child: Child) -> bool:
         found.groups.append(group)
     group.workers.append(worker)
     group.outdated |= not device.fits(state.spec, state.cpus, state.limiter_ordered)
+    group.outdated |= owner_of(worker.pid) != node.uid_of(worker.device)
     return True
 
 

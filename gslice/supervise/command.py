@@ -136,7 +136,8 @@ class Command(Function):
             await program.kill()
             return False
         self.admitted, self.share_granted_percent = True, note.share_percent
-        self.outdated = not device.fits(note.spec, note.cpus, note.ordered)
+        fits = device.fits(note.spec, note.cpus, note.ordered)
+        self.outdated = not fits or note.uid != self._node.uid_of(note.spec.device)
         self._look_after(program)
         text = f"adopted its program, pid {program.pid}"
         self._node.event(self.name, EventKind.ADOPT, text)

@@ -90,7 +90,7 @@ class Deployment:
             GsliceError: why it cannot be served.
         """
         try:
-            stage("start", f"{self.wanted} worker(s)")
+            stage("start", f"workers: {self.wanted}")
             places = self.spec.placed * self.spec.instances
             await run_all(self.instances.on(each).start(self._instance_share) for each in places)
             stage("load", self._source)

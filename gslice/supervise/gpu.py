@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gslice.core.config import DeviceConfig
     from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
+    from gslice.core.users import User
     from gslice.device.cuda import Gpu as FoundGpu
     from gslice.device.nvml import Nvml
     from gslice.supervise.gpu_library import GpuLibrary
@@ -55,6 +56,7 @@ class Gpu:
         directory: For the MPS control daemon's pipes and logs.
         log: For what that daemon prints.
         event: Records what an operator may want to know.
+        user: Whom its workers run as; None: whom we run as.
 
     Attributes:
         found: What the probe found; None before `ready`.
@@ -76,6 +78,7 @@ class Gpu:
         directory: Path,
         log: Path,
         event: Record,
+        user: User | None = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -87,7 +90,7 @@ class Gpu:
         self._library = library
         self._event = event
         self._nvml: Nvml | None = None
-        self._mps = Mps(directory, config.mps_pipe, log)
+        self._mps = Mps(directory, config.mps_pipe, log, user)
         self.weights = GpuWeights()
         self.clients = Clients(name, self._mps, event, self.weights)
         self.measuring = asyncio.Lock()

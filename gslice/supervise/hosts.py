@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import ChannelClosed, Unavailable
 from gslice.core.events import EventKind
+from gslice.ipc.process import owner_of
 from gslice.supervise.child import Child
 from gslice.supervise.process import Launch, Process
 from gslice.supervise.tasks import Tasks, run_all
+from gslice.supervise.worker_launch import MODULE, options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -70,7 +72,7 @@ class Hosts:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._hosts: list[Host] = []
-        self._left: set[Host] = set()  # where nobody goes any more, for they have older code
+        self._left: set[Host] = set()  # nobody goes there any more: of older code, or another user
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks = Tasks("hosts", node.event)
 
@@ -108,6 +110,8 @@ class Hosts:
     def adopt(self, child: Child, device: str, lodgers: Iterable[tuple[Child, str]]) -> None:
         """Takes over one that an earlier daemon started, with whom it found there."""
         host = self._watched(Host(child, device, inherited=True))
+        if owner_of(child.process.pid) != self._node.uid_of(device):
+            self._left.add(host)
         for lodger, function in lodgers:
             self._add(host, lodger, function)
         self._end_if_empty(host)
@@ -155,9 +159,9 @@ class Hosts:
         return next((host for host in there if host not in self._left), None)
 
     async def _start(self, device: str, environment: Mapping[str, str]) -> Host:
-        grace = ("--orphan-grace-us", str(self._node.config.orphan_grace_us))
-        arguments = (*grace, *self._node.config.logs.style.arguments, _OPTION, device)
-        launch = Launch("gslice.worker", arguments, self.log_of(device), environment)
+        user = self._node.users.get(device)
+        arguments = (*options(self._node, user), _OPTION, device)
+        launch = Launch(MODULE, arguments, self.log_of(device), environment, user=user)
         name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
         child = await Child.start(self._node.run_dir, name, launch, _unheard)
         return self._watched(Host(child, device))

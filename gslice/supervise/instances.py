@@ -113,10 +113,13 @@ class Instances:
         Raises:
             LoadFailed: the reason.
         """
+        self._node.let_read(self._spec)
         device, gpu = self._device, self._gpu
         if gpu is None:
-            cpus = list(device.cpus)
-            return await worker.load(self._spec, device.limiter, cpus, None, known, gently=gently)
+            limiter, cpus, brokered = device.limiter, list(device.cpus), self._brokers(worker)
+            return await worker.load(
+                self._spec, limiter, cpus, None, known, gently=gently, brokered=brokered
+            )
         async with gpu.measured_load(worker):
             signature = await self._load_sharing(gpu, worker, known, gently)
         await gpu.check_client(worker, self._spec.name)
@@ -156,6 +159,7 @@ class Instances:
     def adopt(self, worker: Worker) -> None:
         """Takes over one that was serving before this daemon started."""
         self._add(worker)
+        self._brokers(worker)
         if self._gpu is not None:
             self._keep_weights(self._gpu, worker, self._gpu.weights.epoch)
         self._watch(worker)
@@ -249,6 +253,15 @@ class Instances:
             self._burying.start(worker.abort())
 
     # ---- parts -----------------------------------------------------------------------------
+
+    def _brokers(self, worker: Worker) -> bool:
+        """Whether its threads are held to its share by us: its user may not touch the groups."""
+        limiter = self._node.limiter(self._spec.device, self._spec)
+        of_another_user = self._spec.device in self._node.users
+        brokers = limiter == "cgroup" and of_another_user and self._node.broker.may_hold
+        if brokers:
+            self._node.broker.add(worker, self._spec, self._device.cpus)
+        return brokers
 
     def _may_claim(self, worker: Worker) -> bool:
         """Whether it ignores requests that wait: others have the turn that it waits for."""
@@ -363,6 +376,7 @@ class Instances:
         if worker not in self._workers:
             return
         self._workers.remove(worker)
+        self._node.broker.forget(worker)
         if not worker.hosted:  # others may be in its process
             self._node.oom.forget(worker.pid)
         self._watches.pop(worker, None)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import os
-from typing import TYPE_CHECKING
+import stat
+from typing import TYPE_CHECKING, BinaryIO
 
 from gslice.core.logs import FILE_MAX_BYTES
 
@@ -105,16 +107,18 @@ def rotate(path: Path, max_bytes: int = FILE_MAX_BYTES, keep: int = 1) -> bool:
         for above, below in itertools.pairwise((*older, old)):
             with contextlib.suppress(FileNotFoundError):
                 below.replace(above)
-        old.write_bytes(_tail(path, max_bytes))
-        old.chmod(0o600)
+        kept = _tail(path, max_bytes)
+        with opened_log(old, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            file.write(kept)
     finally:
-        os.truncate(path, 0)  # above all on a full disk
+        with opened_log(path, os.O_WRONLY) as file:
+            file.truncate(0)  # above all on a full disk
     return True
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.lstat().st_size
     except FileNotFoundError:
         return 0
 
@@ -128,8 +132,21 @@ def _part(path: Path, start: int, size: int) -> bytes:
     if size <= 0:
         return b""
     try:
-        with path.open("rb") as file:
+        with opened_log(path) as file:
             file.seek(start)
             return file.read(size)
     except FileNotFoundError:
         return b""
+
+
+def opened_log(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """A log, if it is a plain file: MPS's lie where its user could put a link, or a pipe.
+
+    Raises:
+        OSError: it is not there, or something else.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return os.fdopen(descriptor, "rb" if flags == os.O_RDONLY else "wb")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, NotFound
 from gslice.device.mps import MpsControl, MpsPaths, culprits_of, find_control, tells_fault
-from gslice.ipc.process import start_ticks
+from gslice.device.users import owned_by
+from gslice.ipc.process import owner_of, start_ticks
 from gslice.supervise.logs import last_line, rotate
 from gslice.supervise.mps_log import ServerLog
 from gslice.supervise.process import Process, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container
+
+    from gslice.core.users import User
 
 FAULT, ACTIVE = "FAULT", "ACTIVE"
 START_TIMEOUT_S = 20.0
@@ -44,6 +48,7 @@ class Mps:
         directory: Of our control daemon: pipes, logs, and a note of its process.
         given_pipe: Pipe directory of the operator's; empty: ours.
         log: What our control daemon prints.
+        user: Whose clients it is for, which it runs as: it serves one user. None: we are that.
 
     Attributes:
         owned: It is ours.
@@ -52,8 +57,11 @@ class Mps:
         ours: Process ids of the clients that matter to us; `Clients` sets it.
     """
 
-    def __init__(self, directory: Path, given_pipe: str, log: Path) -> None:
+    def __init__(
+        self, directory: Path, given_pipe: str, log: Path, user: User | None = None
+    ) -> None:
         self.owned = not given_pipe
+        self._user = user if self.owned else None
         self.paths = (
             MpsPaths(directory / "pipe", directory / "log")
             if self.owned
@@ -91,7 +99,7 @@ class Mps:
             FailedPrecondition: no program, or it does not start; the message has its words.
             Unavailable: the operator's does not answer.
         """
-        self._control = MpsControl(find_control(library), self.paths)
+        self._control = MpsControl(find_control(library), self.paths, self._user)
         if not self.owned:
             await self._ask("get_server_list")
             return "found"
@@ -119,6 +127,9 @@ class Mps:
         except (FileNotFoundError, ValueError, NotFound):
             return False
         self._process = process
+        if owner_of(pid) != (os.geteuid() if self._user is None else self._user.uid):
+            await process.kill()  # its clients are other users now, and would wait for ever
+            return False
         try:
             await self._await_answer(process)  # a busy one is worth waiting for: it has clients
         except FailedPrecondition:
@@ -137,7 +148,9 @@ class Mps:
         }
         try:
             self._tidy()
-            self._process = spawn([self._control.program, "-f"], environment, self.log)
+            self._process = spawn(
+                [self._control.program, "-f"], environment, self.log, user=self._user
+            )
         except OSError as error:
             raise FailedPrecondition(f"MPS cannot be started: {error}") from error
         try:
@@ -154,7 +167,9 @@ class Mps:
         assert self.paths.log is not None
         shutil.rmtree(self.paths.pipe, ignore_errors=True)
         for directory in (self.paths.pipe, self.paths.log):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            owned_by(directory, self._user)
+        if self._user is not None:
+            self.paths.pipe.parent.chmod(0o711)
         for log in (self.log, *self.paths.log.glob("*.log")):
             rotate(log)
 

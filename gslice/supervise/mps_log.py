@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gslice.supervise.logs import rotate
+from gslice.supervise.logs import opened_log, rotate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,13 +73,13 @@ class ServerLog:
 
     def _news_of(self, path: Path, lines: list[str]) -> int:
         try:
-            with path.open("rb") as file:
+            with opened_log(path) as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self._read_bytes[path]:  # it was cut
                     self._read_bytes[path] = 0
                 start = file.seek(max(self._read_bytes[path], size - _NEWS_MAX_BYTES))
                 news = file.read(size - start)
-        except FileNotFoundError:
+        except OSError:  # it is not there, or no file of a log
             return 0
         whole = news[: news.rfind(b"\n") + 1]
         lines += filter(_SERVER.match, whole.decode(errors="replace").splitlines())

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gslice.core.events import EventKind
+from gslice.core.figures import milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ def recorded(
 
     def pass_on(name: str, detail: str) -> None:
         kind = EventKind.SWAP if name == "swap" else EventKind.STAGE
-        text = f"{name} after {(time.monotonic() - begun_s) * 1000:.1f} ms"
+        text = f"{name} after {milliseconds((time.monotonic() - begun_s) * 1e6)}"
         event(subject, kind, f"{text}: {detail}" if detail else text)
         stage(name, detail)
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
+from gslice.core.events import EventKind
 from gslice.device.limiter import resolved
+from gslice.device.users import let_read_models, prepare, worker_users
+from gslice.supervise.broker import ThreadBroker
 from gslice.supervise.gpu import Gpu
 from gslice.supervise.gpu_library import GpuLibrary
 from gslice.supervise.hosts import Hosts
+from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
@@ -20,12 +25,13 @@ from gslice.supervise.turn_board import TurnBoards
 from gslice.supervise.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from gslice.core.config import DeviceConfig, NodeConfig
-    from gslice.core.events import EventKind, Record
+    from gslice.core.events import Record
     from gslice.core.types import FunctionSpec
+    from gslice.core.users import User
     from gslice.supervise.worker import Worker
 
 
@@ -79,6 +85,8 @@ class Node:
         stands: Workers that are measured, with the names of their functions; nothing else is begun
             beside them that can wait.
         drained: Devices on which nothing new is placed.
+        users: Whom workers run as, by device; those of others run as this process does.
+        broker: Holds threads to shares where workers may not do so themselves.
         times_wanted: Whether a function's batches should be timed at its load.
     """
 
@@ -96,6 +104,8 @@ class Node:
     hosts: Hosts = field(init=False)
     stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
+    users: dict[str, User] = field(default_factory=dict)
+    broker: ThreadBroker = field(default_factory=ThreadBroker)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
 
     def __post_init__(self) -> None:
@@ -109,10 +119,17 @@ class Node:
         devices: dict[str, DeviceConfig],
         event: Record | None = None,
     ) -> Node:
-        """Makes the directories of a node's state."""
+        """Makes the directories of a node's state.
+
+        Raises:
+            FailedPrecondition: workers cannot run as whom node.yaml names.
+        """
         log_dir = config.state_dir / "log"
         log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         event = event or _log_event
+        users = prepare(config, worker_users(devices))
+        if text := _told(users):
+            event(DAEMON_LOG_NAME, EventKind.DAEMON, text)
         library, home = GpuLibrary(), config.state_dir / "mps"
         gpus = {
             name: Gpu(
@@ -122,11 +139,13 @@ class Node:
                 home / mps_key(device.gpu),
                 log_dir / f"mps-{mps_key(device.gpu)}.log",
                 event,
+                users.get(name),
             )
             for name, device in devices.items()
             if device.kind == "cuda"
         }
-        return cls(config, devices, RunDir(config.state_dir / "run"), log_dir, event, gpus)
+        run_dir = RunDir(config.state_dir / "run")
+        return cls(config, devices, run_dir, log_dir, event, gpus, users=users)
 
     def device(self, name: str) -> DeviceConfig:
         """A device by name.
@@ -154,6 +173,17 @@ class Node:
         gpu, config = self.gpus.get(device), self.device(device)
         return config.limiter_of(spec, gpu.limiter if gpu is not None else resolved(config.limiter))
 
+    def uid_of(self, device: str) -> int:
+        """The user that the workers of a device run as."""
+        user = self.users.get(device)
+        return os.geteuid() if user is None else user.uid
+
+    def let_read(self, spec: FunctionSpec) -> None:
+        """Lets a function's workers read what of theirs the model cache has."""
+        if (user := self.users.get(spec.device)) is not None:
+            paths = (spec.model, spec.warmup)
+            let_read_models(user, self.config.model_cache.directory, paths)
+
     async def close_gpus(self) -> None:
         """Ends what was started for them."""
         await asyncio.gather(*(gpu.close() for gpu in self.gpus.values()))
@@ -170,6 +200,12 @@ def mps_key(gpu: str) -> str:
         gpu: As of `DeviceConfig`.
     """
     return gpu[:_KEY_CHARS] if gpu.startswith("MIG-") else gpu[5:].replace("/mig:", "-mig-")
+
+
+def _told(users: Mapping[str, User]) -> str:
+    """Whom workers run as, for an event; nothing where it is whom the daemon runs as."""
+    names = ", ".join(f"{user.name} ({device})" for device, user in users.items())
+    return f"workers run as {names}" if names else ""
 
 
 def _log_event(subject: str, kind: EventKind, text: str) -> None:

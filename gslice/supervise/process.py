@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import NotFound
+from gslice.core.hardening import entrance, inherited
 from gslice.device.niceness import lower_child
 from gslice.ipc.messages import LISTEN_FD
 from gslice.ipc.process import start_ticks
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
+
+    from gslice.core.users import User
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Launch:
         log: File that takes its standard output and error.
         environment: Added to the daemon's own, of which nothing of MPS is passed on.
         lowered: It starts at low CPU priority.
+        user: Whom it runs as; None: whom we run as.
+        closed: What only we should know is not passed on of our environment, although it runs as
+            we do: it will become another user.
     """
 
     module: str
@@ -42,6 +48,8 @@ class Launch:
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     lowered: bool = False
+    user: User | None = None
+    closed: bool = False
 
 
 class Process:
@@ -174,8 +182,11 @@ def start(launch: Launch, listener: socket.socket) -> Process:
     """
     # -P: the working directory must not shadow modules; -u: a print reaches the log at once.
     arguments = [sys.executable, "-P", "-u", "-m", launch.module, *launch.arguments]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
-    process = spawn(arguments, {**inherited, **launch.environment}, launch.log, listener)
+    passed = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+    if launch.user is not None or launch.closed:
+        passed = inherited(passed)
+    environment = {**passed, **launch.environment}
+    process = spawn(arguments, environment, launch.log, listener, user=launch.user)
     if launch.lowered:
         lower_child(process.pid)
     return process
@@ -188,6 +199,7 @@ def spawn(
     listener: socket.socket | None = None,
     *,
     ends_group: bool = True,
+    user: User | None = None,
 ) -> Process:
     """Starts any program, in a session of its own.
 
@@ -197,7 +209,11 @@ def spawn(
         log: File that takes its standard output and error.
         listener: What it finds as descriptor 3, if anything; it inherits nothing else.
         ends_group: As of `Process`.
+        user: Whom it runs as; None: whom we run as.
     """
+    if user is not None:
+        known = {**user.environment, **environment}
+        arguments, environment = entrance(user.uid, user.gid, user.groups, arguments, known)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     passed = [(os.POSIX_SPAWN_DUP2, listener.fileno(), LISTEN_FD)] if listener else []
     pid = os.posix_spawn(

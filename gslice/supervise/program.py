@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gslice.core.errors import FailedPrecondition, GsliceError, LoadFailed, Unavailable
+from gslice.core.hardening import entrance, inherited
 from gslice.core.types import FunctionSpec, MemoryTaken
 from gslice.device.limiter import NICENESS, WEIGHTS, whole_cores
 from gslice.device.program_group import ProgramGroup
@@ -33,8 +34,6 @@ from gslice.supervise.program_note import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gslice.supervise.gpu import Gpu
     from gslice.supervise.node import Node
 
@@ -67,7 +66,7 @@ class Program:
         """
         check(spec)
         device, gpu = node.device(spec.device), node.gpus.get(spec.device)
-        environment, cpus = _inherited(), device.cpus
+        environment, cpus = _passed_on(closed=spec.device in node.users), device.cpus
         if gpu is None:
             environment |= {"CUDA_VISIBLE_DEVICES": "", **spec.environment}  # it asked for none
         else:
@@ -89,15 +88,20 @@ class Program:
         spec: FunctionSpec,
         share_percent: float,
         cpus: tuple[int, ...],
-        environment: Mapping[str, str],
+        environment: dict[str, str],
     ) -> Program:
         wanted, limiter = program_of(spec), node.limiter(spec.device, spec)
         on_host = spec.device not in node.gpus
         memory_bytes = wanted.memory_bytes if on_host else 0
         group = ProgramGroup.make(spec.name, WEIGHTS[spec.priority], memory_bytes)
         mark = secrets.token_hex(8)
+        command, environment = list(wanted.command), {**environment, MARK: mark}
+        if (user := node.users.get(spec.device)) is not None:
+            known = {**user.environment, **environment}
+            command, environment = entrance(user.uid, user.gid, user.groups, command, known)
         ordered = node.device(spec.device).limiter if on_host else limiter
-        note = Note(spec, mark, group, limiter, ordered, cpus, share_percent)
+        uid = node.uid_of(spec.device)
+        note = Note(spec, mark, group, limiter, ordered, cpus, share_percent, uid=uid)
         try:
             if limiter == "cgroup":
                 group.set_share(len(cpus), share_percent)
@@ -108,12 +112,12 @@ class Program:
                 "cpus": sorted(own),
                 "niceness": NICENESS[spec.priority],
                 "directory": wanted.directory,
-                "command": wanted.command,
+                "command": command,
             }
             arguments = [sys.executable, "-I", "-S", launcher.__file__, json.dumps(order)]
             process = spawn(
                 arguments,
-                {**environment, MARK: mark},
+                environment,
                 node.log_path(spec.name),
                 ends_group=not on_mps(note),
             )
@@ -320,6 +324,11 @@ def runs_as(spec: FunctionSpec, wanted: FunctionSpec) -> bool:
     )
 
 
-def _inherited() -> dict[str, str]:
-    """The daemon's own environment; what it says of MPS is not meant for others."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+def _passed_on(*, closed: bool) -> dict[str, str]:
+    """The daemon's own environment; what it says of MPS is not meant for others.
+
+    Args:
+        closed: Nor are its secrets.
+    """
+    passed = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_MPS_")}
+    return inherited(passed) if closed else passed

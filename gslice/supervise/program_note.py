@@ -50,6 +50,7 @@ class Note:
         pid: Of its first process; 0: it was about to be started.
         started: Start ticks of that.
         finished: It did what it was there for, and is not started again.
+        uid: Whom it was started as.
     """
 
     spec: FunctionSpec
@@ -62,6 +63,7 @@ class Note:
     pid: int = 0
     started: int = 0
     finished: bool = False
+    uid: int = 0
 
 
 def program_of(spec: FunctionSpec) -> ProgramSpec:

@@ -21,7 +21,7 @@ from gslice.device.niceness import restore_child
 from gslice.ipc.messages import Assign, Ok, Prepare
 from gslice.supervise.logs import SPARES_LOG_NAME, opened
 from gslice.supervise.tasks import run_all
-from gslice.supervise.worker import start_process
+from gslice.supervise.worker_launch import start_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -98,7 +98,7 @@ class Spares:
         Returns:
             None: a process has to be started.
         """
-        if not fits(spec, environment):
+        if not (fits(spec, environment) and may_become(self._node, spec.device)):
             return None
         while spare := next((s for s in self.idle if s.engine == spec.engine), None):
             self.idle.remove(spare)
@@ -158,7 +158,7 @@ class Spares:
         self, spare: Spare, spec: FunctionSpec, environment: Mapping[str, str]
     ) -> None:
         restore_child(spare.pid)
-        order = Assign(dict(environment))
+        order = Assign(dict(environment), self._node.users.get(spec.device))
         with opened(self._node.log_path(spec.name)) as log_fd:
             await spare.child.request(order, Ok, fds=(log_fd,), timeout_s=ASSIGN_TIMEOUT_S)
 
@@ -195,8 +195,20 @@ def engines_in_use(node: Node, functions: Iterable[Function]) -> list[str] | Non
         return None
     serving = [f.spec for f in functions if f.serving and f.spec.program is None]
     places = ((spec, device) for spec in serving for device in spec.placed)
-    alone = [spec for spec, device in places if node.limiter(device, spec) != "green"]
+    alone = [
+        spec
+        for spec, device in places
+        if node.limiter(device, spec) != "green" and may_become(node, device)
+    ]
     return [spec.engine for spec in alone for _ in range(spec.instances)]
+
+
+def may_become(node: Node, device: str) -> bool:
+    """Whether a spare can be a worker of a device: all are started to become other users, or none.
+
+    Of the daemon's environment they know as much as those may.
+    """
+    return not node.users or device in node.users
 
 
 def wanted(engines: Sequence[str], limit: int | None) -> Counter[str]:

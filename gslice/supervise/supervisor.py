@@ -150,7 +150,7 @@ class Supervisor:
                 keep = versions.keep > 1 and self._numbers.has_served(group.spec)
                 await function.retire(group, keep=keep and not group.outdated)
         await function.kept.trim(function.spec)
-        served = f"{len(chosen.workers)} of {spec.instances * len(placed)} worker(s)"
+        served = f"{len(chosen.workers)} of {spec.instances * len(placed)} workers"
         self.node.event(function.name, EventKind.ADOPT, f"adopted {served} that serve it")
 
     async def _adopt_programs(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, TypeVar
 
 from gslice.core.errors import ChannelClosed, DeadlineExceeded, GsliceError, LoadFailed
@@ -24,9 +23,8 @@ from gslice.ipc.messages import (
     ShareSet,
 )
 from gslice.ipc.process import resident_bytes
-from gslice.supervise.child import Child
 from gslice.supervise.logs import last_line, shortened
-from gslice.supervise.process import Launch
+from gslice.supervise.worker_launch import start_process
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
 
     from gslice._native import Segment, TurnBoard
     from gslice.core.types import FunctionSpec, Signature
-    from gslice.ipc.channel import Received
     from gslice.ipc.messages import Message, Weights, WorkerState
+    from gslice.supervise.child import Child
     from gslice.supervise.node import Node
     from gslice.supervise.weights import Block
 
@@ -45,15 +43,6 @@ ORDER_TIMEOUT_S = 10.0
 EXIT_TIMEOUT_S = 5.0
 GPU_EXIT_TIMEOUT_S = 30.0  # it unpins GiBs, and destroys graphs and contexts
 HOSTED_EXIT_TIMEOUT_S = 120.0  # whoever is killed in a host takes all along
-SOCKET_PREFIX = "w-"
-MODULE = "gslice.worker"
-ENVIRONMENT = {
-    # onnxruntime reports its use to its maker over the network otherwise (seen with 1.31 on Linux).
-    "ORT_DISABLE_TELEMETRY": "1",
-    # CuPy and Numba wait for a batch's inputs otherwise, which come in the order of its stream.
-    "CUPY_CUDA_ARRAY_INTERFACE_SYNC": "0",
-    "NUMBA_CUDA_ARRAY_INTERFACE_SYNC": "0",
-}
 _A = TypeVar("_A")
 
 
@@ -125,9 +114,11 @@ class Worker:
             Unavailable: the process did not come up.
         """
         log, environment = node.log_path(spec.name), environment or {}
+        user = node.users.get(spec.device)
         child = await node.spares.take(spec, environment)
         if child is None:
-            child = await start_process(node, log, {**spec.environment, **environment})
+            environment = {**spec.environment, **environment}
+            child = await start_process(node, log, environment, user)
         return cls(child, log, spec.device)
 
     @classmethod
@@ -200,6 +191,7 @@ class Worker:
         gently: bool = False,
         model: str = "",
         block: Block | None = None,
+        brokered: bool = False,
     ) -> Signature:
         """Loads the model, with threads for its share; see `Load`.
 
@@ -212,13 +204,15 @@ class Worker:
             gently: What serves meanwhile computes first.
             model: As what it tells of weights that it makes; their descriptor is the child's.
             block: The model's weights, if another worker has made them.
+            brokered: Its threads are held to the share by us.
 
         Raises:
             LoadFailed: the engine's reason, or that the process died over it.
         """
         offered, fds = (block.weights, (block.fd,)) if block is not None else (None, ())
         share, seat = self.share_percent, self.seat
-        order = Load(spec, share, limiter, cpus, gpu, gently, known, model, offered, seat)
+        grants = (gpu, gently, known, model, offered, seat, brokered)
+        order = Load(spec, share, limiter, cpus, *grants)
         loaded = await self._prepare(spec, "loading", order, Loaded, fds)
         self.memory = loaded.memory
         self.weights, self.own_weights = loaded.weights, loaded.own_weights
@@ -372,28 +366,3 @@ class Worker:
         if isinstance(error, DeadlineExceeded):
             return LoadFailed(f"function {spec.name}: {doing} took over {LOAD_TIMEOUT_S:g} s")
         return LoadFailed(shortened(error.message), hint=error.hint)
-
-
-async def start_process(
-    node: Node, log: Path, environment: Mapping[str, str], lowered: bool = False
-) -> Child:
-    """Starts the process of a worker.
-
-    Args:
-        node: The node.
-        log: Takes what it prints.
-        environment: Beside that of all workers.
-        lowered: At low CPU priority.
-
-    Raises:
-        Unavailable: it did not come up.
-    """
-    grace = ("--orphan-grace-us", str(node.config.orphan_grace_us))
-    arguments = (*grace, *node.config.logs.style.arguments)
-    launch = Launch(MODULE, arguments, log, {**ENVIRONMENT, **environment}, lowered)
-    name = f"{SOCKET_PREFIX}{secrets.token_hex(4)}"
-    return await Child.start(node.run_dir, name, launch, _nothing_to_say)
-
-
-def _nothing_to_say(child: Child, received: Received) -> None:
-    """Workers speak only when asked; descriptors that came along are closed by the channel."""

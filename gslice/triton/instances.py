@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gslice.triton.model import Body, Reading
 
 _GROUP = "instance_group"
-_CPU_ONLY = "onnxruntime"
+_ANYWHERE = "onnxruntime"  # what it serves on a GPU it serves on the CPU as well
 
 
 def placement(reading: Reading, devices: Mapping[str, DeviceConfig]) -> Body:
@@ -29,24 +29,21 @@ def placement(reading: Reading, devices: Mapping[str, DeviceConfig]) -> Body:
     """
     groups = list(reading.config.instance_group)
     if not groups:
-        return _on_cpu(reading, devices) if reading.engine == _CPU_ONLY else {}
+        return {}
     kind = groups[0].kind
     alike = [group for group in groups if group.kind == kind]
     if len(alike) < len(groups):
         reading.note(_GROUP, "the groups of the first one's kind are honoured, and no others")
     gpus = sorted({number for group in alike for number in group.gpus})
     on_gpu = kind == groups[0].KIND_GPU or (kind == groups[0].KIND_AUTO and gpus)
-    if on_gpu and reading.engine != _CPU_ONLY:
+    count = sum(max(1, group.count) for group in alike)
+    if on_gpu and reading.engine == _ANYWHERE and all(d.kind == "cpu" for d in devices.values()):
+        reading.note(_GROUP, "on the CPU: this node has no GPU")
+        return _counted(reading, count)
+    if on_gpu:
         each = max(max(1, group.count) for group in alike)
         return _on_gpus(reading, gpus, devices) | _counted(reading, each)
-    count = sum(max(1, group.count) for group in alike)
-    if on_gpu:
-        reading.note(
-            _GROUP,
-            f"on the CPU: engine {_CPU_ONLY} runs there only in this release; a model of"
-            " torch.export (model.pt2) runs on GPUs",
-        )
-    is_cpu = on_gpu or kind == groups[0].KIND_CPU or reading.engine == _CPU_ONLY
+    is_cpu = kind == groups[0].KIND_CPU
     return (_on_cpu(reading, devices) if is_cpu else {}) | _counted(reading, count)
 
 

@@ -31,7 +31,7 @@ def served_class(path: Path) -> str:
         found = f"{len(served)} of them: {', '.join(served)}" if served else "none"
         raise Unimplemented(
             f"{path} must have one class with an `infer`, and has {found}",
-            hint="write one as README.md shows, with inputs, outputs and infer",
+            hint="write one as docs/python_functions.md shows, with inputs, outputs and infer",
         )
     return served[0]
 

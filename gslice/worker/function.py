@@ -52,6 +52,7 @@ class ServedFunction:
         control_tids: Threads that were there before any engine: they compute nothing.
         weights_fd: Of the weights that the order tells of; stays the caller's.
         household: What it shares with others of its process; None: it has the process alone.
+        held: Limits it, where this process may not do so itself.
 
     Attributes:
         memory: What it takes, by the steps that it has taken.
@@ -68,6 +69,7 @@ class ServedFunction:
         control_tids: Collection[int],
         weights_fd: int = -1,
         household: Household | None = None,
+        held: Limiter | None = None,
     ) -> None:
         self.order = order
         self.spec = order.spec
@@ -78,6 +80,7 @@ class ServedFunction:
         self._cpus = tuple(order.cpus) or tuple(sorted(os.sched_getaffinity(0)))
         self.share_percent = order.share_percent
         self._limiter: Limiter = NoLimiter(self._cpus)
+        self._held = held
         self._limited = False
         self._instance: _native.Instance | None = None
         self._timing: Timing | None = None
@@ -346,7 +349,9 @@ class ServedFunction:
     def _limit(self) -> None:
         spec, tids = self.spec, self._compute_tids()
         if not self._limited:
-            self._limiter = make_limiter(self.order.limiter, self._cpus, spec.name, spec.priority)
+            self._limiter = self._held or make_limiter(
+                self.order.limiter, self._cpus, spec.name, spec.priority
+            )
             self._limited = True
         self._limiter.apply(self.share_percent, tids)
         if not prioritise(tids, spec.priority):

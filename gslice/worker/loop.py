@@ -13,16 +13,18 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from gslice.core.errors import ChannelClosed, FailedPrecondition, GsliceError, Internal
-from gslice.ipc.channel import Channel, Received
+from gslice.core.errors import ChannelClosed, FailedPrecondition, GsliceError, Internal, from_code
+from gslice.ipc.channel import ANSWERS, Channel, Received
 from gslice.ipc.messages import Failed, Hello, Message
 
 _log = logging.getLogger(__name__)
 
 _SIGNALS_MAX = 4096
+_A = TypeVar("_A")
 
 Handler = Callable[[Any, Received], Message | None]
 """Takes an order of the type that it is for; its answer, if it has one."""
@@ -47,6 +49,9 @@ class ControlLoop(abc.ABC):
         self._orphan_grace_s = orphan_grace_s
         self._handlers = handlers
         self._channels: dict[int, Channel] = {}
+        self._obeyed: Channel | None = None  # whose order is carried out
+        self._later: deque[Received] = deque()  # that came while it was asked something
+        self._asked = 0
         self._met_daemon = False
         self._running = True
         self._terminated, self._wakeup = socket.socketpair()
@@ -75,6 +80,27 @@ class ControlLoop(abc.ABC):
     def terminate(self) -> None:
         """The same as SIGTERM to its process; from any thread, and no harm once it has ended."""
         self._wake(signal.SIGTERM)
+
+    def ask(self, question: Message, answer: type[_A]) -> _A:
+        """Asks the daemon whose order is carried out, and waits for its answer.
+
+        Raises:
+            GsliceError: it answered so, or is gone.
+        """
+        assert self._obeyed is not None
+        self._asked += 1
+        self._obeyed.send(question, seq=self._asked)
+        while True:
+            received = self._obeyed.recv()
+            if received.seq == self._asked and isinstance(received.message, ANSWERS):
+                break
+            self._later.append(received)
+        received.close()
+        if isinstance(received.message, Failed):
+            raise from_code(received.message.code, received.message.message)
+        if not isinstance(received.message, answer):
+            raise Internal(f"{type(question).__name__} was not answered as it should be")
+        return received.message
 
     # ---- what subclasses say -------------------------------------------------------------------
 
@@ -148,9 +174,19 @@ class ControlLoop(abc.ABC):
                 _log.error("a daemon that breaks the protocol is dropped: %s", error)
             self._drop(channel)
             return
+        self._obey(channel, received)
+        while self._later:
+            received = self._later.popleft()
+            if channel.fileno() in self._channels:
+                self._obey(channel, received)
+            received.close()
+
+    def _obey(self, channel: Channel, received: Received) -> None:
+        self._obeyed = channel
         try:
             answer = self._handle(received)
         finally:
+            self._obeyed = None
             received.close()
         if received.seq and answer is not None:
             try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from gslice.core.errors import ChannelClosed, DeadlineExceeded, FailedPrecondition
+from gslice.core.hardening import become
 from gslice.core.logs import JsonLines
 from gslice.device.tasks import thread_ids
 from gslice.ipc.channel import Received
@@ -36,11 +37,13 @@ from gslice.ipc.messages import (
     WorkerState,
 )
 from gslice.ipc.process import hello
+from gslice.worker.brokered import BrokeredLimiter
 from gslice.worker.engines import preload
 from gslice.worker.function import ServedFunction
 from gslice.worker.green import GREEN
 from gslice.worker.household import Household
 from gslice.worker.loop import ControlLoop, Handler
+from gslice.worker.readable import check_readable
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +110,9 @@ class Worker(ControlLoop):
                 os.dup2(log_fd, standard)
         finally:
             os.close(log_fd)
+        if (user := order.user) is not None:
+            become(user.uid, user.gid, user.groups)
+            os.environ.update(user.environment)
         os.environ.update(order.environment)
         return Ok()
 
@@ -119,7 +125,9 @@ class Worker(ControlLoop):
             self._lines.function = order.spec.name
         weights_fd = received.fds[0] if order.weights is not None and received.fds else -1
         with self._passing_to("loaded"):
-            function = ServedFunction(order, self._control_tids, weights_fd, self._household)
+            check_readable(order.spec)
+            held = BrokeredLimiter(order.cpus, self.ask) if order.brokered else None
+            function = ServedFunction(order, self._control_tids, weights_fd, self._household, held)
             self._function = function
         store = function.weights
         if store is None:

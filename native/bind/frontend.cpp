@@ -77,7 +77,7 @@ nb::bytes respond(PyFrontend& self, TicketId ticket, bool stream) {
     self.core.cancel(ticket);
     throw nb::python_error();
   }
-  const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(answer)), bytes);
+  const std::span out(reinterpret_cast<std::byte*>(PyBytes_AsString(answer)), bytes);
   run_sized(bytes, [&] { self.core.write_answer(out); });
   return nb::steal<nb::bytes>(answer);
 }

@@ -17,7 +17,7 @@ std::string text_of(nb::handle object) {
   nb::object utf8;
   if (text.is_valid())
     utf8 = nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
-  if (utf8.is_valid()) return PyBytes_AS_STRING(utf8.ptr());
+  if (utf8.is_valid()) return PyBytes_AsString(utf8.ptr());
   PyErr_Clear();
   return "(it cannot be shown as text)";
 }

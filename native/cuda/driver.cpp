@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kOldestVersion = 12000;
 
-Status precondition(std::string message) {
+Status lacking(std::string message) {
   return Status::Error(Code::kFailedPrecondition, std::move(message));
 }
 
@@ -112,18 +112,18 @@ Status Driver::check(CUresult result, const char* function) const {
 Status Driver::load() {
   // Never closed: the driver has threads and exit handlers of its own.
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return precondition(std::string("no NVIDIA driver: ") + dlerror());
+  if (library == nullptr) return lacking(std::string("no NVIDIA driver: ") + dlerror());
   const auto get_version =
       reinterpret_cast<CUresult (*)(int*)>(dlsym(library, "cuDriverGetVersion"));
   if (get_version == nullptr || get_version(&version) != CUDA_SUCCESS)
-    return precondition("libcuda.so.1 does not tell its version; install the NVIDIA driver anew");
+    return lacking("libcuda.so.1 does not tell its version; install the NVIDIA driver anew");
   if (version < kOldestVersion)
-    return precondition("the NVIDIA driver speaks CUDA " + version_text(version) +
-                        ", gslice needs " + version_text(kOldestVersion) + "; update the driver");
+    return lacking("the NVIDIA driver speaks CUDA " + version_text(version) + ", gslice needs " +
+                   version_text(kOldestVersion) + "; update the driver");
   const auto get =
       reinterpret_cast<Resolver::GetProcAddress>(dlsym(library, "cuGetProcAddress_v2"));
   if (get == nullptr)
-    return precondition("libcuda.so.1 has no cuGetProcAddress_v2; install the NVIDIA driver anew");
+    return lacking("libcuda.so.1 has no cuGetProcAddress_v2; install the NVIDIA driver anew");
 
   Resolver find(get);
   find.required(cuInit, "cuInit", 2000);
@@ -177,8 +177,8 @@ Status Driver::load() {
   find.optional(cuGreenCtxGetDevResource, "cuGreenCtxGetDevResource", 12040);
   find.optional(cuGreenCtxStreamCreate, "cuGreenCtxStreamCreate", 12050);
   if (find.missing().empty()) return Status::Ok();
-  return precondition("the NVIDIA driver (CUDA " + version_text(version) + ") has no " +
-                      std::string(find.missing()) + "; install it anew");
+  return lacking("the NVIDIA driver (CUDA " + version_text(version) + ") has no " +
+                 std::string(find.missing()) + "; install it anew");
 }
 
 }  // namespace gslice::cuda

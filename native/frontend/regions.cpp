@@ -19,9 +19,9 @@ using wire::concat;
 using wire::quoted;
 
 // So that sums of areas and offsets never overflow.
-constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 48;
+constexpr std::uint64_t kMostRegionBytes = std::uint64_t{1} << 48;
 
-Status invalid(std::string message) {
+Status invalid_region(std::string message) {
   return Status::Error(Code::kInvalidArgument, std::move(message));
 }
 
@@ -63,15 +63,15 @@ Result<std::shared_ptr<Region>> Region::open(std::string name, int fd, std::uint
                                              std::uint64_t size_bytes, std::string tenant) {
   struct stat file{};
   if (fstat(fd, &file) != 0)
-    return invalid(concat("region ", quoted(name), ": ", std::strerror(errno)));
+    return invalid_region(concat("region ", quoted(name), ": ", std::strerror(errno)));
   if (!S_ISREG(file.st_mode))
-    return invalid(concat("region ", quoted(name), " is not in a regular file"));
-  if (size_bytes == 0 || size_bytes > kMostBytes || offset_bytes > kMostBytes)
-    return invalid(concat("region ", quoted(name), " cannot have ", size_bytes, " bytes from byte ",
-                          offset_bytes, " on"));
+    return invalid_region(concat("region ", quoted(name), " is not in a regular file"));
+  if (size_bytes == 0 || size_bytes > kMostRegionBytes || offset_bytes > kMostRegionBytes)
+    return invalid_region(concat("region ", quoted(name), " cannot have ", size_bytes,
+                                 " bytes from byte ", offset_bytes, " on"));
   if (const auto end = static_cast<std::uint64_t>(file.st_size); offset_bytes + size_bytes > end)
-    return invalid(concat("region ", quoted(name), " has ", size_bytes, " bytes from byte ",
-                          offset_bytes, " on, but its file ends at byte ", end));
+    return invalid_region(concat("region ", quoted(name), " has ", size_bytes, " bytes from byte ",
+                                 offset_bytes, " on, but its file ends at byte ", end));
   std::shared_ptr<Region> region(
       new Region(std::move(name), offset_bytes, size_bytes, std::move(tenant)));
   if (stays_whole(fd)) region->map(fd);
@@ -97,12 +97,12 @@ void Region::map(int fd) {
 
 Status Region::check(std::uint64_t offset_bytes, std::uint64_t bytes) const {
   if (offset_bytes <= size_bytes_ && bytes <= size_bytes_ - offset_bytes) return Status::Ok();
-  return invalid(concat(bytes, " bytes from byte ", offset_bytes, " on are not in region ",
-                        quoted(name_), ", which has ", size_bytes_));
+  return invalid_region(concat(bytes, " bytes from byte ", offset_bytes, " on are not in region ",
+                               quoted(name_), ", which has ", size_bytes_));
 }
 
 Status Region::shorter() const {
-  return invalid(
+  return invalid_region(
       concat("region ", quoted(name_), ": its file has become shorter since it was registered"));
 }
 
@@ -117,7 +117,8 @@ Status Region::read(std::uint64_t offset_bytes, std::span<std::byte> to) const {
     const ssize_t got = pread(fd_, to.data(), to.size(), at);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0)
-      return invalid(concat("region ", quoted(name_), " cannot be read: ", std::strerror(errno)));
+      return invalid_region(
+          concat("region ", quoted(name_), " cannot be read: ", std::strerror(errno)));
     if (got == 0) return shorter();
     to = to.subspan(static_cast<std::size_t>(got));
     at += got;

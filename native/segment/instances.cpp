@@ -7,7 +7,7 @@ namespace gslice {
 namespace {
 
 // The supervisor's event loop waits here; a claim holds the lock for microseconds.
-constexpr std::int64_t kPatienceNs = 1'000'000'000;
+constexpr std::int64_t kOrderPatienceNs = 1'000'000'000;
 
 constexpr std::uint32_t kAbsent = 0;
 constexpr std::uint32_t kPresent = 1;
@@ -37,7 +37,7 @@ Result<std::uint16_t> Segment::add_instance() {
 void Segment::remove_instance(std::uint16_t instance) {
   if (instance >= kMaxInstances) return;
   // Should the lock be out of reach, its holder is stopped or dead: then this is all one can do.
-  const FunctionLock lock(header_->lock, kPatienceNs);
+  const FunctionLock lock(header_->lock, kOrderPatienceNs);
   InstanceEntry& entry = header_->instances[instance];
   entry.may_pull.store(0);
   entry.ready_since_ns.store(0);
@@ -47,7 +47,7 @@ void Segment::remove_instance(std::uint16_t instance) {
 std::optional<std::int64_t> Segment::flip(std::uint16_t old, std::uint16_t next) {
   const std::int64_t began_ns = now_ns();
   {
-    const FunctionLock lock(header_->lock, kPatienceNs);
+    const FunctionLock lock(header_->lock, kOrderPatienceNs);
     if (!lock.held()) return std::nullopt;
     std::int64_t ready_since_ns = 0;
     if (old < kMaxInstances) {

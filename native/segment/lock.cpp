@@ -49,12 +49,12 @@ namespace presence {
 namespace {
 
 // Nobody but its owner holds it for longer than a look.
-constexpr std::int64_t kPatienceNs = 1'000'000'000;
+constexpr std::int64_t kMutexPatienceNs = 1'000'000'000;
 
 }  // namespace
 
 bool begin(pthread_mutex_t& mutex) {
-  const int locked = lock_within(mutex, kPatienceNs);
+  const int locked = lock_within(mutex, kMutexPatienceNs);
   if (locked == EOWNERDEAD) pthread_mutex_consistent(&mutex);
   return locked == 0 || locked == EOWNERDEAD;
 }

@@ -16,7 +16,7 @@ namespace {
 
 // It is held for microseconds. Who cannot have it leaves what it wrote for the next one to see:
 // whoever waits looks again.
-constexpr std::int64_t kPatienceNs = 5'000'000;
+constexpr std::int64_t kTurnPatienceNs = 5'000'000;
 
 Status refused(const std::string& why) {
   return Status::Error(Code::kInternal, "not a turn board of this build: " + why);
@@ -99,7 +99,7 @@ void TurnBoard::grant(std::int64_t now, Rung& rung) {
 void TurnBoard::share_out(std::int64_t now, std::uint32_t asking) {
   Rung rung;
   {
-    const FunctionLock lock(header_->lock, kPatienceNs);
+    const FunctionLock lock(header_->lock, kTurnPatienceNs);
     if (!lock.held()) return;
     grant(now, rung);
   }
@@ -130,7 +130,7 @@ void TurnBoard::give_back(std::uint32_t index) {
 
 void TurnBoard::look(std::uint32_t index, std::int64_t now) {
   {
-    const FunctionLock lock(header_->lock, kPatienceNs);
+    const FunctionLock lock(header_->lock, kTurnPatienceNs);
     if (!lock.held()) return;
     for (std::uint32_t i = 0; i < used(); ++i) {
       const TurnState state = entry(i).state.load();

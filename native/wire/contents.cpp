@@ -83,9 +83,9 @@ Status check_ranges(const Request& request, const InputView& input, DType dtype)
 
 // Appends values to a buffer whose size `check_contents` has computed; the bound is kept all the
 // same, because a mistake here would write into another request's slot.
-class Writer {
+class ContentsWriter {
  public:
-  explicit Writer(std::span<std::byte> out) : left_(out) {}
+  explicit ContentsWriter(std::span<std::byte> out) : left_(out) {}
 
   template <typename T>
   void put(T value) {
@@ -103,7 +103,7 @@ class Writer {
 
 template <typename Element>
 void write_varints(const Request& request, const InputView& input, ContentsField field,
-                   Writer& writer) {
+                   ContentsWriter& writer) {
   for_each_element<std::uint64_t>(request, input, field, [&](std::uint64_t value) {
     if constexpr (std::is_same_v<Element, bool>)
       writer.put(static_cast<std::uint8_t>(value != 0));
@@ -114,7 +114,7 @@ void write_varints(const Request& request, const InputView& input, ContentsField
 
 template <typename Element>
 void write_fixed(const Request& request, const InputView& input, ContentsField field,
-                 Writer& writer) {
+                 ContentsWriter& writer) {
   for_each_element<Element>(request, input, field, [&](Element value) { writer.put(value); });
 }
 
@@ -139,7 +139,7 @@ Result<ContentsSize> check_contents(const Request& request, const InputView& inp
 
 void write_contents(const Request& request, const InputView& input, DType dtype,
                     std::span<std::byte> out) {
-  Writer writer(out);
+  ContentsWriter writer(out);
   const ContentsField field = field_of(dtype);
   switch (dtype) {
     case DType::kBool:

@@ -183,9 +183,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_comes_is_answered(frontend, echo, data: st.DataObject) -> None:
     """Requests with one part replaced, and what is none at all."""
@@ -226,9 +224,7 @@ def test_whatever_comes_is_answered(frontend, echo, data: st.DataObject) -> None
     echo.wait_idle()
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_what_is_no_http_ends_the_connection(frontend, echo, noise: bytes) -> None:
     host, _, port = frontend.address.rpartition(":")

@@ -186,7 +186,8 @@ class FakeGpu:
         settings = {"driver_version": driver_version, "strict": int(strict), "opaque": int(opaque)}
         self._write("settings", [settings])
         self.libraries = [built / name for name, there in (("cuda", cuda), ("nvml", nvml)) if there]
-        paths = [os.fspath(FAKES / "mps")] if mps else []
+        # Beside it, the Python that runs it: what is found elsewhere may be slow to start.
+        paths = [os.fspath(FAKES / "mps"), os.fspath(Path(sys.executable).parent)] if mps else []
         self.environment = {
             "GSLICE_FAKE_GPU": os.fspath(self.directory),
             "LD_LIBRARY_PATH": _joined(map(os.fspath, self.libraries), "LD_LIBRARY_PATH"),

@@ -154,7 +154,7 @@ def test_a_plan_is_built_once_and_loads_in_another_process(
         f"version: 1\ndevices: {{cuda:0: {{}}}}\n"
         f"functions: {{f: {{model: {path}, engine: {library}, batch: {{max: 4}}}}}}\n"
     )
-    command = [sys.executable, "-m", "gslice", "build", "--file", str(tmp_path / "node.yaml")]
+    command = [sys.executable, "-m", "gslice", "build", "--config", str(tmp_path / "node.yaml")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (plan,) = cache.plans()
@@ -173,7 +173,7 @@ def test_rtx_runs_what_was_built_without_a_gpu(
     )
     capability = "{}.{}".format(*cuda.compute_capability)
     command = [sys.executable, "-m", "gslice", "build", "--compute-capability", capability]
-    command += ["--file", str(tmp_path / "node.yaml")]
+    command += ["--config", str(tmp_path / "node.yaml")]
     subprocess.run(command, check=True)
     (plan,) = cache.plans()
     with serve(cuda, library, path) as served:

@@ -268,7 +268,7 @@ class Author {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::uint64_t iterations = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 500;
+  const std::uint64_t iterations = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 200;
   const std::uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 20'240'229;
   std::printf("fuzz_grpc: %llu connections, seed %llu\n",
               static_cast<unsigned long long>(iterations), static_cast<unsigned long long>(seed));

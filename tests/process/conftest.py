@@ -20,11 +20,12 @@ class StartNode(Protocol):
     def __call__(self, functions: dict[str, Any], **settings: Any) -> Node: ...
 
 
-@pytest.fixture
-def start_node() -> Iterator[StartNode]:
-    """Starts nodes; at the end of a test every slot is FREE, they stop, and nothing is left."""
+@contextlib.contextmanager
+def started_nodes() -> Iterator[StartNode]:
+    """Starts nodes; at the end every slot is FREE, they stop, and nothing is left."""
     nodes: list[Node] = []
     with tempfile.TemporaryDirectory(prefix="gs") as directory:
+        Path(directory).chmod(0o711)  # workers may be other users
 
         def start(functions: dict[str, Any], **settings: Any) -> Node:
             ready = settings.pop("ready", True)
@@ -49,6 +50,20 @@ def start_node() -> Iterator[StartNode]:
 
 
 @pytest.fixture
+def start_node() -> Iterator[StartNode]:
+    """Nodes of one test."""
+    with started_nodes() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_node() -> Iterator[StartNode]:
+    """Nodes of all tests of a module, each of which leaves them as it found them."""
+    with started_nodes() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
 def zoo():
     """The body of a python function of tests/process/functions/zoo.py."""
 

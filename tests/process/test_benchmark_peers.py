@@ -85,7 +85,9 @@ def test_gslice_alone(tmp_path: Path) -> None:
             assert row["errors"] == 0 or "is full" in row["error"], row
         assert row["ratio_to_gslice"] == 1
         assert 0 < row["rps"] < 1e6
-        assert 1 < row["p50_us"] < 1e8
+        # A machine that stalls gives not even two answers in so short a time.
+        assert row["p50_us"] is None or 1 < row["p50_us"] < 1e8
+        assert any(other["p50_us"] for other in rows if other["stream"] == row["stream"])
         if row["client"] in (DRIVER, H2LOAD):
             assert 0 <= row["server_cpu_us_per_request"] < 1e6  # in ticks of 10 ms
         assert row["server_rss_bytes"] > row["server_pss_bytes"] > 10_000_000

@@ -42,6 +42,7 @@ def test_serving_a_model_takes_no_yaml(home: Path, tmp_path: Path) -> None:
         cwd=home,
         env={**os.environ, **traces.environment, "XDG_STATE_HOME": str(home)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
@@ -62,8 +63,9 @@ def test_serving_a_model_takes_no_yaml(home: Path, tmp_path: Path) -> None:
             answer = client.infer("affine", {"x": x})["y"]
         np.testing.assert_allclose(answer, models.reference(model, {"x": x})["y"], rtol=1e-6)
         serving.send_signal(signal.SIGINT)
-        rest, _ = serving.communicate(timeout=WAIT_S)
+        rest, log = serving.communicate(timeout=WAIT_S)
         assert (rest, serving.returncode) == ("stopped\n", 0)
+        assert log.splitlines()[-1].endswith("daemon: stops")  # the last word: nothing has leaked
         assert traces.left() == []
     finally:
         serving.kill()

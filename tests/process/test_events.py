@@ -97,7 +97,7 @@ def test_ids_ascend_from_one_daemon_to_the_next(start_node, zoo) -> None:
     assert [e.id for e in after] == sorted({e.id for e in after})
     told = [(e.subject, e.kind, e.text) for e in after[len(before) :]]
     assert ("frontend", "adopt", "adopted front-end 0") in told
-    assert ("echo", "adopt", "adopted 1 of 1 worker(s) that serve it") in told
+    assert ("echo", "adopt", "adopted 1 of 1 workers that serve it") in told
 
 
 def test_a_frontends_death_is_told(start_node, identity) -> None:

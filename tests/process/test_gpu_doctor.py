@@ -118,21 +118,23 @@ def test_no_memory_for_the_trial(fake_gpu: FakeGpu) -> None:
     assert "cuMemHostAlloc: CUDA_ERROR_OUT_OF_MEMORY (2)" in checks["cuda:0 MPS"]["detail"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "status", "words"),
-    [
-        ({"numa_node": 1}, "ok", "PCIe 5 x16, NUMA node 1; driver "),
-        ({"power_mw": 31_000}, "ok", "37% busy, 31 of 700 W"),
-        ({"power_mw": -1, "utilization_percent": -1}, "ok", "0% busy, 0 of 700 W"),
-        ({"mig": 1}, "warn", "partitioned by MIG"),
-        ({"compute_mode": 2}, "fail", "compute is prohibited"),
-    ],
-)
-def test_what_nvml_says(fields: dict[str, int], status: str, words: str) -> None:
-    with FakeGpu(make_gpus(1, **fields)) as fake:
+NVML_SAYS: list[tuple[dict[str, int], str, str]] = [
+    ({"numa_node": 1}, "ok", "PCIe 5 x16, NUMA node 1; driver "),
+    ({"power_mw": 31_000}, "ok", "37% busy, 31 of 700 W"),
+    ({"power_mw": -1, "utilization_percent": -1}, "ok", "0% busy, 0 of 700 W"),
+    ({"compute_mode": 2}, "fail", "compute is prohibited"),
+    ({"mig": 1}, "warn", "partitioned by MIG"),
+]
+
+
+def test_what_nvml_says() -> None:
+    gpus = make_gpus(len(NVML_SAYS))
+    with FakeGpu([replace(g, **said[0]) for g, said in zip(gpus, NVML_SAYS, strict=True)]) as fake:
         _, checks = doctor(fake, "--quick")
-        assert checks["cuda:0"]["status"] == status
-        assert words in checks["cuda:0"]["detail"]
+    for index, (fields, status, words) in enumerate(NVML_SAYS):
+        found = checks[f"cuda:{index}"]
+        assert found["status"] == status, fields
+        assert words in found["detail"]
 
 
 def test_instances_are_listed_and_proven() -> None:

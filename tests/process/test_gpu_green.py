@@ -197,16 +197,12 @@ def test_a_function_is_measured_beside_what_serves(start_gpu_node, gpu: FakeGpu)
     assert host_of(node, "a", "b") == host
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        (on_gpu(environment={"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"}), "has one environment"),
-        ({"command": ["sleep", "1"], "device": "cuda:0", "share": "1%"}, "a program is a process"),
-    ],
-)
-def test_what_needs_a_process_of_its_own_is_refused(
-    start_gpu_node, gpu: FakeGpu, body: dict[str, object], said: str
-) -> None:
+def test_what_needs_a_process_of_its_own_is_refused(start_gpu_node, gpu: FakeGpu) -> None:
     node = start_gpu_node({}, devices=GREEN)
-    with node.control() as control, pytest.raises(GsliceError, match=said):
-        list(control.load("f", json.dumps(body)))
+    variable = on_gpu(environment={"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"})
+    program = {"command": ["sleep", "1"], "device": "cuda:0", "share": "1%"}
+    with node.control() as control:
+        with pytest.raises(GsliceError, match="has one environment"):
+            list(control.load("f", json.dumps(variable)))
+        with pytest.raises(GsliceError, match="a program is a process"):
+            list(control.load("f", json.dumps(program)))

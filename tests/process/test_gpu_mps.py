@@ -101,9 +101,8 @@ def test_a_dead_one_is_replaced_with_its_sockets(gpu: FakeGpu, home: Path) -> No
 def test_a_busy_one_is_waited_for(
     gpu: FakeGpu, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gslice.device.mps.COMMAND_TIMEOUT_S", 0.5)
-
     async def test(mps: Mps) -> None:
+        monkeypatch.setattr("gslice.device.mps.COMMAND_TIMEOUT_S", 0.5)
         gpu.set_mps(deaf=1)
         other = new_mps(home)
         opening = asyncio.create_task(other.open(gpu.gpus[0].uuid, LIBRARY))

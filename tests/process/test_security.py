@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from gslice import Client, errors
 from gslice.core import audit
 from gslice.core.access import digest_text
+from gslice.core.hardening import FILES_MAX
 from tests.node import ANY_PORT, Node
 
 X = {"x": np.array([[5]], np.int64)}
@@ -141,8 +143,11 @@ def test_processes_give_up_what_they_never_need(start_node, identity) -> None:
     spares = node.wait_status(lambda status: bool(status.spares)).spares
     pids = [*node.worker_pids("same"), *node.frontend_pids(), *(spare.pid for spare in spares)]
     assert len(pids) == 4
+    none = "0" if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else "1"  # a byte is no dump
     for pid in pids:
         assert status_of(pid)["NoNewPrivs"] == "1"
         limits = Path(f"/proc/{pid}/limits").read_text()
         (core,) = (line for line in limits.splitlines() if line.startswith("Max core file size"))
-        assert core.split()[4:6] == ["0", "0"]
+        assert core.split()[4:6] == [none, none]
+    (worker,) = node.worker_pids("same")
+    assert resource.prlimit(worker, resource.RLIMIT_NOFILE)[1] <= FILES_MAX

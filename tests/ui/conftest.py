@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,30 +15,18 @@ from tests import models
 from tests.fakes.gpu import FakeGpu
 from tests.node import ANY_PORT, Node
 from tests.process.gpu import MPS, meet, on_gpu
-from tests.ui.pages import opened
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-    "--disable-sync",
-    "--no-first-run",
-)
+from tests.ui.pages import how_to_launch, opened
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium of this machine, driven by Playwright."""
     playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    how = how_to_launch()
+    if how is None:
         pytest.skip("no Chromium is here: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=found, args=list(ARGUMENTS))
+        launched = driver.chromium.launch(**how)
         yield launched
         launched.close()
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 WAIT_MS = 30_000
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-sync",
+    "--no-first-run",
+)
 _ANSWERS = "Failed to load resource"  # of HTTP, which the page tells in its own words
+
+
+def how_to_launch() -> dict[str, Any] | None:
+    """What Playwright needs to know of this machine's Chromium; None: there is none."""
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    return found and {"executable_path": found, "args": list(_ARGUMENTS)}
 
 
 @contextmanager

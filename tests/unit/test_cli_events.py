@@ -20,6 +20,19 @@ from tests.fakes.servers import FakeControl, control_message, control_server
 
 _PROGRAM = "from gslice.cli.main import app; app(prog_name='gslice')"
 
+# What bash asks for each line, in one process.
+_COMPLETE = """
+import os, sys
+from gslice.cli.main import app
+os.environ["_GSLICE_COMPLETE"] = "complete_bash"
+for line in sys.argv[1:]:
+    os.environ |= {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    try:
+        app(prog_name="gslice")
+    except SystemExit:
+        print("end of line")
+"""
+
 pytestmark = pytest.mark.usefixtures("here")
 
 AT_S = time.mktime((2026, 11, 22, 14, 3, 7, 0, 0, -1)) + 0.25
@@ -38,7 +51,7 @@ def control(state_dir: Path) -> Iterator[FakeControl]:
         servicer.events = [
             event(0, 90_000_000, "crash", "worker 9 killed by SIGKILL"),
             event(1, 90_012_345, "requeue", "2 requeued", subject="a-long-name"),
-            event(2, 17, "adopt", "adopted [bold]1 of 1[/bold] worker(s)", subject="frontend"),
+            event(2, 17, "adopt", "adopted [bold]1 of 1[/bold] workers", subject="frontend"),
         ]
         yield servicer
 
@@ -48,7 +61,7 @@ def test_a_line_an_event(control: FakeControl) -> None:
         "TIME              SINCE  SUBJECT   KIND       TEXT",
         "14:03:07.250             a         crash      worker 9 killed by SIGKILL",
         "14:03:08.250     +0.012  a-long-name  requeue    2 requeued",
-        "14:03:09.250             frontend     adopt      adopted [bold]1 of 1[/bold] worker(s)",
+        "14:03:09.250             frontend     adopt      adopted [bold]1 of 1[/bold] workers",
     ]
     (asked,) = control.asked
     assert (asked.limit, asked.follow, asked.subject, list(asked.kinds)) == (100, False, "", [])
@@ -109,30 +122,20 @@ def test_colours_are_for_terminals(control: FakeControl, no_color: str) -> None:
 def test_names_are_completed_from_what_runs(control: FakeControl, state_dir: Path) -> None:
     for name in ("detector", "describer", "tagger"):
         control.status.functions.add(name=name)
-
-    def completed(line: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM],
-            env={
-                **os.environ,
-                "_GSLICE_COMPLETE": "complete_bash",
-                "COMP_WORDS": line,
-                "COMP_CWORD": str(len(line.split(" ")) - 1),
-            },
-            capture_output=True,
-            text=True,
-        )
-        assert done.stderr == ""
-        return done.stdout.split()
-
-    for command in ("events", "logs", "load", "unload", "resize", "infer", "bench"):
-        assert completed(f"gslice {command} de") == ["detector", "describer"]
     control.status.devices.add(name="cuda:0")
     control.status.devices.add(name="cpu")
+    expected = {"gslice events --kind res": ["restart", "residency"]}
+    for command in ("events", "logs", "load", "unload", "resize", "infer", "bench"):
+        expected[f"gslice {command} de"] = ["detector", "describer"]
     for command in ("drain", "undrain", "load f m.onnx --device"):
-        assert completed(f"gslice {command} cu") == ["cuda:0"]
-    assert completed("gslice events --kind res") == ["restart", "residency"]
-    assert completed(f"gslice events --state-dir {state_dir}/none de") == []
+        expected[f"gslice {command} cu"] = ["cuda:0"]
+    expected[f"gslice events --state-dir {state_dir}/none de"] = []
+    done = subprocess.run(
+        [sys.executable, "-c", _COMPLETE, *expected], capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    completed = [block.split() for block in done.stdout.split("end of line")[:-1]]
+    assert dict(zip(expected, completed, strict=True)) == expected
 
 
 def test_bash_completes_by_the_script_that_is_printed(control: FakeControl, here: Path) -> None:

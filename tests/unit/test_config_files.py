@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.core.config import function_from_yaml, load_config
@@ -31,7 +31,6 @@ def test_a_file_that_swells_is_refused(tmp_path: Path) -> None:
     assert "more than 100000 values" in line
 
 
-@settings(max_examples=150)
 @given(text=st.text(max_size=80) | st.text(alphabet="{}[]:,&*!|>-# \n\tab1%", max_size=60))
 def test_any_text_is_good_or_told_to_be_wrong(tmp_path_factory, text: str) -> None:
     with pytest.raises(ConfigError) as caught:

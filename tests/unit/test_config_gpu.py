@@ -11,6 +11,7 @@ from gslice.core.config import (
     Config,
     DeviceConfig,
     config_to_yaml,
+    devices,
     load_config,
     save_functions,
 )
@@ -119,6 +120,16 @@ def test_where_a_function_may_run(
     # What is shown reads back as the same.
     again = loaded(tmp_path, config_to_yaml(found).partition("\n")[2])
     assert again.functions["f"] == spec
+
+
+def test_onnx_runs_on_gpus_where_its_package_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cuda_provider", lambda: tmp_path / "provider.so")
+    text = "functions: {f: {model: m.onnx}, g: {model: m.onnx, device: cpu}}\n"
+    found = loaded(tmp_path, text, ("cuda:0",)).functions
+    assert (found["f"].device, found["f"].devices) == ("cuda:0", ("cuda:0", "cpu"))
+    assert (found["g"].device, found["g"].devices) == ("cpu", ())
 
 
 def test_what_knows_no_gpu_stays_with_the_kind_of_the_first_device(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.core.config import (
@@ -62,7 +62,6 @@ specs = st.builds(
 )
 
 
-@settings(max_examples=60)
 @given(specs, st.sampled_from([None, Path("/base")]))
 def test_a_function_survives_the_round_trip(spec: FunctionSpec, base: Path | None) -> None:
     text = function_to_yaml(spec, base)
@@ -75,7 +74,6 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=100)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), values, max_size=3))
 def test_any_arguments_survive_the_round_trip(args: dict[str, object]) -> None:
     spec = FunctionSpec("f", engine="python", python="a:B", python_path="/p", args=args)

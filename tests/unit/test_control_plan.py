@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.control.demand import Allotment, Demand, DeviceShares, Policy
@@ -252,7 +252,6 @@ demands_strategy = st.lists(
 )
 
 
-@settings(max_examples=60)
 @given(demands_strategy, demands_strategy)
 def test_divisions_fit_and_keep_bounds(first: list[Demand], second: list[Demand]) -> None:
     planner = Planner()
@@ -323,7 +322,6 @@ wild_times = st.tuples(
 )
 
 
-@settings(max_examples=200)
 @given(
     st.lists(wild_times, min_size=4, max_size=4),
     st.sampled_from([0.0, 1.0, 50.0, 5_000.0, 1e5]),

@@ -17,20 +17,27 @@ def fixed(percent: float) -> ShareBounds:
 
 
 @st.composite
-def bounds(draw: st.DrawFn) -> ShareBounds:
-    low = draw(st.integers(1, 100))
-    high = draw(st.integers(low, 100))
-    return ShareBounds(low, high, auto=low != high)
+def fitting(draw: st.DrawFn, limit: int = 100) -> dict[str, ShareBounds]:
+    """Requests whose minima are no more than that."""
+    names = draw(st.lists(NAMES, min_size=1, max_size=min(8, limit), unique=True))
+    left = limit - len(names)
+    requests = {}
+    for name in draw(st.permutations(names)):
+        low = 1 + draw(st.integers(0, left))
+        left -= low - 1
+        high = draw(st.integers(low, 100))
+        requests[name] = ShareBounds(low, high, auto=low != high)
+    return requests
 
 
-requests_strategy = st.dictionaries(NAMES, bounds(), min_size=1, max_size=8)
+limited = st.integers(1, 100).flatmap(lambda n: st.tuples(fitting(n), st.just(n)))
 
 
-@given(requests=requests_strategy, limit=st.integers(1, 100))
+@given(limited)
 def test_shares_stay_in_bounds_and_use_what_can_be_used(
-    requests: dict[str, ShareBounds], limit: int
+    drawn: tuple[dict[str, ShareBounds], int],
 ) -> None:
-    assume(sum(b.min_percent for b in requests.values()) <= limit)
+    requests, limit = drawn
     granted = allocate(requests, limit)
     assert granted.keys() == requests.keys()
     for name, share in granted.items():
@@ -41,11 +48,11 @@ def test_shares_stay_in_bounds_and_use_what_can_be_used(
     assert not unfilled or total >= limit - 1e-6
 
 
-@given(requests=requests_strategy, limit=st.integers(1, 100))
+@given(limited)
 def test_max_min_nobody_gains_but_from_somebody_poorer(
-    requests: dict[str, ShareBounds], limit: int
+    drawn: tuple[dict[str, ShareBounds], int],
 ) -> None:
-    assume(sum(b.min_percent for b in requests.values()) <= limit)
+    requests, limit = drawn
     granted = allocate(requests, limit)
     for rich, rich_bounds in requests.items():
         if granted[rich] <= rich_bounds.min_percent + 1e-6:
@@ -55,21 +62,18 @@ def test_max_min_nobody_gains_but_from_somebody_poorer(
                 assert granted[poor] >= granted[rich] - 1e-6
 
 
-@given(requests=requests_strategy, data=st.data())
+@given(requests=fitting(), data=st.data())
 def test_the_order_of_requests_does_not_matter(
     requests: dict[str, ShareBounds], data: st.DataObject
 ) -> None:
-    assume(sum(b.min_percent for b in requests.values()) <= 100)
     shuffled = dict(data.draw(st.permutations(list(requests.items()))))
     assert allocate(shuffled) == allocate(requests)
 
 
-@given(before=requests_strategy, after=requests_strategy)
+@given(before=fitting(), after=fitting())
 def test_no_step_of_a_change_over_commits(
     before: dict[str, ShareBounds], after: dict[str, ShareBounds]
 ) -> None:
-    assume(sum(b.min_percent for b in before.values()) <= 100)
-    assume(sum(b.min_percent for b in after.values()) <= 100)
     old, new = allocate(before), allocate(after)
     current = {name: share for name, share in old.items() if name in new}
     for name, share in shrinks_first(current, new):
@@ -97,7 +101,9 @@ def test_over_commit_shows_the_sum() -> None:
 
 # ---- several devices -----------------------------------------------------------------------------
 
-by_device = st.dictionaries(st.sampled_from("xyz"), requests_strategy, min_size=1)
+by_device = st.integers(1, 100).flatmap(
+    lambda n: st.tuples(st.dictionaries(st.sampled_from("xyz"), fitting(n), min_size=1), st.just(n))
+)
 
 
 def tied(drawn: dict[str, dict[str, ShareBounds]]) -> dict[str, dict[str, ShareBounds]]:
@@ -109,12 +115,12 @@ def tied(drawn: dict[str, dict[str, ShareBounds]]) -> dict[str, dict[str, ShareB
     return {device: {n: first[n] for n in functions} for device, functions in drawn.items()}
 
 
-@given(drawn=by_device, limit=st.integers(1, 100))
+@given(by_device)
 def test_a_replicated_function_has_one_share_that_every_device_can_give(
-    drawn: dict[str, dict[str, ShareBounds]], limit: int
+    drawn: tuple[dict[str, dict[str, ShareBounds]], int],
 ) -> None:
-    requests = tied(drawn)
-    for functions in requests.values():
+    requests, limit = tied(drawn[0]), drawn[1]
+    for functions in requests.values():  # what was asked for on one device may not fit on others
         assume(sum(b.min_percent for b in functions.values()) <= limit)
     shares = allocate_all(requests, dict.fromkeys(requests, float(limit)))
     for functions in requests.values():
@@ -129,16 +135,15 @@ def test_a_replicated_function_has_one_share_that_every_device_can_give(
         assert not hungry or sum(shares[n] for n in functions) >= limit - 1e-6
 
 
-@given(drawn=by_device, limit=st.integers(1, 100))
+@given(by_device)
 def test_without_replicas_each_device_is_divided_by_itself(
-    drawn: dict[str, dict[str, ShareBounds]], limit: int
+    drawn: tuple[dict[str, dict[str, ShareBounds]], int],
 ) -> None:
+    by_device, limit = drawn
     requests = {
         device: {f"{name} on {device}": bounds for name, bounds in functions.items()}
-        for device, functions in drawn.items()
+        for device, functions in by_device.items()
     }
-    for functions in requests.values():
-        assume(sum(b.min_percent for b in functions.values()) <= limit)
     alone = [allocate(functions, limit, device) for device, functions in requests.items()]
     expected = {name: share for shares in alone for name, share in shares.items()}
     assert allocate_all(requests, dict.fromkeys(requests, float(limit))) == expected

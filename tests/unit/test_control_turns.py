@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gslice.control.demand import Allotment, Demand, DeviceShares, Policy
@@ -180,7 +180,7 @@ loads = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=settings.default.max_examples // 5)
 @given(loads)
 def test_never_worse_than_side_by_side(asked: list[tuple[float, float, str]]) -> None:
     promised = {"short": 1.0, "long": 4.0, "free": 0.0}

@@ -101,7 +101,7 @@ def test_what_grows_gets_one_after_the_other_and_what_shrinks_gives_them_back() 
     assert bench.changes[2:] == [("one", "other"), ("one",)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=settings.default.max_examples // 8)
 @given(st.integers(5, 80), st.integers(0, 20))
 def test_a_steady_load_swings_nothing(rate: int, neighbour: int) -> None:
     bench = Moving(on_any(), replace(on_any("b"), replicas=ReplicaBounds()))

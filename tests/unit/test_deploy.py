@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
 from gslice import __version__
 from gslice.core.config import load_config
 from gslice.daemon.http import HEALTH_PAGES
+from gslice.device.users import _CAPABILITIES, user_name
 from tests.cli import gslice
+from tests.node import in_background
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "configs" / "deploy"
@@ -75,6 +81,31 @@ def test_the_image_installs_extras_that_there_are() -> None:
     ignored = (ROOT / ".containerignore").read_text().split()
     assert (ROOT / ".dockerignore").resolve() == ROOT / ".containerignore"
     assert not {"gslice", "native", "README.md", "LICENSE", "pyproject.toml"} & set(ignored)
+
+
+def test_the_image_is_healthy_when_the_daemon_answers() -> None:
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +(\".*\")\]$", CONTAINERFILE, re.MULTILINE)
+    asked: list[bytes] = []
+
+    def answer(listener: socket.socket, status: bytes) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(1024))
+            connection.sendall(b"HTTP/1.0 " + status + b"\r\n\r\n")
+
+    for status, healthy in ((b"200 OK", True), (b"503 Service Unavailable", False)):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            answering = in_background(lambda: answer(listener, status))  # noqa: B023
+            metrics = f"0.0.0.0:{listener.getsockname()[1]}"
+            done = subprocess.run(
+                ["bash", "-c", json.loads(command)],
+                env={**os.environ, "GSLICE_NODE__METRICS": metrics},
+            )
+            answering.result()
+        assert (done.returncode == 0) is healthy
+    path = asked[0].split()[1].decode()
+    assert path in HEALTH_PAGES
+    assert path == container()["livenessProbe"]["httpGet"]["path"]
 
 
 # ---- Kubernetes ----------------------------------------------------------------------------------
@@ -151,6 +182,25 @@ def test_every_manifest_is_named_and_every_image_is_ours() -> None:
         assert image["newTag"].removesuffix("-cuda") == __version__
 
 
+OLDEST_KUBERNETES = "1.27"  # gRPC probes. What is stable there stays in later ones
+
+
+def assert_known(document: Any) -> None:
+    """Every field is one of Kubernetes' own, of the right type."""
+    kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
+
+
+def test_kubernetes_knows_every_field() -> None:
+    for path in BASE.glob("*.yaml"):
+        if path.name not in ("kustomization.yaml", "node.yaml"):
+            for document in documents(path):
+                assert_known(document)
+    wrong = of_kind("NetworkPolicy")
+    wrong["spec"]["podSelectors"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="podSelectors"):
+        assert_known(wrong)
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
 def test_kustomize_takes_them() -> None:
     for folder, tag in (("base", __version__), ("gpu", f"{__version__}-cuda")):
@@ -161,9 +211,15 @@ def test_kustomize_takes_them() -> None:
         )
         assert done.returncode == 0, done.stderr
         assert f"image: gslice:{tag}\n" in done.stdout
+        for document in YAML(typ="safe").load_all(done.stdout):
+            if document["kind"] == "DaemonSet":  # all that differs from the base
+                assert_known(document)
 
 
 # ---- systemd -------------------------------------------------------------------------------------
+
+
+EXPOSED_AT_MOST = 30  # tenths, of 100: what the unit says it must leave open
 
 
 def unit_lines() -> list[str]:
@@ -203,3 +259,32 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     told = [line for line in done.stderr.splitlines() if str(path) in line]
     assert done.returncode == 0, done.stderr
     assert all("DelegateSubgroup" in line for line in told)  # older ones do not know it yet
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+def test_the_unit_exposes_little() -> None:
+    path = DEPLOY / "systemd" / "gslice.service"
+    asked = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    done = subprocess.run(
+        [*asked, f"--threshold={EXPOSED_AT_MOST}", str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- workers as users of their own ---------------------------------------------------------------
+
+
+def test_users_that_come_along_are_those_of_devices() -> None:
+    lines = (DEPLOY / "systemd/gslice.sysusers.conf").read_text().splitlines()
+    made = {line.split()[1] for line in lines if line.startswith("u ")}
+    assert made >= {user_name(device) for device in ("cpu", *(f"cuda:{n}" for n in range(8)))}
+
+
+def test_a_service_that_changes_users_has_the_rights_that_it_takes() -> None:
+    settings = (DEPLOY / "systemd/gslice-users.conf").read_text()
+    granted = set(re.findall(r"CAP_(\w+)", settings))
+    assert granted >= set(_CAPABILITIES.values())
+    assert "User=root" in settings
+    in_pods = re.search(r"add: \[([\w, ]+)\]", (ROOT / "docs/running.md").read_text())
+    assert in_pods is not None
+    assert set(in_pods[1].split(", ")) == set(_CAPABILITIES.values())

@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from gslice.cli.main import app
 from gslice.core.config import json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +67,37 @@ def test_messages_that_are_explained_exist() -> None:
     long = [part for part in parts if len(part) >= 6]
     assert len(long) > 25
     assert [part for part in long if part not in source] == []
+
+
+def commands_told(page: Path) -> list[str]:
+    """What follows `gslice` where a page has it in backticks, or as a line of a console."""
+    text = page.read_text()
+    inline = re.findall(r"`gslice ([a-z][^`]*)`", re.sub(r"\s*\n\s*", " ", text))
+    typed = re.findall(r"^ *\$ gslice (.*)$", text, re.MULTILINE)
+    return [*inline, *(line.partition("  #")[0] for line in typed)]
+
+
+def test_commands_and_their_options_exist() -> None:
+    every = typer.main.get_command(app)
+    told_anywhere = [told for page in PAGES for told in commands_told(page)]
+    assert len(told_anywhere) > 100
+    for told in told_anywhere:
+        command: Any = every
+        words = told.split()
+        while hasattr(command, "commands") and words and not words[0].startswith("-"):
+            assert words[0] in command.commands, f"gslice {told}"
+            command = command.commands[words.pop(0)]
+        known = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert given - {"--help"} <= known, f"gslice {told}"
+
+
+def test_settings_of_the_node_that_pages_name_exist() -> None:
+    known = set(json_schema()["$defs"]["Node"]["properties"])
+    told = {key for page in PAGES for key in re.findall(r"`node\.([a-z_]+)", page.read_text())}
+    told.remove("yaml")
+    assert len(told) > 20
+    assert told - known == set()
 
 
 def test_every_setting_is_described() -> None:

@@ -13,17 +13,18 @@ from typing import Any
 import onnx
 import pytest
 
-from gslice.core.errors import Internal, InvalidArgument, LoadFailed
+from gslice.core.errors import Internal, LoadFailed
 from gslice.core.plans import PlanCache
 from gslice.core.types import FunctionSpec, Signature, TensorSpec
 from gslice.device.cpu import CpuDevice
 from gslice.worker.engines import make_engine
 from gslice.worker.engines.tensorrt_api import TensorRt
-from gslice.worker.engines.tensorrt_build import Target, profiles
+from gslice.worker.engines.tensorrt_build import Target
 from gslice.worker.engines.tensorrt_plan import Plans
 from gslice.worker.engines.tensorrt_signature import describe
 from tests import models
 from tests.fakes.tensorrt import FakeTensorRt, lengths
+from tests.unit.tensorrt_bench import shapes
 
 H100 = Target("NVIDIA H100 80GB HBM3", (9, 0))
 ADA = Target("", (8, 9))
@@ -60,10 +61,6 @@ def signature_of(cache: PlanCache, spec: FunctionSpec) -> Signature:
     library = TensorRt(spec.engine)
     loaded = Plans(library, H100, cache).load(spec)
     return describe(library, spec, loaded.engine).signature
-
-
-def shapes(least: list[int], usual: list[int], most: list[int]) -> dict[str, Any]:
-    return {"min": least, "opt": usual, "max": most}
 
 
 # ---- profiles --------------------------------------------------------------------------------
@@ -113,32 +110,6 @@ def test_what_has_no_rows_takes_shapes_in_full(
     signature = signature_of(cache, spec)
     assert (signature.rows_max, signature.buckets) == (0, ())
     assert signature.outputs == (TensorSpec("y", "INT64", (1, -1)),)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "given", "message"),
-    [
-        ({"x": (-1, -1)}, {}, r"input 'x' has \[-1, -1\], of which some lengths are open"),
-        ({"x": (-1, 4)}, {"y": shapes([1], [1], [1])}, "no input 'y'; it has x"),
-        ({"x": (-1, 4)}, {"x": shapes([-1, 3], [-1, 4], [-1, 4])}, r"x: min: \[-1, 3\] does not"),
-        ({"x": (-1, 4)}, {"x": shapes([-1], [-1], [-1])}, r"x: min: \[-1\] does not fit"),
-        ({"x": (2, -1)}, {"x": shapes([-1, 1], [-1, 2], [-1, 3])}, "does not fit"),
-        ({"x": (-1,), "y": (4,)}, {}, r"no rows together, and 'x' has \[-1\]"),
-    ],
-)
-def test_shapes_that_do_not_fit_the_model_are_refused(
-    inputs: dict[str, tuple[int, ...]], given: dict[str, Any], message: str
-) -> None:
-    spec = FunctionSpec("f", args={"shapes": given})
-    with pytest.raises(InvalidArgument, match=message):
-        profiles(spec, inputs, rows_go_together=True)
-
-
-def test_first_dimensions_of_other_names_are_no_rows() -> None:
-    inputs = {"x": (-1, 4), "y": (-1, 4)}
-    assert len(profiles(FunctionSpec("f", batch_max=1), inputs, rows_go_together=True)) == 1
-    with pytest.raises(InvalidArgument, match="no rows together"):
-        profiles(FunctionSpec("f"), inputs, rows_go_together=False)
 
 
 # ---- the cache -------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_the_command_line_builds_for_a_gpu_that_is_not_here(
     function = {"model": str(models.affine(tmp_path)), "engine": "tensorrt_rtx"}
     (tmp_path / "node.yaml").write_text(json.dumps({"version": 1, "functions": {"f": function}}))
     file = str(tmp_path / "node.yaml")
-    done = gslice("build", "--file", file, "--compute-capability", "12.0", "--json")
+    done = gslice("build", "--config", file, "--compute-capability", "12.0", "--json")
     (answer,) = json.loads(done.stdout)
     assert (answer["built"], answer["gpu"]) == (True, "compute capability 12.0")
     assert answer["library"] == f"tensorrt_rtx {api.__version__}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists() or path.with_suffix(".pyi").exists()
 
 
+@cache
 def imports_of(path: Path) -> list[Import]:
     """Every import of a file, those inside functions too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer
 
 from gslice import __version__
 from gslice.cli.main import app
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def pages() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("man_pages", ROOT / "scripts/man_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import man_pages
 
 
-def test_every_command_has_a_page(pages: ModuleType, tmp_path: Path) -> None:
-    written = {path.stem: path.read_text() for path in pages.write(tmp_path)}
+def test_every_command_has_a_page(tmp_path: Path) -> None:
+    written = {path.stem: path.read_text() for path in man_pages.write(tmp_path)}
     whole = typer.main.get_command(app)
     names = {"gslice"}
     for name, command in whole.commands.items():
@@ -45,8 +32,8 @@ def test_every_command_has_a_page(pages: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not here")
-def test_groff_has_nothing_to_say_against_them(pages: ModuleType, tmp_path: Path) -> None:
-    paths = [str(path) for path in pages.write(tmp_path)]
+def test_groff_has_nothing_to_say_against_them(tmp_path: Path) -> None:
+    paths = [str(path) for path in man_pages.write(tmp_path)]
     done = subprocess.run(
         ["groff", "-man", "-Tutf8", "-ww", "-z", *paths], capture_output=True, text=True
     )

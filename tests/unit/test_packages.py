@@ -1,196 +1,91 @@
-"""ONNX Runtime's two packages, of which one must not be there: who tells, and what to do."""
+"""What scripts/wheels.sh makes of packages, as far as it can be known without making any."""
 
 from __future__ import annotations
 
-import json
-import sys
-import types
-from pathlib import Path
-
 import pytest
-from typer.testing import CliRunner
 
-from gslice.cli import checks
-from gslice.cli.main import app
-from gslice.core.errors import LoadFailed
-from gslice.core.packages import OnnxRuntimePackages, cuda_provider, installed
-from gslice.worker import engines
-from gslice.worker.engines import make_engine
+from gslice.frontend.ui.assets import assets
+from scripts import prove_install
+from scripts.check_packages import sdist_problems, wheel_problems
 
-CPU_ONLY = OnnxRuntimePackages("1.32", "")
-GPU_ONLY = OnnxRuntimePackages("", "1.32")
-BOTH = OnnxRuntimePackages("1.32", "1.31")
-NONE = OnnxRuntimePackages("", "")
-
-NODE = """\
-version: 1
-devices: {DEVICES}
-functions:
-  detector: {model: ./detector.onnx, device: auto, share: 30%}
-  reader: {model: ./reader.onnx, device: cpu, share: 30%}
-  tagger: {python: my_pkg.tagger:Tagger, device: cpu, share: 10%}
-"""
+WHEEL = "gslice-1.0-cp312-abi3-manylinux_2_35_x86_64.whl"
+PACKAGE = {"gslice/__init__.py", "gslice/protos/kserve.binpb", "gslice/frontend/ui/static/app.js"}
+PAGES = {"gslice.1", "gslice-serve.1"}
+GOOD = {
+    *PACKAGE,
+    "gslice/_native.abi3.so",
+    *(f"gslice-1.0.data/data/share/man/man1/{page}" for page in PAGES),
+    *(f"gslice-1.0.dist-info/{name}" for name in ("METADATA", "RECORD", "WHEEL")),
+    *(f"gslice-1.0.dist-info/{name}" for name in ("entry_points.txt", "licenses/LICENSE")),
+}
 
 
-def test_versions_are_those_of_packages() -> None:
-    assert installed("numpy").count(".") >= 1
-    assert installed("no-such-package") == ""
-    assert OnnxRuntimePackages.find().cpu == installed("onnxruntime")
+def problems(names: set[str], wheel: str = WHEEL) -> list[str]:
+    return wheel_problems(wheel, names, PACKAGE, PAGES)
 
 
-@pytest.mark.parametrize(
-    ("found", "on_gpu", "what", "hint"),
-    [
-        (CPU_ONLY, False, "", ""),
-        (GPU_ONLY, False, "", ""),
-        (GPU_ONLY, True, "", ""),
-        (NONE, False, "", ""),
-        (NONE, True, "onnxruntime-gpu is not installed", "pip install 'gslice[cuda]'"),
-        (
-            CPU_ONLY,
-            True,
-            "onnxruntime 1.32 computes on the CPU only",
-            "pip uninstall -y onnxruntime, then pip install 'gslice[cuda]'",
-        ),
-        (
-            BOTH,
-            True,
-            "onnxruntime 1.32 and onnxruntime-gpu 1.31 overwrite each other",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'gslice[cuda]'",
-        ),
-        (
-            BOTH,
-            False,
-            "onnxruntime 1.32 and onnxruntime-gpu 1.31 overwrite each other",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'gslice[cpu]', or "
-            "'gslice[cuda]' for a GPU",
-        ),
-    ],
-)
-def test_what_is_wrong_is_told_with_what_to_do(
-    found: OnnxRuntimePackages, on_gpu: bool, what: str, hint: str
-) -> None:
-    assert found.problem(on_gpu) == (what, hint)
+def test_a_wheel_is_the_package_and_nothing_else() -> None:
+    assert problems(GOOD) == []
+    along = {"gslice.libs/libssl-1a2b.so.3", "gslice-1.0.dist-info/sboms/auditwheel.cdx.json"}
+    assert problems(GOOD | along) == []
+    assert problems(GOOD - {"gslice/frontend/ui/static/app.js"}) == [
+        "lacks gslice/frontend/ui/static/app.js"
+    ]
+    assert problems(GOOD | {"tests/node.py", "gslice/pump.cpp"}) == [
+        "should not have gslice/pump.cpp",
+        "should not have tests/node.py",
+    ]
+    assert problems(GOOD - {"gslice-1.0.data/data/share/man/man1/gslice.1"}) == [
+        "lacks gslice-1.0.data/data/share/man/man1/gslice.1"
+    ]
 
 
-# ---- doctor ----------------------------------------------------------------------------------
+def test_a_wheel_has_one_extension() -> None:
+    assert problems(GOOD - {"gslice/_native.abi3.so"}) == ["has 0 extensions, not one"]
+    older = "gslice/_native.cpython-311-x86_64-linux-gnu.so"
+    assert problems(GOOD | {older}) == ["has 2 extensions, not one"]
 
 
-@pytest.mark.parametrize(
-    ("found", "wanting", "status", "detail"),
-    [
-        (CPU_ONLY, [], "ok", "onnxruntime 1.32"),
-        (GPU_ONLY, ["detector"], "ok", "onnxruntime-gpu 1.32"),
-        (NONE, [], "note", "not installed"),
-        (
-            CPU_ONLY,
-            ["detector", "reader"],
-            "fail",
-            "onnxruntime 1.32 computes on the CPU only; detector, reader may run on a GPU",
-        ),
-        (BOTH, [], "fail", "onnxruntime 1.32 and onnxruntime-gpu 1.31 overwrite each other"),
-    ],
-)
-def test_doctor_judges_the_packages_by_the_functions(
-    found: OnnxRuntimePackages, wanting: list[str], status: str, detail: str
-) -> None:
-    check = checks.check_onnxruntime(found, wanting)
-    assert (check.status, check.detail) == (status, detail)
-    assert bool(check.hint) == (status == "fail")
+def test_the_tag_of_a_wheel_says_what_it_needs() -> None:
+    (problem,) = problems(GOOD, "gslice-1.0-cp312-abi3-linux_x86_64.whl")
+    assert problem.startswith("its tag is no manylinux")
+    both = "gslice-1.0-cp311-cp311-manylinux_2_34_x86_64.manylinux_2_35_x86_64.whl"
+    assert problems(GOOD, both) == []
 
 
-def test_functions_that_may_run_on_a_gpu_are_found(here: Path) -> None:
-    node = here / "node.yaml"
-    for devices, wanting in (
-        ("{cuda:0: {}, cpu: {}}", ["detector"]),
-        ("{cpu: {}, cuda:0: {}}", []),  # `auto` stays on the kind of the first
-        ("{cpu: {}}", []),
-    ):
-        node.write_text(NODE.replace("{DEVICES}", devices))
-        assert checks.onnx_on_gpus(node) == wanting
+def test_a_source_distribution_is_what_git_knows() -> None:
+    known = {"pyproject.toml", "native/CMakeLists.txt"}
+    good = {f"gslice-1.0/{name}" for name in (*known, "PKG-INFO", "build/man/gslice.1")}
+
+    def found(names: set[str]) -> list[str]:
+        return sdist_problems("gslice-1.0.tar.gz", names, known, {"gslice.1"})
+
+    assert found(good) == []
+    assert found(good - {"gslice-1.0/native/CMakeLists.txt"}) == [
+        "lacks gslice-1.0/native/CMakeLists.txt"
+    ]
+    assert found(good | {"gslice-1.0/core.1234"}) == ["should not have gslice-1.0/core.1234"]
 
 
-def test_doctor_reads_the_node_yaml_that_is_here(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(OnnxRuntimePackages, "find", lambda: CPU_ONLY)
-    (here / "node.yaml").write_text(NODE.replace("{DEVICES}", "{cuda:0: {}, cpu: {}}"))
-    found = doctor()
-    assert found["ONNX Runtime"]["status"] == "fail"
-    assert found["ONNX Runtime"]["detail"].endswith("; detector may run on a GPU")
-    (here / "other.yaml").write_text(NODE.replace("{DEVICES}", "{cpu: {}}"))
-    assert doctor("-c", "other.yaml")["ONNX Runtime"]["status"] == "ok"
-    (here / "node.yaml").write_text("version: 1\nfunctions: {a: {}}\n")
-    found = doctor()
-    assert found["node.yaml"]["status"] == "fail"
-    assert found["node.yaml"]["detail"].startswith("node.yaml:2: functions.a: says nothing")
-    assert found["ONNX Runtime"]["status"] == "ok"
+# ---- the proof of an installation ----------------------------------------------------------------
 
 
-def doctor(*arguments: str) -> dict[str, dict[str, str]]:
-    shown = CliRunner().invoke(app, ["doctor", "--quick", "--json", *arguments])
-    return {check["name"]: check for check in json.loads(shown.stdout)["checks"]}
+def test_the_proof_reads_what_serve_says() -> None:
+    assert prove_install.announced("gRPC     127.0.0.1:8001  (KServe v2)\n") == (
+        "gRPC",
+        "127.0.0.1:8001",
+    )
+    assert prove_install.announced("HTTP     http://127.0.0.1:8000/v2/docs\n") == (
+        "HTTP",
+        "127.0.0.1:8000",
+    )
+    assert prove_install.announced("page     http://127.0.0.1:8000/ui\n") is None
+    named = prove_install.page_files(assets()["index.html"].body.decode())
+    assert {"app.js", "base.css", "icon.svg"} <= named <= assets().keys()
 
 
-# ---- a load ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("found", "reason"),
-    [
-        (BOTH, "onnxruntime 1.32 and onnxruntime-gpu 1.31 overwrite each other"),
-        (GPU_ONLY, "cannot import name 'InferenceSession'"),  # what uninstalling the other leaves
-    ],
-)
-def test_files_of_two_packages_that_do_not_fit_are_told(
-    monkeypatch: pytest.MonkeyPatch, found: OnnxRuntimePackages, reason: str
-) -> None:
-    for name in [name for name in sys.modules if name.startswith("gslice.worker.engines.onnx")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
-    monkeypatch.setattr(OnnxRuntimePackages, "find", lambda: found)
-    with pytest.raises(LoadFailed) as failed:
-        make_engine("onnxruntime")
-    assert failed.value.message.startswith(f"engine onnxruntime cannot be imported: {reason}")
-    assert failed.value.hint.startswith("pip uninstall -y onnxruntime onnxruntime-gpu, then ")
-
-
-def test_a_package_that_is_missing_is_named_with_its_extras(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in [name for name in sys.modules if name.startswith("gslice.worker.engines.onnx")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LoadFailed) as failed:
-        make_engine("onnxruntime")
-    assert failed.value.message == "engine onnxruntime needs the package onnxruntime"
-    assert failed.value.hint == "pip install 'gslice[cpu]', or 'gslice[cuda]' for a GPU"
-
-
-# ---- a spare ---------------------------------------------------------------------------------
-
-
-def test_a_spare_leaves_an_onnxruntime_alone_that_would_open_the_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made: list[str] = []
-    monkeypatch.setattr(engines, "make_engine", made.append)
-    for library in (Path("libonnxruntime_providers_cuda.so"), None):
-        monkeypatch.setattr(engines, "cuda_provider", lambda library=library: library)
-        engines.preload("onnxruntime")
-        engines.preload("torch")
-    assert made == ["torch", "onnxruntime", "torch"]
-
-
-def test_the_provider_is_found_beside_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    capi = tmp_path / "onnxruntime" / "capi"
-    capi.mkdir(parents=True)
-    (capi.parent / "__init__.py").write_text("raise ImportError('nobody imports it')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-    assert cuda_provider() is None
-    library = capi / "libonnxruntime_providers_cuda.so"
-    library.touch()
-    assert cuda_provider() == library
+def test_the_proof_ends_at_a_broken_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    prove_install.expect(True, "it serves")
+    assert capsys.readouterr().out == "  it serves\n"
+    with pytest.raises(prove_install.Broken, match="it drains: 2 left"):
+        prove_install.expect(False, "it drains", "2 left")

@@ -64,6 +64,7 @@ class Bench:
         self.now_us = 0
         self.refuse = False
         node: Any = SimpleNamespace(
+            users={},
             changes=Changes(),
             config=SimpleNamespace(spares=limit),
             log_path=lambda name: directory / f"{name}.log",

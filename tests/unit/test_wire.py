@@ -173,7 +173,6 @@ def compare(data):
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=400)
 def test_random_bytes(data):
     compare(data)
 
@@ -196,7 +195,7 @@ def damaged(draw):
 
 
 @given(damaged())
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_requests(data):
     compare(data)
 

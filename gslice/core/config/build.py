@@ -270,6 +270,7 @@ class Builder:
             share_limit_percent=device.limits.share,
             memory_limit_bytes=device.limits.memory,
             cpus=tuple(mine if cores is None else cores),
+            user=device.user,
         )
 
     def _gpu(self, gpu: str, device: Device, path: tuple[str, ...]) -> DeviceConfig:
@@ -290,6 +291,7 @@ class Builder:
             gpu=gpu,
             mps_pipe=self._resolve(device.mps_pipe),
             share_weights=device.share_weights,
+            user=device.user,
         )
 
     def _cores(self, given: str | list[int], path: tuple[str, ...]) -> list[int]:

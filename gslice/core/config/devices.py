@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gslice.core.config.model import Function
 from gslice.core.config.types import DeviceConfig
+from gslice.core.packages import cuda_provider
 from gslice.core.plans import LIBRARIES
 from gslice.core.types import FunctionSpec
 
-_GPU_ENGINES = ("torch",)  # they compute on either kind; a GPU is better
 _ONLY_GPU_ENGINES = LIBRARIES
 _GPU = re.compile(r"cuda:(?P<number>[0-9]{1,4})(?P<instance>/mig:[0-9]{1,2})?")
 _INSTANCE = re.compile(r"MIG-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -28,19 +28,25 @@ def suitable_devices(engine: str, devices: Mapping[str, DeviceConfig]) -> tuple[
     """The devices that an engine's functions may run on, the best first.
 
     Those of the kind of the node's first device; where an engine knows GPUs, these and then all
-    others; where it knows nothing else, these alone, as far as there are any.
+    others; where it knows nothing else, these alone, as far as there are any. ONNX Runtime knows
+    them where the package with its CUDA provider is installed.
 
     Args:
         engine: The function's.
         devices: The node's, by name.
     """
-    if engine in _GPU_ENGINES:
+    if _knows_gpus(engine):
         return tuple(sorted(devices, key=lambda name: devices[name].kind != "cuda"))
     gpus = tuple(name for name, device in devices.items() if device.kind == "cuda")
     if engine in _ONLY_GPU_ENGINES and gpus:
         return gpus
     first = next(iter(devices.values())).kind
     return tuple(name for name, device in devices.items() if device.kind == first)
+
+
+def _knows_gpus(engine: str) -> bool:
+    """Whether it computes on either kind: a GPU is better."""
+    return engine == "torch" or (engine == "onnxruntime" and cuda_provider() is not None)
 
 
 def unsuitable(engine: str, device: DeviceConfig) -> str:

@@ -321,7 +321,10 @@ class NodeFile(Section):
         dict[str, Device],
         BeforeValidator(lambda value: {} if value == "auto" else value),
         Field(json_schema_extra=_or_auto_schema),
-    ] = Field(default_factory=dict, description="Default: auto, one CPU device of all cores.")
+    ] = Field(
+        default_factory=dict,
+        description="Default: auto, `cpu` with all cores and after it every GPU.",
+    )
     defaults: Defaults = Field(default=Defaults(), description="Of every function, key by key.")
     functions: dict[FunctionName, Function] = Field(
         default_factory=dict, description="What is served, by name."

@@ -20,6 +20,7 @@ from gslice.core.config.words import (
     SizeOrAuto,
     SizeOrNone,
     SpareCount,
+    WorkerUser,
     at_least,
 )
 
@@ -147,4 +148,9 @@ class Device(Section):
     )
     share_weights: bool = Field(
         default=True, description="Of a GPU: workers of one model have its weights in common."
+    )
+    user: WorkerUser = Field(
+        default="auto",
+        description="Whom workers run as: a user or its number; auto: gslice-cpu, gslice-cuda-0,"
+        " ... where these are there; none: the daemon's own.",
     )

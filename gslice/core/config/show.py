@@ -175,4 +175,6 @@ def _device(name: str, device: DeviceConfig) -> CommentedMap:
         shown["mps_pipe"] = device.mps_pipe
     if not device.share_weights:
         shown["share_weights"] = False
+    if device.user != "auto":
+        shown["user"] = device.user
     return shown

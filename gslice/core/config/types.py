@@ -191,6 +191,7 @@ class DeviceConfig:
         mps_pipe: Pipe directory of an MPS control daemon that somebody else runs; empty: gslice
             runs its own.
         share_weights: Whether workers of one model on a GPU have its weights in common.
+        user: Whom its workers run as: a user or its number, `auto` or `none`.
     """
 
     kind: str = "cpu"
@@ -201,6 +202,7 @@ class DeviceConfig:
     gpu: str = "cuda:0"
     mps_pipe: str = ""
     share_weights: bool = True
+    user: str = "auto"
 
     def is_like(self, other: DeviceConfig) -> bool:
         """Whether a share is worth the same on both, as far as the configuration says."""

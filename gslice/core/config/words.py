@@ -25,6 +25,9 @@ _ONNX_FLAGS = ("batched", "cpu_nodes")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 
+_USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}|[0-9]{1,10}")
+
+
 def wrong(text: str) -> PydanticCustomError:
     """An error whose text is already what a person should read."""
     return PydanticCustomError("gslice", "{text}", {"text": text})
@@ -243,6 +246,19 @@ CountOrAuto = Annotated[
 ]
 
 
+def _worker_user(value: Any) -> Any:
+    """A user by its name, or by its number; `auto` and `none` look like names."""
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if not _USER.fullmatch(text):
+        raise wrong("must be a user's name or number, auto or none")
+    return text
+
+
+WorkerUser = Annotated[
+    str,
+    BeforeValidator(_worker_user),
+    WithJsonSchema({"type": ["string", "integer"]}),
+]
 SpareCount = Annotated[
     int | None,
     BeforeValidator(_spares),

@@ -8,6 +8,8 @@ Settings of the test, in the file `mps_settings` of GSLICE_FAKE_GPU:
     deaf           commands are read, and never answered
     chunk_sms      static partitions are there (`-S`), of so many SMs a chunk
     other_code     what a fault gives to the clients that did not make it (719)
+
+Each command is a process, and a node asks dozens: what only the daemon needs is imported there.
 """
 
 from __future__ import annotations
@@ -15,32 +17,29 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from pathlib import Path
-
-from daemon import Daemon, mps_settings, state_directory
 
 
-def pipe_directory() -> Path:
-    """As named, else that of the machine: what would be /tmp/nvidia-mps."""
-    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or state_directory() / "nvidia-mps")
+def directory_of(variable: str, otherwise: str) -> str:
+    """As named, else that of the machine: what would be in /tmp."""
+    return os.environ.get(variable) or f"{os.environ['GSLICE_FAKE_GPU']}/{otherwise}"
 
 
-def log_directory() -> Path:
-    return Path(os.environ.get("CUDA_MPS_LOG_DIRECTORY") or state_directory() / "nvidia-mps-log")
+def pipe_directory() -> str:
+    return directory_of("CUDA_MPS_PIPE_DIRECTORY", "nvidia-mps")
 
 
-def connect(directory: Path) -> socket.socket | None:
+def connect(directory: str) -> socket.socket | None:
     """To the daemon of that directory, if one listens there."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(os.fspath(directory / "control"))
+        connection.connect(f"{directory}/control")
     except OSError:  # also a path that is too long for a socket
         connection.close()
         return None
     return connection
 
 
-def send_commands(directory: Path) -> int:
+def send_commands(directory: str) -> int:
     for line in sys.stdin:
         command = line.strip()
         if not command:
@@ -56,8 +55,16 @@ def send_commands(directory: Path) -> int:
     return 0
 
 
-def start_daemon(directory: Path, *, background: bool, static: bool) -> int:
+def start_daemon(directory: str, *, background: bool, flags: list[str]) -> int:
+    from pathlib import Path
+
+    from daemon import Daemon, mps_settings
+
     settings = mps_settings()
+    static = "chunk_sms" in settings and flags == ["-S"]
+    if flags and not static:
+        print(f"nvidia-cuda-mps-control: cannot do {' '.join(flags)}", file=sys.stderr)
+        return 1
     if "start_fails" in settings:
         print("Failed to start the MPS control daemon", file=sys.stderr)
         return 1
@@ -67,10 +74,12 @@ def start_daemon(directory: Path, *, background: bool, static: bool) -> int:
         print("An instance of this daemon is already running")
         return 1
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        pipes = Path(directory)
+        pipes.mkdir(parents=True, exist_ok=True)
+        logs = Path(directory_of("CUDA_MPS_LOG_DIRECTORY", "nvidia-mps-log"))
         if background:
-            log_directory().mkdir(parents=True, exist_ok=True)
-        daemon = Daemon(directory, log_directory() if background else None, static=static)
+            logs.mkdir(parents=True, exist_ok=True)
+        daemon = Daemon(pipes, logs if background else None, static=static)
     except OSError as error:
         print(f"Failed to start the MPS control daemon: {error}", file=sys.stderr)
         return 1
@@ -97,8 +106,8 @@ def start_daemon(directory: Path, *, background: bool, static: bool) -> int:
 def main(arguments: list[str]) -> int:
     if not arguments:
         return send_commands(pipe_directory())
-    static = "chunk_sms" in mps_settings() and arguments[1:] == ["-S"]
-    if arguments[0] in ("-d", "-f") and (static or len(arguments) == 1):
-        return start_daemon(pipe_directory(), background=arguments[0] == "-d", static=static)
+    if arguments[0] in ("-d", "-f"):
+        background = arguments[0] == "-d"
+        return start_daemon(pipe_directory(), background=background, flags=arguments[1:])
     print(f"nvidia-cuda-mps-control: cannot do {' '.join(arguments)}", file=sys.stderr)
     return 1

@@ -29,7 +29,7 @@ async function stayConnected() {
     } catch (error) {
       if (!(error instanceof Failure)) console.info(error); // such as a proxy's page in place of an answer
       if (error.status === 401 || (error.status === 403 && key.get())) {
-        await askForKey(error.message);
+        await askForKey(key.get() ? error.message : '');
         continue;
       }
       change({ connection: 'lost', trouble: error.message });
@@ -67,7 +67,8 @@ async function listen(came) {
 
 function askForKey(text) {
   change({ connection: 'locked', trouble: '' });
-  say($('key-text'), text);
+  $('key-trouble').hidden = !text;
+  say($('key-trouble'), `${text}.`);
   const dialog = $('key-dialog');
   $('key').value = '';
   dialog.showModal();

@@ -2,10 +2,11 @@
 
 import { h, s, say } from './dom.js';
 import { clock, ticks } from './format.js';
-import { series, SPAN_S, store } from './store.js';
+import { series, spanS, store } from './store.js';
 
 const HEIGHT = 112;
 const PAD = { left: 46, right: 10, top: 8, bottom: 18 };
+const TIMES = { 60: [60, 45, 30, 15, 0], 120: [120, 90, 60, 30, 0], 300: [300, 240, 180, 120, 60, 0] }; // by span
 const GAP_S = 5; // without samples for longer, a line ends and begins anew
 
 // Charts below each other, of one function.
@@ -45,7 +46,7 @@ class TimeChart {
     this.readouts = options.lines.map(() => h('b'));
     const words = options.lines.map(({ label }, place) => h('span', { class: `readout line-${place}` }, label ? `${label} ` : '', this.readouts[place]));
     this.when = h('span', { class: 'fine' });
-    this.svg = s('svg', { class: 'chart', height: HEIGHT, role: 'img', 'aria-label': `${options.title} of ${name} over the last five minutes` });
+    this.svg = s('svg', { class: 'chart', height: HEIGHT, role: 'img', 'aria-label': `${options.title} of ${name} over the last minutes` });
     this.node = h('figure', {}, h('figcaption', {}, h('span', { class: 'label' }, options.title), words, this.when), this.svg);
     this.svg.addEventListener('pointermove', (event) => this.#follow(event));
     this.svg.addEventListener('pointerleave', () => group.point(null));
@@ -57,14 +58,16 @@ class TimeChart {
     const limit = this.options.limit?.() || null;
     const most = Math.max(this.options.least, limit ?? 0, ...lines.flat().map(([, value]) => value ?? 0));
     const scale = ticks(most);
-    const x = (atS) => PAD.left + (width - PAD.left - PAD.right) * (1 - (store.atS - atS) / SPAN_S);
+    const span = spanS();
+    const x = (atS) => PAD.left + (width - PAD.left - PAD.right) * (1 - (store.atS - atS) / span);
     const y = (value) => PAD.top + (HEIGHT - PAD.top - PAD.bottom) * (1 - value / scale.at(-1));
     this.width = width;
+    this.spanS = span;
     this.svg.setAttribute('viewBox', `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(
       ...scale.map((value) => this.#gridLine(y(value), width, this.options.format(value))),
       ...this.#times(x, width),
-      ...marks.filter((mark) => store.atS - mark.at_s < SPAN_S).map((mark) => swapMark(x(mark.at_s), mark)),
+      ...marks.filter((mark) => store.atS - mark.at_s < span).map((mark) => swapMark(x(mark.at_s), mark)),
       ...(limit ? [s('line', { class: 'limit', x1: PAD.left, x2: width - PAD.right, y1: y(limit), y2: y(limit) })] : []),
       ...lines.map((points, place) => s('path', { class: `line line-${place}`, fill: 'none', d: path(points, x, y, this.options.steps) })),
       ...this.#cursor(lines, x, y),
@@ -79,9 +82,10 @@ class TimeChart {
   }
 
   #times(x, width) {
-    return (width > 420 ? [300, 240, 180, 120, 60, 0] : [300, 120, 0]).map((ago) => s('text', {
-      class: 'time', x: x(store.atS - ago), y: HEIGHT - 4, 'text-anchor': ago === 300 ? 'start' : ago ? 'middle' : 'end',
-    }, ago ? `\u2212${ago / 60} min` : 'now'));
+    const [first, ...rest] = TIMES[this.spanS];
+    return [first, ...(width > 420 ? rest : rest.slice(-2))].map((ago) => s('text', {
+      class: 'time', x: x(store.atS - ago), y: HEIGHT - 4, 'text-anchor': ago === first ? 'start' : ago ? 'middle' : 'end',
+    }, ago ? `\u2212${ago % 60 ? `${ago} s` : `${ago / 60} min`}` : 'now'));
   }
 
   #cursor(lines, x, y) {
@@ -107,7 +111,7 @@ class TimeChart {
   #follow(event) {
     const box = this.svg.getBoundingClientRect();
     const part = (event.clientX - box.left - PAD.left) / (this.width - PAD.left - PAD.right);
-    this.group.point(store.atS - SPAN_S * (1 - Math.min(1, Math.max(0, part))));
+    this.group.point(store.atS - this.spanS * (1 - Math.min(1, Math.max(0, part))));
   }
 }
 

@@ -10,7 +10,7 @@ export class Curve {
   constructor() {
     this.svg = s('svg', { class: 'chart', height: HEIGHT, role: 'img' });
     this.note = h('p', { class: 'fine' });
-    this.node = h('div', { class: 'curve' }, this.svg, this.note);
+    this.node = h('div', { class: 'curve', hidden: true }, this.svg, this.note); // until there is a profile
     this.profile = null;
     this.sharePercent = 0;
     this.sizes = new ResizeObserver(() => this.#draw());

@@ -38,7 +38,8 @@ function follow() {
   open = new Detail(name);
   place.append(open.node);
   open.update();
-  place.scrollIntoView({ block: 'nearest' });
+  const { top } = place.getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) place.scrollIntoView();
 }
 
 class Detail {

@@ -85,7 +85,8 @@ function about(device) {
   } else {
     parts.push(`${device.cpus.length} ${device.cpus.length === 1 ? 'core' : 'cores'}`);
   }
-  parts.push(device.limiter === 'none' ? 'no limiter' : `limited by ${device.limiter}`);
+  // `auto` becomes another one when the first function is loaded.
+  if (device.limiter !== 'auto') parts.push(device.limiter === 'none' ? 'no limiter' : `limited by ${device.limiter}`);
   return parts.join(', ');
 }
 

@@ -9,7 +9,9 @@ export function milliseconds(durationUs) {
 
 // Likewise at an axis, where values are round.
 export function tickMilliseconds(durationUs) {
-  return durationUs ? `${Number((durationUs / 1000).toPrecision(3))} ms` : '0';
+  const text = (value) => Number(value.toPrecision(3));
+  if (durationUs >= 1e6) return `${text(durationUs / 1e6)} s`;
+  return durationUs ? `${text(durationUs / 1000)} ms` : '0';
 }
 
 export function percent(value) {

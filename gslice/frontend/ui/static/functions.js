@@ -2,7 +2,7 @@
 
 import { $, h, Keyed, s, say, toggle } from './dom.js';
 import { milliseconds, percent, rate, requestedShare } from './format.js';
-import { hueOf, series, SPAN_S, store, watch } from './store.js';
+import { hueOf, series, spanS, store, watch } from './store.js';
 
 const COLUMNS = [
   ['Function', ''],
@@ -15,13 +15,14 @@ const COLUMNS = [
   ['Batch', 'number wide'],
   ['Device', 'wide'],
 ];
-const SPARK = { width: 72, height: 18, spanS: SPAN_S / 2 };
+const SPARK = { width: 72, height: 18 };
 
 export function showFunctions() {
   const body = h('tbody');
   const head = h('tr', {}, COLUMNS.map(([text, kind]) => h('th', { scope: 'col', class: kind }, text)));
   const none = h('p', { class: 'empty', hidden: true });
-  $('functions').append(h('table', { class: 'functions' }, h('thead', {}, head), body), none);
+  const table = h('table', { class: 'functions' }, h('thead', {}, head), body);
+  $('functions').append(table, none);
   const rows = new Keyed(body, makeRow, updateRow);
   watch(() => {
     if (!store.status) return;
@@ -29,7 +30,8 @@ export function showFunctions() {
     const shown = store.status.functions.filter((each) => each.name.toLowerCase().includes(search));
     rows.show(shown, (each) => each.name);
     none.hidden = shown.length > 0;
-    say(none, store.search ? `No function has “${store.search}” in its name.` : 'No functions. Add one with gslice load.');
+    say(none, store.search ? `No function has “${store.search}” in its name.` : 'No functions: gslice load NAME MODEL adds one.');
+    table.hidden = !shown.length;
   });
   body.addEventListener('keydown', (event) => move(event, body));
 }
@@ -106,12 +108,13 @@ export function reasonOf(each) {
 }
 
 function sparkPath(name) {
-  const points = series(name, 'rate').filter(([atS]) => store.atS - atS <= SPARK.spanS);
+  const span = Math.min(spanS(), 120);
+  const points = series(name, 'rate').filter(([atS]) => store.atS - atS <= span);
   const most = Math.max(...points.map(([, value]) => value ?? 0), 1e-9);
   let path = '';
   for (const [atS, value] of points) {
     if (value === null) continue;
-    const x = SPARK.width * (1 - (store.atS - atS) / SPARK.spanS);
+    const x = SPARK.width * (1 - (store.atS - atS) / span);
     const y = SPARK.height - 2 - (SPARK.height - 4) * (value / most);
     path += `${path ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`;
   }

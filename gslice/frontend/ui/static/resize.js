@@ -7,10 +7,10 @@ import { store } from './store.js';
 
 const SHADOW = ['plan', 'start', 'load', 'warm', 'swap', 'drain', 'exit', 'done'];
 const WORDS = {
-  plan: 'Plan', start: 'Start shadow', load: 'Load', warm: 'Warm', swap: 'Swap', drain: 'Drain old',
-  exit: 'Old one ends', done: 'Done', failed: 'Failed',
+  plan: 'Plan', start: 'Start', load: 'Load', warm: 'Warm', swap: 'Swap', drain: 'Drain', exit: 'Exit', done: 'Done',
+  failed: 'Failed',
 };
-const STAGE = /^(\w+) after ([\d.]+) ms(?:: (.*))?$/;
+const STAGE = /^(\w+) after ([\d.]+) (m?s)(?:: (.*))?$/;
 const GRANTED = /granted \(/;
 const REFUSED = /^not resized/;
 const PREVIEW_MS = 200;
@@ -21,10 +21,13 @@ export class Resize {
     this.name = name;
     this.onShare = onShare;
     this.touched = false; // by the user, since the last order
+    this.can = false; // an order would be taken
+    this.pinned = null; // the share that was asked for, if it is a fixed one
     this.ordering = null;
     this.mine = false; // events that come now are of the order that was given here
     this.seen = 0; // the newest event that was looked at
     this.path = [];
+    this.begunS = NaN; // when what others ordered was begun
     this.now = h('p', { class: 'share-now' });
     this.slider = h('input', { type: 'range', id: 'share', min: 1, max: 100, step: 1, list: 'share-marks' });
     this.marks = h('datalist', { id: 'share-marks' });
@@ -70,10 +73,11 @@ export class Resize {
     const asked = requestedShare(each.share_min_percent, each.share_max_percent);
     say(this.now, `${percent(each.share_effective_percent)} in force, ${percent(each.share_granted_percent)} granted, ${asked} asked for`);
     const can = store.session.may_change && each.state === 'READY' && each.engine !== 'command' && store.connection === 'live';
-    const why = store.session.may_change ? (each.state === 'READY' ? '' : `It is ${each.state.toLowerCase()}; only a function that serves is resized.`) : store.session.why_not;
+    const why = store.session.may_change ? (each.state === 'READY' ? '' : `Its state is ${each.state.toLowerCase()}: only a function that serves is resized.`) : store.session.why_not;
     this.slider.disabled = !can;
     this.auto.disabled = !can || Boolean(this.ordering) || asked === 'auto';
-    this.go.disabled = !can || Boolean(this.ordering);
+    this.can = can;
+    this.pinned = each.share_min_percent === each.share_max_percent ? each.share_max_percent : null;
     if (!can && why) say(this.preview, why);
     this.#wish();
     this.#follow();
@@ -89,6 +93,7 @@ export class Resize {
   }
 
   #wish() {
+    this.go.disabled = !this.can || Boolean(this.ordering) || Math.abs(this.slider.value - this.pinned) < 0.05;
     say(this.output, percent(Number(this.slider.value)));
     say(this.go, this.ordering ? 'Resizing …' : `Resize to ${percent(Number(this.slider.value))}`);
     this.slider.setAttribute('aria-valuetext', percent(Number(this.slider.value)));
@@ -120,7 +125,7 @@ export class Resize {
     this.trouble.hidden = true;
     say(this.result, '');
     say(this.preview, '');
-    this.go.disabled = this.auto.disabled = true;
+    this.auto.disabled = true;
     this.#wish();
     try {
       for await (const stage of order(this.#path(), { share })) this.#pass(stage);
@@ -173,7 +178,8 @@ export class Resize {
         this.path = [];
         say(this.result, '');
       }
-      this.#step(stage.name, stage.ms, stage.detail);
+      if (stage.name === 'plan') this.begunS = event.at_s - stage.ms / 1000;
+      this.#step(stage.name, Number.isFinite(stage.ms) ? stage.ms : (event.at_s - this.begunS) * 1000, stage.detail);
       this.#show();
     }
   }
@@ -201,7 +207,7 @@ function stageOf(event) {
   if (ended) return { name: 'done', ms: NaN, detail: event.text };
   if (event.kind === 'failed' && REFUSED.test(event.text)) return { name: 'failed', ms: NaN, detail: event.text };
   const found = event.kind === 'stage' || event.kind === 'swap' ? STAGE.exec(event.text) : null;
-  return found && { name: found[1], ms: Number(found[2]), detail: found[3] ?? '' };
+  return found && { name: found[1], ms: Number(found[2]) * (found[3] === 's' ? 1000 : 1), detail: found[4] ?? '' };
 }
 
 function resultOf(resized) {

@@ -1,6 +1,7 @@
 // What the page knows of the node, and who wants to hear of it.
 
-export const SPAN_S = 300; // of the charts
+const SPANS_S = [60, 120, 300]; // of the charts: the least that shows all that is known
+export const SPAN_S = SPANS_S.at(-1);
 const SAMPLE_S = 0.9;
 const EVENTS_MAX = 500;
 
@@ -66,6 +67,12 @@ function addSample(status) {
   }
   samples.push({ at_s: status.at_s, functions });
   while (status.at_s - samples[0].at_s > SPAN_S) samples.shift();
+}
+
+// How far back the charts go.
+export function spanS() {
+  const knownS = store.atS - (store.samples[0]?.at_s ?? store.atS);
+  return SPANS_S.find((each) => knownS <= each) ?? SPAN_S;
 }
 
 // One figure of a function over time: [[at_s, value or null]], null where there was none.

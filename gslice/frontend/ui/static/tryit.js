@@ -37,7 +37,7 @@ export class TryIt {
       this.version = version;
       this.#describe();
     }
-    if (!this.sources) say(this.note, this.ready ? 'Asking what it takes …' : `It is ${each.state.toLowerCase()}: there is nothing to try yet.`);
+    if (!this.sources) say(this.note, this.ready ? 'Asking what it takes …' : `Its state is ${each.state.toLowerCase()}: there is nothing to try yet.`);
   }
 
   close() {
