@@ -140,7 +140,7 @@ class Access:
         return not self.keys and Role.ADMIN in self.anonymous
 
     def knows(self, tenant: str) -> bool:
-        """Whether some callers are of a tenant; empty: those of none."""
+        """Whether there is a tenant of that name; empty: those who have none."""
         return not tenant or self._tenant(tenant) is not None
 
     def caller(self, credential: str | None) -> Caller:

@@ -81,7 +81,6 @@ class AccessBook:
             return
         self.now = found
         await frontends.tell([self._order()])
-        await frontends.memory.forget_tenants()
         self._event(DAEMON_LOG_NAME, EventKind.CONFIG, f"{len(found.keys)} key(s) from now on")
 
     def _order(self) -> tuple[SetAccess, tuple[int, ...]]:

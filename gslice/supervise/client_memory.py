@@ -20,7 +20,6 @@ from gslice.core.errors import (
     GsliceError,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
     Unimplemented,
 )
@@ -99,7 +98,7 @@ class ClientMemory:
         frontends: Those that are told.
         tasks: Where it goes on in the background.
         event: Records which regions of an earlier daemon end.
-        knows: Whether there are callers of a tenant.
+        knows: Whether there is a tenant of that name; empty: those who have none.
     """
 
     def __init__(
@@ -127,7 +126,6 @@ class ClientMemory:
         Raises:
             Unimplemented: it is not offered.
             AlreadyExists: another region of the tenant has the name.
-            PermissionDenied: there is no such tenant any more.
             ResourceExhausted: there are too many, or too large ones.
             GsliceError: its file cannot be used: see `open_region`.
         """
@@ -156,10 +154,6 @@ class ClientMemory:
         own = [region for region in regions if region.tenant == tenant]
         await self._remove([r.id for r in own if (r.name == name if name else not r.pid)])
 
-    async def forget_tenants(self) -> None:
-        """Ends what nobody could name, list or unregister any more."""
-        await self._remove([each for each in self._regions if not self._knows(each[0])])
-
     # ---- what front-ends have -----------------------------------------------------------------
 
     def keep(self, child: Child, region: ClientRegion, fd: int) -> None:
@@ -174,6 +168,8 @@ class ClientMemory:
             if region.id in self._regions:
                 return
             config = self._offered()
+            if not self._knows(region.tenant):  # nobody could list or unregister it
+                raise NotFound(f"region {region.name!r}: there is no tenant {region.tenant!r} now")
             check_region(region, fd, config)
             self._enter(region, fd, config)
             for frontend in self._takers:
@@ -222,10 +218,6 @@ class ClientMemory:
 
     def _enter(self, region: ClientRegion, fd: int, config: ClientMemoryConfig) -> bool:
         """Whether it was not known."""
-        if not self._knows(region.tenant):
-            raise PermissionDenied(
-                f"region {region.name!r} is of tenant {region.tenant!r}, of whom no key is left"
-            )
         known = self._regions.get(region.id)
         if known is not None:
             if known.region == region and os.path.sameopenfile(known.fd, fd):

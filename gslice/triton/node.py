@@ -104,7 +104,7 @@ def node_config(
     read = read_repositories(roots, bare)
     if read.samples:
         bare.node.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # as the daemon would
-        read.write_samples(bare.node.state_dir / "warmup")
+        read.write_samples(bare.node.samples_dir)
     additions = [
         Override(("functions", name), body, f"the repository's {name}")
         for name, body in read.functions.items()

@@ -140,6 +140,11 @@ class NodeConfig:
         return self.state_dir / "control.sock"
 
     @property
+    def samples_dir(self) -> Path:
+        """Where gslice writes the samples that a Triton repository's models are warmed up with."""
+        return self.state_dir / "warmup"
+
+    @property
     def asks(self) -> bool:
         """Whether callers are asked who they are, or some may do less than others."""
         return self.access.key_file is not None or not self.access.access.open
