@@ -226,7 +226,7 @@ def parse_digest(text: str) -> str:
 def credential_of(header: Callable[[str], str | None]) -> str | None:
     """The key that a call shows: in `authorization`, or in `x-api-key`; None: none.
 
-    A header without a value is none: scripts send those whose variable is not set.
+    A header without a value is none: clients send it whose variable is not set.
 
     Args:
         header: A header of the call by its name, which is in lower case; None: it has none.

@@ -20,7 +20,6 @@ from gslice.frontend.rest.bodies import send
 from gslice.frontend.rest.endpoint import endpoints_of
 from gslice.frontend.rest.endpoints import Endpoints
 from gslice.frontend.rest.failures import Call, failure_headers, http_status
-from gslice.frontend.rest.heads import Heads
 from gslice.frontend.rest.host import check_host
 from gslice.frontend.rest.memory import Memory
 from gslice.frontend.server import Server
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("gslice.frontend")
 
 _GOING_S = 1.0  # for calls that are given up
-_HANDSHAKE_S = 10.0  # of TLS; as the native gRPC server has it
 
 
 class RestServer(Server):
@@ -72,8 +70,6 @@ class RestServer(Server):
         self._known = {each.name: each for each in endpoints_of(Endpoints)}
         self._page = Page(Path(control), memory, self._closes, self._access) if control else None
         self._runner: web.AppRunner | None = None
-        self._heads: Heads | None = None
-        self._listening: asyncio.Server | None = None
         self._is_local = False  # only this machine reaches the port, its browsers included
         self._open = 0  # calls that are being answered
         self._idle = asyncio.Event()
@@ -104,16 +100,8 @@ class RestServer(Server):
         )
         listener = await sockets.listen_at(address)
         await runner.setup()
-        assert runner.server is not None
-        self._heads = Heads(runner.server)
-        # Not aiohttp's SockSite: that has no bound on connections that say nothing.
-        self._listening = await asyncio.get_running_loop().create_server(
-            self._heads,
-            sock=listener,
-            ssl=self._tls,
-            ssl_handshake_timeout=_HANDSHAKE_S if self._tls is not None else None,
-            backlog=sockets.BACKLOG,
-        )
+        site = web.SockSite(runner, listener, ssl_context=self._tls, backlog=sockets.BACKLOG)
+        await site.start()
         self._runner = runner
         return int(listener.getsockname()[1])
 
@@ -129,11 +117,7 @@ class RestServer(Server):
         if self._runner is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
-            if self._listening is not None:
-                self._listening.close()
             await self._runner.cleanup()
-        if self._heads is not None:
-            self._heads.close()
         if self._page is not None:
             await self._page.close()
 
@@ -152,8 +136,6 @@ class RestServer(Server):
         """Whatever goes wrong is told in the same way."""
         self._open += 1
         self._idle.clear()
-        if self._heads is not None:
-            self._heads.came(request)
         try:
             self._admit(request)
             return await handler(request)

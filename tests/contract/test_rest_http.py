@@ -297,6 +297,18 @@ def test_names_that_no_page_can_have(frontend, echo, name) -> None:
     assert call(frontend.address, "POST", INFER, asked, headers).status == 200
 
 
+def test_a_connection_on_which_no_request_comes_ends(tmp_path) -> None:
+    process = FrontendProcess(tmp_path, REST, "--connection-age-us", "200000")
+    host, _, port = process.serve().rpartition(":")
+    try:
+        for begun in (b"", b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n"):
+            with socket.create_connection((host, int(port)), WAIT_S) as raw:
+                raw.sendall(begun)
+                assert raw.recv(1) == b""
+    finally:
+        process.close()
+
+
 def test_every_endpoint_is_described(frontend) -> None:
     described = call(frontend.address, "GET", "/v2/openapi.json").json
     assert described["openapi"].startswith("3.1")
