@@ -38,6 +38,7 @@ from gslice.core.config.places import (
 )
 from gslice.core.config.policy import model_roots
 from gslice.core.config.problems import nearest
+from gslice.core.config.quotas import quota_problems
 from gslice.core.config.ranges import ShareRange
 from gslice.core.config.telling import log_config, tracing
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
@@ -85,6 +86,7 @@ class Builder:
         }
         for name, text in crowded(functions.values()):
             self._problem(text, "functions", name, "isolation")
+        self.problems += quota_problems(node.access.access, devices, functions)
         return Config(node, devices, functions, path, gpus=tuple(self.gpus))
 
     def node(self, node: Node) -> NodeConfig:
