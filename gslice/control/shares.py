@@ -41,7 +41,7 @@ class _Pool:
 
     Attributes:
         what: For the error, as are the two that follow.
-        limit: What its limit is called.
+        over: What is wrong with more.
         hint: What can be done about it.
         limit_percent: Most that all together may get.
         bounds: By function.
@@ -49,7 +49,7 @@ class _Pool:
     """
 
     what: str
-    limit: str
+    over: str
     hint: str
     limit_percent: float
     bounds: Mapping[str, ShareBounds]
@@ -143,13 +143,13 @@ def differs(one_percent: float, other_percent: float) -> bool:
 
 def _of_device(device: str, limit_percent: float, requests: Mapping[str, ShareBounds]) -> _Pool:
     hint = "lower a fixed share or a minimum, or unload a function"
-    return _Pool(f"device {device}", "share limit", hint, limit_percent, requests)
+    return _Pool(f"device {device}", "more than its share limit of", hint, limit_percent, requests)
 
 
 def _of_tenant(quota: ShareQuota, holdings: Mapping[str, Holding]) -> _Pool:
     return _Pool(
         f"tenant {quota.tenant}",
-        "share quota",
+        "more than its share quota of",
         f"lower a share, unload a function, or raise node.access.tenants.{quota.tenant}.share",
         quota.percent,
         {name: holding.bounds for name, holding in holdings.items()},
@@ -165,7 +165,7 @@ def _divide(pool: _Pool) -> dict[str, float]:
             {name: (floor, pool.copies.get(name, 1)) for name, floor in floors.items()}
         )
         raise ResourceExhausted(
-            f"{pool.what}: {parts}, more than its {pool.limit} of {pool.limit_percent:g}%",
+            f"{pool.what}: {parts}, {pool.over} {pool.limit_percent:g}%",
             hint=pool.hint,
         )
     fixed = {n: floor for n, floor in floors.items() if floor == pool.bounds[n].max_percent}

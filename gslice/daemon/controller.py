@@ -151,7 +151,7 @@ class Controller:
         self._shares = shares
         self._propose(now_ns, demands)
         turns = {each.device for each in itertools.chain(*decided.values()) if each.turns}
-        await self._supervisor.follow(shares, turns)
+        await self._supervisor.sharing.follow(shares, turns)
 
     def look(self, now_ns: int) -> None:
         """Reads what every segment has counted."""

@@ -170,6 +170,20 @@ class Sharing:
             self._see_to_turns()
         self._node.changes.notify()
 
+    def taken(self) -> dict[ShareQuota, float]:
+        """What functions have of their tenants' quotas, all of them, in percent of a device."""
+        shares: dict[str, dict[str, float]] = {}
+        quotas: dict[str, ShareQuota] = {}
+        for function in self._admitted():
+            if quota := self._node.config.share_quota(function.name):
+                quotas[function.name] = quota
+                for device in function.spec.placed:
+                    there = shares.setdefault(device, {})
+                    there[function.name] = function.share_granted_percent
+        limits = {name: self._node.device(name).share_limit_percent for name in shares}
+        none = dict.fromkeys(self._node.config.share_quotas, 0.0)
+        return none | Quotas(quotas, limits).taken(shares)
+
     def _admitted(self) -> list[Function]:
         return [f for f in self._functions.values() if f.admitted]
 

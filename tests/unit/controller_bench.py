@@ -50,6 +50,7 @@ class FakeSupervisor:
     def __init__(self, *specs: FunctionSpec, devices: tuple[str, ...] = ("cpu",)) -> None:
         self.drained: set[str] = set()
         self.in_turns: set[str] = set()
+        self.sharing = SimpleNamespace(follow=self.follow)
         self.quotas: dict[str, ShareQuota] = {}
         self.events: list[tuple[str, str]] = []
         self.functions = {spec.name: self._function(spec, len(specs)) for spec in specs}

@@ -139,6 +139,12 @@ class NodeConfig:
         """The socket of the control API, for the owner only."""
         return self.state_dir / "control.sock"
 
+    @property
+    def share_quotas(self) -> tuple[ShareQuota, ...]:
+        """Those of all tenants that have one."""
+        tenants = self.access.access.tenants
+        return tuple(ShareQuota(t.name, t.share_percent) for t in tenants if t.share_percent)
+
     def share_quota(self, function: str) -> ShareQuota | None:
         """As of `Access`."""
         return self.access.access.share_quota(function)
