@@ -19,6 +19,7 @@ from gslice.daemon.audit import DAEMON
 from gslice.daemon.peers import caller
 from gslice.daemon.plan_api import plan_reply
 from gslice.daemon.profile_api import profile_steps
+from gslice.daemon.record_api import record_steps
 from gslice.daemon.rollback import plan_rollback, roll_back
 from gslice.daemon.store import EventFilter
 from gslice.daemon.versions import digest_of_model, model_of
@@ -178,6 +179,17 @@ class Servicer:
                     yield step
             except GsliceError as error:
                 await abort(context, error)
+
+    async def Record(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Copies requests of a function's clients."""
+        detail = f"{request.requests} requests, {request.duration_us / 1e6:g} s at most"
+        try:
+            with self._audited(context, "record", request.name, detail):
+                async with contextlib.aclosing(record_steps(self._daemon, request)) as steps:
+                    async for step in steps:
+                        yield step
+        except GsliceError as error:
+            await abort(context, error)
 
     async def Plan(self, request: Any, context: Any) -> Any:
         """What the controller decides, or would decide."""
