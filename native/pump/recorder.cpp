@@ -62,7 +62,8 @@ bool Recorder::append(const Tensor& input) {
   const auto dims = input.shape.view();
   const std::array<std::uint64_t, 1> rank{dims.size()}, length{input.bytes};
   return append(std::as_bytes(std::span(rank))) && append(std::as_bytes(dims)) &&
-         append(std::as_bytes(std::span(length))) && append({input.data, input.bytes});
+         append(std::as_bytes(std::span(length))) &&
+         append(std::span<const std::byte>(input.data, input.bytes));
 }
 
 bool Recorder::append(std::span<const std::byte> bytes) {

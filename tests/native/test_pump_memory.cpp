@@ -122,8 +122,8 @@ TEST(inputs_of_requests_that_run_are_recorded_on_order) {
 
 TEST(what_fails_is_no_sample) {
   PumpBench bench(signature({-1, 1}, {-1, 1}, 8));
-  Instance& instance = bench.serve(
-      [](Batch&) { return Status::Error(Code::kInternal, "no such row"); }, 1, true);
+  Instance& instance =
+      bench.serve([](Batch&) { return Status::Error(Code::kInternal, "no such row"); }, 1, true);
   CHECK(instance.recorder().begin(1, 1024, kNever));
   const Ticket ticket = bench.submit({1, 1}, {1});
   CHECK(instance.run_once());

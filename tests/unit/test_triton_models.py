@@ -11,11 +11,13 @@ import pytest
 from gslice.core.config import DeviceConfig
 from gslice.core.elements import encode_elements
 from gslice.core.errors import ConfigError, GsliceError, Unimplemented
+from gslice.core.types import FunctionSpec
 from gslice.protos import pool
 from gslice.triton.model import Read, read_model
 from gslice.triton.pbtxt import is_read
-from gslice.triton.repository import models_of
-from gslice.triton.warmup import write_sample
+from gslice.triton.repository import Root, models_of
+from gslice.triton.warmup import write_samples
+from gslice.worker.samples import read_samples
 from tests.triton_repository import empty_file, put
 
 CPU = {"cpu": DeviceConfig(cpus=(0, 1))}
@@ -26,7 +28,7 @@ Y = 'output { name: "y" data_type: TYPE_FP32 dims: 3 }\n'
 
 def read(folder: Path, config: str = "", devices: Any = CPU, **layout: Any) -> Read:
     put(folder, "m", config, make=empty_file, **layout)
-    (model,) = models_of(folder)
+    (model,) = models_of(Root(folder))
     return read_model(model, devices)
 
 
@@ -54,9 +56,9 @@ def refused(folder: Path, config: str = "", devices: Any = CPU, **layout: Any) -
 
 def test_without_a_config_the_model_says_all(tmp_path: Path) -> None:
     path = put(tmp_path, "m", make=empty_file)
-    found = read_model(models_of(tmp_path)[0], CPU)
+    found = read_model(models_of(Root(tmp_path))[0], CPU)
     assert found.body == {"model": str(path / "1/model.onnx"), "versions": {"number": 1}}
-    assert (found.notes, found.sample) == ([], None)
+    assert (found.notes, found.samples) == ([], [])
 
 
 def test_tensors_have_rows_if_there_is_a_batch_size(tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_a_model_with_files_of_its_own_is_a_directory(tmp_path: Path) -> None:
     folder = tmp_path / "m/1/model.onnx"
     folder.mkdir()
     (tmp_path / "m/1/model.onnx.moved").rename(folder / "model.onnx")
-    found = read_model(models_of(tmp_path)[0], CPU)
+    found = read_model(models_of(Root(tmp_path))[0], CPU)
     assert found.body["model"] == str(folder / "model.onnx")
 
 
@@ -310,7 +312,7 @@ TRITONS = "class TritonPythonModel:\n    def execute(self, requests):\n        {
 def python(folder: Path, source: str, config: str = "") -> Read:
     put(folder, "m", config, make=empty_file, file="model.py")
     (folder / "m/1/model.py").write_text(source)
-    return read_model(models_of(folder)[0], CPU)
+    return read_model(models_of(Root(folder))[0], CPU)
 
 
 def test_a_class_with_infer_is_served(tmp_path: Path) -> None:
@@ -421,19 +423,18 @@ FP32 = "data_type: TYPE_FP32 dims: [ 2, 3 ]"
 
 
 def sample(folder: Path, value: str) -> np.ndarray | None:
-    found = read(folder, SAMPLE.format(value)).sample
-    return None if found is None else found["x"]
+    found = read(folder, SAMPLE.format(value)).samples
+    return found[0]["x"] if found else None
 
 
 def test_zeros_are_what_warms_up_anyway(tmp_path: Path) -> None:
     config = X + SAMPLE.format("data_type: TYPE_FP32 dims: 8 zero_data: true")
-    assert read(tmp_path, config).sample is None
+    assert read(tmp_path, config).samples == []
 
 
 def test_zeros_say_the_length_that_the_model_leaves_open(tmp_path: Path) -> None:
     config = X.replace("8", "-1") + SAMPLE.format("data_type: TYPE_FP32 dims: 8 zero_data: true")
-    found = read(tmp_path, config).sample
-    assert found is not None
+    (found,) = read(tmp_path, config).samples
     assert found["x"].tolist() == [0.0] * 8
 
 
@@ -486,25 +487,31 @@ def test_samples_that_are_refused(tmp_path: Path, value: str, reason: str) -> No
     assert reason in refused(tmp_path, SAMPLE.format(value)).message
 
 
-def test_further_samples_are_told_of(tmp_path: Path) -> None:
+def test_all_samples_are_taken(tmp_path: Path) -> None:
     one = SAMPLE.format(f"{FP32} random_data: true")
-    found = read(tmp_path, one + one.replace("batch_size: 1", "count: 5"))
-    assert [note.setting for note in found.notes] == ["model_warmup", "model_warmup.count"]
+    zeros = SAMPLE.format(f"{FP32} zero_data: true").replace("batch_size: 1", "count: 5")
+    found = read(tmp_path, one + zeros)
+    assert [note.setting for note in found.notes] == ["model_warmup.count"]
+    path = tmp_path / "both.npz"
+    write_samples(path, found.samples)
+    chosen = read_samples(FunctionSpec("f", warmup=str(path)))
+    assert [each.arrays["x"].shape for each in chosen] == [(2, 3), (2, 3)]
+    assert [bool(each.arrays["x"].any()) for each in chosen] == [True, False]
 
 
 def test_a_sample_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "new/f.npz"
     given = {"x": np.arange(3, dtype=np.int64), "file": np.array([b"text"])}
-    write_sample(path, given)
+    write_samples(path, [given])
     with np.load(path) as archive:
         assert {name: archive[name].tolist() for name in archive.files} == {
             "x": [0, 1, 2],
             "file": [b"text"],
         }
     before = path.stat().st_ino
-    write_sample(path, given)
+    write_samples(path, [given])
     assert path.stat().st_ino == before
     held = path.open()  # so that its inode is not given to another file
-    write_sample(path, {"x": np.zeros(1)})
+    write_samples(path, [{"x": np.zeros(1)}])
     assert path.stat().st_ino != before
     held.close()
