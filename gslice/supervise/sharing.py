@@ -171,7 +171,7 @@ class Sharing:
         self._node.changes.notify()
 
     def taken(self) -> dict[ShareQuota, float]:
-        """What functions have of their tenants' quotas, all of them, in percent of a device."""
+        """What functions have of all quotas, in percent of a device; from any thread."""
         shares: dict[str, dict[str, float]] = {}
         quotas: dict[str, ShareQuota] = {}
         for function in self._admitted():
@@ -185,7 +185,7 @@ class Sharing:
         return none | Quotas(quotas, limits).taken(shares)
 
     def _admitted(self) -> list[Function]:
-        return [f for f in self._functions.values() if f.admitted]
+        return [f for f in list(self._functions.values()) if f.admitted]
 
     def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
         """The share of each function on each of its devices."""

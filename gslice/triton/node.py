@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gslice.core.config import Override, function_from_yaml, load_config
 from gslice.core.config.overrides import without_functions
 from gslice.core.errors import AlreadyExists, FailedPrecondition, GsliceError
+from gslice.core.sources import is_remote
 from gslice.triton.model import Body, read_model
 from gslice.triton.outline import opened
 from gslice.triton.report import Note, Refusal
@@ -109,10 +110,13 @@ def node_config(
     bare = load_config(
         path, overrides=given, environ=without_functions(environ), find_gpus=find_gpus
     )
-    read = read_repositories(places, bare, bare.node.state_dir / "repositories")
+    state_dir = bare.node.state_dir
+    if any(map(is_remote, places)):
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # as the daemon would
+    read = read_repositories(places, bare, state_dir / "repositories")
     if read.samples:
-        bare.node.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # as the daemon would
-        read.write_samples(bare.node.state_dir / "warmup")
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        read.write_samples(state_dir / "warmup")
     additions = [
         Override(("functions", name), body, f"the repository's {name}")
         for name, body in read.functions.items()

@@ -73,6 +73,7 @@ def test_models_are_functions_with_urls(
         "deep": "s3://bucket/models/deep/3/model.onnx/model.onnx",
         "det": "s3://bucket/models/det/2/model.onnx",
     }
+    assert state_dir.stat().st_mode & 0o777 == 0o700
     (sample,) = read.samples["det"]
     assert sample["x"].tobytes() == bytes(range(8))
     refused = {each.model: each.reason for each in read.refused}
