@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gslice.core.errors import FailedPrecondition, GsliceError
+from gslice.core.errors import ChannelClosed, FailedPrecondition, GsliceError
 from gslice.ipc.messages import Ok, Record, Recorded, TakeRecorded
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ async def record(
             found = [state for worker in asked if (state := await _state(worker)) is not None]
             count = sum(state.requests for state in found)
             tell(min(count, requests))
-            if count >= requests or not left_s or all(state.left == 0 for state in found):
+            done = bool(found) and all(state.left == 0 for state in found)
+            if count >= requests or not left_s or done:
                 break
             await asyncio.sleep(min(_LOOK_PERIOD_S, left_s))
         parts = [part for worker in list(asked) if (part := await _take(worker, asked)) is not None]
@@ -127,7 +128,7 @@ async def _state(worker: Worker) -> Recorded | None:
     """How far a worker is; None: it has ended, and what it had copied with it."""
     try:
         return await worker.child.request(TakeRecorded(), Recorded, timeout_s=_ORDER_TIMEOUT_S)
-    except GsliceError:
+    except ChannelClosed:
         return None
 
 
@@ -139,7 +140,7 @@ async def _take(worker: Worker, asked: list[Worker]) -> tuple[Recorded, bytes] |
             state = await worker.child.request(
                 order, Recorded, fds=(file.fileno(),), timeout_s=_ORDER_TIMEOUT_S
             )
-        except GsliceError:
+        except ChannelClosed:
             return None
         asked.remove(worker)
         file.seek(0)

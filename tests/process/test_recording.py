@@ -27,13 +27,12 @@ def recorded(node: Node, out: Path, requests: int) -> dict[str, list[list[int]]]
     """What `gslice record` writes, while requests come."""
     command = [sys.executable, "-m", "gslice", "record", "f", "--requests", str(requests)]
     command += ["--out", str(out), "--state-dir", str(node.state_dir), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     number = 0
-    while process.poll() is None:
-        ask(node, number := number + 1)
-    assert process.stdout is not None
-    told = json.loads(process.stdout.read())
-    assert (process.wait(), told) == (0, {"path": str(out), "requests": requests})
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        while process.poll() is None:
+            ask(node, number := number + 1)
+        told = json.loads(process.communicate()[0])
+    assert (process.returncode, told) == (0, {"path": str(out), "requests": requests})
     with np.load(out) as archive:
         return {name: archive[name].tolist() for name in archive.files}
 
