@@ -216,8 +216,7 @@ void Instance::launch(Lane& lane, std::uint32_t index) {
   frontends_.ring(wake_);
 }
 
-// Of those that ran well: a sample that fails would be none. They lie in their slots until these
-// are answered.
+// Of those that ran well: what fails is no sample. They lie in their slots until they are answered.
 void Instance::record_inputs(const Assembly& assembly) {
   const std::int64_t now = now_ns();
   for (std::size_t i = 0; i < assembly.members().size(); ++i)
