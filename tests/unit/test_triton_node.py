@@ -38,7 +38,8 @@ def configured(
     *roots: Path, path: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> tuple[Config, Repositories]:
     where = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
-    return node_config(roots, path, find_gpus=tuple, environ={**where, **(environ or {})})
+    places = list(map(str, roots))
+    return node_config(places, path, find_gpus=tuple, environ={**where, **(environ or {})})
 
 
 def test_each_model_is_a_function(repository: Path, state_dir: Path) -> None:
