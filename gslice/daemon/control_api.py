@@ -181,10 +181,12 @@ class Servicer:
         """Copies requests of a function's clients."""
         detail = f"{request.requests} requests, {request.duration_us / 1e6:g} s at most"
         try:
-            async with self._audited(context, "record", request.name, detail):
-                async with contextlib.aclosing(record_steps(self._daemon, request)) as steps:
-                    async for step in steps:
-                        yield step
+            async with (
+                self._audited(context, "record", request.name, detail),
+                contextlib.aclosing(record_steps(self._daemon, request)) as steps,
+            ):
+                async for step in steps:
+                    yield step
         except GsliceError as error:
             await abort(context, error)
 
