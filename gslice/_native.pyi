@@ -542,6 +542,12 @@ class Instance:
     @property
     def fault_fd(self) -> int: ...  # becomes readable when the device is lost; the Instance's own
     def fault(self) -> str: ...  # what happened then: nothing more is claimed or answered
+    def record(self, requests: int, size_bytes: int, duration_s: float) -> None: ...
+    # ^ copies the inputs of the next requests, as many as fit; ResourceExhausted: no such memory
+    def recorded(self) -> tuple[int, int]: ...  # how many there are, and how many are to come
+    def take_recorded(self) -> tuple[int, bool, bytes]: ...
+    # ^ how many, whether one more did not fit, and what was copied: of each request, of each input,
+    #   its rank, its dims and its length in bytes (64 bits each), and these. Ends it
     def counters(self) -> dict[str, int]: ...
     # -> {"python_calls": .., "batches": .., "zero_copy_batches": .., "lane_buffer_allocations": ..}
     #    and those of the device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,9 @@ def _import() -> None:
 
 @app.command(short_help="Make a node.yaml of Triton's model repositories.")
 def triton(
-    repositories: Annotated[list[Path], typer.Argument(help="Model repositories.", metavar="DIR")],
+    repositories: Annotated[
+        list[str], typer.Argument(help="Model repositories, or their URLs.", metavar="DIR")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write it.", metavar="FILE")
     ] = options.NODE_FILE,
@@ -46,7 +49,8 @@ def triton(
     if output.exists() and not (force or dry_run):
         raise AlreadyExists(f"{output} exists already", hint="--force replaces it")
     node = load_config(None, environ={}, find_gpus=find_gpus)
-    read = read_repositories(repositories, node)
+    with tempfile.TemporaryDirectory() as outlines:
+        read = read_repositories(repositories, node, Path(outlines))
     if not dry_run:
         folder = output.absolute().parent
         read.write_samples(folder / "warmup")

@@ -29,6 +29,7 @@ from gslice.cli import (
     logs,
     plan,
     profile,
+    record,
     serve,
     status,
     top,
@@ -94,6 +95,9 @@ app.command("drain", short_help="Move a device's functions away, and place none 
     drain.drain
 )
 app.command("undrain")(drain.undrain)
+app.command("record", short_help="Keep requests that clients send as samples for warm-up.")(
+    record.record
+)
 app.command("profile", short_help="Measure a function's latency over shares and batch sizes.")(
     profile.profile
 )

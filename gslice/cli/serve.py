@@ -33,10 +33,10 @@ def serve(
         typer.Option("--config", "-c", help="Default: node.yaml here.", metavar="FILE"),
     ] = None,
     repositories: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--model-repository",
-            help="Triton's models, by themselves or beside --config; may be repeated.",
+            help="Triton's models, by themselves or beside --config; may be repeated; or a URL.",
             metavar="DIR",
         ),
     ] = None,
@@ -133,7 +133,7 @@ async def _announce_functions(daemon: Daemon) -> None:
 def _config(
     model: str | None,
     config: Path | None,
-    repositories: list[Path],
+    repositories: list[str],
     node: dict[str, str],
     function: dict[str, str],
     device: str,
@@ -175,13 +175,13 @@ def _config(
 
 
 def _with_repositories(
-    repositories: list[Path], config: Path | None, overrides: list[Override]
+    repositories: list[str], config: Path | None, overrides: list[Override]
 ) -> Config:
     from gslice.device.inventory import find_gpus
     from gslice.triton.node import node_config
 
     wanted, read = node_config(repositories, config, overrides=overrides, find_gpus=find_gpus)
-    for lost in (*read.notes, *read.refused):
+    for lost in (*read.stale, *read.notes, *read.refused):
         show_warning(str(lost))
     return wanted
 

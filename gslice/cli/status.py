@@ -195,6 +195,7 @@ def _whole_node(found: Any) -> Group:
         Text(),
         _frontend_table(found.frontends),
         *_spare_lines(found.spares),
+        *_tenant_lines(found.tenants),
         Text(),
         _functions_only(found),
         *(
@@ -281,6 +282,16 @@ def _spare_lines(spares: Any) -> list[Any]:
 
     told = (f"{spare.engine} (pid {spare.pid}, {megabytes(spare.rss_bytes)})" for spare in spares)
     return [Text(f"spares: {', '.join(told)}")] if spares else []
+
+
+def _tenant_lines(tenants: Any) -> list[Any]:
+    from rich.text import Text
+
+    told = (
+        f"{each.name} has {percent(each.share_percent)} of {percent(each.share_quota_percent)}"
+        for each in tenants
+    )
+    return [Text(f"tenants' shares: {', '.join(told)}")] if tenants else []
 
 
 def _source_lines(functions: Any) -> list[Any]:

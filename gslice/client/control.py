@@ -23,6 +23,7 @@ CALL_TIMEOUT_S = 10.0
 _PACKAGE = "gslice.v1"
 _UPGRADE_ENDS = ("done", "failed")
 _RECONNECT_MS = 50
+_OPTIONS = [("grpc.max_receive_message_length", -1)]  # a recorded request may be of any size
 
 
 class Control:
@@ -41,7 +42,7 @@ class Control:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         _check_listening(state_dir)
-        self._channel = grpc.insecure_channel(f"unix:{state_dir / SOCKET}")
+        self._channel = grpc.insecure_channel(f"unix:{state_dir / SOCKET}", options=_OPTIONS)
         pid = (("gslice-pid", str(os.getpid())),)  # which of the connections it is, for the audit
         self._stub = Stub(self._channel, f"{_PACKAGE}.Control", pid)
 
@@ -130,6 +131,26 @@ class Control:
             shares_percent=shares_percent,
             buckets=buckets,
             show=show,
+        )
+
+    def record(self, name: str, requests: int, size_bytes: int, duration_us: int) -> Iterator[Any]:
+        """Copies requests that clients send; a `RecordStep` each as they come, then each of them.
+
+        It is given up when this is closed.
+
+        Args:
+            name: The function's.
+            requests: How many.
+            size_bytes: Of each worker's, at most.
+            duration_us: At most.
+        """
+        return self._stream(
+            "Record",
+            "RecordRequest",
+            name=name,
+            requests=requests,
+            size_bytes=size_bytes,
+            duration_us=duration_us,
         )
 
     def plan(self, what_if: Sequence[str] = ()) -> Any:

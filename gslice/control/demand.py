@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gslice.control.division import Part
     from gslice.control.latency import LatencyModel
     from gslice.control.waiting import Wait
+    from gslice.core.access import ShareQuota
 
 PRIORITIES = ("high", "normal", "low")
 """In the order in which they are served when not everybody can be."""
@@ -40,6 +41,7 @@ class Demand:
         devices: Where it may run; empty: anywhere.
         replicas_min: On how many of them it is at a time at least, if there are so many.
         replicas_max: And at most.
+        quota: Of a tenant, for which its share counts; None: it counts for none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Demand:
     devices: tuple[str, ...] = ()
     replicas_min: int = 1
     replicas_max: int = 64
+    quota: ShareQuota | None = None
 
     @cached_property
     def planned_per_s(self) -> float:

@@ -47,7 +47,9 @@ def reason(allotment: Allotment) -> str:
     promise = f"{demand.rate_per_s:.0f} requests/s within {demand.slo_us / 1000:g} ms"
     if allotment.capacity_per_s < _ALL * demand.rate_per_s:
         served = allotment.capacity_per_s / demand.rate_per_s
-        return f"{share}: overload, serves {served:.0%} of {promise}"
+        text = f"{share}: overload, serves {served:.0%} of {promise}"
+        quota = demand.quota
+        return f"{text}; tenant {quota.tenant} may have {quota.percent:g}%" if quota else text
     text = f"{share}: {promise}, predicted p99 {predicted_p99_us(allotment) / 1000:.3g} ms"
     if allotment.capacity_per_s < demand.busiest_per_s:
         text += f"; peaks of {demand.busiest_per_s:.0f} requests/s are too much"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,5 +36,4 @@ def _capped(
     least = max(min(given), demand.bounds.min_percent)
     if shares_percent[device][demand.name] <= least:
         return part
-    capped = replace(demand, bounds=replace(demand.bounds, max_percent=least))
-    return site.part(capped, device, 1.0)
+    return site.at_most(part, device, least)

@@ -8,7 +8,7 @@ for more than it has gives a function away, one at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import PRIORITIES
@@ -44,13 +44,20 @@ class Site:
         """A function's part on a device."""
         return self.part_of(demand.part(fraction), self.devices[device])
 
+    def at_most(self, part: Part, device: str, percent: float) -> Part:
+        """The same part, not asking for more than a share, or its minimum."""
+        bounds = part.demand.bounds
+        most = replace(bounds, max_percent=max(percent, bounds.min_percent))
+        return self.part(replace(part.demand, bounds=most), device, 1.0)
+
     def need_percent(self, demand: Demand, device: str, fraction: float) -> float:
         """The share that it needs there: enough for its SLO, never less than its minimum."""
         part = self.part(demand, device, fraction)
         floor = part.floor_percent(self.devices[device])
         if demand.pinned:
             return floor
-        return max(floor, part.need_percent(part.demand.planned_per_s * self.policy.headroom))
+        need = part.need_percent(part.demand.planned_per_s * self.policy.headroom)
+        return max(floor, min(need, demand.quota.percent) if demand.quota else need)
 
     def suffices(self, demand: Demand, device: str, fraction: float) -> bool:
         """Whether the whole device would keep its SLO there; True where none is to be kept."""

@@ -12,6 +12,7 @@ from gslice.control.division import Part, divide
 from gslice.control.ladder import Ladders
 from gslice.control.level import level
 from gslice.control.placement import Site, holds, place
+from gslice.control.quotas import Quotas, caps, within
 from gslice.control.remembered import Remembered
 from gslice.control.settle import settle
 from gslice.control.turns import keeps_all, rows_in_turns, turns_of, waits_in_turns
@@ -21,10 +22,22 @@ if TYPE_CHECKING:
 
     from gslice.control.demand import Demand, DeviceShares
     from gslice.control.placement import Placement
+    from gslice.control.quotas import Room
     from gslice.control.waiting import Wait
+    from gslice.core.access import ShareQuota
 
     _Asked = dict[str, tuple[list[Part], dict[str, Allotment]]]
     """By device: who asks for a share there, and what they have of it by now."""
+    _Parts = Mapping[str, list[Part]]
+    _Shares = Mapping[str, Mapping[str, float]]
+
+
+class _Beside(NamedTuple):
+    """Shares of a device side by side, of whom, and of what they may ask for there."""
+
+    shares: dict[str, float]
+    parts: Sequence[Part]
+    wanted: Sequence[Part]
 
 
 class _Division(NamedTuple):
@@ -126,74 +139,129 @@ class Planner:
             device: {name: allotment.share_percent for name, allotment in has.items()}
             for device, (_, has) in asked.items()
         }
-        first = {
-            device: self._shares(now_s, parts, before[device], site.devices[device])
-            for device, (parts, _) in asked.items()
-        }
-        placed = Counter(part.demand.name for parts, _ in asked.values() for part in parts)
+        parts = {device: there for device, (there, _) in asked.items()}
+        beside = self._within_quotas(now_s, parts, before, site)
+        quotas, shares = _quotas(parts, site), {name: each.shares for name, each in beside.items()}
+        placed = Counter(part.demand.name for there in parts.values() for part in there)
         divided: dict[str, _Division] = {}
-        for device, (parts, _) in asked.items():
-            levelled, shares = level(parts, device, first, site), first[device]
-            args = now_s, levelled, before[device], site.devices[device]
-            if levelled != parts:
-                shares = self._shares(*args, "levelled")
-            divided[device] = _Division(shares, {})
+        for device, there in parts.items():
+            divided[device] = _Division(shares[device], {})
             # Replicas have the same share everywhere, so each device's turns would be all devices'.
             turns = self.policy.turns and site.devices[device].turns
-            if turns and all(placed[part.demand.name] == 1 for part in parts):
-                divided[device] = self._in_turns_or(shares, *args)
+            if turns and all(placed[part.demand.name] == 1 for part in there):
+                rooms = quotas.rooms(device, shares) if quotas.of else ()
+                args = now_s, beside[device], before[device], site.devices[device], rooms
+                divided[device] = self._in_turns_or(*args)
+                shares[device] = divided[device].shares
             if divided[device].shares != before[device]:
                 self._changed_s[device] = now_s
         return divided
 
+    def _within_quotas(
+        self, now_s: float, parts: _Parts, before: _Shares, site: Site
+    ) -> dict[str, _Beside]:
+        """Shares side by side on each device, with which nobody has more than its tenant may."""
+        quotas, most = _quotas(parts, site), dict[str, float]()
+        beside = self._side_by_side(now_s, parts, before, site, most)
+        if not quotas.of:
+            return beside
+        for _ in range(
+            len(set(quotas.of.values()))
+        ):  # who is held to a quota leaves more to others
+            targets = {d: self._target(b.wanted, site.devices[d]) for d, b in beside.items()}
+            over = [quota for quota in quotas.overdrawn(targets) if not _held(quotas, quota, most)]
+            if not over:
+                break
+            for quota in over:
+                most |= caps(quota, parts, targets, site, self.policy)
+            beside = self._side_by_side(now_s, parts, before, site, most)
+        targets = {d: self._target(b.wanted, site.devices[d]) for d, b in beside.items()}
+        shares = quotas.trimmed({device: b.shares for device, b in beside.items()}, targets)
+        return {device: b._replace(shares=dict(shares[device])) for device, b in beside.items()}
+
+    def _side_by_side(
+        self,
+        now_s: float,
+        parts: _Parts,
+        before: _Shares,
+        site: Site,
+        most_percent: Mapping[str, float],
+    ) -> dict[str, _Beside]:
+        """Shares without turns, none larger than it may be."""
+
+        def of(device: str, there: list[Part], how: str) -> _Beside:
+            wanted = within(there, device, most_percent, site)
+            args = now_s, there, wanted, before[device], site.devices[device]
+            held = "" if wanted is there else "held"
+            return _Beside(self._shares(*args, how + held), there, wanted)
+
+        first = {device: of(device, there, "") for device, there in parts.items()}
+        shares = {device: each.shares for device, each in first.items()}
+        beside: dict[str, _Beside] = {}
+        for device, there in parts.items():
+            levelled = level(there, device, shares, site)
+            same = levelled == there
+            beside[device] = first[device] if same else of(device, levelled, "levelled")
+        return beside
+
     def _in_turns_or(
         self,
-        side_by_side: dict[str, float],
         now_s: float,
-        parts: Sequence[Part],
+        beside: _Beside,
         before: Mapping[str, float],
         device: DeviceShares,
+        rooms: Sequence[Room],
     ) -> _Division:
         """The division of a device with turns, if they are better than what it is without."""
         rested = self._rested(now_s, device)
         held = _within(now_s, self._turned_s, device.name, self.policy.turns_held_s)
 
         def make() -> _Division:
-            shares = side_by_side
+            shares = beside.shares
             if not device.changing:
-                taken = self._take_turns(now_s, parts, before, device, rested=rested, held=held)
-                shares = taken or side_by_side
+                args = now_s, beside, before, device, rooms
+                shares = self._take_turns(*args, rested=rested, held=held) or shares
             waits = {}
             if device.name in self._in_turns:
-                waits = waits_in_turns(parts, shares, device, self.policy)
+                waits = waits_in_turns(beside.parts, shares, device, self.policy)
             return _Division(shares, waits)
 
         put_off = _within(now_s, self._sought_s, device.name, self.policy.turns_seek_s)
         if put_off and device.name not in self._in_turns:
             return make()  # turns may be found later though nobody asks for anything else
-        asked = parts, before, device, side_by_side, rested, held
+        asked = beside, before, device, rooms, rested, held
         return self._turned.get(device.name, asked, make)
 
     def _take_turns(
         self,
         now_s: float,
-        parts: Sequence[Part],
+        beside: _Beside,
         before: Mapping[str, float],
         device: DeviceShares,
+        rooms: Sequence[Room],
         *,
         rested: bool,
         held: bool,
     ) -> dict[str, float] | None:
         """As `turns_of`; seeks them anew only now and then, for that is dear."""
-        name, taking = device.name, device.name in self._in_turns
-        target = self._target(parts, device)
+        name, taking, parts = device.name, device.name in self._in_turns, beside.parts
+        target = self._target(beside.wanted, device)
         if not taking:
             seeks = not _within(now_s, self._sought_s, name, self.policy.turns_seek_s)
             if held or not seeks or keeps_all(parts, target):
                 return None
             self._sought_s[name] = now_s
         taken = turns_of(
-            parts, target, before, device, self.policy, taking=taking, rested=rested, held=held
+            parts,
+            target,
+            before,
+            device,
+            self.policy,
+            taking=taking,
+            rested=rested,
+            held=held,
+            wanted=beside.wanted,
+            rooms=rooms,
         )
         if taking != (taken is not None):
             self._turned_s[name] = now_s
@@ -207,20 +275,22 @@ class Planner:
         self,
         now_s: float,
         parts: Sequence[Part],
+        wanted: Sequence[Part],
         before: Mapping[str, float],
         device: DeviceShares,
-        how: str = "",
+        how: str,
     ) -> dict[str, float]:
         rested = self._rested(now_s, device)
 
         def make() -> dict[str, float]:
-            target = self._target(parts, device)
+            target = self._target(wanted, device)
             shares = settle(parts, target, before, device, self.policy, rested=rested)
             if not device.changing:
                 return shares
             return {name: before.get(name, share) for name, share in shares.items()}
 
-        return self._settled.get((device.name, how), (parts, before, device, rested), make)
+        asked = parts, wanted, before, device, rested
+        return self._settled.get((device.name, how), asked, make)
 
     def _target(self, parts: Sequence[Part], device: DeviceShares) -> dict[str, float]:
         """As `divide`, which is asked twice in a decision, and often the same in the next one."""
@@ -250,6 +320,16 @@ class Planner:
             asked,
             lambda: Part(demand, self._ladders.of(demand, device, self.policy.margin)),
         )
+
+
+def _quotas(parts: _Parts, site: Site) -> Quotas:
+    demands = [part.demand for there in parts.values() for part in there]
+    limits = {name: device.limit_percent for name, device in site.devices.items()}
+    return Quotas({each.name: each.quota for each in demands if each.quota}, limits)
+
+
+def _held(quotas: Quotas, quota: ShareQuota, most_percent: Mapping[str, float]) -> bool:
+    return all(name in most_percent for name, own in quotas.of.items() if own == quota)
 
 
 def _within(now_s: float, since_s: Mapping[str, float], name: str, time_s: float) -> bool:

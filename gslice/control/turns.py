@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gslice.control.division import divide, raise_smallest
+from gslice.control.quotas import fit
 from gslice.control.waiting import NO_WAIT, Wait
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gslice.control.demand import DeviceShares, Policy
     from gslice.control.division import Part
     from gslice.control.ladder import Ladder
+    from gslice.control.quotas import Room
     from gslice.control.waiting import Prediction
 
 _LATE_MAX = 0.01  # of a function's requests: what an SLO at the 99th percentile allows
@@ -62,6 +64,8 @@ def turns_of(
     taking: bool,
     rested: bool,
     held: bool = False,
+    wanted: Sequence[Part] = (),
+    rooms: Sequence[Room] = (),
 ) -> dict[str, float] | None:
     """Shares of a device whose functions take turns.
 
@@ -79,6 +83,8 @@ def turns_of(
         taking: Whether they take turns now.
         rested: Whether shares may change although nobody needs it.
         held: Whether turns began or ended just now.
+        wanted: `parts` with what they may ask for side by side; empty: the same.
+        rooms: What tenants may have of the device.
 
     Returns:
         By name; the sum may pass the limit. None: they take no turns.
@@ -86,15 +92,19 @@ def turns_of(
     if not taking:
         if held or keeps_all(parts, side_by_side):
             return None
-        return best_turns(parts, device, policy)
+        return best_turns(parts, device, policy, rooms)
     if rested and not held:
         ample = replace(policy, headroom=policy.headroom * (1 + policy.dead_band))
-        if keeps_all(parts, divide(parts, device, ample), 1 + policy.dead_band):
+        if keeps_all(parts, divide(wanted or parts, device, ample), 1 + policy.dead_band):
             return None
-    known = current.keys() == {part.demand.name for part in parts} and can_take_turns(parts)
+    known = (
+        current.keys() == {part.demand.name for part in parts}
+        and can_take_turns(parts)
+        and fit(current, rooms, device.limit_percent)
+    )
     if known and late_in_turns(parts, current, device, policy) <= _LATE_MAX * _TO_END:
         return dict(current)
-    found = best_turns(parts, device, policy)
+    found = best_turns(parts, device, policy, rooms)
     return dict(current) if found is None and held and known else found
 
 
@@ -104,7 +114,7 @@ def keeps_all(parts: Sequence[Part], shares: Mapping[str, float], headroom: floa
 
 
 def best_turns(
-    parts: Sequence[Part], device: DeviceShares, policy: Policy
+    parts: Sequence[Part], device: DeviceShares, policy: Policy, rooms: Sequence[Room] = ()
 ) -> dict[str, float] | None:
     """Shares with which all SLOs of a device are kept in turns, with most room.
 
@@ -115,6 +125,7 @@ def best_turns(
         parts: Who is on the device.
         device: What there is.
         policy: How careful to be.
+        rooms: What tenants may have of the device.
 
     Returns:
         By name. None: turns do not keep all SLOs.
@@ -129,6 +140,8 @@ def best_turns(
             continue
         tried.append(takers)
         for others in _beside(parts, max(takers.values()), device):
+            if not fit(takers | others, rooms, device.limit_percent):
+                continue
             late = late_in_turns(parts, takers | others, device, policy)
             if late <= _LATE_MAX:
                 if best is None or late < best[0]:

@@ -35,6 +35,19 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
+class ShareQuota:
+    """Most that the functions of a tenant may have of the node's devices, all together.
+
+    Attributes:
+        tenant: Whose.
+        percent: Of one device: 250 is two and a half of them.
+    """
+
+    tenant: str
+    percent: float
+
+
+@dataclass(frozen=True)
 class Tenant:
     """Callers who share quotas.
 
@@ -44,6 +57,7 @@ class Tenant:
         rate_per_s: Requests a second, in the long run; 0: any number.
         burst: Requests that may come at once, within the rate.
         requests_max: Requests that may wait or run at a time; 0: any number.
+        share_percent: Of devices, for the functions that nobody else may use; 0: any share.
     """
 
     name: str
@@ -51,6 +65,7 @@ class Tenant:
     rate_per_s: float = 0.0
     burst: int = 1
     requests_max: int = 0
+    share_percent: float = 0.0
 
     def may_use(self, function: str) -> bool:
         """Whether a function is one of its own."""
@@ -142,6 +157,13 @@ class Access:
     def knows(self, tenant: str) -> bool:
         """Whether there is a tenant of that name; empty: those who have none."""
         return not tenant or self._tenant(tenant) is not None
+
+    def share_quota(self, function: str) -> ShareQuota | None:
+        """What a function's share counts for: the quota of the only tenant that may use it."""
+        users = [tenant for tenant in self.tenants if tenant.may_use(function)]
+        if len(users) != 1 or not users[0].share_percent:
+            return None
+        return ShareQuota(users[0].name, users[0].share_percent)
 
     def caller(self, credential: str | None) -> Caller:
         """Who shows a key, or none.

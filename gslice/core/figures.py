@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 def milliseconds(duration_us: float) -> str:
     """A latency with three significant digits, such as `0.412 ms` or `12.3 ms`."""
@@ -34,3 +39,16 @@ def requested_share(min_percent: float, max_percent: float) -> str:
     if max_percent - min_percent >= 99:
         return "auto"
     return f"{percent(min_percent).removesuffix('%')}-{percent(max_percent)}"
+
+
+def shares_sum(shares: Mapping[str, tuple[float, int]]) -> str:
+    """An addition such as `a 2 x 30% + b 40% = 100%`.
+
+    Args:
+        shares: By function, its share in percent, and on how many devices.
+    """
+    parts = (
+        f"{name} {f'{count} x ' if count > 1 else ''}{percent:g}%"
+        for name, (percent, count) in shares.items()
+    )
+    return f"{' + '.join(parts)} = {sum(p * count for p, count in shares.values()):g}%"

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file in one step, with the permissions of the one that was there."""
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Writes a file in one step, with the permissions of the one that was there; else `mode`."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -19,7 +19,7 @@ def replace_file(path: Path, data: bytes) -> None:
         if path.exists():
             shutil.copymode(path, temporary)
         else:
-            Path(temporary).chmod(0o644)
+            Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

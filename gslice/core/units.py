@@ -22,6 +22,7 @@ _BYTES_BY_UNIT = {
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµμ%]*)", re.ASCII)
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)", re.ASCII)
 _RATE_MIN_PER_S, _RATE_MAX_PER_S = 1 / 3600, 1e6
+_DEVICES_MAX_PERCENT = 100_000
 _INT64_MAX = 2**63 - 1
 
 
@@ -65,6 +66,22 @@ def parse_percent(text: str) -> float:
         raise InvalidArgument(f"{text!r} has no percent sign; write it as 40%")
     if not 0 < number <= 100:
         raise InvalidArgument(f"{text!r} is out of range; write more than 0% and at most 100%")
+    return float(number)
+
+
+def parse_devices_percent(text: str) -> float:
+    """The number of `40%` or `250%`, where 100% is one device; above 0.
+
+    Raises:
+        InvalidArgument: no number, no percent sign, 0, or more than the largest node has.
+    """
+    number, unit = _split(text, "percentage", "150%, which is one device and a half")
+    if unit != "%":
+        raise InvalidArgument(f"{text!r} has no percent sign; write it as 150%")
+    if not 0 < number <= _DEVICES_MAX_PERCENT:
+        raise InvalidArgument(
+            f"{text!r} is out of range; write more than 0% and at most {_DEVICES_MAX_PERCENT}%"
+        )
     return float(number)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +18,10 @@ from gslice.daemon.audit import DAEMON
 from gslice.daemon.peers import caller
 from gslice.daemon.plan_api import plan_reply
 from gslice.daemon.profile_api import profile_steps
+from gslice.daemon.record_api import record_steps
+from gslice.daemon.replies import event_reply, resized_reply, version_reply
 from gslice.daemon.rollback import plan_rollback, roll_back
 from gslice.daemon.store import EventFilter
-from gslice.daemon.versions import digest_of_model, model_of
 from gslice.protos import message
 from gslice.protos.rpc import abort, generic_handler
 from gslice.supervise.logs import DAEMON_LOG_NAME, SPARES_LOG_NAME, follow, last_lines
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from gslice.control.versions import Version
     from gslice.daemon.daemon import Daemon
-    from gslice.daemon.store import Event
 
 SERVICE = "gslice.v1.Control"
 LINES_MAX = 10_000
@@ -102,7 +100,7 @@ class Servicer:
         while True:
             seen = changes.version
             status = self._status()
-            status.events.extend(map(_event, events.news()))
+            status.events.extend(map(event_reply, events.news()))
             yield status
             await changes.wait(seen, interval_ms / 1000)
 
@@ -137,7 +135,7 @@ class Servicer:
         except GsliceError as error:
             await abort(context, error)
         if request.dry_run:
-            planned = _resized(Resized(plan.path, plan.share_percent))
+            planned = resized_reply(Resized(plan.path, plan.share_percent))
             yield message("gslice.v1.Stage")(name="plan", detail=plan.text, resized=planned)
             return
         resized = Resized()
@@ -150,7 +148,7 @@ class Servicer:
         audited = self._audited(context, "resize", request.name, request.share)
         async for stage in self._stages(order, audited):
             if stage.name == "done":
-                stage.resized.CopyFrom(_resized(resized))
+                stage.resized.CopyFrom(resized_reply(resized))
             yield stage
 
     async def Drain(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -178,6 +176,19 @@ class Servicer:
                     yield step
             except GsliceError as error:
                 await abort(context, error)
+
+    async def Record(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """Copies requests of a function's clients."""
+        detail = f"{request.requests} requests, {request.duration_us / 1e6:g} s at most"
+        try:
+            async with (
+                self._audited(context, "record", request.name, detail),
+                contextlib.aclosing(record_steps(self._daemon, request)) as steps,
+            ):
+                async for step in steps:
+                    yield step
+        except GsliceError as error:
+            await abort(context, error)
 
     async def Plan(self, request: Any, context: Any) -> Any:
         """What the controller decides, or would decide."""
@@ -208,7 +219,9 @@ class Servicer:
             versions = self._daemon.versions.listed(request.name, function)
         except GsliceError as error:
             await abort(context, error)
-        return message("gslice.v1.VersionsReply")(versions=[_version(*each) for each in versions])
+        return message("gslice.v1.VersionsReply")(
+            versions=[version_reply(*each) for each in versions]
+        )
 
     async def Events(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """What happened, then what happens."""
@@ -218,7 +231,7 @@ class Servicer:
             async for event in self._daemon.events.read(
                 wanted, request.limit, follow=request.follow
             ):
-                yield _event(event)
+                yield event_reply(event)
         except GsliceError as error:
             await abort(context, error)
 
@@ -368,25 +381,3 @@ async def _within(
 ) -> _T:
     async with audited:
         return await order
-
-
-def _resized(resized: Resized) -> Any:
-    swap = message("gslice.v1.Swap")
-    swaps = [swap(**dataclasses.asdict(each)) for each in resized.swaps]
-    return message("gslice.v1.Resized")(**{**vars(resized), "swaps": swaps})
-
-
-def _event(event: Event) -> Any:
-    return message("gslice.v1.Event")(**vars(event))
-
-
-def _version(version: Version, state: str) -> Any:
-    return message("gslice.v1.Version")(
-        number=str(version.number),
-        state=state,
-        model=model_of(version.spec),
-        fingerprint=version.fingerprint,
-        first_served_s=version.first_served_s,
-        served_s=version.served_s,
-        sha256=digest_of_model(version.spec),
-    )

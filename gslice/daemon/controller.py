@@ -12,12 +12,14 @@ import dataclasses
 import itertools
 import logging
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gslice.control.demand import Allotment, Demand, DeviceShares, together
 from gslice.control.explain import reason
 from gslice.control.plan import Planner
+from gslice.control.quotas import tied
 from gslice.control.shares import differs
 from gslice.control.whatif import WhatIf, what_if
 from gslice.core.events import EventKind
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from gslice.control.latency import LatencyModel
+    from gslice.core.access import ShareQuota
     from gslice.core.types import FunctionSpec
     from gslice.daemon.relief import Mover
     from gslice.supervise.deployment import Deployment
@@ -126,6 +129,7 @@ class Controller:
         """Decides of what was seen, and has it carried out."""
         demands = self.demands(now_ns)
         promised = {d for s in self._admitted().values() if s.slo_p99_us for d in s.placed}
+        promised = tied(demands.values(), promised)
         looked_after = [d for d in demands.values() if not promised.isdisjoint(d.devices)]
         decided = self._decide(now_ns, looked_after)
         self.decisions.clear()
@@ -147,7 +151,7 @@ class Controller:
         self._shares = shares
         self._propose(now_ns, demands)
         turns = {each.device for each in itertools.chain(*decided.values()) if each.turns}
-        await self._supervisor.follow(shares, turns)
+        await self._supervisor.sharing.follow(shares, turns)
 
     def look(self, now_ns: int) -> None:
         """Reads what every segment has counted."""
@@ -193,7 +197,8 @@ class Controller:
             signature = deployment.signature if deployment else None
             rows_max = signature.rows_max if signature else 0
             measured = self._model(spec, spec.device)
-            demands[name] = watch.demand(now_ns, spec, measured, rows_max)
+            quota = self._supervisor.node.config.share_quota(name)
+            demands[name] = watch.demand(now_ns, spec, measured, rows_max, quota)
         return demands
 
     def devices(self, now_ns: int) -> dict[str, DeviceShares]:
@@ -242,8 +247,15 @@ class Controller:
     def _propose(self, now_ns: int, demands: Mapping[str, Demand]) -> None:
         """Has it looked into whether somebody should be elsewhere, or on more devices or fewer."""
         short: dict[str, list[str]] = {}
+        taken: dict[ShareQuota, float] = defaultdict(float)
         for name, decision in self.decisions.items():
-            for device in demands[name].devices if decision.short else ():
+            if quota := demands[name].quota:
+                taken[quota] += decision.share_percent * decision.replicas
+        spent = {quota for quota, percent in taken.items() if percent > quota.percent - 1}
+        for name, decision in self.decisions.items():
+            # No other device would help who has all that its tenant may have.
+            moves = decision.short and demands[name].quota not in spent
+            for device in demands[name].devices if moves else ():
                 short.setdefault(device, []).append(name)
         shares = {n: f.share_granted_percent for n, f in self._supervisor.functions.items()}
         current = _current(list(demands.values()), shares)

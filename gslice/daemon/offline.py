@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gslice.control.demand import Demand, DeviceShares, Policy
@@ -93,7 +93,11 @@ def offline_plan(path: Path, changes: Sequence[str], overrides: Iterable[Overrid
     with Store.copied(config.node.state_dir / "gslice.db") as store:
         profiles, observations = Profiles(store, node), Observations(store)
         demands = what_if(
-            (_demand(spec, profiles, observations) for spec in config.functions.values()), wanted
+            (
+                replace(_demand(spec, profiles, observations), quota=config.node.share_quota(name))
+                for name, spec in config.functions.items()
+            ),
+            wanted,
         )
     devices = {
         n: DeviceShares(n, d.share_limit_percent, turns=d.limiter != "green")

@@ -144,6 +144,11 @@ class StatusReader:
         for spare in node.spares.idle:
             size = resident_bytes(spare.pid)
             message.spares.add(pid=spare.pid, engine=spare.engine, rss_bytes=size)
+        for quota, percent in self._supervisor.sharing.taken().items():
+            quota_percent = quota.percent
+            message.tenants.add(
+                name=quota.tenant, share_percent=percent, share_quota_percent=quota_percent
+            )
         return message
 
     def reading(self) -> NodeReading:
@@ -163,6 +168,7 @@ class StatusReader:
             [(s.engine, resident_bytes(s.pid)) for s in list(self._supervisor.node.spares.idle)],
             self._demand_ratio,
             frontends.memory.sizes_bytes,
+            self._supervisor.sharing.taken(),
         )
 
     def _share_limits(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gslice.control.latency import LatencyModel
+    from gslice.core.access import ShareQuota
     from gslice.core.types import FunctionSpec
 
 LOOK_PERIOD_S = 0.5
@@ -68,7 +69,12 @@ class Watch:
         return self._arrivals.estimate(now_ns) is not None
 
     def demand(
-        self, now_ns: int, spec: FunctionSpec, measured: LatencyModel | None, rows_max: int
+        self,
+        now_ns: int,
+        spec: FunctionSpec,
+        measured: LatencyModel | None,
+        rows_max: int,
+        quota: ShareQuota | None = None,
     ) -> Demand:
         """What the function needs, for the planner; the same object while nothing changes.
 
@@ -77,11 +83,12 @@ class Watch:
             spec: Of the function.
             measured: What its batches take on its device, as measured; None: nobody has.
             rows_max: Its largest batch; 0: it is not batchable.
+            quota: Of its tenant, for which its share counts.
         """
         arrivals = self._arrivals.estimate(now_ns)
         model = self.live(measured)
         rates = (arrivals.rate_per_s, arrivals.peak_per_s) if arrivals else (0.0, 0.0)
-        asked = rates, model, spec, rows_max, self._rows_per_request
+        asked = rates, model, spec, rows_max, self._rows_per_request, quota
         if self._demand is None or self._demand[0] != asked:
             self._demand = asked, self._new_demand(*asked)
         return self._demand[1]
@@ -93,6 +100,7 @@ class Watch:
         spec: FunctionSpec,
         rows_max: int,
         rows_per_request: float,
+        quota: ShareQuota | None,
     ) -> Demand:
         return Demand(
             name=spec.name,
@@ -109,6 +117,7 @@ class Watch:
             devices=spec.placed,
             replicas_min=len(spec.placed),
             replicas_max=len(spec.placed),
+            quota=quota,
         )
 
     def _learn(

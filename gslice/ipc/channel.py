@@ -30,6 +30,7 @@ ANSWERS = (
     messages.Loaded,
     messages.Ready,
     messages.Measured,
+    messages.Recorded,
     messages.ShareSet,
     messages.ThreadsHeld,
     messages.Serving,

@@ -474,6 +474,48 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Record:
+    """Copy the inputs of the next requests that run well (request; answered by Ok or Failed).
+
+    Attributes:
+        requests: How many.
+        size_bytes: Of all copies, at most.
+        duration_us: After that long no more is copied, and what nobody has taken is forgotten.
+    """
+
+    requests: int
+    size_bytes: int
+    duration_us: int
+
+
+@dataclass(frozen=True)
+class TakeRecorded:
+    """What has been copied (request; answered by Recorded or Failed).
+
+    Attributes:
+        end: Copy no more; write what there is into the file whose descriptor comes along, if one
+            does.
+    """
+
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How far a recording is.
+
+    Attributes:
+        requests: Copied.
+        left: Still to be copied; 0: no more is.
+        full: One more did not fit.
+    """
+
+    requests: int
+    left: int = 0
+    full: bool = False
+
+
+@dataclass(frozen=True)
 class Measured:
     """Batches, one at a time in one lane: copy in, compute, and on a GPU copy out.
 
@@ -685,6 +727,9 @@ Message = (
     | Loaded
     | Attach
     | Ready
+    | Record
+    | TakeRecorded
+    | Recorded
     | Measure
     | Measured
     | AddFrontend

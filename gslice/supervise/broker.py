@@ -61,15 +61,19 @@ class ThreadBroker:
         root, _ = find_root()
         return root is not None and (root.version == 2 or os.geteuid() == 0)
 
-    def add(self, worker: Worker, spec: FunctionSpec, cpus: Sequence[int]) -> None:
+    def add(self, worker: Worker, spec: FunctionSpec, cpus: Sequence[int]) -> bool:
         """From now on a worker's threads are held to its share, whenever it names them.
+
+        Returns whether they are: see `may_hold`.
 
         Args:
             worker: Which.
             spec: Of its function.
             cpus: The cores of its device.
         """
-        self._held[worker.child] = _Held(worker, spec, cpus)
+        if self.may_hold:
+            self._held[worker.child] = _Held(worker, spec, cpus)
+        return self.may_hold
 
     def forget(self, worker: Worker) -> None:
         """It is dead, and what held its threads goes; idempotent."""

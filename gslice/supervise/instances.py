@@ -257,11 +257,9 @@ class Instances:
     def _brokers(self, worker: Worker) -> bool:
         """Whether its threads are held to its share by us: its user may not touch the groups."""
         limiter = self._node.limiter(self._spec.device, self._spec)
-        of_another_user = self._spec.device in self._node.users
-        brokers = limiter == "cgroup" and of_another_user and self._node.broker.may_hold
-        if brokers:
-            self._node.broker.add(worker, self._spec, self._device.cpus)
-        return brokers
+        if limiter != "cgroup" or self._spec.device not in self._node.users:
+            return False
+        return self._node.broker.add(worker, self._spec, self._device.cpus)
 
     def _may_claim(self, worker: Worker) -> bool:
         """Whether it ignores requests that wait: others have the turn that it waits for."""
@@ -320,7 +318,7 @@ class Instances:
     def _add(self, worker: Worker) -> None:
         self._workers.append(worker)
         self._node.oom.watch(worker.pid, time.monotonic())
-        worker.explain_death = functools.partial(self._explain, worker)
+        worker.explain_death = lambda how: self._node.oom.explain(worker.pid, how, time.monotonic())
         if self._gpu is not None:
             alone = self._spec.exclusive or worker.hosted
             self._gpu.clients.add(worker, self._spec.name, alone=alone)
@@ -349,9 +347,6 @@ class Instances:
             worker.ready = False
             self._watches.pop(worker, None)
             self._burying.start(self._bury(self._gpu, worker, how, died_s))
-
-    def _explain(self, worker: Worker, how: str) -> str:
-        return self._node.oom.explain(worker.pid, how, time.monotonic())
 
     async def _bury(self, gpu: Gpu, worker: Worker, how: str, died_s: float) -> None:
         self._accept_death(worker, how, died_s, await gpu.bury(worker, how))

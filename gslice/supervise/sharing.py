@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
-from gslice.control.shares import allocate_all, differs, shrinks_first
+from gslice.control.quotas import Quotas
+from gslice.control.shares import Holding, allocate_all, differs, shrinks_first
 from gslice.core.errors import FailedPrecondition, GsliceError, ResourceExhausted
 from gslice.core.events import EventKind
 from gslice.core.types import ShareBounds
@@ -17,6 +18,7 @@ from gslice.supervise.resize import ResizePlan
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from gslice.core.access import ShareQuota
     from gslice.core.types import FunctionSpec
     from gslice.supervise.budget import NodeBudget
     from gslice.supervise.function import Function
@@ -168,17 +170,34 @@ class Sharing:
             self._see_to_turns()
         self._node.changes.notify()
 
+    def taken(self) -> dict[ShareQuota, float]:
+        """What functions have of all quotas, in percent of a device; from any thread."""
+        shares: dict[str, dict[str, float]] = {}
+        quotas: dict[str, ShareQuota] = {}
+        for function in self._admitted():
+            if quota := self._node.config.share_quota(function.name):
+                quotas[function.name] = quota
+                for device in function.spec.placed:
+                    there = shares.setdefault(device, {})
+                    there[function.name] = function.share_granted_percent
+        limits = {name: self._node.device(name).share_limit_percent for name in shares}
+        none = dict.fromkeys(self._node.config.share_quotas, 0.0)
+        return none | Quotas(quotas, limits).taken(shares)
+
     def _admitted(self) -> list[Function]:
-        return [f for f in self._functions.values() if f.admitted]
+        return [f for f in list(self._functions.values()) if f.admitted]
 
     def _division(self, specs: Iterable[FunctionSpec]) -> dict[str, float]:
         """The share of each function on each of its devices."""
         asked: dict[str, dict[str, ShareBounds]] = {}
+        holdings: dict[ShareQuota, dict[str, Holding]] = {}
         names = set()
         for spec in specs:
             names.add(spec.name)
             for device in spec.placed:
                 asked.setdefault(device, {})[spec.name] = self._request(spec)
+            if quota := self._node.config.share_quota(spec.name):
+                holdings.setdefault(quota, {})[spec.name] = self._holding(spec)
         limits = {device: self._node.device(device).share_limit_percent for device in asked}
         for device, functions in asked.items():
             room = limits[device] - sum(bounds.min_percent for bounds in functions.values())
@@ -186,8 +205,20 @@ class Sharing:
                 kept = min(share_percent, max(0.0, room))  # what others need they have
                 functions[f"{name}, which leaves"] = ShareBounds(kept, kept)
                 room -= kept
-        shares = allocate_all(asked, limits)
-        return {name: shares[name] for name in names} | self._in_turn(asked)
+        shares = allocate_all(asked, limits, holdings)
+        divided = {name: shares[name] for name in names}
+        in_turns = divided | self._in_turn(asked)
+        quotas = Quotas({n: quota for quota, own in holdings.items() for n in own}, limits)
+        on_devices = {d: {n: in_turns[n] for n in own if n in names} for d, own in asked.items()}
+        return divided if quotas.overdrawn(on_devices) else in_turns
+
+    def _holding(self, spec: FunctionSpec) -> Holding:
+        """What a function asks of its tenant's quota: of devices to itself, all that there is."""
+        bounds = self._request(spec)
+        if spec.exclusive:
+            most = max(self._node.device(device).share_limit_percent for device in spec.placed)
+            bounds = ShareBounds(most, most)
+        return Holding(bounds, len(spec.placed))
 
     def _in_turn(self, asked: Mapping[str, Mapping[str, ShareBounds]]) -> dict[str, float]:
         """What those get that were decided to take turns, wherever they are."""

@@ -38,7 +38,7 @@ from gslice.supervise.versions import AsDeclared
 from gslice.supervise.worker import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gslice.core.types import FunctionSpec, ShareBounds
     from gslice.ipc.channel import Received
@@ -66,6 +66,7 @@ class Supervisor:
         found: Children that an earlier daemon left.
         profiler: Measures functions beside what serves.
         placing: Chooses the devices of those that may run on several.
+        sharing: Divides the devices.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class Supervisor:
         self.frontends = Frontends(node, on_call, self._frontend_up, self._frontend_down)
         self.found: list[Child] = []
         self.profiler = Profiler(node, self.functions, self.frontends, self._budget)
-        self._sharing = Sharing(node, self.functions, self._budget)
+        self.sharing = Sharing(node, self.functions, self._budget)
         self.placing = Placing(node, self.functions, self._numbers.last_placed)
-        self._loading = Loading(self._budget, self._sharing, self._numbers, self.placing)
+        self._loading = Loading(self._budget, self.sharing, self._numbers, self.placing)
         self._tasks = Tasks(DAEMON_LOG_NAME, node.event)
 
     # ---- adoption ----------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class Supervisor:
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
         for segment in orphans(found):
             self.frontends.wake(give_up(segment))
-        await self._sharing.adopt()
+        await self.sharing.adopt()
         await asyncio.gather(
             *(self.unload(n, unheard) for n in {*by_name, *programs} if n not in desired)
         )
@@ -221,7 +222,7 @@ class Supervisor:
             self._check_present(function)
             await function.unload(recorded(self.node.event, name, stage))
             self.functions.pop(name, None)  # a stop forgets all
-        await self._sharing.share_out()
+        await self.sharing.share_out()
         self.node.changes.notify()
 
     async def move(
@@ -274,13 +275,7 @@ class Supervisor:
             plan = await self.plan_resize(name, share)
             tell = recorded(self.node.event, name, stage)
             tell("plan", plan.text)
-            return await self._sharing.resize(function, share, plan, tell)
-
-    async def follow(
-        self, decided: Mapping[str, float], in_turns: Collection[str] = frozenset()
-    ) -> None:
-        """Has functions get the shares that the controller decided: `Sharing.follow`."""
-        await self._sharing.follow(decided, in_turns)
+            return await self.sharing.resize(function, share, plan, tell)
 
     async def plan_resize(self, name: str, share: ShareBounds) -> ResizePlan:
         """What a resize would do.
@@ -288,7 +283,7 @@ class Supervisor:
         Raises:
             GsliceError: as `resize`, before anything is done.
         """
-        return await self._sharing.plan_resize(self.function(name), share)
+        return await self.sharing.plan_resize(self.function(name), share)
 
     def function(self, name: str) -> Function:
         """A function by name.
@@ -377,7 +372,7 @@ class Supervisor:
         """What can be known before what serves is given up for it."""
         if spec.program is not None:
             check(spec)
-        self._sharing.plan(function, self.placing.place(function, spec))
+        self.sharing.plan(function, self.placing.place(function, spec))
 
     def _new_function(self, spec: FunctionSpec) -> Function:
         kind = Function if spec.program is None else Command
@@ -389,7 +384,7 @@ class Supervisor:
             raise NotFound(f"there is no function {function.name}")
 
     def _failed(self) -> None:
-        self._tasks.start(self._sharing.share_out())
+        self._tasks.start(self.sharing.share_out())
 
     def _frontend_up(self, index: int, eventfd: int) -> None:
         for function in self.functions.values():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gslice.core.access import ShareQuota
+
 _STAGE_BOUNDS_US = tuple(2.0**power for power in range(5, 25))  # 32 us to 16.8 s
 _ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -128,6 +130,7 @@ class NodeReading:
         spares: Engine and resident memory of each worker that waits for a function.
         demand_ratio: Of what there is of a device, what a function needs, by both.
         client_memory_bytes: Size of each region of clients' memory that requests may name.
+        tenants: What functions have of each share quota.
     """
 
     version: str
@@ -140,6 +143,7 @@ class NodeReading:
     spares: Sequence[tuple[str, int]] = ()
     demand_ratio: Mapping[tuple[str, str], float] = field(default_factory=dict)
     client_memory_bytes: Sequence[int] = ()
+    tenants: Mapping[ShareQuota, float] = field(default_factory=dict)
 
 
 _GPU_GAUGES: tuple[tuple[str, str, Callable[[GpuFigures], float]], ...] = (
@@ -219,6 +223,7 @@ def _node(reading: NodeReading) -> Iterable[Metric]:
         events.add_metric([kind], count)
     yield events
     yield from _spares(reading.spares)
+    yield _tenants(reading.tenants)
     regions = reading.client_memory_bytes
     yield GaugeMetricFamily(
         "gslice_client_memory_regions", "Regions of clients' memory.", len(regions)
@@ -238,6 +243,16 @@ def _spares(spares: Sequence[tuple[str, int]]) -> Iterable[Metric]:
         count.add_metric([engine], len(sizes))
         rss.add_metric([engine], sum(sizes))
     return (count, rss)
+
+
+def _tenants(taken: Mapping[ShareQuota, float]) -> Metric:
+    shares = GaugeMetricFamily(
+        "gslice_tenant_share_percent", "Of one device, of all.", labels=["tenant", "kind"]
+    )
+    for quota, percent in taken.items():
+        shares.add_metric([quota.tenant, "granted"], percent)
+        shares.add_metric([quota.tenant, "quota"], quota.percent)
+    return shares
 
 
 def _gpus(gpus: Sequence[GpuFigures]) -> Iterable[Metric]:

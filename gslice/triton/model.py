@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gslice.core.errors import FailedPrecondition, InvalidArgument
+from gslice.core.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from gslice.triton.batching import batching
 from gslice.triton.instances import placement
 from gslice.triton.pbtxt import ConfigText, read_config
@@ -26,7 +26,7 @@ from gslice.triton.repository import (
 )
 from gslice.triton.settings import dishonoured
 from gslice.triton.tensors import tensors
-from gslice.triton.warmup import Sample, sample_of
+from gslice.triton.warmup import Sample, samples_of
 
 if TYPE_CHECKING:
     from gslice.core.config import DeviceConfig
@@ -70,12 +70,12 @@ class Read:
     Attributes:
         body: What stands under `functions.<name>`, with absolute paths; less `warmup`.
         notes: What of its configuration is not honoured, in the order of the text.
-        sample: What to warm it up with; None: zeros.
+        samples: What to warm it up with; none: zeros.
     """
 
     body: Body
     notes: list[Note]
-    sample: Sample | None
+    samples: list[Sample]
 
 
 def read_model(model: ModelDir, devices: Mapping[str, DeviceConfig]) -> Read:
@@ -100,9 +100,9 @@ def read_model(model: ModelDir, devices: Mapping[str, DeviceConfig]) -> Read:
         **batching(reading),
         **placement(reading, devices),
     }
-    sample = sample_of(reading)
+    samples = samples_of(reading)
     notes = [*reading.notes, *dishonoured(model, text)]
-    return Read(body, sorted(notes, key=lambda note: int(note.place.rpartition(":")[2])), sample)
+    return Read(body, sorted(notes, key=lambda note: int(note.place.rpartition(":")[2])), samples)
 
 
 def _check_name(model: ModelDir, text: ConfigText) -> None:
@@ -122,6 +122,10 @@ def _source(reading: Reading) -> Body:
     reading.engine = _ENGINES[path.suffix]
     body: Body = {"versions": {"number": number}}
     parameters = {key: each.string_value for key, each in reading.config.parameters.items()}
+    if reading.engine == "python" and reading.model.url:
+        raise Unimplemented(
+            f"{path} is code, and no code is fetched", hint="copy the repository to this machine"
+        )
     if reading.engine == "python":
         arguments = {"args": parameters} if parameters else {}
         return {"python": f"{path}:{served_class(path)}", **arguments, **body}
@@ -134,7 +138,7 @@ def _source(reading: Reading) -> Body:
         reading.note(
             "parameters.key", f"{key}: not honoured: engine {reading.engine} has none", key
         )
-    return {"model": str(path), **body}
+    return {"model": reading.model.location(path), **body}
 
 
 def _version(reading: Reading) -> int:

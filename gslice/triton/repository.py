@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from gslice.core.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 
@@ -47,11 +48,19 @@ class ModelDir:
         name: Its directory's, which is the model's.
         path: Its directory; absolute.
         versions: Directories of its versions by number.
+        url: Of its directory, if `path` is an outline of that; empty: it is what it is.
     """
 
     name: str
     path: Path
     versions: dict[int, Path]
+    url: str = ""
+
+    def location(self, path: Path) -> str:
+        """Where a file of it is, for a function to name: its path, or its URL."""
+        if not self.url:
+            return str(path)
+        return f"{self.url}/{quote(path.relative_to(self.path).as_posix())}"
 
     @property
     def config_path(self) -> Path:
@@ -63,19 +72,50 @@ class ModelDir:
         return f"{self.name}/{CONFIG_NAME}:{line}"
 
 
-def models_of(root: Path) -> list[ModelDir]:
+@dataclass(frozen=True)
+class Root:
+    """A repository.
+
+    Attributes:
+        path: Its directory, or one with an outline of it: see `outline`.
+        url: Where it is, in the latter case.
+    """
+
+    path: Path
+    url: str = ""
+
+    def __str__(self) -> str:
+        return self.url or str(self.path)
+
+    def told(self, text: str) -> str:
+        """A text about it, as people know it."""
+        return text.replace(str(self.path.absolute()), self.url) if self.url else text
+
+
+def models_of(repository: Root) -> list[ModelDir]:
     """The models of a repository by name; hidden directories are left out.
 
     Raises:
         NotFound: there is no such directory.
         InvalidArgument: it is the directory of one model.
     """
+    root = repository.path
     if not root.is_dir():
         raise NotFound(f"there is no directory {root}", hint="a repository holds models' ones")
     if (root / CONFIG_NAME).exists() or _versions(root):
-        raise InvalidArgument(f"{root} is one model's directory", hint="give the one above it")
+        text = f"{repository} is one model's directory"
+        raise InvalidArgument(text, hint="give the one above it")
     folders = sorted(path for path in root.absolute().iterdir() if path.is_dir())
-    return [ModelDir(path.name, path, _versions(path)) for path in folders if path.name[0] != "."]
+    return [
+        ModelDir(
+            path.name,
+            path,
+            _versions(path),
+            f"{repository.url}/{quote(path.name)}" if repository.url else "",
+        )
+        for path in folders
+        if path.name[0] != "."
+    ]
 
 
 def wanted_versions(config: Any, there: Sequence[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""`model_warmup`, as the sample that a function is warmed up with."""
+"""`model_warmup`, as the samples that a function is warmed up with."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from gslice.core.units import format_size
 from gslice.triton.tensors import data_type
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gslice.triton.model import Reading
 
 Sample = dict[str, np.ndarray]
@@ -26,29 +28,33 @@ _BYTES_MAX = 1 << 30  # of a sample's tensor
 _NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BF16": "uint16"}
 
 
-def sample_of(reading: Reading) -> Sample | None:
-    """The first sample; None where zeros do, which is what a function without one gets.
+def samples_of(reading: Reading) -> list[Sample]:
+    """All samples; none where zeros do, which is what a function without one gets.
 
     Raises:
-        ConfigError: its data is not what it is said to be.
+        ConfigError: data of one is not what it is said to be.
     """
-    samples = list(reading.config.model_warmup)
-    if not samples:
-        return None
-    if len(samples) > 1:
-        reading.note("model_warmup", f"of {len(samples)} samples the first one is taken")
-    inputs = samples[0].inputs
+    given = [each.inputs for each in reading.config.model_warmup]
     free = any(-1 in tensor.dims for tensor in reading.config.input)
-    if all(each.zero_data for each in inputs.values()) and reading.config.input and not free:
-        return None
-    return {name: _array(reading, name, each) for name, each in sorted(inputs.items())}
+    zeros = all(each.zero_data for inputs in given for each in inputs.values())
+    if zeros and reading.config.input and not free:
+        return []
+    return [
+        {name: _array(reading, name, each) for name, each in sorted(inputs.items())}
+        for inputs in given
+    ]
 
 
-def write_sample(path: Path, sample: Sample) -> None:
-    """Writes a sample as the .npz that `warmup` of a function names, unless it is there already."""
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Writes samples as the .npz that `warmup` of a function names, unless it is there already."""
+    (first, *others), named = samples, dict[str, np.ndarray]()
+    if not others:
+        named = first
+    for number, sample in enumerate(samples if others else ()):
+        named |= {f"{number}/{name}": array for name, array in sample.items()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in sample.items():
+        for name, array in named.items():
             # Of one date, so that the same sample is the same file.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)

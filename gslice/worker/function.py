@@ -18,7 +18,7 @@ from gslice.device.cpu import CpuDevice
 from gslice.device.limiter import Limiter, NoLimiter, make_limiter, prioritise
 from gslice.device.niceness import lower, restore
 from gslice.device.tasks import pin, thread_ids
-from gslice.ipc.messages import Measured, ShareSet
+from gslice.ipc.messages import Measured, Recorded, ShareSet
 from gslice.ipc.native import native_signature
 from gslice.ipc.process import own_bytes
 from gslice.worker.engines import make_engine
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from gslice.core.types import Signature
-    from gslice.ipc.messages import Attach, Load, Measure
+    from gslice.ipc.messages import Attach, Load, Measure, Record
     from gslice.worker.engines.base import Device
     from gslice.worker.green import GreenShare
     from gslice.worker.household import Household
@@ -83,6 +83,7 @@ class ServedFunction:
         self._held = held
         self._limited = False
         self._instance: _native.Instance | None = None
+        self._recorded_until_s = 0.0
         self._timing: Timing | None = None
         self.timed: list[Measured] = []
         self.lane_tids: frozenset[int] = frozenset()
@@ -211,6 +212,30 @@ class ServedFunction:
         if self._instance is not None:
             self._instance.remove_frontend(frontend)
 
+    def record(self, order: Record) -> None:
+        """Has the inputs of the next requests copied.
+
+        Raises:
+            FailedPrecondition: nothing is served, or somebody records already.
+            ResourceExhausted: there is no memory for it.
+        """
+        instance = self._serving()
+        if time.monotonic() < self._recorded_until_s:
+            raise FailedPrecondition("its requests are being recorded already")
+        duration_s = order.duration_us / 1e6
+        instance.record(order.requests, order.size_bytes, duration_s)
+        self._recorded_until_s = time.monotonic() + duration_s
+
+    def recorded(self) -> Recorded:
+        """How far that is."""
+        return Recorded(*self._serving().recorded())
+
+    def take_recorded(self) -> tuple[Recorded, bytes]:
+        """Ends it; see `Instance.take_recorded`."""
+        requests, full, data = self._serving().take_recorded()
+        self._recorded_until_s = 0.0
+        return Recorded(requests, full=full), data
+
     def drain(self, timeout_s: float) -> bool:
         """Claims nothing new; True: nothing was in flight within the time-out."""
         return self._instance is None or self._instance.drain(timeout_s)
@@ -233,6 +258,11 @@ class ServedFunction:
     def fault(self) -> str:
         """What the driver said when the GPU was lost."""
         return self._instance.fault() if self._instance else ""
+
+    def _serving(self) -> _native.Instance:
+        if self._instance is None:
+            raise FailedPrecondition("it serves nothing yet")
+        return self._instance
 
     def _move(self, gpu: WorkerGpu, green: GreenShare, share_percent: float) -> ShareSet:
         """Goes on, between batches, on as many SMs as another share is worth."""

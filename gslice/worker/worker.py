@@ -32,8 +32,11 @@ from gslice.ipc.messages import (
     Ok,
     Prepare,
     Ready,
+    Record,
+    Recorded,
     RemoveFrontend,
     SetShare,
+    TakeRecorded,
     WorkerState,
 )
 from gslice.ipc.process import hello
@@ -78,6 +81,8 @@ class Worker(ControlLoop):
             AddFrontend: self._on_add_frontend,
             RemoveFrontend: self._on_remove_frontend,
             SetShare: self._on_set_share,
+            Record: self._on_record,
+            TakeRecorded: self._on_take_recorded,
             Drain: self._on_drain,
             Exit: self._on_exit,
         }
@@ -172,6 +177,20 @@ class Worker(ControlLoop):
 
     def _on_set_share(self, order: SetShare, _received: Received) -> Message:
         return self._loaded().set_share(order.share_percent)
+
+    def _on_record(self, order: Record, _received: Received) -> Message:
+        self._loaded().record(order)
+        return Ok()
+
+    def _on_take_recorded(self, order: TakeRecorded, received: Received) -> Recorded:
+        function = self._loaded()
+        if not order.end:
+            return function.recorded()
+        recorded, data = function.take_recorded()
+        if received.fds:
+            with os.fdopen(received.take_fd(), "wb") as file:
+                file.write(data)
+        return recorded
 
     def _on_drain(self, order: Drain, _received: Received) -> Message:
         self._state = "draining"

@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 
+#include "base/clock.hpp"
 #include "bind/batch.hpp"
 #include "bind/cuda.hpp"
 #include "bind/errors.hpp"
@@ -96,6 +97,20 @@ class PyInstance {
   int turn_tid() const { return instance_->turn_tid(); }
   int fault_fd() const { return instance_->fault().fd(); }
   std::string fault() const { return instance_->fault().line(); }
+  void record(std::uint32_t requests, std::size_t bytes, double duration_s) {
+    const std::int64_t until_ns = now_ns() + static_cast<std::int64_t>(duration_s * 1e9);
+    if (!instance_->recorder().begin(requests, bytes, until_ns))
+      raise(Status::Error(Code::kResourceExhausted, "no memory to record requests in"));
+  }
+  nb::tuple recorded() const {
+    const Recorder& recorder = instance_->recorder();
+    return nb::make_tuple(recorder.taken(), recorder.left());
+  }
+  nb::tuple take_recorded() {
+    const Recorder::Recording recording = instance_->recorder().end();
+    const nb::bytes bytes(recording.bytes.data(), recording.bytes.size());
+    return nb::make_tuple(recording.requests, recording.full, bytes);
+  }
   nb::dict counters() const {
     const PumpCounters& counters = instance_->counters();
     nb::dict out;
@@ -136,6 +151,10 @@ void bind_pump(nb::module_& module) {
       .def("stop", &PyInstance::stop)
       .def_prop_ro("fault_fd", &PyInstance::fault_fd)
       .def("fault", &PyInstance::fault)
+      .def("record", &PyInstance::record, nb::arg("requests"), nb::arg("size_bytes"),
+           nb::arg("duration_s"))
+      .def("recorded", &PyInstance::recorded)
+      .def("take_recorded", &PyInstance::take_recorded)
       .def("counters", &PyInstance::counters);
 }
 

@@ -39,6 +39,11 @@ class Assembly final : public OutputSink {
   std::span<const Copy> gather() const { return gather_; }
   std::span<const Copy> scatter() const { return scatter_; }
   std::span<Member> members() { return members_; }
+  std::span<const Member> members() const { return members_; }
+  // Of a member, by its place: where they lie, as they were checked.
+  std::span<const Tensor> inputs_of(std::size_t member) const {
+    return std::span(inputs_).subspan(member * signature_.inputs.size(), signature_.inputs.size());
+  }
   std::span<Member> rejected() { return rejected_; }
   bool buffer_grown() const { return buffer_grown_; }
   // Tensor copies that a batch that succeeded has made.
@@ -59,9 +64,6 @@ class Assembly final : public OutputSink {
   Result<std::byte*> place(Member& member, std::uint32_t output, const Shape& shape,
                            std::uint64_t bytes);
   std::uint32_t choose_bucket(std::uint32_t rows) const;
-  std::span<const Tensor> inputs_of(std::size_t member) const {
-    return std::span(inputs_).subspan(member * signature_.inputs.size(), signature_.inputs.size());
-  }
   std::span<const Tensor> outputs_of(std::size_t member) const {
     return std::span(outputs_).subspan(member * signature_.outputs.size(),
                                        signature_.outputs.size());

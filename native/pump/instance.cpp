@@ -216,6 +216,13 @@ void Instance::launch(Lane& lane, std::uint32_t index) {
   frontends_.ring(wake_);
 }
 
+// Of those that ran well: what fails is no sample. They lie in their slots until they are answered.
+void Instance::record_inputs(const Assembly& assembly) {
+  const std::int64_t now = now_ns();
+  for (std::size_t i = 0; i < assembly.members().size(); ++i)
+    if (assembly.members()[i].status.ok()) recorder_.take(assembly.inputs_of(i), now);
+}
+
 void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& report) {
   --in_flight_;
   pass_turn_on();
@@ -225,6 +232,7 @@ void Instance::complete(Lane& lane, std::uint32_t index, const LaneReport& repor
     ++counters_.batches;
     counters_.zero_copy_batches += assembly.traffic().copies == 0;
   }
+  if (recorder_.left() != 0 && report.status.ok()) record_inputs(assembly);
   for (const Member& member : assembly.members())
     answer(member, report.status.ok() ? member.status : report.status, report);
   lane.busy = false;

@@ -15,6 +15,7 @@
 #include "pump/engine.hpp"
 #include "pump/fault.hpp"
 #include "pump/frontend_bells.hpp"
+#include "pump/recorder.hpp"
 #include "segment/segment.hpp"
 #include "turns/turn.hpp"
 
@@ -41,6 +42,7 @@ class Instance {
   FrontendBells& frontends() { return frontends_; }
   const Signature& signature() const { return signature_; }
   const PumpCounters& counters() const { return counters_; }
+  Recorder& recorder() { return recorder_; }
 
   // Before start(): batches need a turn while the board has turns on. kInvalidArgument: no such
   // entry.
@@ -95,6 +97,7 @@ class Instance {
   std::int64_t await_turn();
   void pass_turn_on();
   void launch(Lane& lane, std::uint32_t index);
+  void record_inputs(const Assembly& assembly);
   void complete(Lane& lane, std::uint32_t index, const LaneReport& report);
   void restart_waiting();
   std::size_t batches_at_once() const;
@@ -112,6 +115,7 @@ class Instance {
   const std::shared_ptr<DeviceTable> device_;
   FrontendBells frontends_;
   PumpCounters counters_;
+  Recorder recorder_;
 
   // The pump's own.
   std::vector<Lane> lanes_;

@@ -37,6 +37,7 @@ class FakeControl:
         self.events: list[Any] = []
         self.versions: list[Any] = []
         self.profile: list[Any] = []
+        self.recorded: list[Any] = []
         self.planned: list[Any] = []
         self.apply_plan = control_message("ApplyPlan", path="/etc/node.yaml", digest="d1")
         self.asked: list[Any] = []
@@ -69,6 +70,10 @@ class FakeControl:
     def Profile(self, request: Any, context: Any) -> Iterator[Any]:
         self.asked.append(request)
         yield from self.profile
+
+    def Record(self, request: Any, context: Any) -> Iterator[Any]:
+        self.asked.append(request)
+        yield from self.recorded
 
     def Plan(self, request: Any, context: Any) -> Any:
         self.asked.append(request)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs
 
 TITLE = "org.opencontainers.image.title"
 
@@ -49,6 +50,24 @@ class Store:
     def fetched(self, path: str) -> int:
         """How often the content of an object was asked for."""
         return self.asked.count(f"GET {path}")
+
+    def listed(self, bucket: str, prefix: str) -> bytes:
+        """What S3 tells of what is directly below a prefix."""
+        top = f"{bucket.rstrip('/')}/{prefix}"
+        below = {path.removeprefix(top) for path in self.objects if path.startswith(top)}
+        files = sorted(name for name in below if "/" not in name)
+        folders = sorted({name.partition("/")[0] for name in below if "/" in name})
+        parts = [
+            f"<Contents><Key>{prefix}{name}</Key><Size>{len(self.objects[top + name])}</Size>"
+            "<LastModified>2026-11-22T10:00:00.000Z</LastModified></Contents>"
+            for name in files
+        ]
+        parts += [
+            f"<CommonPrefixes><Prefix>{prefix}{n}/</Prefix></CommonPrefixes>" for n in folders
+        ]
+        text = f"<IsTruncated>false</IsTruncated>{''.join(parts)}"
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        return f'<ListBucketResult xmlns="{space}">{text}</ListBucketResult>'.encode()
 
     def push(self, name: str, tag: str, files: dict[str, bytes]) -> str:
         """Makes an artifact of an OCI registry; returns its manifest's digest."""
@@ -103,7 +122,7 @@ def serving(store: Store) -> Iterator[Store]:
             self._answer(body=True)
 
         def _answer(self, *, body: bool) -> None:
-            path = self.path.partition("?")[0]
+            path, _, query = self.path.partition("?")
             asked = f"{self.command} {path}"
             store.asked.append(asked)
             store.on_request(asked)
@@ -111,6 +130,9 @@ def serving(store: Store) -> Iterator[Store]:
                 self._status(store.statuses.pop(0))
             elif path in store.redirects:
                 self._status(302, Location=store.redirects[path])
+            elif "list-type=2" in query:
+                asked_for = {name: each[0] for name, each in parse_qs(query).items()}
+                self._send("/list", store.listed(path, asked_for.get("prefix", "")), body)
             elif path not in store.objects:
                 self._status(404)
             else:

@@ -1,5 +1,8 @@
 // What the pump asks of memory: nothing once it is warm, and an answer when there is none.
+#include <cstring>
+
 #include "allocations.hpp"
+#include "base/clock.hpp"
 #include "pump/identity.hpp"
 #include "pump_bench.hpp"
 
@@ -75,4 +78,55 @@ TEST(no_memory_for_a_lane_buffer_is_an_answer) {
   refused_align = 0;
   for (const Answer& answer : both()) CHECK(answer.code == Code::kOk);
   CHECK(bench.idle());
+}
+
+TEST(inputs_of_requests_that_run_are_recorded_on_order) {
+  PumpBench bench(signature({-1, 2}, {-1, 2}, 8));
+  const auto instance = identity(bench);
+  const auto run = [&](float value) {
+    const Ticket ticket = bench.submit({1, 2}, {value, value});
+    const std::size_t before = allocations.load();
+    CHECK(instance->run_once());
+    const std::size_t allocated = allocations.load() - before;
+    CHECK(bench.answer(ticket).code == Code::kOk);
+    return allocated;
+  };
+  constexpr std::size_t kRequestBytes = 40;  // rank, two dims, length; two floats
+  Recorder& recorder = instance->recorder();
+  run(1);  // nobody has asked
+  CHECK(recorder.begin(2, 1024, kNever));
+  run(2);
+  CHECK_EQ(run(3), 0u);
+  CHECK_EQ(recorder.left(), 0u);
+  run(4);  // enough
+  const Recorder::Recording recording = recorder.end();
+  CHECK_EQ(recording.requests, 2u);
+  CHECK(!recording.full);
+  CHECK_EQ(recording.bytes.size(), 2 * kRequestBytes);
+  float value = 0;
+  std::memcpy(&value, &recording.bytes[2 * kRequestBytes - sizeof value], sizeof value);
+  CHECK_EQ(value, 3.f);
+
+  CHECK(recorder.begin(9, 2 * kRequestBytes + 1, kNever));
+  for (int i = 0; i < 4; ++i) run(5);
+  CHECK_EQ(recorder.left(), 0u);
+  const Recorder::Recording bounded = recorder.end();
+  CHECK(bounded.full);
+  CHECK_EQ(bounded.bytes.size(), 2 * kRequestBytes);
+
+  CHECK(recorder.begin(9, 1024, now_ns()));
+  run(6);  // too late
+  CHECK_EQ(recorder.left(), 0u);
+  CHECK_EQ(recorder.end().requests, 0u);
+}
+
+TEST(what_fails_is_no_sample) {
+  PumpBench bench(signature({-1, 1}, {-1, 1}, 8));
+  Instance& instance =
+      bench.serve([](Batch&) { return Status::Error(Code::kInternal, "no such row"); }, 1, true);
+  CHECK(instance.recorder().begin(1, 1024, kNever));
+  const Ticket ticket = bench.submit({1, 1}, {1});
+  CHECK(instance.run_once());
+  CHECK(bench.answer(ticket).code == Code::kInternal);
+  CHECK_EQ(instance.recorder().end().requests, 0u);
 }

@@ -13,6 +13,7 @@ from gslice.control.arrivals import SECOND_NS
 from gslice.control.demand import Policy
 from gslice.control.latency import LatencyModel, Measurement
 from gslice.control.plan import Planner
+from gslice.core.access import ShareQuota
 from gslice.core.config import DeviceConfig
 from gslice.core.types import FunctionSpec, Signature
 from gslice.daemon.controller import Controller
@@ -49,10 +50,13 @@ class FakeSupervisor:
     def __init__(self, *specs: FunctionSpec, devices: tuple[str, ...] = ("cpu",)) -> None:
         self.drained: set[str] = set()
         self.in_turns: set[str] = set()
+        self.sharing = SimpleNamespace(follow=self.follow)
+        self.quotas: dict[str, ShareQuota] = {}
         self.events: list[tuple[str, str]] = []
         self.functions = {spec.name: self._function(spec, len(specs)) for spec in specs}
         self.node = SimpleNamespace(
             devices={device: DeviceConfig() for device in devices},
+            config=SimpleNamespace(share_quota=self.quotas.get),
             usable=lambda device: device not in self.drained,
             event=lambda subject, kind, text: self.events.append((subject, text)),
         )

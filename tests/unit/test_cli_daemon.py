@@ -60,6 +60,7 @@ def example_status() -> Any:
     )
     detector.workers.add(pid=9, state="READY", restarts=2)
     status.functions.add(name="tagger", device="cpu", state="FAILED", reason="no module named tags")
+    status.tenants.add(name="shop", share_percent=40.0, share_quota_percent=150.0)
     return status
 
 
@@ -142,6 +143,7 @@ def test_status_shows_the_node(control: FakeControl) -> None:
     assert "cgroup" in shown
     assert "50.0 MiB" in shown
     assert "1099511627776" in shown
+    assert "tenants' shares: shop has 40% of 150%" in shown
 
 
 @pytest.mark.parametrize("command", ["ps", "status"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gslice.core.access import ALL, digest_text
+from gslice.core.access import ALL, ShareQuota, digest_text
 from gslice.core.config import (
     Config,
     config_to_yaml,
@@ -129,6 +129,8 @@ def test_what_may_be_said_of_those_without_a_key(tmp_path: Path) -> None:
             "keys.b.hash: is that of 'a', too",
         ),
         ("tenants: {a: {rate: 5}}", "tenants.a.rate: '5' is not a rate; write it as 200/s"),
+        ("tenants: {a: {share: 0%}}", "tenants.a.share: '0%' is out of range; write more than 0%"),
+        ("tenants: {a: {share: 2}}", "tenants.a.share: '2' has no percent sign; write it as 150%"),
         ("tenants: {a: {functions: ['*x']}}", "'*x' is no function's name"),
         ("anonymous: nobody", "anonymous: 'nobody' is no role"),
         ("key_file: ./none.yaml", "key_file: cannot read none.yaml: No such file"),
@@ -138,6 +140,45 @@ def test_what_is_wrong_is_told_and_no_key_is_shown(tmp_path: Path, access: str, 
     text = problem(tmp_path, f"access: {{{access}}}")
     assert told in text
     assert "gslice_secret" not in text
+
+
+QUOTA = "access: {tenants: {shop: {functions: [a, b], share: 60%}, lab: {functions: [b, c]}}}"
+
+
+def shares(**functions: str) -> str:
+    bodies = (f"{name}: {{model: ./m.onnx, {body}}}" for name, body in functions.items())
+    return f"functions: {{{', '.join(bodies)}}}"
+
+
+@pytest.mark.parametrize(
+    ("functions", "told"),
+    [
+        ({"a": "share: 60%", "b": "share: 90%"}, ""),  # b is lab's, too
+        ({"a": "share: {min: 61%}"}, "a 61% = 61% at the least; raise it, or lower their shares"),
+        ({"a": "isolation: exclusive"}, "a 100% = 100% at the least"),
+        ({"a": "share: 61%, residency: cold"}, "a 61% = 61% at the least"),
+        ({"b": "share: 20%"}, "no function counts for it"),
+        ({"c": "share: 90%"}, ""),
+    ],
+)
+def test_a_share_quota_must_be_one_that_can_be_kept(
+    tmp_path: Path, functions: dict[str, str], told: str
+) -> None:
+    if not told:
+        assert config_of(tmp_path, QUOTA, shares(**functions)).node.share_quotas
+        return
+    text = problem(tmp_path, QUOTA, shares(**functions))
+    assert "node.access.tenants.shop.share: " in text
+    assert told in text
+
+
+def test_those_that_rest_may_together_ask_for_more(tmp_path: Path) -> None:
+    access = "access: {tenants: {shop: {share: 150%}}}"
+    cold = "share: 90%, residency: cold"
+    config = config_of(tmp_path, access, shares(a=cold, b=cold))
+    assert config.node.share_quotas == (ShareQuota("shop", 150.0),)
+    (tmp_path / "again.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "again.yaml", environ={}).node == config.node
 
 
 def test_too_many_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gslice.core import access
-from gslice.core.access import ANONYMOUS, Access, Key, Role, Tenant
+from gslice.core.access import ANONYMOUS, Access, Key, Role, ShareQuota, Tenant
 from gslice.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
 
 SECRET = "gslice_one"
@@ -125,3 +125,13 @@ def test_headers_that_show_a_key() -> None:
             access.credential_of({"authorization": text}.get)
     with pytest.raises(Unauthenticated):
         access.credential_of({"x-api-key": "k" * 513}.get)
+
+
+def test_a_share_counts_for_the_only_tenant_that_may_use_the_function() -> None:
+    shop = Tenant("shop", ("shop-*", "common"), share_percent=50.0)
+    lab = Tenant("lab", ("lab", "common"))
+    access = Access(tenants=(shop, lab))
+    assert access.share_quota("shop-detector") == ShareQuota("shop", 50.0)
+    assert access.share_quota("common") is None  # lab's, too
+    assert access.share_quota("lab") is None  # which has no quota
+    assert access.share_quota("other") is None

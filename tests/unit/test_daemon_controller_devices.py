@@ -100,7 +100,7 @@ def test_a_decision_that_cannot_be_granted_is_told_once() -> None:
     async def refused(shares: dict[str, float], in_turns: Collection[str]) -> None:
         """Somebody who is leaving still has a part of the device."""
 
-    bench.supervisor.follow = refused  # type: ignore[method-assign]
+    bench.supervisor.sharing.follow = refused
     bench.run(10, a=1_200, b=100)
     told = [text for subject, text in bench.supervisor.events if subject == "a"]
     bench.supervisor.events.clear()

@@ -224,7 +224,7 @@ def test_a_crash_loop_does_not_take_the_share_of_a_load_that_begins(
             loaded_with.append((function.admitted, function.state))
             assert not warm
 
-        monkeypatch.setattr(supervisor._sharing, "share_out", dies_meanwhile)
+        monkeypatch.setattr(supervisor.sharing, "share_out", dies_meanwhile)
         monkeypatch.setattr(function, "load", load)
         # Only the share differs, but nobody is left who could take it in place.
         await supervisor.load(dataclasses.replace(SPEC, share=ShareBounds(50, 50)), unheard)
@@ -282,7 +282,7 @@ def test_shares_that_do_not_fit_any_more_stay_as_they_are(tmp_path: Path) -> Non
         for name in ("a", "b"):
             spec = FunctionSpec(name, model="/a.onnx", share=ShareBounds(80, 80))
             add(supervisor, spec).share_granted_percent = 50
-        await supervisor._sharing.share_out()
+        await supervisor.sharing.share_out()
         assert [f.share_granted_percent for f in supervisor.functions.values()] == [50, 50]
         assert "shares stay as they are: device cpu: a 80% + b 80% = 160%" in events[0]
 
@@ -341,7 +341,7 @@ def test_a_function_that_goes_while_shares_are_given_out_disturbs_nobody(
             del supervisor.functions["b"]
 
         monkeypatch.setattr(first, "grant", goes)
-        await supervisor._sharing.share_out()
+        await supervisor.sharing.share_out()
         assert second.share_granted_percent == 0
 
     asyncio.run(scenario())

@@ -41,7 +41,7 @@ def admit(supervisor: Supervisor, spec: FunctionSpec) -> FunctionSpec:
     """Places and admits a function that is about to be loaded for the first time."""
     function = supervisor._new_function(spec)
     placed = supervisor.placing.place(function, spec)
-    supervisor._sharing.admit(function, placed)
+    supervisor.sharing.admit(function, placed)
     supervisor.functions[spec.name] = function
     return placed
 
@@ -97,13 +97,13 @@ def test_it_keeps_its_device_until_the_last_of_it_has_gone(
         def watch(stage: str, detail: str) -> None:
             if stage == "drain":
                 with pytest.raises(FailedPrecondition):
-                    supervisor._sharing.admit(newcomer, PINNED)
+                    supervisor.sharing.admit(newcomer, PINNED)
                 refused.append(stage)
                 old.may_start.set()  # it has answered what it had
 
         await supervisor.move("alone", ["other"], watch)
         assert refused == ["drain"]
-        supervisor._sharing.admit(newcomer, PINNED)
+        supervisor.sharing.admit(newcomer, PINNED)
 
     asyncio.run(scenario())
 
@@ -128,8 +128,8 @@ def test_whoever_must_leave_a_device_goes_to_no_other_s_own(supervisor: Supervis
 def test_it_has_all_of_the_device_whatever_the_controller_says(supervisor: Supervisor) -> None:
     async def scenario() -> None:
         function, _ = running(supervisor, ALONE)
-        await supervisor._sharing.follow({"alone": 20.0})
-        await supervisor._sharing.share_out()
+        await supervisor.sharing.follow({"alone": 20.0})
+        await supervisor.sharing.share_out()
         assert function.share_granted_percent == 100.0
         with pytest.raises(FailedPrecondition, match="has its devices to itself, and all of their"):
             await supervisor.plan_resize("alone", ShareBounds(40.0, 40.0))

@@ -47,7 +47,7 @@ def test_a_move_leaves_shares_as_they_are_until_the_old_one_has_gone(
     async def scenario() -> None:
         mover, old = running(supervisor, named("a"))
         stays, _ = running(supervisor, named("b"))
-        await supervisor._sharing.share_out()
+        await supervisor.sharing.share_out()
         assert (old.shares, stays.share_granted_percent) == ([50], 50)
         monkeypatch.setattr(mover, "_make", lambda spec: Running(spec))
         during: list[tuple[str, float]] = []
@@ -74,7 +74,7 @@ def test_nobody_grows_into_what_a_function_that_moves_still_uses(
     async def scenario() -> None:
         mover, old = running(supervisor, replace(named("a"), share=ShareBounds(60.0, 60.0)))
         others = [running(supervisor, named(name))[0] for name in "bc"]
-        await supervisor._sharing.share_out()
+        await supervisor.sharing.share_out()
         monkeypatch.setattr(mover, "_make", lambda spec: Running(spec))
         during: dict[str, list[float]] = {}
 
@@ -96,7 +96,7 @@ def test_a_move_that_fails_changes_nothing(
     async def scenario() -> None:
         mover, old = running(supervisor, named("a"))
         stays, _ = running(supervisor, named("b"))
-        await supervisor._sharing.share_out()
+        await supervisor.sharing.share_out()
         monkeypatch.setattr(mover, "_make", lambda spec: Broken(spec))
         with pytest.raises(LoadFailed):
             await supervisor.move("a", ["other"], unheard)

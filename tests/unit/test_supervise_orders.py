@@ -52,9 +52,9 @@ def test_what_was_decided_holds_for_the_next_daemon_until_it_decides(tmp_path: P
             function = add(supervisor, dataclasses.replace(SPEC, name=name, share=ShareBounds()))
             serves(function, Running(function.spec))
             function.share_granted_percent = share_percent
-        await supervisor._sharing.adopt()
+        await supervisor.sharing.adopt()
         assert {n: f.share_granted_percent for n, f in supervisor.functions.items()} == shares
-        await supervisor.follow({})
+        await supervisor.sharing.follow({})
         assert {f.share_granted_percent for f in supervisor.functions.values()} == {50}
 
     asyncio.run(scenario())

@@ -127,13 +127,13 @@ def test_shares_over_commit_a_device_only_where_functions_take_turns(tmp_path: P
         def granted() -> list[float]:
             return [function.share_granted_percent for function in functions]
 
-        await supervisor.follow(decided)
+        await supervisor.sharing.follow(decided)
         assert granted() == [25, 25, 25, 25]
-        await supervisor.follow(decided, {"cpu"})
+        await supervisor.sharing.follow(decided, {"cpu"})
         assert granted() == [60, 60, 60, 25]
         assert board.limit_percent == 100
         assert events == ["device cpu: its functions take turns, 100% at once"]
-        await supervisor.follow(decided, ["cpu"])  # nothing new
+        await supervisor.sharing.follow(decided, ["cpu"])  # nothing new
         assert len(events) == 1
 
         # A worker has what it had until a shadow has taken its place.
@@ -141,11 +141,11 @@ def test_shares_over_commit_a_device_only_where_functions_take_turns(tmp_path: P
             running: Any = serves(function, Running(function.spec))
             running.workers = [worker(0, function.share_granted_percent)]
             running.instances = SimpleNamespace(pulls=lambda worker: True)
-        await supervisor.follow({"a": 30.0})
+        await supervisor.sharing.follow({"a": 30.0})
         assert granted() == [25, 25, 25, 25]
         assert board.limit_percent == 100
         functions[0].deployment.workers[0].share_percent = 25  # type: ignore[union-attr]
-        await supervisor.follow({"a": 30.0})
+        await supervisor.sharing.follow({"a": 30.0})
         assert board.limit_percent is None
         assert events[-1] == "device cpu: its functions take no turns any more"
 
@@ -158,8 +158,8 @@ def test_a_command_runs_all_the_time(tmp_path: Path) -> None:
         share = ShareBounds(30, 30, auto=False)
         add(supervisor, FunctionSpec("job", engine="command", share=share, program=PROGRAM))
         function = add(supervisor, FunctionSpec("a"))
-        await supervisor.follow({"a": 80.0}, {"cpu"})
-        await supervisor.follow({"a": 80.0}, {"cpu"})
+        await supervisor.sharing.follow({"a": 80.0}, {"cpu"})
+        await supervisor.sharing.follow({"a": 80.0}, {"cpu"})
         assert supervisor.node.turn_boards.of("cpu").limit_percent == 70
         assert function.share_granted_percent <= 80
 

@@ -9,6 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gslice._native import Segment, histogram_bounds_us
+from gslice.core.access import ShareQuota
 from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeCollector, NodeReading
 
 
@@ -135,3 +136,9 @@ def test_histograms_are_cumulative_and_end_at_the_count() -> None:
     assert buckets[bounds.index(0.000128)] == 2  # and 100 us
     assert value("gslice_request_stage_seconds_count", **total) == 3
     assert value("gslice_request_stage_seconds_sum", **total) == pytest.approx(0.00111)
+
+
+def test_what_tenants_have_and_may_have() -> None:
+    value = scrape(reading(tenants={ShareQuota("shop", 150.0): 40.0}))
+    assert value("gslice_tenant_share_percent", tenant="shop", kind="granted") == 40
+    assert value("gslice_tenant_share_percent", tenant="shop", kind="quota") == 150

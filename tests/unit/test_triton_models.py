@@ -11,7 +11,7 @@ from gslice.core.errors import ConfigError, Unimplemented
 from gslice.protos import pool
 from gslice.triton.model import Read, read_model
 from gslice.triton.pbtxt import is_read
-from gslice.triton.repository import models_of
+from gslice.triton.repository import Root, models_of
 from tests.triton_repository import empty_file, put
 from tests.unit.triton_bench import CPU, X, Y, body, notes, read, refused
 
@@ -20,9 +20,9 @@ from tests.unit.triton_bench import CPU, X, Y, body, notes, read, refused
 
 def test_without_a_config_the_model_says_all(tmp_path: Path) -> None:
     path = put(tmp_path, "m", make=empty_file)
-    found = read_model(models_of(tmp_path)[0], CPU)
+    found = read_model(models_of(Root(tmp_path))[0], CPU)
     assert found.body == {"model": str(path / "1/model.onnx"), "versions": {"number": 1}}
-    assert (found.notes, found.sample) == ([], None)
+    assert (found.notes, found.samples) == ([], [])
 
 
 def test_tensors_have_rows_if_there_is_a_batch_size(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_model_with_files_of_its_own_is_a_directory(tmp_path: Path) -> None:
     folder = tmp_path / "m/1/model.onnx"
     folder.mkdir()
     (tmp_path / "m/1/model.onnx.moved").rename(folder / "model.onnx")
-    found = read_model(models_of(tmp_path)[0], CPU)
+    found = read_model(models_of(Root(tmp_path))[0], CPU)
     assert found.body["model"] == str(folder / "model.onnx")
 
 
@@ -277,7 +277,7 @@ TRITONS = "class TritonPythonModel:\n    def execute(self, requests):\n        {
 def python(folder: Path, source: str, config: str = "") -> Read:
     put(folder, "m", config, make=empty_file, file="model.py")
     (folder / "m/1/model.py").write_text(source)
-    return read_model(models_of(folder)[0], CPU)
+    return read_model(models_of(Root(folder))[0], CPU)
 
 
 def test_a_class_with_infer_is_served(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def configured(
     *roots: Path, path: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> tuple[Config, Repositories]:
     where = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
-    return node_config(roots, path, find_gpus=tuple, environ={**where, **(environ or {})})
+    places = list(map(str, roots))
+    return node_config(places, path, find_gpus=tuple, environ={**where, **(environ or {})})
 
 
 def test_samples_of_models_in_the_roots_are_taken(repository: Path, tmp_path: Path) -> None:

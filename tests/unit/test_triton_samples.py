@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from gslice.core.elements import encode_elements
-from gslice.triton.warmup import write_sample
+from gslice.core.types import FunctionSpec
+from gslice.triton.warmup import write_samples
+from gslice.worker.samples import read_samples
 from tests.unit.triton_bench import X, read, refused
 
 SAMPLE = 'model_warmup {{ name: "a" batch_size: 1 inputs {{ key: "x" value {{ {0} }} }} }}\n'
@@ -16,19 +18,18 @@ FP32 = "data_type: TYPE_FP32 dims: [ 2, 3 ]"
 
 
 def sample(folder: Path, value: str) -> np.ndarray | None:
-    found = read(folder, SAMPLE.format(value)).sample
-    return None if found is None else found["x"]
+    found = read(folder, SAMPLE.format(value)).samples
+    return found[0]["x"] if found else None
 
 
 def test_zeros_are_what_warms_up_anyway(tmp_path: Path) -> None:
     config = X + SAMPLE.format("data_type: TYPE_FP32 dims: 8 zero_data: true")
-    assert read(tmp_path, config).sample is None
+    assert read(tmp_path, config).samples == []
 
 
 def test_zeros_say_the_length_that_the_model_leaves_open(tmp_path: Path) -> None:
     config = X.replace("8", "-1") + SAMPLE.format("data_type: TYPE_FP32 dims: 8 zero_data: true")
-    found = read(tmp_path, config).sample
-    assert found is not None
+    (found,) = read(tmp_path, config).samples
     assert found["x"].tolist() == [0.0] * 8
 
 
@@ -85,25 +86,31 @@ def test_samples_that_are_refused(tmp_path: Path, value: str, reason: str) -> No
     assert reason in refused(tmp_path, SAMPLE.format(value)).message
 
 
-def test_further_samples_are_told_of(tmp_path: Path) -> None:
+def test_all_samples_are_taken(tmp_path: Path) -> None:
     one = SAMPLE.format(f"{FP32} random_data: true")
-    found = read(tmp_path, one + one.replace("batch_size: 1", "count: 5"))
-    assert [note.setting for note in found.notes] == ["model_warmup", "model_warmup.count"]
+    zeros = SAMPLE.format(f"{FP32} zero_data: true").replace("batch_size: 1", "count: 5")
+    found = read(tmp_path, one + zeros)
+    assert [note.setting for note in found.notes] == ["model_warmup.count"]
+    path = tmp_path / "both.npz"
+    write_samples(path, found.samples)
+    chosen = read_samples(FunctionSpec("f", warmup=str(path)))
+    assert [each.arrays["x"].shape for each in chosen] == [(2, 3), (2, 3)]
+    assert [bool(each.arrays["x"].any()) for each in chosen] == [True, False]
 
 
 def test_a_sample_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "new/f.npz"
     given = {"x": np.arange(3, dtype=np.int64), "file": np.array([b"text"])}
-    write_sample(path, given)
+    write_samples(path, [given])
     with np.load(path) as archive:
         assert {name: archive[name].tolist() for name in archive.files} == {
             "x": [0, 1, 2],
             "file": [b"text"],
         }
     before = path.stat().st_ino
-    write_sample(path, given)
+    write_samples(path, [given])
     assert path.stat().st_ino == before
     held = path.open()  # so that its inode is not given to another file
-    write_sample(path, {"x": np.zeros(1)})
+    write_samples(path, [{"x": np.zeros(1)}])
     assert path.stat().st_ino != before
     held.close()

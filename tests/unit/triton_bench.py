@@ -10,7 +10,7 @@ import pytest
 from gslice.core.config import DeviceConfig
 from gslice.core.errors import GsliceError
 from gslice.triton.model import Read, read_model
-from gslice.triton.repository import models_of
+from gslice.triton.repository import Root, models_of
 from tests.triton_repository import empty_file, put
 
 CPU = {"cpu": DeviceConfig(cpus=(0, 1))}
@@ -21,7 +21,7 @@ Y = 'output { name: "y" data_type: TYPE_FP32 dims: 3 }\n'
 
 def read(folder: Path, config: str = "", devices: Any = CPU, **layout: Any) -> Read:
     put(folder, "m", config, make=empty_file, **layout)
-    (model,) = models_of(folder)
+    (model,) = models_of(Root(folder))
     return read_model(model, devices)
 
 

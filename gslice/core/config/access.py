@@ -28,7 +28,7 @@ from gslice.core.config.ranges import Section
 from gslice.core.config.types import AccessConfig
 from gslice.core.config.words import NAME, parsed, wrong
 from gslice.core.errors import ConfigError, GsliceError
-from gslice.core.units import parse_rate
+from gslice.core.units import parse_devices_percent, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +63,10 @@ def _rate(value: Any) -> Any:
     return parsed(value, parse_rate, "a rate, as in 200/s")
 
 
+def _devices_percent(value: Any) -> Any:
+    return parsed(value, parse_devices_percent, "a share of devices, as in 150%")
+
+
 def _pattern(value: str) -> str:
     if not NAME.fullmatch(value.removesuffix("*") or "x"):
         raise wrong(f"{value!r} is no function's name, and no beginning of one as in shop-*")
@@ -94,6 +98,11 @@ Rate = Annotated[
     BeforeValidator(_rate),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?/(s|m|h)$"}),
 ]
+DevicesPercent = Annotated[
+    float,
+    BeforeValidator(_devices_percent),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"}),
+]
 Name = Annotated[str, AfterValidator(_name)]
 
 
@@ -117,6 +126,11 @@ class TenantEntry(Section):
     )
     queue: int = Field(
         default=0, ge=0, le=1_000_000, description="Requests under way at a time. Default: any."
+    )
+    share: DevicesPercent = Field(
+        default=0.0,
+        description="Of devices (150%: one and a half) for functions that are its alone."
+        " Default: any.",
     )
 
 
@@ -252,7 +266,7 @@ def _keys(entries: Mapping[str, KeyEntry]) -> tuple[Key, ...]:
 
 def _tenant(name: str, entry: TenantEntry) -> Tenant:
     burst = entry.burst or max(1, math.ceil(entry.rate))
-    return Tenant(name, tuple(entry.functions), entry.rate, burst, entry.queue)
+    return Tenant(name, tuple(entry.functions), entry.rate, burst, entry.queue, entry.share)
 
 
 def _key_problems(access: Access) -> Iterable[tuple[tuple[str, ...], str]]:

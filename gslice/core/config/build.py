@@ -6,9 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from gslice.core.config import model
 from gslice.core.config.access import insecure_ports, node_access
@@ -29,6 +26,7 @@ from gslice.core.config.frontends import (
     pinned_memory,
     tls_files,
 )
+from gslice.core.config.layers import over, resident_over
 from gslice.core.config.node import Device, Node
 from gslice.core.config.places import (
     check_state_dir,
@@ -38,6 +36,7 @@ from gslice.core.config.places import (
 )
 from gslice.core.config.policy import model_roots
 from gslice.core.config.problems import nearest
+from gslice.core.config.quotas import quota_problems
 from gslice.core.config.ranges import ShareRange
 from gslice.core.config.telling import log_config, tracing
 from gslice.core.config.types import Config, DeviceConfig, NodeConfig
@@ -56,7 +55,6 @@ from gslice.core.units import format_size
 
 _CPU_LIMITERS = ("auto", "cgroup", "threads", "none")
 _GPU_LIMITERS = ("auto", "mps", "green", "none")
-_Section = TypeVar("_Section", bound=BaseModel)
 
 
 @dataclass
@@ -85,6 +83,7 @@ class Builder:
         }
         for name, text in crowded(functions.values()):
             self._problem(text, "functions", name, "isolation")
+        self.problems += quota_problems(node.access.access, devices, functions)
         return Config(node, devices, functions, path, gpus=tuple(self.gpus))
 
     def node(self, node: Node) -> NodeConfig:
@@ -146,10 +145,10 @@ class Builder:
         """One function, with the file's defaults under it."""
         if function.command is not None:
             return self._command(name, function, function.command, devices)
-        slo = _over(defaults.slo, function.slo)
-        batch = _over(defaults.batch, function.batch)
-        queue = _over(defaults.queue, function.queue)
-        resident = _resident(defaults, function)
+        slo = over(defaults.slo, function.slo)
+        batch = over(defaults.batch, function.batch)
+        queue = over(defaults.queue, function.queue)
+        resident = resident_over(defaults, function)
         warmup = function.warmup or Warmup()
         if queue.request_max > request_max_bytes:
             self._problem(
@@ -372,17 +371,6 @@ class Builder:
                 self._problem(
                     f"asks for {wanted} devices that are alike; there are {alike} for it", *path
                 )
-
-
-def _over(below: _Section, above: _Section) -> _Section:
-    """`above` where it was written, else `below`."""
-    return below.model_copy(update={key: getattr(above, key) for key in above.model_fields_set})
-
-
-def _resident(below: model.Resident, above: model.Resident) -> model.Resident:
-    keys = model.Resident.model_fields
-    given = {key: getattr(above, key) for key in keys if key in above.model_fields_set}
-    return model.Resident.model_construct(**{key: getattr(below, key) for key in keys} | given)
 
 
 def share_bounds(share: ShareRange) -> ShareBounds:

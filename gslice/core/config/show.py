@@ -159,6 +159,8 @@ def _tenant(tenant: Tenant) -> Any:
         body |= {"rate": format_rate(tenant.rate_per_s), "burst": tenant.burst}
     if tenant.requests_max:
         body["queue"] = tenant.requests_max
+    if tenant.share_percent:
+        body["share"] = format_percent(tenant.share_percent)
     return flow(CommentedMap(body))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gslice.core.access import Access
+from gslice.core.access import Access, ShareQuota
 from gslice.core.errors import ConfigError
 from gslice.core.logs import FILE_MAX_BYTES, LogStyle
 from gslice.core.tls import TlsFiles
@@ -143,6 +143,16 @@ class NodeConfig:
     def samples_dir(self) -> Path:
         """Where gslice writes the samples that a Triton repository's models are warmed up with."""
         return self.state_dir / "warmup"
+
+    @property
+    def share_quotas(self) -> tuple[ShareQuota, ...]:
+        """Those of all tenants that have one."""
+        tenants = self.access.access.tenants
+        return tuple(ShareQuota(t.name, t.share_percent) for t in tenants if t.share_percent)
+
+    def share_quota(self, function: str) -> ShareQuota | None:
+        """As of `Access`."""
+        return self.access.access.share_quota(function)
 
     @property
     def asks(self) -> bool:

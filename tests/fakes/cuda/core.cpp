@@ -61,7 +61,22 @@ std::vector<const Gpu*> visible_gpus(const std::string& uuids) {
 
 }  // namespace
 
-thread_local bool in_host_function = false;
+void run_host_function(CUhostFn function, void* user_data) {
+  Core& core = Core::get();
+  {
+    const std::lock_guard lock(core.host_functions_mutex);
+    core.host_functions.insert(std::this_thread::get_id());
+  }
+  function(user_data);
+  const std::lock_guard lock(core.host_functions_mutex);
+  core.host_functions.erase(std::this_thread::get_id());
+}
+
+bool in_host_function() {
+  Core& core = Core::get();
+  const std::lock_guard lock(core.host_functions_mutex);
+  return core.host_functions.contains(std::this_thread::get_id());
+}
 
 std::int64_t now_ns() {
   timespec ts{};
@@ -124,7 +139,7 @@ CUresult Core::violation(const std::string& what) {
 CUresult enter(const char* function, Needs needs) {
   Core& core = Core::get();
   core.count(function);
-  if (in_host_function) {
+  if (in_host_function()) {
     core.violation(std::string(function) + ": in a host function");
     return CUDA_ERROR_NOT_PERMITTED;
   }

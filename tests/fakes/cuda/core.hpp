@@ -153,6 +153,11 @@ struct Core {
   std::map<CUmemGenericAllocationHandle, std::shared_ptr<Allocation>> allocations;  // vmm.cpp
   std::map<CUdeviceptr, std::size_t> reservations;                                  // likewise
 
+  // The threads that run a host function now. Not thread_local: gcc 12's leak sanitizer crashes at
+  // exit over the dynamic TLS of threads that still live then.
+  std::mutex host_functions_mutex;
+  std::set<std::thread::id> host_functions;
+
   // What cuInit does, once: attaches to MPS, finds the devices that this process may see.
   CUresult initialise();
   const Gpu& gpu(int device) const { return *gpus[static_cast<std::size_t>(device)]; }
@@ -181,7 +186,8 @@ enum class Needs { kNothing, kInit, kContext };
 
 // What stands first in every entry point: counts the call, and says why it cannot go on.
 CUresult enter(const char* function, Needs needs = Needs::kContext);
-extern thread_local bool in_host_function;  // where CUDA must not be called
+void run_host_function(CUhostFn function, void* user_data);
+bool in_host_function();  // where CUDA must not be called
 CUcontext current_context();
 
 std::int64_t now_ns();

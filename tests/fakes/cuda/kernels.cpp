@@ -165,9 +165,7 @@ CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* user_data) {
   const CUstream stream = find_stream(handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   return enqueue(lock, stream, {.kind = "host", .run = [function, user_data] {
-                                  in_host_function = true;
-                                  function(user_data);
-                                  in_host_function = false;
+                                  run_host_function(function, user_data);
                                   return CUDA_SUCCESS;
                                 }});
 }
