@@ -126,14 +126,17 @@ class Frontend:
     ) -> None: ...  # replaces one of the same name
     def remove_function(self, name: str) -> None: ...  # tickets in flight still finish
     def offer_client_memory(self) -> None: ...  # requests may name regions from now on
-    def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool:
-        """Lets requests name a part of a client's file; replaces a region of the same name.
+    def add_region(
+        self, name: str, fd: int, offset_bytes: int, size_bytes: int, tenant: str = ""
+    ) -> bool:
+        """Lets requests name a part of a client's file; replaces the tenant's of the same name.
 
         Args:
             name: Of the region.
             fd: Of the file; stays the caller's.
             offset_bytes: Where the region begins in the file.
             size_bytes: Of the region.
+            tenant: Whose requests may name it; empty: those of callers without a tenant.
 
         Returns:
             Whether it is mapped: only a file that is sealed against shrinking is.
@@ -141,7 +144,7 @@ class Frontend:
         Raises:
             InvalidArgument, ResourceExhausted, Unimplemented (clients' memory is not offered).
         """
-    def remove_region(self, name: str) -> None: ...  # requests in flight still use it
+    def remove_region(self, name: str, tenant: str = "") -> None: ...  # not from under requests
     def set_tenants(
         self, tenants: list[tuple[str, list[str], int, int, int]], board_fd: int
     ) -> None:
@@ -243,8 +246,10 @@ class GrpcServer:
     ) -> None: ...  # as of Frontend
     def remove_function(self, name: str) -> None: ...
     def offer_client_memory(self) -> None: ...
-    def add_region(self, name: str, fd: int, offset_bytes: int, size_bytes: int) -> bool: ...
-    def remove_region(self, name: str) -> None: ...
+    def add_region(
+        self, name: str, fd: int, offset_bytes: int, size_bytes: int, tenant: str = ""
+    ) -> bool: ...
+    def remove_region(self, name: str, tenant: str = "") -> None: ...
     def set_access(
         self,
         keys: list[tuple[str, bytes, bool, int]],

@@ -106,6 +106,11 @@ class Caller:
     roles: tuple[str, ...]
     tenant: Tenant | None = None
 
+    @property
+    def tenant_name(self) -> str:
+        """The tenant's; empty: they have none."""
+        return self.tenant.name if self.tenant is not None else ""
+
     def may(self, *roles: Role) -> bool:
         """Whether they have one of some roles; an admin has all of them."""
         return Role.ADMIN in self.roles or any(role in self.roles for role in roles)
@@ -148,6 +153,10 @@ class Access:
     def open(self) -> bool:
         """Whether everybody may do everything, so that nobody need be asked."""
         return not self.keys and Role.ADMIN in self.anonymous
+
+    def knows(self, tenant: str) -> bool:
+        """Whether there is a tenant of that name; empty: those who have none."""
+        return not tenant or self._tenant(tenant) is not None
 
     def share_quota(self, function: str) -> ShareQuota | None:
         """What a function's share counts for: the quota of the only tenant that may use it."""
@@ -239,6 +248,8 @@ def parse_digest(text: str) -> str:
 def credential_of(header: Callable[[str], str | None]) -> str | None:
     """The key that a call shows: in `authorization`, or in `x-api-key`; None: none.
 
+    A header without a value is none: clients send it whose variable is not set.
+
     Args:
         header: A header of the call by its name, which is in lower case; None: it has none.
 
@@ -246,8 +257,8 @@ def credential_of(header: Callable[[str], str | None]) -> str | None:
         Unauthenticated: what it shows is no API key.
     """
     authorization = header("authorization")
-    if authorization is None:
-        key = header("x-api-key")
+    if not authorization:
+        key = header("x-api-key") or None
     else:
         scheme, _, key = authorization.partition(" ")
         key = key.strip()

@@ -47,9 +47,8 @@ class Repository:
                 self._answer(child, self._memory.register(call.region), received.seq)
             )
         elif isinstance(call, UnregisterMemory):
-            self._daemon.background(
-                self._answer(child, self._memory.unregister(call.name), received.seq)
-            )
+            done = self._memory.unregister(call.name, call.tenant)
+            self._daemon.background(self._answer(child, done, received.seq))
         elif isinstance(call, KnownRegion):
             self._memory.keep(child, call.region, received.take_fd())
         elif isinstance(received.message, Wake):

@@ -94,18 +94,21 @@ class Gate:
             self._native.set_access(keys, anonymous_infers, tenants, board_fd)
         self._access = access
 
-    def admit(self, method: str, context: Context) -> None:
+    def admit(self, method: str, context: Context) -> Caller | None:
         """Lets a call of a method in.
+
+        Returns:
+            Who calls; None: that is not asked, for the method is anybody's.
 
         Raises:
             Unauthenticated: nobody knows who calls.
             PermissionDenied: the method is not for them.
         """
-        if self._access.open:
-            return
         roles = ROLES.get(method, (Role.ADMIN,))
-        if roles:
-            self._access.require(_credential(context), *roles)
+        if not roles:
+            return None
+        credential = None if self._access.open else _credential(context)
+        return self._access.require(credential, *roles)
 
     def caller(self, context: Context) -> Caller:
         """Who calls.

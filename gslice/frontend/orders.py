@@ -84,8 +84,8 @@ class Orders:
                 self._set_access(access, received.take_fd())
             case messages.AddRegion(region):
                 self._regions.add(region, received.take_fd())
-            case messages.RemoveRegion(name):
-                self._regions.remove(name)
+            case messages.RemoveRegion(name, tenant):
+                self._regions.remove(name, tenant)
             case messages.DirectConnections(place):
                 self._server.direct(place)
             case messages.Exit():

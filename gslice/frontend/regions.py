@@ -31,7 +31,7 @@ class Regions:
     ) -> None:
         self._native = native
         self._ask = ask
-        self._known: dict[str, tuple[ClientRegion, int]] = {}
+        self._known: dict[tuple[str, str], tuple[ClientRegion, int]] = {}
         self.offered = offered
         if offered:
             native.offer_client_memory()
@@ -55,47 +55,59 @@ class Regions:
             )
         await self._ask(RegisterMemory(region))
 
-    async def unregister(self, name: str) -> None:
-        """Has the daemon take a region from all front-ends; empty: all that are in /dev/shm."""
-        if self.offered:  # one that is asked for may still be on its way here
-            await self._ask(UnregisterMemory(name))
+    async def unregister(self, name: str, tenant: str) -> None:
+        """Has the daemon take a tenant's region from all front-ends.
 
-    def shown(self, name: str) -> list[ClientRegion]:
-        """One region; or all but those of gslice's own clients, whose names are their keys.
+        Args:
+            name: The region's; empty: all that are in /dev/shm.
+            tenant: Whose callers ask.
+        """
+        if self.offered:  # one that is asked for may still be on its way here
+            await self._ask(UnregisterMemory(name, tenant))
+
+    def shown(self, name: str, tenant: str) -> list[ClientRegion]:
+        """What a tenant's callers see.
+
+        Args:
+            name: One region; empty: all but those of gslice's own clients, whose names are their
+                keys.
+            tenant: Whose callers ask.
 
         Raises:
-            NotFound: None has that name.
+            NotFound: None of theirs has that name.
         """
         if not name:
-            return [region for region, _ in self if not region.pid]
-        if name not in self._known:
+            own = (region for region, _ in self if region.tenant == tenant)
+            return [region for region in own if not region.pid]
+        if (tenant, name) not in self._known:
             raise NotFound(f"no shared memory region is called {name!r}", hint="register it")
-        return [self._known[name][0]]
+        return [self._known[tenant, name][0]]
 
     # ---- what the daemon orders ----
 
     def add(self, region: ClientRegion, fd: int) -> None:
-        """Takes a region and its descriptor; replaces one of the same name.
+        """Takes a region and its descriptor; replaces the tenant's of the same name.
 
         Raises:
             GsliceError: It cannot be used.
         """
-        known = self._known.get(region.name)
+        known = self._known.get(region.id)
         try:
             if known is not None and known[0] == region and os.path.sameopenfile(known[1], fd):
                 os.close(fd)  # an adopting daemon tells what it was told
                 return
-            self._native.add_region(region.name, fd, region.offset_bytes, region.size_bytes)
+            place = region.offset_bytes, region.size_bytes
+            self._native.add_region(region.name, fd, *place, region.tenant)
         except BaseException:
             os.close(fd)
             raise
         if known is not None:
             os.close(known[1])
-        self._known[region.name] = region, fd
+        self._known[region.id] = region, fd
 
-    def remove(self, name: str) -> None:
-        """Forgets a region; requests in flight still use it."""
-        known = self._known.pop(name, None)
+    def remove(self, name: str, tenant: str) -> None:
+        """Forgets a tenant's region; requests in flight still use it."""
+        known = self._known.pop((tenant, name), None)
         if known is not None:
-            self._native.remove_region(name)
+            self._native.remove_region(name, tenant)
             os.close(known[1])

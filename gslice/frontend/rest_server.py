@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from gslice.core.access import ANONYMOUS, is_loopback
 from gslice.core.errors import GsliceError, Internal, InvalidArgument, PermissionDenied
 from gslice.frontend import sockets
 from gslice.frontend.rest.bodies import send
 from gslice.frontend.rest.endpoint import endpoints_of
 from gslice.frontend.rest.endpoints import Endpoints
 from gslice.frontend.rest.failures import Call, failure_headers, http_status
+from gslice.frontend.rest.host import check_host
 from gslice.frontend.rest.memory import Memory
 from gslice.frontend.server import Server
 from gslice.frontend.ui.page import Page
@@ -68,11 +70,13 @@ class RestServer(Server):
         self._known = {each.name: each for each in endpoints_of(Endpoints)}
         self._page = Page(Path(control), memory, self._closes, self._access) if control else None
         self._runner: web.AppRunner | None = None
+        self._is_local = False  # only this machine reaches the port, its browsers included
         self._open = 0  # calls that are being answered
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def _listen(self, address: str) -> int:
+        self._is_local = is_loopback(address)
         application = web.Application(middlewares=[self._answered])
         for each in endpoints_of(Endpoints):
             handler = getattr(self._endpoints, each.name)
@@ -158,7 +162,9 @@ class RestServer(Server):
         if endpoint is None:
             return
         if endpoint.rpc:
-            self._gate.admit(endpoint.rpc, Call(request.headers))
+            caller = self._gate.admit(endpoint.rpc, Call(request.headers))
+            if self._is_local and caller is not None and caller.name == ANONYMOUS:
+                check_host(request.headers)
         if endpoint.changes and "Origin" in request.headers:
             raise PermissionDenied("calls that change the node are not taken from web pages")
 

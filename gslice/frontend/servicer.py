@@ -120,24 +120,26 @@ class Servicer:
         caller.check_function(name)
         return RepositoryCall(call, name, config, caller.name)
 
-    # ---- clients' memory ----
+    # ---- clients' memory: of the caller's tenant, as if there were no other ----
 
     @answered
     async def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:
         """One region, or all that are in /dev/shm."""
-        return answers.regions(self._regions.shown(request.name))
+        tenant = self.gate.caller(context).tenant_name
+        return answers.regions(self._regions.shown(request.name, tenant))
 
     @answered
     async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
         """Lets requests name a part of a file; returns when all front-ends do."""
-        region = ClientRegion(request.name, request.key, request.offset, request.byte_size)
-        await self._regions.register(region)
+        tenant = self.gate.caller(context).tenant_name
+        place = request.key, request.offset, request.byte_size
+        await self._regions.register(ClientRegion(request.name, *place, tenant=tenant))
         return message("inference.SystemSharedMemoryRegisterResponse")()
 
     @answered
     async def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
         """Forgets one region, or all that are in /dev/shm; an unknown name is no error."""
-        await self._regions.unregister(request.name)
+        await self._regions.unregister(request.name, self.gate.caller(context).tenant_name)
         return message("inference.SystemSharedMemoryUnregisterResponse")()
 
     # ---- what is not offered, as clients that probe for it expect ----

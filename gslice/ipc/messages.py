@@ -16,7 +16,7 @@ from gslice.core.access import ANONYMOUS, Access
 from gslice.core.types import FunctionSpec, MemoryTaken, Signature
 from gslice.core.users import User
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 LISTEN_FD = 3  # where a child finds its listening socket
 REST = "rest"  # the kind of front-end that speaks HTTP
 EXIT_DEVICE_LOST = 75
@@ -203,6 +203,7 @@ class ClientRegion:
         size_bytes: Of the region.
         pid: Whose memfd it is: the region ends with that process; 0: it is in /dev/shm.
         started: Its start time, as in Hello.
+        tenant: Whose callers alone know it, by the key that registered it; empty: no tenant's.
     """
 
     name: str
@@ -211,6 +212,12 @@ class ClientRegion:
     size_bytes: int
     pid: int = 0
     started: int = 0
+    tenant: str = ""
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """No other region has it: its tenant and its name there."""
+        return self.tenant, self.name
 
 
 @dataclass(frozen=True)
@@ -230,9 +237,11 @@ class UnregisterMemory:
 
     Attributes:
         name: Of the region; empty: all that are in /dev/shm.
+        tenant: Whose it is.
     """
 
     name: str
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -644,7 +653,7 @@ class AddRegion:
     """Requests may name this memory of a client (request, with its descriptor; Ok or Failed).
 
     Attributes:
-        region: What it is; replaces one of the same name.
+        region: What it is; replaces the tenant's of the same name.
     """
 
     region: ClientRegion
@@ -656,9 +665,11 @@ class RemoveRegion:
 
     Attributes:
         name: Of the region.
+        tenant: Whose it is.
     """
 
     name: str
+    tenant: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 A client registers at whichever front-end its connection reached; its requests may reach another.
 So the daemon opens the file, hands it to every front-end, those started later included, and answers
-when all have it. Front-ends tell a daemon that adopts them what they have. Those that an earlier
-daemon started without clients' memory are left out: no request of theirs may name any.
+when all have it. Each is its tenant's, and none can tell what others have. Front-ends tell a daemon
+that adopts them what they have. Those that an earlier daemon started without clients' memory are
+left out: no request of theirs may name any.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,6 +44,8 @@ REGIONS_MAX = 256
 """Each takes a descriptor, here and in front-ends."""
 _Who = tuple[int, int]
 """A process: its id and its start time."""
+_Id = tuple[str, str]
+"""Of a region: its tenant and its name."""
 
 
 @dataclass
@@ -94,6 +98,7 @@ class ClientMemory:
         frontends: Those that are told.
         tasks: Where it goes on in the background.
         event: Records which regions of an earlier daemon end.
+        knows: Whether there is a tenant of that name; empty: those who have none.
     """
 
     def __init__(
@@ -102,14 +107,16 @@ class ClientMemory:
         frontends: Frontends,
         tasks: Tasks,
         event: Record,
+        knows: Callable[[str], bool],
     ) -> None:
         self._config = config
         self._frontends = frontends
         self._tasks = tasks
         self._event = event
-        self._regions: dict[str, _Registered] = {}
+        self._knows = knows
+        self._regions: dict[_Id, _Registered] = {}
         self._owners: dict[_Who, _Owner] = {}
-        self._not_kept: set[str] = set()
+        self._not_kept: set[_Id] = set()
 
     # ---- what clients ask for ----------------------------------------------------------------
 
@@ -118,7 +125,7 @@ class ClientMemory:
 
         Raises:
             Unimplemented: it is not offered.
-            AlreadyExists: another region has the name.
+            AlreadyExists: another region of the tenant has the name.
             ResourceExhausted: there are too many, or too large ones.
             GsliceError: its file cannot be used: see `open_region`.
         """
@@ -131,19 +138,21 @@ class ClientMemory:
                 await self._frontends.tell([order], to=self._takers, may_refuse=True)
             except GsliceError:
                 if is_new:
-                    await self._remove([region.name])
+                    await self._remove([region.id])
                 raise
         finally:
             os.close(fd)
 
-    async def unregister(self, name: str) -> None:
-        """Takes a region from all front-ends; an unknown name is no error.
+    async def unregister(self, name: str, tenant: str) -> None:
+        """Takes a tenant's region from all front-ends; an unknown name is no error.
 
         Args:
             name: The region; empty: all but those of gslice's own clients, who look after theirs.
+            tenant: Whose callers ask.
         """
-        names = [name] if name else [n for n, r in self._regions.items() if not r.region.pid]
-        await self._remove([name for name in names if name in self._regions])
+        regions = [entry.region for entry in self._regions.values()]
+        own = [region for region in regions if region.tenant == tenant]
+        await self._remove([r.id for r in own if (r.name == name if name else not r.pid)])
 
     # ---- what front-ends have -----------------------------------------------------------------
 
@@ -156,25 +165,27 @@ class ClientMemory:
             fd: Of its file; owned here from now on.
         """
         try:
-            if region.name in self._regions:
+            if region.id in self._regions:
                 return
             config = self._offered()
+            if not self._knows(region.tenant):  # nobody could list or unregister it
+                raise NotFound(f"region {region.name!r}: there is no tenant {region.tenant!r} now")
             check_region(region, fd, config)
             self._enter(region, fd, config)
             for frontend in self._takers:
                 if frontend.child is not child:
-                    self._tasks.start(self._hand(region.name, frontend))
+                    self._tasks.start(self._hand(region.id, frontend))
         except GsliceError as error:  # the client's next request finds no such region
-            self._record_end(region.name, error)
-            self._tasks.start(self._frontends.obey(child, RemoveRegion(region.name)))
+            self._record_end(region.id, error)
+            self._tasks.start(self._frontends.obey(child, _removal(region.id)))
         finally:
             os.close(fd)
 
     async def introduce(self, frontend: Frontend) -> None:
         """Has a front-end take all regions; returns when it has."""
         if frontend.client_memory:
-            for name in list(self._regions):
-                await self._hand(name, frontend)
+            for each in list(self._regions):
+                await self._hand(each, frontend)
 
     def close(self) -> None:
         """Forgets all; front-ends keep what they have."""
@@ -207,7 +218,7 @@ class ClientMemory:
 
     def _enter(self, region: ClientRegion, fd: int, config: ClientMemoryConfig) -> bool:
         """Whether it was not known."""
-        known = self._regions.get(region.name)
+        known = self._regions.get(region.id)
         if known is not None:
             if known.region == region and os.path.sameopenfile(known.fd, fd):
                 return False
@@ -226,32 +237,39 @@ class ClientMemory:
                 hint="unregister some, or raise node.client_memory.max",
             )
         with refusing(region):
+            if self._is_of_others(region.tenant, fd):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             own_fd = os.dup(fd)
         try:
             self._watch(region)
         except BaseException:
             os.close(own_fd)
             raise
-        self._regions[region.name] = _Registered(region, own_fd)
+        self._regions[region.id] = _Registered(region, own_fd)
         return True
 
-    async def _hand(self, name: str, frontend: Frontend) -> None:
+    def _is_of_others(self, tenant: str, fd: int) -> bool:
+        """Whether a file is another tenant's memory: whoever guesses its name gains nothing."""
+        others = (entry.fd for entry in self._regions.values() if entry.region.tenant != tenant)
+        return any(os.path.sameopenfile(other, fd) for other in others)
+
+    async def _hand(self, which: _Id, frontend: Frontend) -> None:
         """Has one more front-end take a region; one that it cannot take ends: all know the same."""
-        entry = self._regions.get(name)
+        entry = self._regions.get(which)
         if entry is None:  # unregistered meanwhile
             return
         try:
             order = AddRegion(entry.region)
             await self._frontends.obey(frontend.child, order, (entry.fd,), may_refuse=True)
         except GsliceError as error:  # the client's next request finds no such region
-            if self._regions.get(name) is entry:
-                self._record_end(name, error)
-                await self._remove([name])
+            if self._regions.get(which) is entry:
+                self._record_end(which, error)
+                await self._remove([which])
 
-    def _record_end(self, name: str, reason: GsliceError) -> None:
+    def _record_end(self, which: _Id, reason: GsliceError) -> None:
         """Once, though each front-end tells of the region."""
-        if name not in self._not_kept:
-            self._not_kept.add(name)
+        if which not in self._not_kept:
+            self._not_kept.add(which)
             text = without_secrets(f"a client's region is not kept: {reason}")
             self._event(LOG_NAME, EventKind.ADOPT, text)
 
@@ -267,14 +285,19 @@ class ClientMemory:
 
     def _ended(self, who: _Who) -> None:
         self._owners.pop(who).close()
-        names = [name for name, entry in self._regions.items() if entry.who == who]
-        self._tasks.start(self._remove(names))
+        ended = [each for each, entry in self._regions.items() if entry.who == who]
+        self._tasks.start(self._remove(ended))
 
-    async def _remove(self, names: Iterable[str]) -> None:
-        gone = [(name, self._regions.pop(name)) for name in names if name in self._regions]
+    async def _remove(self, ids: Iterable[_Id]) -> None:
+        gone = [(each, self._regions.pop(each)) for each in ids if each in self._regions]
         for _, entry in gone:
             os.close(entry.fd)
         for who in self._owners.keys() - {entry.who for entry in self._regions.values()}:
             self._owners.pop(who).close()
-        orders = [(RemoveRegion(name), ()) for name, _ in gone]
+        orders = [(_removal(each), ()) for each, _ in gone]
         await self._frontends.tell(orders, to=self._takers)
+
+
+def _removal(which: _Id) -> RemoveRegion:
+    tenant, name = which
+    return RemoveRegion(name, tenant)

@@ -79,7 +79,13 @@ class Frontends:
         self._tasks = Tasks(LOG_NAME, node.event)
         self._closing = False
         self.access = AccessBook(node.config.access, node.event)
-        self.memory = ClientMemory(node.config.client_memory, self, self._tasks, node.event)
+        self.memory = ClientMemory(
+            node.config.client_memory,
+            self,
+            self._tasks,
+            node.event,
+            lambda tenant: self.access.now.knows(tenant),
+        )
 
     # ---- life ------------------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ def node_config(
     read = read_repositories(places, bare, state_dir / "repositories")
     if read.samples:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        read.write_samples(state_dir / "warmup")
+        read.write_samples(bare.node.samples_dir)
     additions = [
         Override(("functions", name), body, f"the repository's {name}")
         for name, body in read.functions.items()

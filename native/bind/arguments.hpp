@@ -43,8 +43,9 @@ inline std::optional<std::int64_t> deadline_or_none(std::int64_t deadline_ns) {
 // Opens a client's region for `add(region)`, whose status it raises. Whether it is mapped.
 template <typename Add>
 bool add_region(std::string name, int fd, std::uint64_t offset_bytes, std::uint64_t size_bytes,
-                Add&& add) {
-  auto region = take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes));
+                std::string tenant, Add&& add) {
+  auto region =
+      take_or_raise(Region::open(std::move(name), fd, offset_bytes, size_bytes, std::move(tenant)));
   const bool mapped = region->mapped();
   raise_if(add(std::move(region)));
   return mapped;

@@ -94,9 +94,9 @@ void set_tenants(PyFrontend& self, const nb::list& tenants, int board_fd) {
   self.core.set_tenants(open_tenants(self.index, tenants, board_fd));
 }
 
-void remove_region(PyFrontend& self, std::string_view name) {
+void remove_region(PyFrontend& self, std::string_view name, std::string_view tenant) {
   const InUse use(self);
-  self.core.remove_region(name);
+  self.core.remove_region(tenant, name);
 }
 
 std::optional<std::int64_t> deadline_ns(PyFrontend& self, TicketId ticket) {
@@ -233,14 +233,15 @@ void bind_frontend(nb::module_& module) {
       .def(
           "add_region",
           [](PyFrontend& self, std::string name, int fd, std::uint64_t offset_bytes,
-             std::uint64_t size_bytes) {
+             std::uint64_t size_bytes, std::string tenant) {
             const InUse use(self);
-            return add_region(std::move(name), fd, offset_bytes, size_bytes,
+            return add_region(std::move(name), fd, offset_bytes, size_bytes, std::move(tenant),
                               [&](auto region) { return self.core.add_region(std::move(region)); });
           },
-          nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
+          nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"),
+          nb::arg("tenant") = "")
       .def("set_tenants", &set_tenants, nb::arg("tenants"), nb::arg("board_fd"))
-      .def("remove_region", &remove_region, nb::arg("name"))
+      .def("remove_region", &remove_region, nb::arg("name"), nb::arg("tenant") = "")
       .def(
           "keep_journal",
           [](PyFrontend& self, double sample, bool failures) {

@@ -149,20 +149,24 @@ void bind_grpc_server(nb::module_& module) {
       .def(
           "add_region",
           [](PyServer& self, std::string name, int fd, std::uint64_t offset_bytes,
-             std::uint64_t size_bytes) {
-            return add_region(std::move(name), fd, offset_bytes, size_bytes, [&](auto region) {
+             std::uint64_t size_bytes, std::string tenant) {
+            const auto add = [&](auto region) {
               return in_loop(self, [&](Service& service) {
                 return service.frontend().add_region(std::move(region));
               });
-            });
+            };
+            return add_region(std::move(name), fd, offset_bytes, size_bytes, std::move(tenant),
+                              add);
           },
-          nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"))
+          nb::arg("name"), nb::arg("fd"), nb::arg("offset_bytes"), nb::arg("size_bytes"),
+          nb::arg("tenant") = "")
       .def(
           "remove_region",
-          [](PyServer& self, std::string_view name) {
-            in_loop(self, [&](Service& service) { service.frontend().remove_region(name); });
+          [](PyServer& self, std::string_view name, std::string_view tenant) {
+            in_loop(self,
+                    [&](Service& service) { service.frontend().remove_region(tenant, name); });
           },
-          nb::arg("name"))
+          nb::arg("name"), nb::arg("tenant") = "")
       .def(
           "keep_journal",
           [](PyServer& self, double sample, bool failures) {

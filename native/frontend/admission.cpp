@@ -80,7 +80,7 @@ Status read_bytes(const Request& request, wire::Extent parameters, std::string_v
   return Status::Ok();
 }
 
-Status read_area(const Request& request, wire::Extent parameters, const Regions& regions,
+Status read_area(const Request& request, wire::Extent parameters, const CallersRegions& regions,
                  ClientArea& area) {
   const wire::Parameter* region = request.parameter(parameters, "shared_memory_region");
   if (region == nullptr || region->kind != wire::Parameter::Kind::kString)
@@ -96,7 +96,7 @@ Status read_area(const Request& request, wire::Extent parameters, const Regions&
 }
 
 // Where a tensor lies, if its parameters speak of a client's memory.
-Status find_area(const Request& request, wire::Extent parameters, const Regions* regions,
+Status find_area(const Request& request, wire::Extent parameters, const CallersRegions& regions,
                  const char* kind, std::string_view name, ClientArea& area) {
   area = {};
   if (parameters.count == 0) return Status::Ok();
@@ -104,13 +104,13 @@ Status find_area(const Request& request, wire::Extent parameters, const Regions*
   const auto found = std::ranges::find_if(
       all, [](const wire::Parameter& each) { return each.key.starts_with(kInMemory); });
   if (found == all.end()) return Status::Ok();
-  if (regions == nullptr)
+  if (regions.all == nullptr)
     return Status::Error(
         Code::kUnimplemented,
         concat(kind, " ", quoted(name), " is in a client's shared memory (", quoted(found->key),
                "), which is not offered; send it in the "
                "message, or set node.client_memory"));
-  const Status status = read_area(request, parameters, *regions, area);
+  const Status status = read_area(request, parameters, regions, area);
   if (status.ok()) return status;
   return Status::Error(status.code, concat(kind, " ", quoted(name), ": ", status.message));
 }
@@ -223,7 +223,7 @@ std::uint64_t shape_key(const Signature& signature, const Admission& admission) 
 
 // `next_raw`: of the inputs before this one so many came raw.
 Status admit_input(const Signature& signature, const Request& request, std::size_t position,
-                   const Regions* regions, std::size_t& next_raw, Admission& admission) {
+                   const CallersRegions& regions, std::size_t& next_raw, Admission& admission) {
   const InputView& view = request.inputs[position];
   const std::size_t index = find_tensor(signature.inputs, view.name, position);
   if (index == kNone)
@@ -253,8 +253,8 @@ Status admit_input(const Signature& signature, const Request& request, std::size
 
 // ---- outputs ---------------------------------------------------------------------------------
 
-Status choose_outputs(const Signature& signature, const Request& request, const Regions* regions,
-                      Admission& admission) {
+Status choose_outputs(const Signature& signature, const Request& request,
+                      const CallersRegions& regions, Admission& admission) {
   OutputChoice& choice = admission.outputs;
   choice.count = admission.area_count = 0;
   if (request.outputs.empty()) {
@@ -324,7 +324,7 @@ Status too_small(std::string_view output, std::uint64_t bytes, const ClientArea&
                         quoted(area.region->name()), " has ", area.bytes));
 }
 
-Status admit(const Signature& signature, const Request& request, const Regions* regions,
+Status admit(const Signature& signature, const Request& request, const CallersRegions& regions,
              Admission& admission) {
   admission.rows = 0;
   admission.timeout_us = 0;

@@ -50,10 +50,10 @@ struct Admission {
 };
 
 // kInvalidArgument, kUnimplemented, or kNotFound for a region: the message names the tensor, what
-// came and what was expected. The caller puts the function's name in front. `regions`: null where
-// clients' memory is not offered.
-Status admit(const Signature& signature, const wire::Request& request, const Regions* regions,
-             Admission& admission);
+// came and what was expected. The caller puts the function's name in front. `regions`: those of
+// whoever sent it.
+Status admit(const Signature& signature, const wire::Request& request,
+             const CallersRegions& regions, Admission& admission);
 
 // BYTES that came from a client's memory: only what has been copied out of it can be checked.
 Status check_elements(std::string_view input, wire::Bytes data, std::uint64_t expected);

@@ -128,8 +128,8 @@ Status Frontend::add_region(std::shared_ptr<Region> region) {
   return Status::Ok();
 }
 
-void Frontend::remove_region(std::string_view name) {
-  if (regions_) regions_->remove(name);
+void Frontend::remove_region(std::string_view tenant, std::string_view name) {
+  if (regions_) regions_->remove(tenant, name);
 }
 
 // ---- tenants ---------------------------------------------------------------------------------
@@ -226,9 +226,9 @@ Status Frontend::admit_and_lease(Function& function, std::int64_t deadline_ns, T
     if (Status status = tenants_->check_function(tenant, function.name()); !status.ok())
       return status;
   if (Status status = function.check_version(request_.model_version); !status.ok()) return status;
-  if (Status status =
-          admit(function.signature(), request_, regions_ ? &*regions_ : nullptr, admission_);
-      !status.ok())
+  CallersRegions regions{regions_ ? &*regions_ : nullptr, {}};
+  if (tenant != kNoTenant) regions.tenant = tenants_->name(tenant);
+  if (Status status = admit(function.signature(), request_, regions, admission_); !status.ok())
     return status;
   if (Status status = function.check_size(admission_); !status.ok()) return status;
 

@@ -49,10 +49,10 @@ class Frontend {
   void offer_client_memory() {
     if (!regions_) regions_.emplace();
   }
-  // Replaces a region of the same name. kUnimplemented: clients' memory is not offered.
+  // Replaces a tenant's region of the same name. kUnimplemented: clients' memory is not offered.
   Status add_region(std::shared_ptr<Region> region);
   // Requests in flight still use it.
-  void remove_region(std::string_view name);
+  void remove_region(std::string_view tenant, std::string_view name);
 
   // Requests of tenants are held to their quotas from now on, those in flight counted; null: there
   // are no tenants.

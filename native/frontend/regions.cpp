@@ -47,8 +47,12 @@ bool stays_whole(int fd) {
 
 }  // namespace
 
-Region::Region(std::string name, std::uint64_t offset_bytes, std::uint64_t size_bytes)
-    : name_(std::move(name)), offset_bytes_(offset_bytes), size_bytes_(size_bytes) {}
+Region::Region(std::string name, std::uint64_t offset_bytes, std::uint64_t size_bytes,
+               std::string tenant)
+    : name_(std::move(name)),
+      tenant_(std::move(tenant)),
+      offset_bytes_(offset_bytes),
+      size_bytes_(size_bytes) {}
 
 Region::~Region() {
   if (mapping_ != nullptr) munmap(mapping_, mapping_bytes_);
@@ -56,7 +60,7 @@ Region::~Region() {
 }
 
 Result<std::shared_ptr<Region>> Region::open(std::string name, int fd, std::uint64_t offset_bytes,
-                                             std::uint64_t size_bytes) {
+                                             std::uint64_t size_bytes, std::string tenant) {
   struct stat file{};
   if (fstat(fd, &file) != 0)
     return invalid_region(concat("region ", quoted(name), ": ", std::strerror(errno)));
@@ -68,7 +72,8 @@ Result<std::shared_ptr<Region>> Region::open(std::string name, int fd, std::uint
   if (const auto end = static_cast<std::uint64_t>(file.st_size); offset_bytes + size_bytes > end)
     return invalid_region(concat("region ", quoted(name), " has ", size_bytes, " bytes from byte ",
                                  offset_bytes, " on, but its file ends at byte ", end));
-  std::shared_ptr<Region> region(new Region(std::move(name), offset_bytes, size_bytes));
+  std::shared_ptr<Region> region(
+      new Region(std::move(name), offset_bytes, size_bytes, std::move(tenant)));
   if (stays_whole(fd)) region->map(fd);
   if (region->mapped()) return region;
   region->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -146,18 +151,18 @@ Status Region::write(std::uint64_t offset_bytes, wire::Bytes from) const {
 }
 
 void Regions::add(std::shared_ptr<Region> region) {
-  remove(region->name());
-  const std::string_view name = region->name();
-  by_name_.emplace(name, std::move(region));
+  remove(region->tenant(), region->name());
+  const Id id{region->tenant(), region->name()};
+  by_id_.emplace(id, std::move(region));
 }
 
-void Regions::remove(std::string_view name) {
-  if (const auto found = by_name_.find(name); found != by_name_.end()) by_name_.erase(found);
+void Regions::remove(std::string_view tenant, std::string_view name) {
+  if (const auto found = by_id_.find({tenant, name}); found != by_id_.end()) by_id_.erase(found);
 }
 
-const Region* Regions::find(std::string_view name) const {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : found->second.get();
+const Region* Regions::find(std::string_view tenant, std::string_view name) const {
+  const auto found = by_id_.find({tenant, name});
+  return found == by_id_.end() ? nullptr : found->second.get();
 }
 
 }  // namespace gslice

@@ -4,11 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 
 #include "base/status.hpp"
 #include "wire/reader.hpp"
@@ -19,15 +21,17 @@ namespace gslice {
 // way, so nothing that the client does meanwhile can be worse than wrong numbers in its own tensor.
 class Region : public std::enable_shared_from_this<Region> {
  public:
-  // `fd` stays the caller's. kInvalidArgument: it is no regular file, or ends before the range
-  // does.
+  // `fd` stays the caller's; `tenant`: as below. kInvalidArgument: it is no regular file, or ends
+  // before the range does.
   static Result<std::shared_ptr<Region>> open(std::string name, int fd, std::uint64_t offset_bytes,
-                                              std::uint64_t size_bytes);
+                                              std::uint64_t size_bytes, std::string tenant = {});
   ~Region();
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
 
   std::string_view name() const { return name_; }
+  // Whose requests may name it; empty: those of callers without a tenant.
+  std::string_view tenant() const { return tenant_; }
   std::uint64_t size_bytes() const { return size_bytes_; }
   // Only a file whose pages nobody can take away is: one that is gone would be a signal, not an
   // error. Others are read and written by system calls.
@@ -41,11 +45,13 @@ class Region : public std::enable_shared_from_this<Region> {
   Status write(std::uint64_t offset_bytes, wire::Bytes from) const;
 
  private:
-  Region(std::string name, std::uint64_t offset_bytes, std::uint64_t size_bytes);
+  Region(std::string name, std::uint64_t offset_bytes, std::uint64_t size_bytes,
+         std::string tenant);
   void map(int fd);
   Status shorter() const;
 
   std::string name_;
+  std::string tenant_;
   std::uint64_t offset_bytes_;  // in the file
   std::uint64_t size_bytes_;
   int fd_ = -1;                   // unless mapped
@@ -62,16 +68,32 @@ struct ClientArea {
   std::uint64_t bytes = 0;
 };
 
+// Each tenant's have names of their own: none can tell what others have.
 class Regions {
  public:
-  // Replaces one of the same name.
+  // Replaces the tenant's of the same name.
   void add(std::shared_ptr<Region> region);
   // Requests in flight still use it.
-  void remove(std::string_view name);
-  const Region* find(std::string_view name) const;
+  void remove(std::string_view tenant, std::string_view name);
+  const Region* find(std::string_view tenant, std::string_view name) const;
 
  private:
-  std::unordered_map<std::string_view, std::shared_ptr<Region>> by_name_;  // keys live in regions
+  using Id = std::pair<std::string_view, std::string_view>;  // of the tenant and of its region
+  struct HashId {
+    std::size_t operator()(const Id& id) const {
+      const std::hash<std::string_view> hash;
+      return id.first.empty() ? hash(id.second) : hash(id.first) * 31 + hash(id.second);
+    }
+  };
+  std::unordered_map<Id, std::shared_ptr<Region>, HashId> by_id_;  // keys live in regions
+};
+
+// Those that a caller's requests may name.
+struct CallersRegions {
+  const Regions* all = nullptr;  // null: clients' memory is not offered
+  std::string_view tenant;
+
+  const Region* find(std::string_view name) const { return all->find(tenant, name); }
 };
 
 }  // namespace gslice

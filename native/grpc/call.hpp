@@ -66,7 +66,7 @@ struct Call {
   std::string encoding;
   std::string content_type;
   std::string timeout;           // as the client said it
-  std::string authorization;     // likewise, where callers are asked who they are
+  std::string authorization;     // likewise
   std::string api_key;           // likewise
   std::string traceparent;       // likewise, if there is a journal
   TenantId tenant = kNoTenant;   // whose quotas hold for its requests

@@ -50,9 +50,7 @@ void Service::header(Call& call, std::string_view name, std::string_view value) 
     call.timeout = value;
   else if (name == "traceparent" && frontend_.keeps_journal())
     call.traceparent = value;
-  else if (!callers_)
-    return;
-  else if (name == "authorization")
+  else if (name == "authorization")  // though nobody may be asked yet: a stream may be, later
     call.authorization = value;
   else if (name == "x-api-key")
     call.api_key = value;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -29,10 +29,17 @@ _PATHS = {
     "RepositoryIndex": ("POST", "/v2/repository/index"),
     "RepositoryModelLoad": ("POST", "/v2/repository/models/{model_name}/load"),
     "RepositoryModelUnload": ("POST", "/v2/repository/models/{model_name}/unload"),
-    "SystemSharedMemoryStatus": ("GET", "/v2/systemsharedmemory/status"),
-    "SystemSharedMemoryRegister": ("POST", "/v2/systemsharedmemory/region/{name}/register"),
-    "SystemSharedMemoryUnregister": ("POST", "/v2/systemsharedmemory/unregister"),
+    "SystemSharedMemoryStatus": ("GET", "/v2/systemsharedmemory{region}/status"),
+    "SystemSharedMemoryRegister": ("POST", "/v2/systemsharedmemory{region}/register"),
+    "SystemSharedMemoryUnregister": ("POST", "/v2/systemsharedmemory{region}/unregister"),
 }
+OUTPUT_AT = 64
+_IN = {"shared_memory_byte_size": 16}
+_OUT = {**_IN, "shared_memory_offset": OUTPUT_AT}
+
+
+Shown = str | Mapping[str, str]
+"""A key, or the very headers of a call."""
 
 
 class Told(NamedTuple):
@@ -47,11 +54,11 @@ class Told(NamedTuple):
 class Door(Protocol):
     """A front-end's port."""
 
-    def ask(self, method: str, key: str = "", /, **fields: Any) -> Told:
+    def ask(self, method: str, key: Shown = "", /, **fields: Any) -> Told:
         """A unary call of the service, by gRPC's name for it."""
 
-    def infer(self, name: str, key: str = "") -> Told:
-        """A request of four numbers."""
+    def infer(self, name: str, key: Shown = "", region: str = "") -> Told:
+        """A request of four numbers; `region`: of clients' memory that it is in and goes to."""
 
 
 class GrpcDoor:
@@ -60,9 +67,9 @@ class GrpcDoor:
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address)
 
-    def ask(self, method: str, key: str = "", /, **fields: Any) -> Told:
-        headers = (("authorization", f"Bearer {key}"),) if key else ()
-        stub = Stub(self.channel, "inference.GRPCInferenceService", headers)
+    def ask(self, method: str, key: Shown = "", /, **fields: Any) -> Told:
+        headers = _headers(key, "authorization", "Bearer ")
+        stub = Stub(self.channel, "inference.GRPCInferenceService", tuple(headers.items()))
         try:
             asked = message(f"inference.{method}Request")(**fields)
             answer = getattr(stub, method)(asked, timeout=WAIT_S)
@@ -72,9 +79,14 @@ class GrpcDoor:
             return Told(error.code().value[0], error.details(), retry)
         return Told(OK, answer=answer)
 
-    def infer(self, name: str, key: str = "") -> Told:
-        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
-        fields = {"model_name": name, "raw_input_contents": [bytes(16)]}
+    def infer(self, name: str, key: Shown = "", region: str = "") -> Told:
+        tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
+        fields: dict[str, Any] = {"model_name": name}
+        if region:
+            tensor["parameters"] = _parameters(region, _IN)
+            fields["outputs"] = [{"name": "y", "parameters": _parameters(region, _OUT)}]
+        else:
+            fields["raw_input_contents"] = [bytes(16)]
         return self.ask("ModelInfer", key, inputs=[tensor], **fields)
 
     def close(self) -> None:
@@ -90,27 +102,44 @@ class RestDoor:
     def knows(self, method: str) -> bool:
         return method in _PATHS
 
-    def ask(self, method: str, key: str = "", /, **fields: Any) -> Told:
+    def ask(self, method: str, key: Shown = "", /, **fields: Any) -> Told:
         verb, path = _PATHS[method]
-        body = {"key": fields["key"]} if "key" in fields else None
-        return self._call(verb, path.format(**fields), body, key)
+        region = f"/region/{fields['name']}" if "name" in fields else ""
+        body = {name: fields[name] for name in ("key", "byte_size") if name in fields}
+        return self._call(verb, path.format(region=region, **fields), body or None, key)
 
-    def infer(self, name: str, key: str = "") -> Told:
-        asked = {"inputs": [rest.x(1, 2, 3, 4)]}
+    def infer(self, name: str, key: Shown = "", region: str = "") -> Told:
+        asked: dict[str, Any] = {"inputs": [rest.x(1, 2, 3, 4)]}
+        if region:
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
+            tensor["parameters"] = {"shared_memory_region": region, **_IN}
+            output = {"name": "y", "parameters": {"shared_memory_region": region, **_OUT}}
+            asked = {"inputs": [tensor], "outputs": [output]}
         return self._call("POST", f"/v2/models/{name}/infer", asked, key)
 
     def close(self) -> None:
         pass
 
-    def _call(self, verb: str, path: str, body: Any, key: str) -> Told:
-        headers = {"X-Api-Key": key} if key else {}
-        reply = rest.call(self._address, verb, path, body, headers)
+    def _call(self, verb: str, path: str, body: Any, key: Shown) -> Told:
+        reply = rest.call(self._address, verb, path, body, _headers(key, "X-Api-Key"))
         if reply.status == 401:
             assert reply.headers["WWW-Authenticate"] == "Bearer"
         if reply.status != 200:
             retry = reply.headers.get("Retry-After", "")
             return Told(_CODES[reply.status], reply.json.get("error", ""), retry)
         return Told(OK, answer=reply.json)
+
+
+def _headers(key: Shown, name: str, before: str = "") -> Mapping[str, str]:
+    if isinstance(key, str):
+        return {name: before + key} if key else {}
+    return key
+
+
+def _parameters(region: str, place: Mapping[str, int]) -> dict[str, Any]:
+    parameter = message("inference.InferParameter")
+    numbers = {name: parameter(int64_param=value) for name, value in place.items()}
+    return {"shared_memory_region": parameter(string_param=region), **numbers}
 
 
 @contextmanager

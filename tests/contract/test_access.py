@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import grpc
 import numpy as np
@@ -17,7 +20,19 @@ from gslice.core.access import Access, Key, Role, Tenant, digest_of
 from gslice.core.types import FunctionSpec
 from gslice.frontend.gate import ROLES
 from gslice.frontend.settings import KINDS
-from gslice.ipc.messages import REST, Ok, RepositoryCall, SetAccess, SetFunction, Wake
+from gslice.ipc.messages import (
+    REST,
+    AddRegion,
+    ClientRegion,
+    Ok,
+    RegisterMemory,
+    RemoveRegion,
+    RepositoryCall,
+    SetAccess,
+    SetFunction,
+    UnregisterMemory,
+    Wake,
+)
 from gslice.protos import message, service
 from gslice.protos.rpc import Stub
 from tests.contract.direct import FrontendProcess, LocalFunction, signature
@@ -26,6 +41,7 @@ from tests.contract.doors import (
     EXHAUSTED,
     NOT_FOUND,
     OK,
+    OUTPUT_AT,
     UNAUTHENTICATED,
     GrpcDoor,
     RestDoor,
@@ -53,6 +69,7 @@ def access(**changed: str) -> Access:
         "shop-admin": ("admin", "shop"),
         "slow": ("infer", "slow"),
         "narrow": ("infer", "narrow"),
+        "narrow-viewer": ("view", "narrow"),
     }
     return Access(
         tuple(
@@ -71,7 +88,8 @@ def frontend(
     """A front-end of each kind."""
     if request.param == "native" and not _native.GRPC_SERVER_TLS:
         pytest.skip("this build has no native front-end that knows keys")
-    process = FrontendProcess(tmp_path_factory.mktemp("frontend"), request.param)
+    folder = tmp_path_factory.mktemp("frontend")
+    process = FrontendProcess(folder, request.param, "--client-memory", "/gslice-test-")
     process.serve()
     yield process
     process.close()
@@ -269,6 +287,98 @@ def test_a_function_that_rests_is_woken_by_its_tenants_only(frontend, serve, doo
     assert told[0].code == OK
 
 
+# ---- clients' memory ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def regions(frontend: FrontendProcess) -> Iterator[dict[str, int]]:
+    """Regions called `mine`, one of tenant `shop` and one of no tenant: their files, by tenant."""
+    files = {}
+    for tenant in ("shop", ""):
+        fd = os.memfd_create("region")
+        os.ftruncate(fd, 4096)
+        files[tenant] = fd
+        region = ClientRegion("mine", f"/gslice-test-{tenant}", 0, 4096, tenant=tenant)
+        frontend.request(AddRegion(region), [fd])
+    yield files
+    for tenant, fd in files.items():
+        frontend.request(RemoveRegion("mine", tenant))
+        os.close(fd)
+
+
+def test_requests_name_regions_of_their_own_tenant(frontend, door, echo, regions, set_keys):
+    for key, tenant in (("shop", "shop"), ("shop-admin", "shop"), ("inferrer", "")):
+        numbers = {each: os.urandom(16) for each in regions}
+        for each, fd in regions.items():
+            os.pwrite(fd, numbers[each], 0)
+            os.pwrite(fd, bytes(16), OUTPUT_AT)
+        assert door.infer("echo", key, "mine").code == OK
+        for each, fd in regions.items():
+            assert os.pread(fd, 16, OUTPUT_AT) == (numbers[each] if each == tenant else bytes(16))
+    missing = door.infer("echo", "shop", "none")
+    assert (missing.code, '"none"' in missing.text) == (NOT_FOUND, True)
+    others = door.infer("echo", "narrow", "mine")
+    assert (others.code, others.text) == (NOT_FOUND, missing.text.replace("none", "mine"))
+    frontend.request(RemoveRegion("mine", ""))
+    assert door.infer("echo", "inferrer", "mine").code == NOT_FOUND
+    assert door.infer("echo", "shop", "mine").code == OK
+
+
+def test_regions_are_listed_to_their_own_tenant(door, regions, set_keys):
+    def listed(key: str, **asked: str) -> list[str]:
+        told = door.ask("SystemSharedMemoryStatus", key, **asked)
+        assert told.code == OK, told
+        if isinstance(told.answer, list):
+            return [each["key"] for each in told.answer]
+        return [each.key for each in told.answer.regions.values()]
+
+    for asked in ({}, {"name": "mine"}):
+        assert listed("shop", **asked) == ["/gslice-test-shop"]
+        assert listed("viewer", **asked) == listed("admin", **asked) == ["/gslice-test-"]
+    assert listed("narrow-viewer") == []
+    missing = door.ask("SystemSharedMemoryStatus", "narrow-viewer", name="none")
+    others = door.ask("SystemSharedMemoryStatus", "narrow-viewer", name="mine")
+    assert (others.code, others.text) == (NOT_FOUND, missing.text.replace("none", "mine"))
+
+
+def test_the_daemon_hears_whose_region_it_is(frontend, door, set_keys):
+    for key, tenant in (("admin", ""), ("shop-admin", "shop")):
+        region = ClientRegion("new", "/gslice-test-new", 0, 64, tenant=tenant)
+        fields = {"name": "new", "key": region.key, "byte_size": 64}
+        with begun(partial(door.ask, "SystemSharedMemoryRegister", key, **fields)) as told:
+            call = frontend.next_call()
+            assert call.message == RegisterMemory(region)
+            frontend.answer(call, Ok())
+        assert told[0].code == OK
+        for asked in ({}, {"name": "new"}):
+            with begun(partial(door.ask, "SystemSharedMemoryUnregister", key, **asked)) as told:
+                call = frontend.next_call()
+                assert call.message == UnregisterMemory(asked.get("name", ""), tenant)
+                frontend.answer(call, Ok())
+            assert told[0].code == OK
+
+
+def test_the_next_daemon_hears_whose_region_it_is(frontend, regions):
+    frontend.connect()
+    known = [frontend.next_call() for _ in regions]
+    assert {each.message.region.id for each in known} == {("shop", "mine"), ("", "mine")}
+    for each in known:
+        each.close()
+
+
+# ---- empty headers -----------------------------------------------------------------------------
+
+
+def test_a_header_without_a_value_shows_no_key(door, echo, set_keys):
+    nobody = door.infer("echo")
+    for headers in ({"authorization": ""}, {"x-api-key": ""}):
+        told = door.infer("echo", headers)
+        assert (told.code, told.text) == (UNAUTHENTICATED, nobody.text)
+        assert door.ask("ServerMetadata", headers).text == door.ask("ServerMetadata").text
+    assert door.infer("echo", {"authorization": "", "x-api-key": "inferrer"}).code == OK
+    assert door.infer("echo", {"authorization": "Bearer inferrer", "x-api-key": ""}).code == OK
+
+
 # ---- gRPC alone --------------------------------------------------------------------------------
 
 
@@ -295,6 +405,33 @@ def test_each_request_of_a_stream_needs_a_key_that_is_known(frontend, grpc_door,
     for key, error in (("viewer", errors.PermissionDenied), ("none", errors.Unauthenticated)):
         with gslice.Client(frontend.address, api_key=key) as client, pytest.raises(error):
             list(client.infer_stream("echo", [X]))
+
+
+def test_a_stream_that_was_open_before_keys_were_asked_for(frontend, grpc_door, board, echo):
+    def answers(key: str) -> list[object]:
+        begun = threading.Event()
+
+        def requests() -> Iterator[dict[str, np.ndarray]]:
+            yield X
+            begun.wait()
+            frontend.request(SetAccess(access()), [board.fd])
+            yield X
+
+        try:
+            with gslice.Client(frontend.address, api_key=key) as client:
+                stream = client.infer_stream("echo", requests())
+                first = next(stream)
+                begun.set()
+                return [first, *stream]
+        finally:
+            begun.set()
+            frontend.request(SetAccess(Access()), [board.fd])
+
+    assert len(answers("inferrer")) == 2
+    with pytest.raises(errors.PermissionDenied, match="key 'viewer' has not the role infer"):
+        answers("viewer")
+    with pytest.raises(errors.Unauthenticated, match="an API key with the role infer is needed"):
+        answers("")
 
 
 def test_a_compressed_request_needs_a_key_like_any_other(frontend, grpc_door, echo, set_keys):

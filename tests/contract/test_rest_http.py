@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import struct
@@ -17,8 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gslice import _native
+from gslice.core.access import Access, Key, digest_of
 from gslice.core.types import FunctionSpec
-from gslice.ipc.messages import REST, DrainFrontend
+from gslice.frontend.rest.endpoint import endpoints_of
+from gslice.frontend.rest.endpoints import Endpoints
+from gslice.ipc.messages import REST, DrainFrontend, SetAccess
 from tests.contract.direct import WAIT_S, FrontendProcess, LocalFunction, signature
 from tests.contract.rest import INFER, JSON_LENGTH, call, call_on, connected, with_tensors, x
 
@@ -150,7 +155,9 @@ def test_compression_that_is_wrong_is_told(
 def test_a_body_that_is_too_large_is_refused_before_it_comes(frontend, echo) -> None:
     host, _, port = frontend.address.rpartition(":")
     with socket.create_connection((host, int(port)), WAIT_S) as raw:
-        head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT_BYTES + 1}\r\n\r\n"
+        head = (
+            f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LIMIT_BYTES + 1}\r\n\r\n"
+        )
         raw.sendall(head.encode())
         assert b" 413 " in raw.recv(4096).splitlines()[0]
     with connected(frontend.address) as connection:
@@ -253,6 +260,53 @@ def test_no_web_page_changes_the_node(frontend) -> None:
         answer = call(frontend.address, "POST", f"/v2/{path}", b"", {"Origin": "http://evil"})
         assert answer.status == 403
         assert "web pages" in answer.error
+
+
+ASKED = (("POST", INFER), ("GET", "/v2/models/echo"), ("POST", "/v2/repository/index"))
+
+
+@pytest.mark.parametrize("name", ["rebound.example", "127.0.0.1.example:80", "[::1].example"])
+def test_a_page_that_rebinds_its_name_to_loopback_learns_nothing(frontend, echo, name) -> None:
+    keys = Access((Key("ann", digest_of("secret"), ("infer", "view")),), anonymous=("infer",))
+    board = _native.QuotaBoard.create()
+    headers = {"Host": name, "X-Api-Key": "any page can send one"}
+    for method, path in ASKED:
+        answer = call(frontend.address, method, path, {"inputs": [x(1, 2, 3, 4)]}, headers)
+        assert answer.status == 403
+        assert "nothing is answered under the name" in answer.error
+    assert call(frontend.address, "GET", "/v2/health/ready", headers=headers).status == 200
+    open_to_all = {each.name for each in endpoints_of(Endpoints) if not each.rpc}
+    health = {"server_live", "server_ready", "model_ready"}
+    assert open_to_all == {*health, "api_description", "api_page"}
+    try:  # whose keys are asked for needs no names
+        frontend.request(SetAccess(keys), [board.fd])
+        known = {"Host": name, "X-Api-Key": "secret"}
+        for method, path in ASKED:
+            asked = {"inputs": [x(1, 2, 3, 4)]} if path == INFER else None
+            assert call(frontend.address, method, path, asked, known).status == 200
+        anybody = call(frontend.address, *ASKED[0], {"inputs": [x(1, 2, 3, 4)]}, {"Host": name})
+        assert "nothing is answered under the name" in anybody.error
+    finally:
+        frontend.request(SetAccess(Access()), [board.fd])
+
+
+@pytest.mark.parametrize("name", ["localhost:9", "[::1]:9", "10.1.2.3", "x.localhost", ""])
+def test_names_that_no_page_can_have(frontend, echo, name) -> None:
+    headers = {"Host": name or os.uname().nodename}
+    asked = {"inputs": [x(1, 2, 3, 4)]}
+    assert call(frontend.address, "POST", INFER, asked, headers).status == 200
+
+
+def test_a_connection_on_which_no_request_comes_ends(tmp_path) -> None:
+    process = FrontendProcess(tmp_path, REST, "--connection-age-us", "200000")
+    host, _, port = process.serve().rpartition(":")
+    try:
+        for begun in (b"", b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n"):
+            with socket.create_connection((host, int(port)), WAIT_S) as raw:
+                raw.sendall(begun)
+                assert raw.recv(1) == b""
+    finally:
+        process.close()
 
 
 def test_every_endpoint_is_described(frontend) -> None:

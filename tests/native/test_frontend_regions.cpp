@@ -143,6 +143,21 @@ TEST(only_what_cannot_become_shorter_is_mapped) {
   CHECK_EQ(open_descriptors(), before);
 }
 
+TEST(each_tenant_has_names_of_its_own) {
+  const File file(kPageBytes, true);
+  Regions regions;
+  for (const char* tenant : {"", "shop"})
+    regions.add(ok(Region::open("r", file.fd(), 0, kPageBytes, tenant)));
+  const Region* shops = regions.find("shop", "r");
+  CHECK(shops != nullptr && shops->tenant() == "shop");
+  CHECK(regions.find("", "r") != nullptr && regions.find("", "r") != shops);
+  CHECK(regions.find("bank", "r") == nullptr);
+  CHECK(regions.find("sho", "pr") == nullptr);
+  regions.remove("", "r");
+  CHECK(regions.find("", "r") == nullptr);
+  CHECK(regions.find("shop", "r") == shops);
+}
+
 TEST(what_is_no_region) {
   const File file(kPageBytes, true);
   const auto opened = [&](std::uint64_t offset, std::uint64_t bytes) {
@@ -327,8 +342,8 @@ TEST(a_region_that_is_removed_serves_what_was_taken) {
   bench.add("mine", file, 0, kPageBytes);
   file.put(0, kX);
   const auto id = ok(bench.submit(shared(in_region("mine", 16), out_region("mine", 16, 64))));
-  bench.frontend.remove_region("mine");
-  bench.frontend.remove_region("mine");
+  bench.frontend.remove_region("", "mine");
+  bench.frontend.remove_region("", "mine");
   CHECK_EQ(open_descriptors(), before + 1);
   CHECK(failed(bench.submit(shared(in_region("mine", 16), out_region("mine", 16))), Code::kNotFound,
                "no region \"mine\""));

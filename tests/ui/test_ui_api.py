@@ -259,7 +259,7 @@ def test_nothing_is_shown_under_a_name_that_is_not_ours(frontend, name: str) -> 
     for path in ("session", "live", "functions/a/profile"):
         answer = call(frontend.address, "GET", f"/ui/api/{path}", headers={"Host": name})
         assert answer.status == 403
-        assert "is not shown under the name" in answer.error
+        assert "nothing is answered under the name" in answer.error
 
 
 @pytest.mark.parametrize("name", ["localhost:9", "[::1]:9", "10.1.2.3", "node.localhost"])

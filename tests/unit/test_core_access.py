@@ -105,12 +105,12 @@ def test_a_credential_is_a_bearer_or_refused(headers: dict[str, str]) -> None:
     except Unauthenticated:
         assert "authorization" in headers
         return
-    if "authorization" in headers:
+    if headers.get("authorization"):
         assert headers["authorization"].lower().startswith("bearer ")
         assert key
         assert key in headers["authorization"]
     else:
-        assert key == headers.get("x-api-key")
+        assert key == (headers.get("x-api-key") or None)
 
 
 def test_headers_that_show_a_key() -> None:
@@ -118,6 +118,8 @@ def test_headers_that_show_a_key() -> None:
     assert access.credential_of({"authorization": "bearer k", "x-api-key": "other"}.get) == "k"
     assert access.credential_of({"x-api-key": "k"}.get) == "k"
     assert access.credential_of({}.get) is None
+    assert access.credential_of({"authorization": "", "x-api-key": ""}.get) is None
+    assert access.credential_of({"authorization": "", "x-api-key": "k"}.get) == "k"
     for text in ("Basic dXNlcjprZXk=", "Bearer", "Bearer ", "k"):
         with pytest.raises(Unauthenticated, match="Bearer KEY"):
             access.credential_of({"authorization": text}.get)

@@ -8,7 +8,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from gslice.core.errors import (
     DeadlineExceeded,
     GsliceError,
     Internal,
+    NotFound,
     ResourceExhausted,
     Unimplemented,
 )
@@ -53,7 +54,7 @@ class Child:
         self.name = name
         self.hangs = False
         self.aborted = False
-        self.regions: dict[str, ClientRegion] = {}
+        self.regions: dict[str, ClientRegion] = {}  # by tenant, where it has one, and name
         self.error: GsliceError | None = None
         self.removed = asyncio.Event()
 
@@ -69,13 +70,17 @@ class Child:
     def send(self, order: Message, fds: tuple[int, ...] = ()) -> None:
         if isinstance(order, AddRegion):
             assert os.fstat(fds[0]).st_size >= order.region.size_bytes
-            self.regions[order.region.name] = order.region
+            self.regions[shown(*order.region.id)] = order.region
         elif isinstance(order, RemoveRegion):
-            self.regions.pop(order.name, None)
+            self.regions.pop(shown(order.tenant, order.name), None)
             self.removed.set()
 
     def abort(self) -> None:
         self.aborted = True
+
+
+def shown(tenant: str, name: str) -> str:
+    return f"{tenant}/{name}" if tenant else name
 
 
 def frontend(index: int, child: Any, client_memory: str = PREFIX) -> Frontend:
@@ -85,8 +90,12 @@ def frontend(index: int, child: Any, client_memory: str = PREFIX) -> Frontend:
 Scenario = Callable[[ClientMemory, list[Any]], Awaitable[None]]
 
 
-def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list[str]:
-    """What was recorded meanwhile."""
+def play(
+    scenario: Scenario,
+    config: ClientMemoryConfig | None = CONFIG,
+    tenants: Collection[str] = (),
+) -> list[str]:
+    """What was recorded meanwhile; `tenants`: those that there are."""
     events: list[str] = []
 
     async def run() -> None:
@@ -101,6 +110,8 @@ def play(scenario: Scenario, config: ClientMemoryConfig | None = CONFIG) -> list
             event=lambda subject, kind, text: events.append(f"{subject} {kind}: {text}"),
         )
         frontends = Frontends(node, *[lambda *_: None] * 3)
+        known: Any = SimpleNamespace(knows=lambda tenant: tenant in {"", *tenants})
+        frontends.access.now = known
         children: list[Any] = [Child("f-0"), Child("f-1")]
         frontends._frontends = {i: frontend(i, child) for i, child in enumerate(children)}
         await scenario(frontends.memory, children)
@@ -128,8 +139,8 @@ def test_all_know_and_all_forget(shm_key: str) -> None:
         replace_file(shm_key)
         with pytest.raises(AlreadyExists):  # by that key there is another file
             await memory.register(region)
-        await memory.unregister("nobody")
-        await memory.unregister("r")
+        await memory.unregister("nobody", "")
+        await memory.unregister("r", "")
         assert [child.regions for child in children] == [{}] * 2
 
     play(scenario)
@@ -185,7 +196,7 @@ def test_front_ends_that_were_started_without_it_are_left_out(memfd: int, shm_ke
         await memory.introduce(frontend(2, without, client_memory=""))
         assert [set(child.regions) for child in children] == [{"r"}, set()]
         without.hangs = True
-        await memory.unregister("r")
+        await memory.unregister("r", "")
         assert not without.aborted
 
     assert play(scenario) == []
@@ -198,7 +209,7 @@ def test_one_that_hangs_keeps_nothing(shm_key: str, when: str) -> None:
         await memory.register(ClientRegion("r", shm_key, 0, 4096))
         assert children[1].aborted is (when == "added")  # the next one is told
         children[1].hangs = True
-        await memory.unregister("r")
+        await memory.unregister("r", "")
         assert children[1].aborted
         assert [children[0].regions, children[0].aborted] == [{}, False]
 
@@ -216,7 +227,7 @@ def test_how_much(shm_key: str, monkeypatch: pytest.MonkeyPatch) -> None:
             await memory.register(ClientRegion(name, shm_key, 0, 2048))
         with pytest.raises(ResourceExhausted, match="of 1 bytes with 4096 of others"):
             await memory.register(ClientRegion("c", shm_key, 0, 1))
-        await memory.unregister("")
+        await memory.unregister("", "")
         for name in "abc":
             await memory.register(ClientRegion(name, shm_key, 0, 1))
         with pytest.raises(ResourceExhausted, match="3 regions"):
@@ -233,6 +244,45 @@ def test_it_is_off(shm_key: str) -> None:
     play(scenario, None)
 
 
+# ---- whose it is -----------------------------------------------------------------------------
+
+
+def test_tenants_have_names_of_their_own(memfd: int, shm_key: str) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        ours, shops = ClientRegion("r", shm_key, 0, 4096), replace(own(memfd), tenant="shop")
+        await memory.register(ours)
+        await memory.register(shops)
+        another = ClientRegion("r", shm_key, 0, 16, tenant="shop")
+        with pytest.raises(NotFound) as refused:  # the file is not theirs, whoever told them of it
+            await memory.register(another)
+        with pytest.raises(NotFound) as missing:
+            await memory.register(replace(another, key=shm_key + "x"))
+        assert str(missing.value).replace(f"{shm_key}x", shm_key) == str(refused.value)
+        await memory.unregister("r", "shop")
+        await memory.unregister("", "shop")
+        assert [set(child.regions) for child in children] == [{"r", f"shop/{SECRET}"}] * 2
+        await memory.unregister("r", "")
+        await memory.register(another)
+        assert set(children[0].regions) == {"shop/r", f"shop/{SECRET}"}
+        await memory.unregister("", "")
+        await memory.unregister("", "shop")
+        assert set(children[0].regions) == {f"shop/{SECRET}"}
+
+    play(scenario, tenants={"shop"})
+
+
+def test_it_ends_with_its_tenant(memfd: int) -> None:
+    async def scenario(memory: ClientMemory, children: list[Child]) -> None:
+        for tenant in ("shop", "bank"):  # as a front-end of an earlier daemon has them
+            region = replace(own(memfd), pid=os.getpid(), started=start_ticks(), tenant=tenant)
+            children[0].regions[f"{tenant}/{SECRET}"] = region
+            await keep(memory, children[0], region, memfd)
+        assert [set(child.regions) for child in children] == [{f"shop/{SECRET}"}] * 2
+
+    (event,) = play(scenario, tenants={"shop"})
+    assert event.endswith("there is no tenant 'bank' now")
+
+
 # ---- what ends when --------------------------------------------------------------------------
 
 
@@ -244,7 +294,7 @@ def test_it_ends_with_its_client(memfd: int, shm_key: str) -> None:
     async def scenario(memory: ClientMemory, children: list[Child]) -> None:
         await memory.register(replace(own(memfd), key=f"/proc/{client.pid}/fd/{memfd}"))
         await memory.register(ClientRegion("r", shm_key, 0, 1))
-        await memory.unregister("")  # that of gslice's own clients stays
+        await memory.unregister("", "")  # that of gslice's own clients stays
         assert set(children[0].regions) == {SECRET}
         for child in children:
             child.removed.clear()
@@ -268,8 +318,8 @@ def test_what_front_ends_tell_the_next_daemon(memfd: int, shm_key: str) -> None:
         assert [set(child.regions) for child in children] == [{"r", SECRET}] * 2
         with pytest.raises(AlreadyExists):
             await memory.register(replace(named, size_bytes=1))
-        await memory.unregister(SECRET)
-        await memory.unregister("")
+        await memory.unregister(SECRET, "")
+        await memory.unregister("", "")
         assert [child.regions for child in children] == [{}] * 2
 
     play(scenario)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gslice.core.config import Config, load_config
+from gslice.core.config.policy import refusal
 from gslice.core.errors import ConfigError, FailedPrecondition, InvalidArgument, NotFound
 from gslice.triton.node import Repositories, node_config
 from tests.cli import failing, gslice
@@ -40,6 +41,22 @@ def configured(
     where = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
     places = list(map(str, roots))
     return node_config(places, path, find_gpus=tuple, environ={**where, **(environ or {})})
+
+
+def test_samples_of_models_in_the_roots_are_taken(repository: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node.yaml"
+    node.write_text("version: 1\nnode: {model_roots: [./models]}\n")
+    config, _ = configured(repository, path=node)
+    sample = config.functions["full"].warmup
+    assert sample == str(config.node.samples_dir / "full.npz")
+    assert not refusal(config.functions["full"], config.node)
+    Path(sample).unlink()
+    Path(sample).symlink_to("/etc/passwd")
+    assert "warmup" in refusal(config.functions["full"], config.node)
+    node.write_text("version: 1\nnode: {model_roots: [./elsewhere]}\n")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ConfigError, match=r"model .* is not in node\.model_roots"):
+        configured(repository, path=node)
 
 
 def test_each_model_is_a_function(repository: Path, state_dir: Path) -> None:

@@ -41,8 +41,10 @@ def refusal(spec: FunctionSpec, node: NodeConfig) -> str:
     if spec.python and not node.python_functions:
         return f"{spec.python} is Python code, and node.python_functions is false"
     roots = [_place(root) for root in node.model_roots]
+    samples = _place(str(node.samples_dir))  # gslice's own, of what a repository in the roots has
     for what, path in _loaded(spec) if roots else ():
-        if not any(_is_within(_place(path), root) for root in roots):
+        allowed = [*roots, samples] if what == "warmup" else roots
+        if not any(_is_within(_place(path), root) for root in allowed):
             return f"{what} {path} is not in node.model_roots: {', '.join(node.model_roots)}"
     return ""
 

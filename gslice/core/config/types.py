@@ -140,6 +140,11 @@ class NodeConfig:
         return self.state_dir / "control.sock"
 
     @property
+    def samples_dir(self) -> Path:
+        """Where gslice writes the samples that a Triton repository's models are warmed up with."""
+        return self.state_dir / "warmup"
+
+    @property
     def share_quotas(self) -> tuple[ShareQuota, ...]:
         """Those of all tenants that have one."""
         tenants = self.access.access.tenants

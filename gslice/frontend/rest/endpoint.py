@@ -31,8 +31,8 @@ class Endpoint:
         kind: Content-Type of the answer, unless tensors are in it.
         binary: Both bodies may have tensors behind the JSON.
         changes: It changes the node, so no web page may call it.
-        rpc: What gRPC calls it, where it has a body: callers who may not call it are refused
-            before that is read.
+        rpc: What gRPC calls it: callers who may not call it are refused before its body is read;
+            empty: it is for everybody.
         fails: Which statuses it may answer instead of 200, besides those of any.
     """
 

@@ -68,7 +68,12 @@ class Endpoints:
         told = await self._ask(request, "ServerReady")
         return await self._tell(request, told, status=200 if told["ready"] else 503)
 
-    @endpoint("GET", "/v2", tells=schema_of(descriptor("ServerMetadataResponse")))
+    @endpoint(
+        "GET",
+        "/v2",
+        tells=schema_of(descriptor("ServerMetadataResponse")),
+        rpc="ServerMetadata",
+    )
     async def server_metadata(self, request: web.Request) -> web.StreamResponse:
         """Name, version, and the extensions that are offered."""
         return await self._tell(request, await self._ask(request, "ServerMetadata"))
@@ -104,6 +109,7 @@ class Endpoints:
         _VERSION,
         tells=schema_of(descriptor("ModelMetadataResponse")),
         fails=(404, 501, 503),
+        rpc="ModelMetadata",
     )
     async def model_metadata(self, request: web.Request) -> web.StreamResponse:
         """A function's inputs and outputs. A leading -1 of a shape is the batch."""
@@ -117,6 +123,7 @@ class Endpoints:
         f"{_VERSION}/config",
         tells=schema_of(descriptor("ModelConfig")),
         fails=(404, 501, 503),
+        rpc="ModelConfig",
     )
     async def model_config(self, request: web.Request) -> web.StreamResponse:
         """A function's configuration, as far as it is true."""
@@ -130,6 +137,7 @@ class Endpoints:
         f"{_VERSION}/stats",
         tells=schema_of(descriptor("ModelStatisticsResponse")),
         fails=(404, 501, 503),
+        rpc="ModelStatistics",
     )
     async def model_statistics(self, request: web.Request) -> web.StreamResponse:
         """Counters of one function, or of all."""
@@ -244,6 +252,7 @@ class Endpoints:
             "items": schema_of(descriptor("SystemSharedMemoryStatusResponse.RegionStatus")),
         },
         fails=(404,),
+        rpc="SystemSharedMemoryStatus",
     )
     async def shared_memory_status(self, request: web.Request) -> web.StreamResponse:
         """One region of clients' memory, or all that are in /dev/shm."""

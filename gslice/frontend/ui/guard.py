@@ -1,18 +1,16 @@
 """Who may look, who may act, and what a browser is told about the page.
 
-Any page that a browser shows can send requests to loopback, and by rebinding its own name to
-loopback can even read the answers. So nothing is answered under a name that is not this machine's,
-and what changes the node must come from our own page.
+Any page that a browser shows can send requests to loopback. So nothing is answered under a name
+that is not this machine's, and what changes the node must come from our own page.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
 from typing import TYPE_CHECKING
 
 from gslice.core.access import ANONYMOUS, Role, credential_of, is_loopback
 from gslice.core.errors import InvalidArgument, PermissionDenied, Unauthenticated
+from gslice.frontend.rest.host import check_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +69,7 @@ class Guard:
         if role is Role.ADMIN:
             _check_ours(request)
         if self.caller(request, role).name == ANONYMOUS:
-            _check_host(request)
+            check_host(request.headers)
 
     def caller(self, request: web.Request, role: Role) -> Caller:
         """Who calls, if the role is theirs.
@@ -96,26 +94,6 @@ class Guard:
         return caller
 
 
-def _check_host(request: web.Request) -> None:
-    """A name that is not ours may be another page's, rebound to our address.
-
-    Raises:
-        PermissionDenied: it is asked for under such a name.
-    """
-    host = request.host
-    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    name = name.strip("[]").rstrip(".").lower()
-    if _is_address(name) or name == "localhost" or name.endswith(".localhost"):
-        return
-    own = os.uname().nodename.lower()
-    if name in (own, own.partition(".")[0]) or name.startswith(f"{own}."):
-        return
-    raise PermissionDenied(
-        f"the page is not shown under the name {name!r}",
-        hint="use the node's address, its own name, or localhost through a tunnel",
-    )
-
-
 def _check_ours(request: web.Request) -> None:
     """What changes the node comes from the page itself, not from one of another origin.
 
@@ -130,11 +108,3 @@ def _check_ours(request: web.Request) -> None:
         raise PermissionDenied("calls that change the node are taken from its own page only")
     if request.content_type != "application/json":
         raise InvalidArgument("the body must be JSON", hint="Content-Type: application/json")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
