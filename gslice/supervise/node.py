@@ -13,6 +13,7 @@ from gslice.device.limiter import resolved
 from gslice.supervise.gpu import Gpu
 from gslice.supervise.gpu_library import GpuLibrary
 from gslice.supervise.hosts import Hosts
+from gslice.supervise.ledger import Ledgers
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
 from gslice.supervise.spares import Spares
@@ -76,6 +77,7 @@ class Node:
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
         hosts: The processes of GPUs whose functions share one.
+        ledgers: What functions have counted.
         stands: Workers that are measured, with the names of their functions; nothing else is begun
             beside them that can wait.
         drained: Devices on which nothing new is placed.
@@ -94,6 +96,7 @@ class Node:
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
     hosts: Hosts = field(init=False)
+    ledgers: Ledgers = field(init=False)
     stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
     times_wanted: Callable[[FunctionSpec], bool] = lambda _spec: False
@@ -101,6 +104,7 @@ class Node:
     def __post_init__(self) -> None:
         self.spares = Spares(self)
         self.hosts = Hosts(self)
+        self.ledgers = Ledgers(self.run_dir, self.event)
 
     @classmethod
     def open(

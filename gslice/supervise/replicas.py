@@ -58,6 +58,11 @@ class Replicas:
 
     @segment.setter
     def segment(self, segment: Segment | None) -> None:
+        ledgers = self._node.ledgers
+        if segment is not None:
+            ledgers.open(segment, self._spec)
+        if self._segment is not None:
+            ledgers.close(self._spec.name, self._segment)
         self._segment = segment
         for each in self._by_device.values():
             each.segment = segment
@@ -112,6 +117,7 @@ class Replicas:
 
     async def stop_all(self) -> None:
         """Ends all in order."""
+        self._node.ledgers.note(self._spec.name)
         await self.settle()
         await run_all(self.of(worker).stop(worker) for worker in self)
 
