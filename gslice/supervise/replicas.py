@@ -111,6 +111,11 @@ class Replicas:
         stage("exit", "" if drained else "it did not finish in time; others run what it had")
         await self.of(old).stop(old)
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Has all finish what they have claimed; from now on none outlives the daemon."""
+        self._node.ledgers.note(self._spec.name)
+        return all(await run_all(worker.drain(timeout_s) for worker in self))
+
     async def discard_all(self) -> None:
         """Ends all, of which none served."""
         await run_all(self.discard(worker) for worker in self)
