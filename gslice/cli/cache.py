@@ -119,7 +119,9 @@ def prune(
     cache, fetched = PlanCache(), _models(file)
     gone = unneeded(cache.plans()) if dry_run else cache.prune(unneeded)
     models = unneeded(fetched.models())
-    if not dry_run:
+    if dry_run:
+        models = [model for model in models if not fetched.in_use(model.digest)]
+    else:
         models = [model for model in models if fetched.drop(model.digest)]
         fetched.sweep()
     _print_gone(gone, models, "would be freed" if dry_run else "freed", as_json)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import grpc
 
+from gslice.core.audit import PID_HEADER
 from gslice.core.errors import Cancelled, GsliceError, PermissionDenied, Unavailable, from_code
 from gslice.protos import message
 from gslice.protos.rpc import Stub
@@ -43,8 +44,7 @@ class Control:
         self.state_dir = state_dir
         _check_listening(state_dir)
         self._channel = grpc.insecure_channel(f"unix:{state_dir / SOCKET}", options=_OPTIONS)
-        pid = (("gslice-pid", str(os.getpid())),)  # which of the connections it is, for the audit
-        self._stub = Stub(self._channel, f"{_PACKAGE}.Control", pid)
+        self._stub = Stub(self._channel, f"{_PACKAGE}.Control", ((PID_HEADER, str(os.getpid())),))
 
     def __enter__(self) -> Self:
         return self

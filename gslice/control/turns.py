@@ -299,6 +299,8 @@ def _wait(
     """
     room = limit_percent - takers[name].share_percent
     others = [other for other in takers if other != name]
+    if not others:  # they were unloaded, and its share is still on its way
+        return NO_WAIT
     ahead = {}
     for other in others:
         part = min(1.0, runs[other].batches_per_s * waits[other].mean_us / 1e6)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FILE = "audit.jsonl"
 KEPT = 8  # full files, beside the one that is written
+PID_HEADER = "gslice-pid"  # of a call of the control API: whose of the connections it came by
+FOR_HEADER = "gslice-for"  # likewise, from a front-end: for whom it is made
 
 
 def files(state_dir: Path) -> list[Path]:

@@ -101,30 +101,33 @@ class ModelCache:
             held = os.open(self.directory / digest, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return None
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if self._told(digest).exists():
+        told = self._told(digest)
+        if told.exists():  # else somebody is at it; who only looks lets go at once
+            fcntl.flock(held, fcntl.LOCK_SH)
+            if told.exists():
                 return held
         os.close(held)
         return None
 
+    def in_use(self, digest: str) -> bool:
+        """Whether `drop` would leave an entry."""
+        try:
+            with self._unused(digest) as unused:
+                return not unused
+        except FileNotFoundError:
+            return False
+
     def drop(self, digest: str) -> bool:
         """Takes an entry away; False: somebody uses it."""
         try:
-            held = os.open(self.directory / digest, os.O_RDONLY | os.O_DIRECTORY)
+            with self._unused(digest) as unused:
+                if unused:
+                    self._told(digest).unlink(missing_ok=True)
+                    shutil.rmtree(self.directory / digest, ignore_errors=True)
+                return unused
         except FileNotFoundError:
             self._told(digest).unlink(missing_ok=True)
             return True
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        else:
-            self._told(digest).unlink(missing_ok=True)
-            shutil.rmtree(self.directory / digest, ignore_errors=True)
-            return True
-        finally:
-            os.close(held)
 
     def make_room(self, size_bytes: int, max_bytes: int) -> None:
         """Takes away what was used longest ago until there is room; the caller holds `alone`.
@@ -215,6 +218,23 @@ class ModelCache:
                     os.close(lock)
 
     # ---- parts -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _unused(self, digest: str) -> Iterator[bool]:
+        """Whether nobody uses an entry; if so, nobody begins to inside.
+
+        Raises:
+            FileNotFoundError: There is no such entry.
+        """
+        held = os.open(self.directory / digest, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(held)
 
     def _make(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

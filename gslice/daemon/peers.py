@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gslice.core.audit import FOR_HEADER, PID_HEADER
+
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from gslice.daemon.audit import Who
 
-PID_HEADER = "gslice-pid"
-FOR_HEADER = "gslice-for"
 VIA = "control socket"
 VIA_PAGE = "web page"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid

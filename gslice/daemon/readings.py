@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from gslice._native import histogram_bounds_us
+from gslice.supervise.ledger import total
 from gslice.supervise.resize import Resized
 from gslice.supervise.weights import added, saved_bytes, together
 from gslice.telemetry.metrics import FunctionReading, GpuFigures
+from gslice.telemetry.window import entries_within
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gslice.control.demand import Allotment
     from gslice.core.types import MemoryTaken
     from gslice.supervise.deployment import Deployment
     from gslice.supervise.function import Function
     from gslice.supervise.gpu import Gpu
+    from gslice.supervise.ledger import Counted
 
 
 def memory_of(function: Function, deployment: Deployment) -> dict[str, dict[str, int]]:
@@ -62,6 +68,8 @@ def function_reading(
     # Read once: the loop may put another in its place.
     deployment, program = function.deployment, function.program
     segment = deployment.segment if deployment else None
+    spec = (deployment or function).spec
+    counted = deployment.node.ledgers.read(function.name) if deployment and segment else []
     workers = list(deployment.workers) if deployment else []
     lives = deployment or program
     rss_bytes = {w.pid: w.resident_bytes for w in workers}
@@ -69,8 +77,9 @@ def function_reading(
         rss_bytes[program.pid] = program.resident_bytes
     return FunctionReading(
         name=function.name,
-        ready=function.serving,
-        stats=segment.stats() if segment else None,
+        state=function.state,
+        stats=total(part.stats for part in counted),
+        version_stats=total(p.stats for p in counted if p.key.version == spec.version),
         slots=segment.counts() if segment else {},
         share_percent={
             "requested": requested_percent(function),
@@ -81,15 +90,26 @@ def function_reading(
         instances=Counter(worker.device for worker in workers if worker.ready),
         worker_restarts=function.restarts.count,
         cold_starts=function.residency.cold_starts,
-        version=int((deployment or function).spec.version),
+        version=int(spec.version),
         kept_versions=len(function.kept.warm),
         segment_bytes=segment.size_bytes if segment else 0,
         device_memory_bytes=together(workers).device_bytes,
         memory_bytes=_by_device(function, deployment) if deployment else {},
-        slo_us=(deployment or function).spec.slo_p99_us,  # what the counters are read by
+        slo_us=spec.slo_p99_us,
+        slo_kept=_kept_slo(counted),
         demand_per_s=decision.rate_per_s if decision else 0.0,
         capacity_per_s=decision.capacity_per_s if decision else 0.0,
         gpu_uuid=gpu_uuid,
+    )
+
+
+def _kept_slo(counted: Sequence[Counted]) -> float:
+    """How many answers came within the SLO that was promised when they came."""
+    bounds_us = histogram_bounds_us()
+    return sum(
+        entries_within(part.stats["stage"]["total"]["bins"], bounds_us, part.key.slo_us)
+        for part in counted
+        if part.key.slo_us
     )
 
 

@@ -102,12 +102,14 @@ class Found:
         groups: Functions that are served, one group for each segment.
         useless: Workers that serve nothing yet, or no more, or on a device that is gone.
         hosts: The processes of those workers that share one.
+        orphans: Segments that front-ends hold and no worker serves any more, each once.
     """
 
     frontends: list[Child] = field(default_factory=list)
     hosts: list[Child] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     useless: list[Child] = field(default_factory=list)
+    orphans: list[Segment] = field(default_factory=list)
 
     @property
     def children(self) -> list[Child]:
@@ -137,6 +139,8 @@ async def find_children(node: Node, on_call: Callable[[Child, Received], None]) 
             found.useless.append(child)
     for group in found.groups:
         found.useless.extend(worker.child for worker in group.take_surplus())
+    found.orphans = _orphans(found)
+    node.ledgers.adopt((group.segment for group in found.groups), found.orphans)
     return found
 
 
@@ -201,8 +205,7 @@ def _is(spec: FunctionSpec, desired: FunctionSpec | None) -> bool:
     return desired is not None and spec == where_it_is(desired, spec)
 
 
-def orphans(found: Found) -> list[Segment]:
-    """Segments that front-ends hold and no worker serves any more, each once."""
+def _orphans(found: Found) -> list[Segment]:
     known = {group.segment.generation for group in found.groups}
     segments = []
     for child in found.frontends:

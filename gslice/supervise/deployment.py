@@ -283,8 +283,8 @@ class Deployment:
         deadline_s = time.monotonic() + timeout_s
         idle = await self.settle(deadline_s)
         left_s = max(0.1, deadline_s - time.monotonic())
-        drained = await run_all(worker.drain(left_s) for worker in self.instances)
-        return idle and all(drained)
+        drained = await self.instances.drain(left_s)
+        return idle and drained
 
     async def settle(self, deadline_s: float) -> bool:
         """The first half of `drain`: its workers could go on. If all died, one more is started.

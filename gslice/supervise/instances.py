@@ -136,8 +136,8 @@ class Instances:
             GsliceError: the reason.
         """
         assert self.segment is not None
-        eventfds = self._frontends.eventfds()
         async with self._alone_on_gpu():
+            eventfds = self._frontends.eventfds()  # of now: they come and go while others measure
             instance = self.segment.add_instance()
             await worker.attach(self._spec, self.segment, instance, self._board, eventfds, timed)
         if self._gpu is not None:

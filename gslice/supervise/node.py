@@ -17,6 +17,7 @@ from gslice.supervise.broker import ThreadBroker
 from gslice.supervise.gpu import Gpu
 from gslice.supervise.gpu_library import GpuLibrary
 from gslice.supervise.hosts import Hosts
+from gslice.supervise.ledger import Ledgers
 from gslice.supervise.logs import DAEMON_LOG_NAME
 from gslice.supervise.oom import OomWatch
 from gslice.supervise.run_dir import RunDir
@@ -82,6 +83,7 @@ class Node:
         oom: Whom the kernel killed for want of memory.
         spares: Workers that wait for a function.
         hosts: The processes of GPUs whose functions share one.
+        ledgers: What functions have counted.
         stands: Workers that are measured, with the names of their functions; nothing else is begun
             beside them that can wait.
         drained: Devices on which nothing new is placed.
@@ -102,6 +104,7 @@ class Node:
     oom: OomWatch = field(default_factory=OomWatch)
     spares: Spares = field(init=False)
     hosts: Hosts = field(init=False)
+    ledgers: Ledgers = field(init=False)
     stands: dict[Worker, str] = field(default_factory=dict)
     drained: set[str] = field(default_factory=set)
     users: dict[str, User] = field(default_factory=dict)
@@ -111,6 +114,7 @@ class Node:
     def __post_init__(self) -> None:
         self.spares = Spares(self)
         self.hosts = Hosts(self)
+        self.ledgers = Ledgers(self.run_dir, self.event)
 
     @classmethod
     def open(

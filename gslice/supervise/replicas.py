@@ -58,6 +58,11 @@ class Replicas:
 
     @segment.setter
     def segment(self, segment: Segment | None) -> None:
+        ledgers = self._node.ledgers
+        if segment is not None:
+            ledgers.open(segment, self._spec)
+        if self._segment is not None:
+            ledgers.close(self._spec.name, self._segment)
         self._segment = segment
         for each in self._by_device.values():
             each.segment = segment
@@ -106,12 +111,18 @@ class Replicas:
         stage("exit", "" if drained else "it did not finish in time; others run what it had")
         await self.of(old).stop(old)
 
+    async def drain(self, timeout_s: float) -> bool:
+        """Has all finish what they have claimed; from now on none outlives the daemon."""
+        self._node.ledgers.note(self._spec.name)
+        return all(await run_all(worker.drain(timeout_s) for worker in self))
+
     async def discard_all(self) -> None:
         """Ends all, of which none served."""
         await run_all(self.discard(worker) for worker in self)
 
     async def stop_all(self) -> None:
         """Ends all in order."""
+        self._node.ledgers.note(self._spec.name)
         await self.settle()
         await run_all(self.of(worker).stop(worker) for worker in self)
 

@@ -80,15 +80,7 @@ class RunDir:
         Raises:
             OSError: it cannot be written; what was recorded before stands.
         """
-        path = self._program(name)
-        new = path.with_suffix(".new")
-        try:
-            new.touch(mode=0o600)  # its environment may hold secrets
-            new.write_text(text)
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
+        _replace(self._program(name), text)
 
     def programs(self) -> dict[str, str]:
         """What was recorded of programs, by name; they may be gone."""
@@ -97,6 +89,24 @@ class RunDir:
     def forget_program(self, name: str) -> None:
         """A program has ended."""
         self._program(name).unlink(missing_ok=True)
+
+    # ---- what functions have counted -------------------------------------------------------------
+
+    def note_counters(self, name: str, text: str) -> None:
+        """Records what a later daemon goes on from.
+
+        Raises:
+            OSError: it cannot be written; what was recorded before stands.
+        """
+        _replace(self._counters(name), text)
+
+    def counters(self) -> dict[str, str]:
+        """What was recorded, by function."""
+        return {path.stem: path.read_text() for path in sorted(self.path.glob("*.counters"))}
+
+    def forget_counters(self, name: str) -> None:
+        """A function is gone."""
+        self._counters(name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Gives the descriptor back."""
@@ -111,5 +121,19 @@ class RunDir:
     def _program(self, name: str) -> Path:
         return self.path / f"{name}.program"
 
+    def _counters(self, name: str) -> Path:
+        return self.path / f"{name}.counters"
+
     def _address(self, name: str) -> str:
         return f"/proc/self/fd/{self._fd}/{name}.sock"
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.touch(mode=0o600)  # the environment of a program may hold secrets
+        new.write_text(text)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

@@ -13,7 +13,6 @@ from gslice.supervise.adoption import (
     best,
     find_children,
     give_up,
-    orphans,
     recover,
 )
 from gslice.supervise.budget import NodeBudget
@@ -126,7 +125,7 @@ class Supervisor:
             if desired[name].residency != "cold":  # else it was not loaded, most likely
                 self.node.event(name, EventKind.CRASH, _LOST)
             await self.frontends.show(Listing(desired[name], "LOADING", _LOST))
-        for segment in orphans(found):
+        for segment in found.orphans:
             self.frontends.wake(give_up(segment))
         await self.sharing.adopt()
         await asyncio.gather(

@@ -177,6 +177,7 @@ class Kept:
             text = f"version {deployment.spec.version} is not kept warm: {error}"
             self._node.event(self._name, EventKind.VERSION, text)
             return False
+        self._node.ledgers.note(self._name)
         self.warm.insert(0, deployment)
         return True
 

@@ -17,7 +17,6 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gslice.telemetry.triton import triton_metrics
-from gslice.telemetry.window import entries_within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from gslice.core.access import ShareQuota
 
 _STAGE_BOUNDS_US = tuple(2.0**power for power in range(5, 25))  # 32 us to 16.8 s
+FUNCTION_STATES = ("loading", "ready", "cold", "unloading", "failed", "finished")
 _ROW_BOUNDS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -36,8 +36,9 @@ class FunctionReading:
 
     Attributes:
         name: The function's.
-        ready: Whether it serves.
-        stats: `Segment.stats()`; None while it has no segment.
+        state: As `gslice status` shows it.
+        stats: Its counters, as `Segment.stats()` has those of a segment; None while it has none.
+        version_stats: Those of the version that serves.
         slots: `Segment.counts()`.
         share_percent: By kind: `requested`, `granted`, `effective`.
         worker_rss_bytes: By process id.
@@ -50,14 +51,16 @@ class FunctionReading:
         device_memory_bytes: Memory of its GPU that its workers took.
         memory_bytes: What it takes, by where (`host` or its GPU) and what for.
         slo_us: Promised latency; 0: none.
+        slo_kept: Answers within what was promised when they came.
         demand_per_s: Requests that come, as the controller plans for them; 0: it does not.
         capacity_per_s: Requests that its share serves within the SLO, as the controller has it.
         gpu_uuid: Of the GPU that it is on; empty: none, or several.
     """
 
     name: str
-    ready: bool
+    state: str
     stats: Mapping[str, Any] | None = None
+    version_stats: Mapping[str, Any] | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
     share_percent: Mapping[str, float] = field(default_factory=dict)
     worker_rss_bytes: Mapping[int, int] = field(default_factory=dict)
@@ -70,6 +73,7 @@ class FunctionReading:
     device_memory_bytes: int = 0
     memory_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     slo_us: float = 0.0
+    slo_kept: float = 0.0
     demand_per_s: float = 0.0
     capacity_per_s: float = 0.0
     gpu_uuid: str = ""
@@ -193,7 +197,7 @@ class NodeCollector(Collector):
         yield from _node(reading)
         yield from _gpus(reading.gpus)
         yield from _functions(reading.functions)
-        yield from _promises(reading.functions, self._bounds_us)
+        yield from _promises(reading.functions)
         yield from _requests(served)
         yield from _batches(served)
         yield _stages(served, self._bounds_us)
@@ -284,7 +288,7 @@ def _ratios(needed: Mapping[tuple[str, str], float]) -> Iterable[Metric]:
 
 
 def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
-    ready = _gauge("gslice_function_ready", "1 if the function serves.")
+    states = _gauge("gslice_function_state", "1 for the state that it is in.", "state")
     queue = _gauge("gslice_queue_length", "Requests that wait for an instance.")
     in_flight = _gauge("gslice_in_flight", "Requests that an instance has claimed.")
     slots = _gauge("gslice_slots", "Slots of the function's segment.", "state")
@@ -304,7 +308,8 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
         cold.add_metric([name], function.cold_starts)
         version.add_metric([name], function.version)
         kept.add_metric([name], function.kept_versions)
-        ready.add_metric([name], float(function.ready))
+        for known in FUNCTION_STATES:
+            states.add_metric([name, known], float(function.state == known.upper()))
         restarts.add_metric([name], function.worker_restarts)
         if function.device_memory_bytes:
             on_gpu.add_metric([name], function.device_memory_bytes)
@@ -328,10 +333,10 @@ def _functions(functions: list[FunctionReading]) -> Iterable[Metric]:
                 slots.add_metric([name, state], count)
     sizes = (rss, segment, on_gpu, taken)
     requests = (queue, in_flight, slots, blocks)
-    return (ready, version, kept, *requests, shares, *sizes, warm, restarts, cold)
+    return (states, version, kept, *requests, shares, *sizes, warm, restarts, cold)
 
 
-def _promises(functions: list[FunctionReading], bounds_us: NDArray[np.float64]) -> Iterable[Metric]:
+def _promises(functions: list[FunctionReading]) -> Iterable[Metric]:
     slo = _gauge("gslice_slo_seconds", "Promised latency at the 99th percentile.")
     kept = _counter("gslice_slo_kept", "Answers within the SLO.")
     demand = _gauge("gslice_demand_per_second", "Requests that come, as planned for.")
@@ -341,8 +346,7 @@ def _promises(functions: list[FunctionReading], bounds_us: NDArray[np.float64]) 
             continue
         slo.add_metric([function.name], function.slo_us / 1e6)
         if function.stats is not None:
-            bins = function.stats["stage"]["total"]["bins"]
-            kept.add_metric([function.name], entries_within(bins, bounds_us, function.slo_us))
+            kept.add_metric([function.name], function.slo_kept)
         if function.demand_per_s:
             demand.add_metric([function.name], function.demand_per_s)
             capacity.add_metric([function.name], function.capacity_per_s)

@@ -59,7 +59,7 @@ def _models(functions: Sequence[FunctionReading]) -> Iterable[Metric]:
         for theirs, ours in _STAGES.items()
     }
     for function in functions:
-        if (stats := function.stats) is None:
+        if (stats := function.version_stats) is None:
             continue
         labels = {"model": function.name, "version": str(function.version)}
         if function.gpu_uuid:

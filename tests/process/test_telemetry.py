@@ -20,6 +20,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
+from gslice.telemetry.metrics import FUNCTION_STATES
 from tests.collector import Collector, values
 from tests.fakes.gpu import FakeGpu
 from tests.node import ANY_PORT, WAIT_S, Node
@@ -256,6 +257,31 @@ def test_rules_are_whole() -> None:
 def test_prometheus_takes_the_rules() -> None:
     file = DEPLOY / "prometheus/alerts.yml"
     done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
+def test_only_a_function_that_should_serve_is_down(tmp_path: Path) -> None:
+    states = {"rests": "cold", "done": "finished", "serves": "ready", "broken": "failed"}
+    series = [
+        {"series": f"gslice_function_state{{{labels}}}", "values": f"{int(state == now)}x10"}
+        for name, now in states.items()
+        for state in FUNCTION_STATES
+        for labels in [f'instance="n",job="gslice",function="{name}",state="{state}"']
+    ]
+    alerts = next(rule for rule in rules() if rule.get("alert") == "GsliceFunctionDown")
+    annotations = {**alerts["annotations"], "summary": "broken does not serve"}
+    labels = {"severity": "warning", "instance": "n", "function": "broken"}
+    wanted = {
+        "alertname": "GsliceFunctionDown",
+        "eval_time": "6m",
+        "exp_alerts": [{"exp_labels": labels, "exp_annotations": annotations}],
+    }
+    tests = [{"interval": "1m", "input_series": series, "alert_rule_test": [wanted]}]
+    file = tmp_path / "test.yml"
+    names = [str(DEPLOY / "prometheus/alerts.yml")]
+    file.write_text(json.dumps({"rule_files": names, "evaluation_interval": "1m", "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

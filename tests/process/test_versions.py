@@ -52,6 +52,13 @@ def answered(client: triton.InferenceServerClient, version: str = "") -> tuple[s
     return answer.get_response().model_version, int(answer.as_numpy("tag")[0, 0])
 
 
+def counted(page: str) -> float:
+    """What Prometheus hears of answers: neither less nor more after a swap."""
+    found = re.search(r'gslice_requests_total\{function="f",outcome="ok"\} (\S+)', page)
+    assert found
+    return float(found[1])
+
+
 @pytest.fixture
 def tagged(zoo) -> Any:
     """The body of a function whose every tag is another model."""
@@ -107,6 +114,7 @@ def test_a_new_version_and_a_rollback_lose_nothing_under_load(start_node, tagged
     _, page = node.http(node.status().metrics_address, "/metrics")
     assert 'gslice_function_version{function="f"} 1.0' in page
     assert 'gslice_kept_versions{function="f"} 1.0' in page
+    assert counted(page) == traffic.sent + 2
 
 
 def test_clients_hear_of_the_version_that_serves(start_node, tagged) -> None:
@@ -314,6 +322,8 @@ def test_the_next_daemon_adopts_what_is_kept(start_node, tagged) -> None:
         traffic.wait_answers(20)
         assert states(node) == {"2": "kept", "1": "serving"}
     traffic.assert_each_answered_once()
+    _, page = node.http(node.status().metrics_address, "/metrics")
+    assert counted(page) == traffic.sent
 
 
 def test_a_front_end_that_comes_later_reaches_what_was_kept(start_node, tagged) -> None:

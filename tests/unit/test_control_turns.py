@@ -18,6 +18,7 @@ from gslice.control.ladder import Ladders
 from gslice.control.latency import LatencyModel, Measurement
 from gslice.control.plan import Planner
 from gslice.control.turns import best_turns, keeps_all, late_in_turns, turns_of
+from gslice.control.waiting import NO_WAIT
 from gslice.core.types import ShareBounds
 
 GPU = DeviceShares("cuda:0")
@@ -140,6 +141,18 @@ def test_an_estimate_that_overshoots_does_not_end_turns() -> None:
         seen.append(current["f0"][0].turns)
     assert all(seen[:16])
     assert not any(seen[16:])  # what lasts, ends them
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_who_is_left_while_shares_are_on_their_way_waits_for_nobody_else(left: int) -> None:
+    planner, changing = Planner(POLICY), replace(GPU, changing=True)
+    current = plan(planner, *tight())
+    assert all(each[0].turns for each in current.values())
+    decided = planner.plan(1.0, tight(count=left), {"cuda:0": changing}, current)
+    shares = {name: each[0].share_percent for name, each in decided.items()}
+    assert shares == {f"f{i}": current[f"f{i}"][0].share_percent for i in range(left)}
+    if left == 1:
+        assert decided["f0"][0].turn == NO_WAIT
 
 
 def test_what_was_put_off_is_sought_later_though_nothing_changes() -> None:

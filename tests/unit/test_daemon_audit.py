@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+import gslice
 from gslice.core import audit
 from gslice.core.errors import NotFound
 from gslice.core.types import FunctionSpec
@@ -227,3 +228,11 @@ def test_entries_are_one_line_each(tmp_path, log):
     act(log, {"name": "a\nb"}, "load", "x", "two\nlines")
     (line,) = (tmp_path / audit.FILE).read_text().splitlines()
     assert json.loads(line)["detail"] == "two\nlines"
+
+
+def test_the_names_of_who_calls_are_in_one_place() -> None:
+    package = Path(gslice.__file__).parent
+    texts = {path: path.read_text() for path in package.rglob("*.py")}
+    for header in (audit.PID_HEADER, audit.FOR_HEADER):
+        naming = [path for path, text in texts.items() if f'"{header}"' in text]
+        assert naming == [package / "core/audit.py"]

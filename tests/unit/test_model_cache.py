@@ -155,6 +155,8 @@ def test_models_are_listed_and_pruned(
     assert len(json.loads(gslice("cache", "ls", "--json").stdout)["models"]) == 3
     held = cache.hold(used)
     assert held is not None
+    dry = gslice("cache", "prune", "--unused-for", "72h", "--dry-run").stdout
+    assert dry.splitlines()[-1] == "1 model, 40 B would be freed"
     told = gslice("cache", "prune", "--unused-for", "72h").stdout
     assert told.splitlines()[-1] == "1 model, 40 B freed"
     gslice("cache", "prune", "--all")

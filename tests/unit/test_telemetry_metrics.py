@@ -42,8 +42,9 @@ def reading(**changes: object) -> NodeReading:
     stats["stage"]["total"] = {"count": 3, "sum_ns": 1_110_000, "bins": bins}
     function = FunctionReading(
         "f",
-        ready=True,
+        "READY",
         stats=stats,
+        version_stats=stats,
         slots=segment.counts(),
         share_percent={"requested": 25.0, "granted": 25.0, "effective": 24.0},
         worker_rss_bytes={123: 1 << 20},
@@ -52,20 +53,21 @@ def reading(**changes: object) -> NodeReading:
         kept_versions=1,
         segment_bytes=segment.size_bytes,
         slo_us=500.0,
+        slo_kept=2.0,
         demand_per_s=40.0,
         capacity_per_s=90.0,
     )
-    return NodeReading(
-        "1.2.3", [function, FunctionReading("loading", ready=False)], 1, 3, **changes
-    )
+    return NodeReading("1.2.3", [function, FunctionReading("resting", "COLD")], 1, 3, **changes)
 
 
 def test_figures_of_the_node_and_its_functions() -> None:
     value = scrape(reading())
     assert value("gslice_build_info", version="1.2.3") == 1
     assert value("gslice_frontend_restarts_total") == 3
-    assert value("gslice_function_ready", function="f") == 1
-    assert value("gslice_function_ready", function="loading") == 0
+    assert value("gslice_function_state", function="f", state="ready") == 1
+    assert value("gslice_function_state", function="f", state="cold") == 0
+    assert value("gslice_function_state", function="resting", state="cold") == 1
+    assert value("gslice_function_state", function="resting", state="failed") == 0
     assert value("gslice_function_version", function="f") == 12
     assert value("gslice_kept_versions", function="f") == 1
     assert value("gslice_requests_total", function="f", outcome="ok") == 5
@@ -80,11 +82,11 @@ def test_figures_of_the_node_and_its_functions() -> None:
 def test_how_a_promise_is_kept() -> None:
     value = scrape(reading())
     assert value("gslice_slo_seconds", function="f") == pytest.approx(0.0005)
-    assert value("gslice_slo_kept_total", function="f") == 2  # 10 us and 100 us, not 1 ms
+    assert value("gslice_slo_kept_total", function="f") == 2
     assert value("gslice_demand_per_second", function="f") == 40
     assert value("gslice_capacity_per_second", function="f") == 90
     with pytest.raises(KeyError):
-        value("gslice_slo_seconds", function="loading")
+        value("gslice_slo_seconds", function="resting")
 
 
 def test_events_are_counted_by_kind() -> None:

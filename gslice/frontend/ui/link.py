@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from gslice.core.audit import FOR_HEADER, PID_HEADER
 from gslice.core.errors import GsliceError, Unavailable, from_code
 from gslice.protos import message, service
 
@@ -67,8 +68,8 @@ class ControlLink:
 
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
-        who = (("gslice-for", caller),) if caller else ()
-        headers = (("gslice-pid", str(os.getpid())), *who)  # for the audit log
+        who = ((FOR_HEADER, caller),) if caller else ()
+        headers = ((PID_HEADER, str(os.getpid())), *who)  # for the audit log
         return Stub(self._channel, _SERVICE, headers)
 
     @contextlib.contextmanager
