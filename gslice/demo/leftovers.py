@@ -56,8 +56,9 @@ class Traces:
             return False
 
     def _cgroups(self) -> list[Path]:
-        """Empty groups that were not there before: other nodes' new groups hold threads."""
-        return [path for path in _cgroups() if path not in self._cgroups_before and _empty(path)]
+        """Empty groups that were not there before, of nobody who lives: those are other nodes'."""
+        new = (path for path in _cgroups() if path not in self._cgroups_before)
+        return [path for path in new if _empty(path) and not _in_use(path)]
 
 
 def _segments(pid: int) -> Iterator[str]:
@@ -82,3 +83,9 @@ def _empty(cgroup: Path) -> bool:
         return not any((cgroup / name).read_text() for name in members if (cgroup / name).exists())
     except OSError:  # gone meanwhile
         return False
+
+
+def _in_use(cgroup: Path) -> bool:
+    """Whether the process lives that its name ends in (gslice/device/cgroup.py)."""
+    _, _, pid = cgroup.name.rpartition("-")
+    return pid.isdecimal() and psutil.pid_exists(int(pid))

@@ -212,12 +212,13 @@ def test_only_a_workers_own_threads_are_held_to_its_share(
         return share_percent
 
     monkeypatch.setattr(CgroupLimiter, "hold", hold)
-    monkeypatch.setattr(broker, "find_root", lambda proc: (CgroupRoot(tmp_path, 1), ""))
+    monkeypatch.setattr(broker, "find_root", lambda *_: (CgroupRoot(tmp_path, 1), ""))
     child: Any = Heard()
     worker: Any = SimpleNamespace(child=child, pid=os.getpid(), share_percent=40.0)
     spec: Any = SimpleNamespace(name="f", priority="normal")
     order: Any = SimpleNamespace(message=HoldThreads([threading.get_native_id(), 1]), seq=3)
     one = ThreadBroker()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)  # version 1 asks for root
     one.heard(child, order)
     assert isinstance(child.answers.pop()[1], Failed)  # it has not been told to do so
     one.add(worker, spec, [0, 1])
