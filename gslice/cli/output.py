@@ -63,7 +63,8 @@ def print_prose(screen: Console, text: str) -> None:
 
 
 def _columns() -> int:
-    return shutil.get_terminal_size((_TABLE_WIDTH, 0)).columns
+    """Of the terminal; whatever COLUMNS says where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _TABLE_WIDTH
 
 
 def print_json(data: Any) -> None:
