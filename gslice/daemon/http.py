@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gslice.core.access import Access
     from gslice.core.config import NodeConfig
     from gslice.daemon.handover import Handover
-    from gslice.telemetry.metrics import NodeReading
+    from gslice.telemetry.reading import NodeReading
 
 _TEXT = [("Content-Type", "text/plain; charset=utf-8")]
 _REQUEST_TIMEOUT_S = 10.0

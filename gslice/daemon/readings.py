@@ -9,7 +9,7 @@ from gslice._native import histogram_bounds_us
 from gslice.supervise.ledger import total
 from gslice.supervise.resize import Resized
 from gslice.supervise.weights import added, saved_bytes, together
-from gslice.telemetry.metrics import FunctionReading, GpuFigures
+from gslice.telemetry.reading import FunctionReading, GpuFigures
 from gslice.telemetry.window import entries_within
 
 if TYPE_CHECKING:

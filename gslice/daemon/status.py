@@ -17,7 +17,7 @@ from gslice.ipc.process import resident_bytes
 from gslice.supervise.doors import GRPC, HTTP
 from gslice.supervise.isolation import owner_of
 from gslice.supervise.weights import saved_bytes, together
-from gslice.telemetry.metrics import NodeReading
+from gslice.telemetry.reading import NodeReading
 from gslice.telemetry.window import Figures, Sample, Window
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeReading
+    from gslice.telemetry.reading import FunctionReading, GpuFigures, NodeReading
 
 _US = 1000  # ns
 _REASONS = {  # Triton's, of what ours counts

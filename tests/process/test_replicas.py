@@ -185,7 +185,7 @@ def test_replicas_rest_and_wake_together(start_node, zoo) -> None:
         traffic.wait_answers(50)
         node.wait_function("f", is_on(ONE, OTHER))
         traffic.wait_answers(50)
-        assert len(traffic.tags) == 2
+        wait_until(lambda: len(traffic.tags) == 2, "both serve")
     traffic.assert_each_answered_once()
     node.wait_function("f", lambda f: f.state == "COLD" and not f.workers)
     with node.control() as control:

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gslice._native import Segment, histogram_bounds_us
 from gslice.core.access import ShareQuota
-from gslice.telemetry.metrics import FunctionReading, GpuFigures, NodeCollector, NodeReading
+from gslice.telemetry.metrics import NodeCollector
+from gslice.telemetry.reading import FunctionReading, GpuFigures, NodeReading
 
 
 def scrape(reading: NodeReading) -> Callable[..., float]:
