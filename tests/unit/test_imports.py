@@ -62,7 +62,7 @@ NATIVE: dict[str, set[str]] = {
     "bind": {*("base", "segment", "turns", "wire", "access", "pump", "cuda", "frontend", "grpc")},
 }
 
-LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 450}
+LINES_MAX = {"gslice": 400, "native": 400, "benchmarks": 400, "protos": 400, "tests": 500}
 LONGER = {  # path: why it holds one idea all the same
     "gslice/_native.pyi": "the border between Python and C++, which is one module",
     "gslice/ipc/messages.py": "the control protocol, and what it means",
