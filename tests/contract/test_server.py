@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -18,7 +20,7 @@ from gslice.frontend.answers import EXTENSIONS
 from gslice.ipc import messages
 from gslice.protos import message, pool
 from gslice.protos.rpc import Stub
-from tests.contract.direct import signature
+from tests.contract.direct import WAIT_S, signature
 
 
 def fails(status, words=""):
@@ -333,3 +335,18 @@ def test_reflection(channel, version):
     assert control.error_response.error_code == 5  # the daemon's, not served here
     assert extensions.error_response.error_code == 12
     assert control.original_request == questions[3]
+
+
+def test_a_burst_is_answered_in_full(frontend):
+    """Of some thousand calls that nobody has taken up yet, gRPC's own server would cancel many."""
+    options = [("grpc.use_local_subchannel_pool", 1)]  # a connection each
+    with contextlib.ExitStack() as stack:
+        methods = [
+            stack.enter_context(
+                grpc.insecure_channel(frontend.address, options=options)
+            ).unary_unary("/inference.GRPCInferenceService/ServerLive")
+            for _ in range(20)
+        ]
+        calls = [method.future(b"", timeout=WAIT_S) for _ in range(300) for method in methods]
+        codes = Counter(call.code() for call in calls)
+    assert codes == {grpc.StatusCode.OK: len(calls)}
